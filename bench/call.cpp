@@ -1,0 +1,146 @@
+// T-7: one call with 64 bytes there and back. T-8: 64 of them in flight.
+#include <array>
+#include <string>
+
+#include "support/coroutine.hpp"
+#include "support/raw.hpp"
+
+namespace {
+
+using bench::Clock;
+using bench::Placement;
+
+constexpr std::size_t payload_size = 64;
+constexpr int warm_up = 500;
+constexpr int in_flight = 64;
+constexpr int rounds = 32;  // of 64 calls in one iteration of T-8
+
+// T-7 -----------------------------------------------------------------------------------------------------------------
+
+/// Sends back what it gets, as much as is there at a time, until the end of file.
+void echo(int fd) {
+  bench::ReadableLoop loop(fd);
+  std::array<char, 65536> buffer;
+  for (;;) {
+    loop.wait();
+    const ssize_t size = ::read(fd, buffer.data(), buffer.size());
+    if (size <= 0) return;
+    if (::write(fd, buffer.data(), static_cast<std::size_t>(size)) != size) return;
+  }
+}
+
+void call_raw(benchmark::State& state, Placement placement) {
+  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo);
+  bench::ReadableLoop loop(peer.fd());
+  std::array<char, 4096> buffer{};
+  const auto call = [&] {
+    bench::checked(::write(peer.fd(), buffer.data(), payload_size), "write");
+    loop.wait();
+    bench::checked(::read(peer.fd(), buffer.data(), buffer.size()), "read");
+  };
+  for (int i = 0; i < warm_up; ++i) call();
+  bench::Samples samples(state);
+  const bench::Costs costs(peer.pid());
+  for ([[maybe_unused]] auto _ : state) {
+    const auto begin = Clock::now();
+    call();
+    samples.add(state, Clock::now() - begin);
+  }
+  costs.report(state, static_cast<double>(state.iterations()));
+  samples.report(state);
+}
+
+asio::awaitable<void> call_drover(benchmark::State* state, Placement placement) {
+  const auto executor = co_await asio::this_coro::executor;
+  drover::LocalWorker worker(executor, bench::worker_options(placement));
+  co_await worker.start();
+  const std::string payload(payload_size, 'x');
+  for (int i = 0; i < warm_up; ++i) co_await worker.call<std::string>("echo", payload);
+  bench::Samples samples(*state);
+  const bench::Costs costs(worker.pid());
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    const std::string reply = co_await worker.call<std::string>("echo", payload);
+    samples.add(*state, Clock::now() - begin);
+  }
+  costs.report(*state, static_cast<double>(state->iterations()));
+  samples.report(*state);
+  co_await worker.stop();
+}
+
+// T-8 -----------------------------------------------------------------------------------------------------------------
+
+/// 64 requests, each with a write of its own, then 64 answers.
+void calls_raw(benchmark::State& state, Placement placement) {
+  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo);
+  bench::ReadableLoop loop(peer.fd());
+  std::array<char, 65536> buffer{};
+  const auto calls = [&] {
+    for (int i = 0; i < in_flight; ++i) bench::checked(::write(peer.fd(), buffer.data(), payload_size), "write");
+    for (std::size_t got = 0; got < in_flight * payload_size;) {
+      loop.wait();
+      got += static_cast<std::size_t>(bench::checked(::read(peer.fd(), buffer.data(), buffer.size()), "read"));
+    }
+  };
+  calls();
+  bench::Samples samples(state);
+  const bench::Costs costs(peer.pid());
+  for ([[maybe_unused]] auto _ : state) {
+    const auto begin = Clock::now();
+    for (int i = 0; i < rounds; ++i) calls();
+    const auto taken = Clock::now() - begin;
+    samples.add(state, taken, in_flight * rounds / bench::seconds(taken));
+  }
+  costs.report(state, static_cast<double>(state.iterations()) * in_flight * rounds);
+  samples.report(state);
+}
+
+asio::awaitable<void> one_caller(drover::LocalWorker* worker, const std::string* payload) {
+  for (int i = 0; i < rounds; ++i) co_await worker->call<std::string>("echo", *payload);
+}
+
+asio::awaitable<void> all_callers(drover::LocalWorker* worker, const std::string* payload) {
+  bench::Group callers(co_await asio::this_coro::executor);
+  for (int i = 0; i < in_flight; ++i) callers.spawn(one_caller(worker, payload));
+  co_await callers.wait();
+}
+
+asio::awaitable<void> calls_drover(benchmark::State* state, Placement placement) {
+  const auto executor = co_await asio::this_coro::executor;
+  auto options = bench::worker_options(placement);
+  options.max_in_flight = in_flight;
+  drover::LocalWorker worker(executor, options);
+  co_await worker.start();
+  const std::string payload(payload_size, 'x');
+  co_await all_callers(&worker, &payload);
+  bench::Samples samples(*state);
+  const bench::Costs costs(worker.pid());
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    co_await all_callers(&worker, &payload);
+    const auto taken = Clock::now() - begin;
+    samples.add(*state, taken, in_flight * rounds / bench::seconds(taken));
+  }
+  costs.report(*state, static_cast<double>(state->iterations()) * in_flight * rounds);
+  samples.report(*state);
+  co_await worker.stop();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench::pin_as_told();
+  drover::Routines routines;
+  routines.add("echo", [](std::string text) { return text; });
+  if (drover::in_worker()) return drover::serve(routines);
+
+  for (const auto placement : {Placement::one_core, Placement::two_cores}) {
+    const bool one = placement == Placement::one_core;
+    const std::string where = one ? "/1c/" : "/2c/";
+    bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw, placement);
+    bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement);
+    bench::add("T-8" + where + "raw", 300, calls_raw, placement);
+    bench::add_coroutine("T-8" + where + "drover", 300, placement, calls_drover, placement);
+  }
+  return bench::run(argc, argv);
+}

@@ -1,0 +1,97 @@
+// T-9: large arguments, one way; the answer is their size.
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "support/coroutine.hpp"
+#include "support/raw.hpp"
+
+namespace {
+
+using bench::Clock;
+using bench::Placement;
+
+double gibi_a_second(std::size_t size, Clock::duration taken) {
+  return static_cast<double>(size) / (1 << 30) / bench::seconds(taken);
+}
+
+/// Reads `size` bytes into the same place, again and again, and answers each with one byte.
+void swallow(int fd, std::size_t size) {
+  std::vector<char> place(size);
+  for (;;) {
+    for (std::size_t got = 0; got < size;) {
+      const ssize_t more = ::read(fd, place.data() + got, size - got);
+      if (more <= 0) return;
+      got += static_cast<std::size_t>(more);
+    }
+    if (::write(fd, "x", 1) != 1) return;
+  }
+}
+
+void send_raw(benchmark::State& state, Placement placement, std::size_t size, bool wide) {
+  const bench::ForkedPeer peer(placement, 0, [size](int fd) { swallow(fd, size); });
+  const int buffer = 1 << 20;
+  if (wide) bench::checked(::setsockopt(peer.fd(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer), "setsockopt");
+  const std::vector<char> payload(size, 'x');
+  const auto call = [&] {
+    for (std::size_t sent = 0; sent < size;)
+      sent += static_cast<std::size_t>(bench::checked(::write(peer.fd(), payload.data() + sent, size - sent), "write"));
+    bench::receive_byte(peer.fd());
+  };
+  call();
+  bench::Samples samples(state);
+  const bench::Costs costs(peer.pid());
+  for ([[maybe_unused]] auto _ : state) {
+    const auto begin = Clock::now();
+    call();
+    const auto taken = Clock::now() - begin;
+    samples.add(state, taken, gibi_a_second(size, taken));
+  }
+  costs.report(state, static_cast<double>(state.iterations()));
+  samples.report(state);
+}
+
+asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size) {
+  const auto executor = co_await asio::this_coro::executor;
+  auto options = bench::worker_options(placement);
+  options.max_message_size = size + 4096;
+  drover::LocalWorker worker(executor, options);
+  co_await worker.start();
+  const std::string payload(size, 'x');
+  for (int i = 0; i < 2; ++i) co_await worker.call<std::uint64_t>("size", payload);
+  bench::Samples samples(*state);
+  const bench::Costs costs(worker.pid());
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    const auto received = co_await worker.call<std::uint64_t>("size", payload);
+    const auto taken = Clock::now() - begin;
+    if (received != size) throw std::runtime_error("not all has arrived");
+    samples.add(*state, taken, gibi_a_second(size, taken));
+  }
+  costs.report(*state, static_cast<double>(state->iterations()));
+  samples.report(*state);
+  co_await worker.stop();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench::pin_as_told();
+  drover::Routines routines;
+  routines.add("size", [](std::string_view payload) { return std::uint64_t{payload.size()}; });
+  if (drover::in_worker()) return drover::serve(routines);
+
+  constexpr std::size_t mebi = std::size_t{1} << 20;
+  for (const std::size_t size : {std::size_t{1}, std::size_t{64}}) {
+    for (const auto placement : {Placement::one_core, Placement::two_cores}) {
+      const std::string name =
+          "T-9/" + std::to_string(size) + "MiB/" + (placement == Placement::one_core ? "1c/" : "2c/");
+      const double a_second = 2500.0 / static_cast<double>(size);
+      bench::add(name + "raw", a_second, send_raw, placement, size * mebi, false);
+      bench::add(name + "raw-wide", a_second, send_raw, placement, size * mebi, true);
+      bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi);
+    }
+  }
+  return bench::run(argc, argv);
+}

@@ -1,0 +1,171 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <fcntl.h>
+#include <mutex>
+#include <spawn.h>
+
+#include "common.hpp"
+
+/// Calls between two processes. Each library says how a server is run and what a client does; where they run, for how
+/// long and what is counted is the same for all.
+namespace peers {
+
+inline constexpr std::size_t small_payload = 64;  ///< bytes of a call's argument, which comes back as its result
+inline constexpr std::size_t in_flight = 64;      ///< calls at a time in T-8
+
+/// Where the one server listens.
+inline std::string socket_path() { return (temporary_folder() / "socket").string(); }
+
+/// A copy of this program that serves, on one core. Constructed once it listens; killed by the destructor.
+class Server {
+ public:
+  Server(const std::string& peer, const std::string& path, int core) {
+    int ends[2];
+    checked(::pipe2(ends, O_CLOEXEC), "pipe2");
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    std::vector<std::string> words = {
+        "/proc/self/exe", "--internal", "serve", peer, path, std::to_string(core), std::to_string(::getpid())};
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    errno = ::posix_spawn(&pid_, words[0].c_str(), &actions, nullptr, arguments.data(), environ);
+    ::posix_spawn_file_actions_destroy(&actions);
+    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    ::close(ends[1]);
+    char byte = 0;
+    const auto got = ::read(ends[0], &byte, 1);
+    ::close(ends[0]);
+    if (got != 1) throw std::runtime_error("The server ended before it listened.");
+  }
+  ~Server() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+ private:
+  pid_t pid_ = 0;
+};
+
+/// A server says so once it listens.
+inline void say_that_it_listens() { checked(::write(1, "x", 1), "write"); }
+
+/// For Roles: serve(peer, path) runs until it is killed.
+inline Role serving(std::function<void(const std::string& peer, const std::string& path)> serve) {
+  return [serve](const std::vector<std::string>& arguments) {
+    end_with_parent(static_cast<pid_t>(std::stol(arguments.at(3))));
+    const int core = std::stoi(arguments.at(2));
+    pin(core, core);
+    serve(arguments.at(0), arguments.at(1));
+    return 0;
+  };
+}
+
+/// Notes how long each call took, for those that call one after the other. A fifth more time is for warming up.
+class Latency {
+ public:
+  explicit Latency(double seconds) : last_(Clock::now()) {
+    values_.reserve(1 << 20);
+    measuring_from_ = last_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds / 5));
+    end_ = measuring_from_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  }
+
+  /// A call has ended; false: it was the last one. The next one begins now.
+  bool next() {
+    const auto now = Clock::now();
+    if (now > measuring_from_) values_.push_back(microseconds(now - last_));
+    last_ = now;
+    return now < end_ || values_.size() < 5;
+  }
+
+  Result result() { return {median(std::move(values_)), "us"}; }
+
+ private:
+  Clock::time_point last_, measuring_from_, end_;
+  std::vector<double> values_;
+};
+
+/// Counts calls that end on any thread, while a fixed number of them is in flight. The clock is read once in 32 calls.
+class Rate {
+ public:
+  explicit Rate(double seconds) : start_(Clock::now()), seconds_(seconds) {}
+
+  /// A call has ended; true: begin another one.
+  bool next() {
+    const std::uint64_t number = count_.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (number % 32 == 0) look(number);
+    return !done_.load(std::memory_order_relaxed);
+  }
+
+  Result result() const {
+    const double taken = std::chrono::duration<double>(last_ - first_).count();
+    return {static_cast<double>(last_number_ - first_number_) / taken, "1/s"};
+  }
+
+ private:
+  void look(std::uint64_t number) {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    const double elapsed = std::chrono::duration<double>(now - start_).count();
+    if (first_number_ == 0 && elapsed >= seconds_ / 5) {
+      first_number_ = number;
+      first_ = now;
+    } else if (first_number_ != 0 && number > first_number_ && !done_ && elapsed >= seconds_ * 1.2) {
+      last_number_ = number;
+      last_ = now;
+      done_ = true;
+    }
+  }
+
+  std::atomic<std::uint64_t> count_{0};
+  std::atomic<bool> done_{false};
+  std::mutex mutex_;
+  Clock::time_point start_, first_, last_;
+  double seconds_;
+  std::uint64_t first_number_ = 0, last_number_ = 0;
+};
+
+/// Calls once(), which sends `bytes` and waits until they have been received, one after the other.
+template <class Once>
+Result throughput(double seconds, std::size_t bytes, Once once) {
+  const Result taken = median_of(seconds, [&] {
+    const auto start = Clock::now();
+    once();
+    return microseconds(Clock::now() - start);
+  });
+  return {static_cast<double>(bytes) / (1 << 30) / (taken.value / 1e6), "GiB/s"};
+}
+
+/// The client's side of a library; each is called with the path of the server's socket.
+struct Client {
+  std::function<Result(const std::string&path, double seconds)> latency, rate;
+  std::function<Result(const std::string& path, double seconds, std::size_t bytes)> transfer;
+};
+
+/// T-7, T-8 and T-9, as far as the client has them, on one core and on two.
+inline void add_rpc(std::vector<Figure>& figures, const std::string& peer, const std::string& note,
+                    const Client& client) {
+  const auto add = [&](const std::string& name, auto measure) {
+    for (const bool two : {false, true})
+      figures.push_back({name + (two ? "/2c" : "/1c"), peer, note, [=](double seconds) {
+                           const Server server(peer, socket_path(), two ? cores().second : cores().first);
+                           pin(cores().first, cores().first);  // before the library starts its threads
+                           return measure(socket_path(), seconds);
+                         }});
+  };
+  if (client.latency) add("T-7", client.latency);
+  if (client.rate) add("T-8", client.rate);
+  if (!client.transfer) return;
+  for (const auto& [size, bytes] : {std::pair("1MiB", std::size_t{1} << 20), std::pair("64MiB", std::size_t{64} << 20)})
+    add(std::string("T-9/") + size,
+        [transfer = client.transfer, amount = bytes](const std::string& path, double seconds) {
+          return transfer(path, seconds, amount);
+        });
+}
+
+}  // namespace peers

@@ -1,0 +1,114 @@
+// T-10: what a second worker on a second core is good for. "raw" is a pool of one, "machine" what two processes reach
+// that just do the work, without anybody who hands it out.
+#include <algorithm>
+#include <cstdint>
+#include <sys/wait.h>
+#include <vector>
+
+#include "support/coroutine.hpp"
+#include "support/raw.hpp"
+
+namespace {
+
+using bench::Clock;
+using bench::Placement;
+
+constexpr int calls = 100;  // in an iteration, for each worker
+
+/// CPU-bound work that no compiler can shorten.
+std::uint64_t burn(std::uint64_t steps) {
+  std::uint64_t x = 88172645463325252u;
+  for (std::uint64_t i = 0; i < steps; ++i) {
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+  }
+  return x;
+}
+
+double cpu_seconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+/// So much of it takes 1 ms on an idle core.
+std::uint64_t one_millisecond() {
+  static const std::uint64_t steps = [] {
+    constexpr std::uint64_t probe = 2'000'000;
+    double best = 1e9;
+    for (int i = 0; i < 5; ++i) {
+      const double begin = cpu_seconds();
+      benchmark::DoNotOptimize(burn(probe));
+      best = std::min(best, cpu_seconds() - begin);
+    }
+    return static_cast<std::uint64_t>(static_cast<double>(probe) / best / 1000);
+  }();
+  return steps;
+}
+
+void machine(benchmark::State& state, int processes) {
+  bench::pin_parent(Placement::anywhere);
+  const auto steps = one_millisecond();
+  bench::Samples samples(state);
+  for ([[maybe_unused]] auto _ : state) {
+    const auto begin = Clock::now();
+    std::vector<pid_t> children;
+    for (int i = 0; i < processes; ++i) {
+      const pid_t pid = bench::checked(::fork(), "fork");
+      if (pid == 0) {
+        for (int call = 0; call < calls; ++call) benchmark::DoNotOptimize(burn(steps));
+        ::_exit(0);
+      }
+      children.push_back(pid);
+    }
+    for (const pid_t pid : children) bench::wait_for(pid);
+    const auto taken = Clock::now() - begin;
+    samples.add(state, taken, calls * processes / bench::seconds(taken));
+  }
+  samples.report(state);
+}
+
+asio::awaitable<void> caller(drover::WorkerPool* pool, int* left, std::uint64_t steps) {
+  while ((*left)-- > 0) co_await pool->call<std::uint64_t>("burn", steps);
+}
+
+/// Twice as many callers as workers, so that each of them finds the next call waiting.
+asio::awaitable<void> do_all(drover::WorkerPool* pool, int workers, std::uint64_t steps) {
+  bench::Group callers(co_await asio::this_coro::executor);
+  int left = calls * workers;
+  for (int i = 0; i < 2 * workers; ++i) callers.spawn(caller(pool, &left, steps));
+  co_await callers.wait();
+}
+
+asio::awaitable<void> pool_of(benchmark::State* state, int workers) {
+  const auto steps = one_millisecond();
+  drover::PoolOptions options;
+  options.size = static_cast<std::size_t>(workers);
+  options.worker = bench::worker_options(Placement::anywhere);
+  drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+  co_await do_all(&pool, workers, steps);
+  bench::Samples samples(*state);
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    co_await do_all(&pool, workers, steps);
+    const auto taken = Clock::now() - begin;
+    samples.add(*state, taken, calls * workers / bench::seconds(taken));
+  }
+  samples.report(*state);
+  co_await pool.stop();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bench::pin_as_told();
+  drover::Routines routines;
+  routines.add("burn", burn);
+  if (drover::in_worker()) return drover::serve(routines);
+
+  bench::add_coroutine("T-10/raw", 8, Placement::anywhere, pool_of, 1);
+  bench::add_coroutine("T-10/drover", 8, Placement::anywhere, pool_of, 2);
+  bench::add("T-10/machine", 8, machine, 2);
+  return bench::run(argc, argv);
+}

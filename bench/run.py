@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks and writes results.json, results.md and a chart for each figure.
+
+    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON && cmake --build build/bench && python3 bench/run.py
+
+Nothing is built here. Each round runs every method once, in an order of its own, those of one figure one after the other;
+medians of all rounds count. It fails if a benchmark is broken, never because the machine or drover is slow.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from runner import charts, results  # noqa: E402
+from runner.figures import FIGURES, PEER_PROGRAMS  # noqa: E402
+from runner.programs import Broken, Compiler, Instructions, Programs, describe_machine, find_peers  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK_SLOW_PEERS = ("4GB", "64MiB")  # figures whose peers take longer than a quick run has
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--build", type=Path, help="the build folder; else the newest one below build/ that has benchmarks")
+    parser.add_argument("--out", type=Path, help="where results go; else bench-results in the build folder")
+    parser.add_argument("--quick", action="store_true", help="under three minutes, for CI; the figures are rough")
+    parser.add_argument("--only", action="append", metavar="T-7", help="figures that begin so; may be given several times")
+    parser.add_argument("--rounds", type=int, help="rounds of everything: 7, or 3 with --quick")
+    parser.add_argument("--seconds", type=float, help="of one method in one round: 0.5, or 0.1 with --quick")
+    parser.add_argument("--cores", help="the two cores to use: 0,1")
+    parser.add_argument("--no-peers", action="store_true", help="drover and its baselines only")
+    parser.add_argument("--no-instructions", action="store_true", help="do without valgrind")
+    parser.add_argument("--seed", type=int, help="of the order of things")
+    return parser.parse_args()
+
+
+def find_build(given):
+    if given:
+        return given.resolve()
+    builds = [p.parent.parent for pattern in ("build*/bench/bench_call", "build*/*/bench/bench_call") for p in ROOT.glob(pattern)]
+    if not builds:
+        sys.exit("There are no benchmarks below build/. Build them, or name the build folder with --build:\n"
+                 "    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON && cmake --build build/bench")
+    return max(builds, key=lambda path: (path / "bench" / "bench_call").stat().st_mtime)
+
+
+def belongs(figure, only):
+    return not only or any(figure.id == name or figure.id.startswith(name.rstrip("/") + "/") for name in only)
+
+
+class Progress:
+    """One line that is rewritten on a terminal, a line for each round elsewhere."""
+
+    def __init__(self, total):
+        self.total, self.done, self.began, self.terminal = total, 0, time.monotonic(), sys.stderr.isatty()
+
+    def step(self, what):
+        self.done += 1
+        if not self.terminal:
+            return
+        spent = time.monotonic() - self.began
+        left = spent / self.done * (self.total - self.done)
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        filled = 24 * self.done // self.total
+        bar = "█" * filled + "░" * (24 - filled)
+        print(f"\r\x1b[K{f'{bar} {self.done}/{self.total}, {left:3.0f} s to go, {what}'[:width]}", end="", file=sys.stderr, flush=True)
+
+    def say(self, text):
+        print(("\r\x1b[K" if self.terminal else "") + text, file=sys.stderr, flush=True)
+
+
+class Run:
+    def __init__(self, options):
+        self.options = options
+        self.build = find_build(options.build)
+        self.rounds = options.rounds or (3 if options.quick else 7)
+        self.seconds = options.seconds or (0.1 if options.quick else 0.5)
+        allowed = sorted(os.sched_getaffinity(0))
+        self.cores = options.cores or f"{allowed[0]},{allowed[min(1, len(allowed) - 1)]}"
+        self.environment = dict(os.environ) | {"DROVER_BENCH_CORES": self.cores}
+        if options.quick:
+            self.environment["DROVER_BENCH_MEMORY_MB"] = "512"
+        timeout = 120 if options.quick else 600
+        bench = self.build / "bench"
+        self.programs = Programs(bench, self.environment, timeout)
+        self.compiler = Compiler(bench, timeout)
+        self.figures = [f for f in FIGURES if belongs(f, options.only)]
+        if not self.figures:
+            sys.exit("No figure begins with " + ", ".join(options.only))
+        self.peers, self.left_out = {}, []
+        if not options.no_peers:
+            self.peers, self.left_out = find_peers(self.build, self.environment, PEER_PROGRAMS, timeout)
+        if options.quick:
+            self.left_out.append("In a quick run 512 MB stand for 4 GB, the compiler runs once, and slow peers are left out.")
+        self.broken = []
+        self.samples = {figure.id: [] for figure in self.figures}
+
+    def methods(self, figure, round_number):
+        """(name, function) of all that is to be run for it in this round."""
+        if not figure.program:
+            if self.options.quick and round_number > 0:
+                return []
+            return [(m, lambda m=m: self.compiler.run(figure, m, self.seconds)) for m in figure.methods]
+        found = [(m, lambda m=m: self.programs.run(figure, m, self.seconds)) for m in figure.methods]
+        slow = self.options.quick and (round_number > 0 or any(part in figure.id for part in QUICK_SLOW_PEERS))
+        for peer in [] if slow else self.peers.get(figure.id, []):
+            found.append((peer.name, lambda peer=peer: peer.run(figure, self.seconds)))
+        return found
+
+    def measure(self):
+        order = random.Random(self.options.seed)
+        plans = []
+        for number in range(self.rounds):
+            plan = [(figure, self.methods(figure, number)) for figure in self.figures]
+            order.shuffle(plan)
+            plans.append(plan)
+        progress = Progress(sum(len(methods) for plan in plans for _, methods in plan))
+        for number, plan in enumerate(plans):
+            for figure, methods in plan:
+                order.shuffle(methods)
+                found = {}
+                for name, run in methods:
+                    progress.step(f"{figure.id} {name}")
+                    try:
+                        found[name] = run()
+                    except Broken as error:
+                        self.report_broken(progress, figure, name, error)
+                if found:
+                    self.samples[figure.id].append(found)
+            progress.say(f"round {number + 1} of {self.rounds}: {time.monotonic() - progress.began:.0f} s")
+
+    def report_broken(self, progress, figure, name, error):
+        line = f"{figure.id}, {name}: {error}"
+        progress.say(f"BROKEN {line}")
+        if name in figure.methods:
+            self.broken.append(line)
+        else:  # a peer's trouble is not drover's
+            self.left_out.append(f"{name} has no figure for {figure.id} in a round: {error}")
+
+    def count_instructions(self, found):
+        valgrind = shutil.which("valgrind")
+        if self.options.no_instructions or not valgrind:
+            self.left_out.append("Instructions were not counted" + ("." if valgrind else ": there is no valgrind."))
+            return
+        per_iteration = {"T-7/1c": (1, 500, 1500), "T-8/1c": (2048, 1, 2)}  # operations in one, a short run, a long run
+        for result in found:
+            if result["id"] not in per_iteration:
+                continue
+            figure = next(f for f in self.figures if f.id == result["id"])
+            operations, few, many = per_iteration[figure.id]
+            for method in ("raw", "drover"):
+                with tempfile.TemporaryDirectory() as folder:
+                    try:
+                        counted = Instructions(self.programs, valgrind, Path(folder)).run(figure, method, few, many, operations)
+                    except Broken as error:
+                        self.left_out.append(f"Instructions of {figure.id}, {method}: {error}")
+                        continue
+                result["costs"].setdefault(method, {}).update({f"instructions_{who}": n for who, n in counted.items()})
+
+
+def terminal_table(found):
+    rows = [("figure", "raw", "drover", "", "ratio", "best", "met", "peers")]
+    for r in found:
+        peers = ", ".join(f"{name} {results.number(p['value'])}" for name, p in r["peers"].items())
+        ratios = [f"{r[kind]:.2f}" if r.get(kind) is not None else "" for kind in ("ratio", "ratio_best")]
+        rows.append((r["id"], results.number(r["raw"]), results.number(r["drover"]), r["unit"], *ratios,
+                     results.verdict(r).replace("**", ""), peers))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join(cell.rjust(w) if i in (1, 2, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+              + "  " + row[-1])
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = arguments()
+    try:
+        run = Run(options)
+    except Broken as error:
+        sys.exit(str(error))
+    machine = describe_machine(run.cores)
+    if machine["load_before"] > 1.0 and not options.quick:
+        print(f"The load is {machine['load_before']}: others work on this machine, so trust the ratios only.", file=sys.stderr)
+    for line in run.left_out:
+        print(line, file=sys.stderr)
+    run.measure()
+    found = [results.summarise(figure, run.samples[figure.id]) for figure in run.figures]
+    if not options.quick:
+        run.count_instructions(found)
+
+    out = (options.out or run.build / "bench-results").resolve()
+    about = {"mode": "a quick run" if options.quick else "a full run", "rounds": run.rounds, "seconds": run.seconds,
+             "machine": machine, "left_out": list(dict.fromkeys(run.left_out)), "broken": run.broken}
+    results.write(out, found, about)
+    charts.write(out, found)
+    terminal_table(found)
+    print(f"\n{out}/results.md, results.json and charts/*.svg")
+    if run.broken:
+        print("\nBroken benchmarks:\n" + "\n".join(run.broken), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,141 @@
+"""What is measured, in which unit, against what, and what has to be reached."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a counter of drover's own has to be, beside the ratio."""
+
+    counter: str
+    at_most: float = 0.0
+    equals: str = ""  # another counter
+    text: str = ""
+
+    def holds(self, counters):
+        if self.counter not in counters:
+            return False
+        if self.equals:
+            return counters[self.counter] <= counters.get(self.equals, -1)
+        return counters[self.counter] <= self.at_most
+
+
+@dataclass(frozen=True)
+class Figure:
+    id: str
+    title: str
+    unit: str
+    program: str = ""  # empty: measured by run.py itself
+    ratio: float = 0.0  # to raw: at most, or at least where more is better; 0: none
+    value: float = 0.0  # drover's own number: at most; 0: none
+    more_is_better: bool = False
+    ahead_of: tuple = ()  # peers whose names begin so; "*": all
+    limits: tuple = ()
+    methods: tuple = ("raw", "drover")
+    names: dict = field(default_factory=dict)  # method: its benchmark's name, where that is not FIGURE/METHOD
+    labels: dict = field(default_factory=dict)  # method: what it really is
+    note: str = ""
+
+    def benchmark(self, method):
+        return self.names.get(method, f"{self.id}/{method}")
+
+    def label(self, method):
+        return self.labels.get(method, method)
+
+    @property
+    def target(self):
+        sign = ">=" if self.more_is_better else "<="
+        parts = []
+        if self.value:
+            parts.append(f"{sign} {self.value:g} {self.unit}")
+        if self.ratio:
+            parts.append(f"{sign} {self.ratio:g} x {self.label('raw')}")
+        parts += [limit.text for limit in self.limits]
+        if "*" in self.ahead_of:
+            parts.append("ahead of every peer")
+        elif self.ahead_of:
+            parts.append("ahead of " + ", ".join(self.ahead_of))
+        return "; ".join(parts)
+
+
+SMALL_PAGES = "The parent's memory is in pages of 4 KiB. All children inherit stdin, stdout and stderr; drover's also gets a group, a mask, dispositions and no other descriptor."
+LOOP = "raw re-executes the same program until it has an Asio loop running and has said so; drover's worker has also named its routines and started its control thread."
+STOP = "raw is one byte on a socket, on which main() returns, and waitid(). No calls are in flight. drover kills what is left of the group as well."
+ECHO = "raw is write, epoll_wait, read of 64 bytes on both sides. drover's 64 bytes are a std::string there and back, with the routine's name and a header of 24 bytes beside them."
+BULK = "raw sends the bytes from one place into one place. drover's routine sees them as a std::string_view; raw has the kernel's default buffers; drover asks for a wider send buffer, as `raw, wide buffer` does."
+POOL_KEYS = "1000 std::string keys in random order, one thread, CPU time. raw is one lock and one look-up, nothing counted. `pair` locks, looks up and counts, then locks and counts: the least that an acquire and a release can do."
+POOL_METHODS = ("raw", "drover", "pair", "try_acquire", "release()")
+POOL_LABELS = {"raw": "lock + look-up", "drover": "drover", "pair": "lock + look-up + count, lock + count",
+               "try_acquire": "drover, try_acquire", "release()": "drover, co_await release()"}
+
+
+def _resource_pool(state, keys, order="any"):
+    tail = f"{order}/{keys}/real_time/threads:1"
+    return {"raw": f"raw_lock_lookup/{tail}", "pair": f"raw_pair/{tail}", "drover": f"acquire_drop/{state}/{tail}",
+            "try_acquire": f"try_acquire_drop/{state}/{tail}", "release()": f"acquire_release/{state}/{tail}"}
+
+
+def _all():
+    for size in ("10MB", "4GB"):
+        yield Figure(f"T-1/{size}", f"Process::spawn to first byte, {size} parent", "us", "spawn", ratio=1.05,
+                     methods=("raw", "drover", "fork+exec"), labels={"raw": "posix_spawn"}, note=SMALL_PAGES)
+    for size in ("10MB", "4GB"):
+        yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
+                     methods=("raw", "drover", "fork+exec"), labels={"raw": "posix_spawn"}, note=SMALL_PAGES)
+    yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, labels={"raw": "raw re-execution"}, note=LOOP)
+    yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, labels={"raw": "kill + waitid"},
+                 note="drover's includes the look before the signal, SIGCONT, and the kill of the group.")
+    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, labels={"raw": "raw stop message"}, note=STOP)
+    yield Figure("T-6", "WorkerPool::stop(), 64 idle workers", "us", "lifecycle", ratio=1.3,
+                 labels={"raw": "64 raw stops"}, note=STOP,
+                 limits=(Limit("threads_with_64", equals="threads_with_1", text="no more threads than with one worker"),))
+    for cores, ratio, ahead in (("1c", 1.4, ("grpc", "zeromq", "capnp")), ("2c", 1.1, ("grpc", "zeromq"))):
+        yield Figure(f"T-7/{cores}", f"One call, 64 B, {cores}, p50", "us", "call", ratio=ratio, ahead_of=ahead,
+                     labels={"raw": "raw epoll"}, note=ECHO)
+    for cores in ("1c", "2c"):
+        yield Figure(f"T-8/{cores}", f"Calls, 64 in flight, {cores}", "1/s", "call", ratio=1.5, more_is_better=True,
+                     ahead_of=("*",), labels={"raw": "64 separate writes"}, note=ECHO)
+    for size, ratio in (("1MiB", 0.75), ("64MiB", 0.85)):
+        for cores in ("1c", "2c"):
+            yield Figure(f"T-9/{size}/{cores}", f"{size} one way, {cores}", "GiB/s", "payload", ratio=ratio,
+                         more_is_better=True, ahead_of=("*",), methods=("raw", "drover", "raw-wide"),
+                         labels={"raw": "raw socket", "raw-wide": "raw, wide buffer"}, note=BULK)
+    yield Figure("T-10", "Calls of 1 ms CPU time, 2 workers on 2 cores", "1/s", "pool", ratio=1.9, more_is_better=True,
+                 methods=("raw", "drover", "machine"),
+                 labels={"raw": "one worker", "machine": "two processes, nothing handed out"},
+                 note="The parent needs a core, too. `machine` is what two processes reach that just do the work.")
+    for state, ratio, value in (("held", 1.3, 60), ("idle", 2.2, 100)):
+        yield Figure(f"T-11/{state}", f"ResourcePool: acquire, let go, {state} key", "ns", "resource_pool", value=value,
+                     methods=POOL_METHODS, labels=POOL_LABELS, names=_resource_pool(state, 1000),
+                     note=f"{POOL_KEYS} {value} ns are meant to be {ratio:g} x lock + look-up; both are shown, the nanoseconds decide.")
+    for state in ("held", "idle"):
+        yield Figure(f"T-12/{state}", f"ResourcePool: {state} key among a million", "ns", "resource_pool",
+                     ratio=2.0, methods=("raw", "drover"),
+                     labels={"raw": "the same of 1000 keys"},
+                     names={"raw": f"acquire_drop/{state}/hot/1000/real_time/threads:1",
+                            "drover": f"acquire_drop/{state}/hot/1000000/real_time/threads:1"},
+                     note="Always the same key of them, so that it is not the caches that are compared. CPU time.")
+    yield Figure("T-12/memory", "ResourcePool: bytes a key beside key and value, a million idle", "B", "scale", value=200,
+                 labels={"raw": "std::unordered_map"},
+                 note="What malloc has handed out, keys and values of 8 bytes. That there is one armed timer is tested in tests/.")
+    for level in ("O0", "O2"):
+        yield Figure(f"T-13/{level}", f"Compile a file with one call, -{level}, CPU time", "s", ratio=1.35,
+                     methods=("raw", "drover", "program"),
+                     labels={"raw": "selective Asio", "program": "drover, a whole program"},
+                     limits=(Limit("memory_mib", at_most=350, text="peak memory <= 350 MiB"),),
+                     note="The sources are in bench/compile/. The whole program has both sides in one file.")
+    yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=64, methods=("drover",),
+                 limits=(Limit("descriptors", at_most=4, text="<= 4 descriptors"),),
+                 note="Private pages, of workers that have answered a call. Socket buffers belong to the kernel.")
+    yield Figure("T-15", "Parent SIGKILLed until the last of 64 idle workers has gone", "ms", "scale", value=250,
+                 labels={"raw": "64 plain children at end of file"},
+                 note="raw children are small forked copies that _exit(); drover's return from serve() and run static destructors.")
+
+
+FIGURES = tuple(_all())
+
+# Programs of bench/peers and what they need; those that are missing are told.
+PEER_PROGRAMS = {
+    "fork_exec": "nothing", "libuv": "libuv", "boost_process": "Boost.Process v2", "zeromq": "ZeroMQ with cppzmq",
+    "grpc": "gRPC C++", "capnp": "Cap'n Proto",
+}

@@ -1,0 +1,212 @@
+"""Runs one method once: a Google Benchmark program, a peer, or the compiler. Each returns a Sample or raises Broken."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent.parent
+
+
+class Broken(Exception):
+    """A benchmark that did not run to its end, whatever the speed."""
+
+
+@dataclass
+class Sample:
+    value: float
+    counters: dict = field(default_factory=dict)
+    note: str = ""
+
+
+def _run(command, environment, seconds):
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise Broken(f"{command[0]} did not end within {seconds:g} s") from None
+    except OSError as error:
+        raise Broken(f"{command[0]}: {error}") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Broken(f"{' '.join(map(str, command))}: status {done.returncode}" + (f": {last[-1]}" if last else ""))
+    return done.stdout
+
+
+def _filter(name):
+    """An extended regular expression for one benchmark; re.escape() escapes more than POSIX allows."""
+    escaped = re.sub(r"([.^$*+?()\[\]{}|\\])", r"\\\1", name)
+    return f"--benchmark_filter=^{escaped}(/|$)"
+
+
+class Programs:
+    """The benchmark programs of one build."""
+
+    STANDARD = ("name", "run_name", "run_type", "repetitions", "repetition_index", "threads", "iterations", "real_time",
+                "cpu_time", "time_unit", "family_index", "per_family_instance_index", "value", "aggregate_name")
+
+    def __init__(self, folder, environment, timeout):
+        self.folder, self.environment, self.timeout = folder, environment, timeout
+
+    def path(self, program):
+        return self.folder / f"bench_{program}"
+
+    def run(self, figure, method, seconds):
+        name = figure.benchmark(method)
+        command = [str(self.path(figure.program)), _filter(name),
+                   "--benchmark_format=json", f"--benchmark_min_time={seconds:g}"]
+        text = _run(command, self.environment | {"DROVER_BENCH_SECONDS": str(seconds)}, self.timeout)
+        try:
+            found = [b for b in json.loads(text[text.index("{"):])["benchmarks"] if b.get("run_type") != "aggregate"]
+        except (ValueError, KeyError):
+            raise Broken(f"{command[0]} printed no JSON for {name}") from None
+        if not found:
+            raise Broken(f"{command[0]} has no benchmark {name}")
+        entry = found[0]
+        if entry.get("error_occurred") or entry.get("skipped"):
+            raise Broken(f"{name}: {entry.get('error_message') or entry.get('skip_message')}")
+        counters = {key: value for key, value in entry.items() if key not in self.STANDARD and isinstance(value, (int, float))}
+        # Without a value of its own it is a loop on one thread: CPU time is what can be compared.
+        return Sample(entry["value"] if "value" in entry else entry["cpu_time"], counters)
+
+
+class Peer:
+    """One library in one program of bench/peers."""
+
+    def __init__(self, name, command, environment, timeout):
+        self.name, self.command, self.environment, self.timeout = name, command, environment, timeout
+
+    def run(self, figure, seconds):
+        text = _run([*self.command, "--run", figure.id, "--peer", self.name, "--seconds", f"{seconds:g}"], self.environment,
+                    self.timeout)
+        try:
+            answer = json.loads(text.strip().splitlines()[-1])
+            value, unit = float(answer["value"]), answer["unit"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise Broken(f"{self.name} printed no result for {figure.id}") from None
+        if unit != figure.unit:
+            raise Broken(f"{self.name} measured {figure.id} in {unit}, not in {figure.unit}")
+        return Sample(value, {}, answer.get("note", ""))
+
+
+def find_peers(build, environment, expected, timeout):
+    """Figure's id: its peers; and a line for each that is left out."""
+    programs = {name: [str(build / "bench" / f"peer_{name}")] for name in expected}
+    for path in build.rglob("peer_*"):
+        if path.is_file() and os.access(path, os.X_OK) and not path.suffix and path.name != "peer_tiny":
+            programs[path.name[len("peer_"):]] = [str(path)]
+    for path in sorted((BENCH / "peers").glob("*.py")):
+        programs[path.stem] = [sys.executable, str(path)]
+
+    found, left_out = {}, []
+    for name, command in sorted(programs.items()):
+        if len(command) == 1 and not os.path.exists(command[0]):
+            left_out.append(f"{name} is left out: {expected[name]} was not there when it was built")
+            continue
+        try:
+            lines = _run([*command, "--list"], environment, timeout).split("\n")
+        except Broken as error:
+            left_out.append(f"{name} is left out: {error}")
+            continue
+        offered = [line.split() for line in lines if line.startswith("T-")]
+        if not offered:
+            left_out.append(f"{name} is left out: it has nothing to offer here")
+        for figure, *peer in offered:
+            found.setdefault(figure, []).append(Peer(peer[0] if peer else name, command, environment, timeout))
+    return found, left_out
+
+
+class Compiler:
+    """T-13: compiles as the benchmarks were compiled; the driver and the compiler proper are measured together."""
+
+    SOURCES = {"raw": "selective_asio.cpp", "drover": "drover_call.cpp", "program": "drover_program.cpp"}
+
+    def __init__(self, folder, timeout):
+        self.timeout = timeout
+        try:
+            described = json.loads((folder / "compiler.json").read_text())
+        except (OSError, ValueError):
+            raise Broken(f"{folder}/compiler.json is missing: configure with -DDROVER_BUILD_BENCH=ON") from None
+        includes = [f"-I{path}" for path in dict.fromkeys(described["include"]) if path and path != "/usr/include"]
+        self.command = [described["compiler"], "-std=c++20", *includes, *(f"-D{name}" for name in described["definitions"] if name)]
+
+    def run(self, figure, method, seconds):
+        source = BENCH / "compile" / self.SOURCES[method]
+        level = figure.id.rsplit("/", 1)[1]
+        command = [*self.command, f"-{level}", "-c", str(source), "-o", os.devnull]
+        # In a child of its own, whose descendants alone are counted.
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(reading)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout, stdin=subprocess.DEVNULL,
+                                      env=os.environ | {"CCACHE_DISABLE": "1"})
+                used = resource.getrusage(resource.RUSAGE_CHILDREN)
+                os.write(writing, json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stderr[-500:]]).encode())
+                code = done.returncode
+            finally:
+                os._exit(code)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            text = pipe.read()
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise Broken(f"{' '.join(command)} failed: {text}")
+        cpu, memory, _ = json.loads(text)
+        return Sample(cpu, {"memory_mib": memory})
+
+
+class Instructions:
+    """Instructions of one operation, of the parent and of the worker: the difference of a longer and a shorter run, which
+    leaves out what is done once. Counted by callgrind, in user space only; they don't drift as times do."""
+
+    def __init__(self, programs, valgrind, folder):
+        self.programs, self.valgrind, self.folder = programs, valgrind, folder
+
+    def _count(self, figure, method, iterations):
+        for old in self.folder.glob("callgrind.*"):
+            old.unlink()
+        command = [self.valgrind, "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={self.folder}/callgrind.%p",
+                   str(self.programs.path(figure.program)), _filter(figure.benchmark(method))]
+        environment = self.programs.environment | {"DROVER_BENCH_ITERATIONS": str(iterations),
+                                                   "DROVER_BENCH_SELF": str(self.programs.path(figure.program))}
+        started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                   stdin=subprocess.DEVNULL, text=True)
+        try:
+            said, _ = started.communicate(timeout=self.programs.timeout)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.communicate()
+            raise Broken(f"{figure.id}/{method} did not end under callgrind") from None
+        if started.returncode != 0 or "ERROR OCCURRED" in said:
+            raise Broken(f"{figure.id}/{method} failed under callgrind")
+        counts = {"parent": 0, "worker": 0}
+        for path in self.folder.glob("callgrind.*"):
+            who = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
+            for line in path.read_text().splitlines():
+                if line.startswith("totals:"):
+                    counts[who] += int(line.split()[1])
+        return counts
+
+    def run(self, figure, method, few, many, operations=1):
+        less, more = self._count(figure, method, few), self._count(figure, method, many)
+        return {who: (more[who] - less[who]) / (many - few) / operations for who in more}
+
+
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def describe_machine(cores):
+    memory = next((line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")), "0")
+    return {"processor": processor(), "cores": os.cpu_count(), "pinned_to": cores, "memory_gib": round(int(memory) / 2**20, 1),
+            "kernel": os.uname().release, "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
+            "date": time.strftime("%Y-%m-%d %H:%M:%S%z")}

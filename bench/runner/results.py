@@ -1,0 +1,144 @@
+"""From samples to results.json and to tables."""
+
+import json
+from statistics import median
+
+
+def _range(values):
+    return [min(values), max(values)]
+
+
+def number(value):
+    """Three digits, for people."""
+    if value is None:
+        return ""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:.3g}k"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def summarise(figure, rounds):
+    """rounds: for each round a dict of method or peer to Sample. The ratio is taken in each round, where both ran one
+    after the other, and the median of those counts; so a machine that slows down for a while does not decide."""
+    def values(method):
+        return [samples[method].value for samples in rounds if method in samples]
+
+    result = {"id": figure.id, "title": figure.title, "unit": figure.unit, "more_is_better": figure.more_is_better,
+              "target": figure.target, "ratio_target": figure.ratio or None, "raw": None, "drover": None, "ratio": None, "met": None, "raw_is": figure.label("raw"),
+              "others": {}, "peers": {}, "costs": {}, "note": figure.note, "rounds": len(rounds)}
+    for method in figure.methods:
+        if not values(method):
+            continue
+        middle = median(values(method))
+        if method in ("raw", "drover"):
+            result[method], result[f"{method}_range"] = middle, _range(values(method))
+        else:
+            result["others"][figure.label(method)] = {"value": middle, "range": _range(values(method))}
+        counters = {}
+        for samples in rounds:
+            for name, value in (samples[method].counters if method in samples else {}).items():
+                counters.setdefault(name, []).append(value)
+        if counters and method in ("raw", "drover"):
+            result["costs"][method] = {name: median(found) for name, found in counters.items()}
+    ratios = [s["drover"].value / s["raw"].value for s in rounds if "drover" in s and "raw" in s and s["raw"].value]
+    if ratios:
+        result["ratio"], result["ratio_range"] = median(ratios), _range(ratios)
+        best = "p90" if figure.more_is_better else "p10"
+        deciles = [s["drover"].counters[best] / s["raw"].counters[best] for s in rounds
+                   if "drover" in s and "raw" in s and s["drover"].counters.get(best) and s["raw"].counters.get(best)]
+        if deciles:  # what a busy machine spoils last
+            result["ratio_best"] = median(deciles)
+
+    for name in sorted({name for samples in rounds for name in samples} - set(figure.methods)):
+        note = next((s[name].note for s in rounds if name in s), "")
+        result["peers"][name] = {"value": median(values(name)), "range": _range(values(name)), "note": note}
+    result["missed"] = _missed(figure, result)
+    if result["drover"] is not None:
+        result["met"] = not result["missed"]
+    return result
+
+
+def _missed(figure, result):
+    """Why the target is not met: a list of reasons."""
+    if result["drover"] is None:
+        return ["nothing was measured"]
+    missed = []
+    more = figure.more_is_better
+    if figure.ratio:
+        if result["ratio"] is None:
+            missed.append("there is no ratio")
+        elif (result["ratio"] < figure.ratio) if more else (result["ratio"] > figure.ratio):
+            missed.append(f"{result['ratio']:.2f} x {figure.label('raw')}")
+    if figure.value and result["drover"] > figure.value:
+        missed.append(f"{number(result['drover'])} {figure.unit}")
+    for limit in figure.limits:
+        if not limit.holds(result["costs"].get("drover", {})):
+            missed.append(f"not {limit.text}")
+    for name, peer in result["peers"].items():
+        if not any(prefix == "*" or name.startswith(prefix) for prefix in figure.ahead_of):
+            continue
+        if (peer["value"] >= result["drover"]) if more else (peer["value"] <= result["drover"]):
+            missed.append(f"behind {name}")
+    return missed
+
+
+def verdict(result):
+    if result["met"] is None:
+        return "not measured"
+    return "met" if result["met"] else "**not met**: " + ", ".join(result["missed"])
+
+
+def cost_text(costs):
+    parts = []
+    if "cpu_us" in costs:
+        parts.append(f"{costs['cpu_us']:.3g} us")
+        if "worker_cpu_us" in costs:
+            parts[-1] += f" + {costs['worker_cpu_us']:.3g} us"
+    else:
+        parts.append("")
+    parts.append(f"{costs['allocations']:.3g}" if "allocations" in costs else "")
+    for who in ("parent", "worker"):
+        parts.append(f"{costs[f'instructions_{who}']:.0f}" if f"instructions_{who}" in costs else "")
+    return parts
+
+
+def markdown(results, run):
+    machine = run["machine"]
+    lines = ["# What was measured", "",
+             f"{machine['date']}, {machine['processor']}, {machine['cores']} cores (pinned to {machine['pinned_to']}), "
+             f"Linux {machine['kernel']}, load {machine['load_before']} beforehand. {run['mode']}: medians of {run['rounds']} "
+             "rounds, ranges in results.json. Ratios are of drover to raw in the same round; `best` is that of the best deciles.", "",
+             "| figure | | raw | drover | ratio | best | target | met | peers |", "|---|---|---:|---:|---:|---:|---|---|---|"]
+    def ratio(value):
+        return "" if value is None else f"{value:.2f}"
+
+    for r in results:
+        others = [f"{name} {number(p['value'])}" for name, p in {**r["peers"], **r["others"]}.items()]
+        unit = r["unit"]
+        lines.append(f"| {r['id']} | {r['title']}, {unit} | {number(r['raw'])} | {number(r['drover'])} | "
+                     f"{ratio(r['ratio'])} | {ratio(r.get('ratio_best'))} | {r['target']} | {verdict(r)} | {', '.join(others)} |")
+    lines += ["", "## Costs of one operation", "", "CPU time of the parent + of the worker, the kernel's part included; calls of "
+              "operator new in the calling thread; instructions in user space, counted by callgrind.", "",
+              "| figure | method | CPU time | allocations | instructions, parent | worker |", "|---|---|---:|---:|---:|---:|"]
+    for r in results:
+        for method, costs in r["costs"].items():
+            text = cost_text(costs)
+            if any(text):
+                lines.append(f"| {r['id']} | {r['raw_is'] if method == 'raw' else method} | " + " | ".join(text) + " |")
+    lines += ["", "## What can be argued about", ""]
+    for note in dict.fromkeys(r["note"] for r in results if r["note"]):
+        lines.append(f"* {', '.join(r['id'] for r in results if r['note'] == note)}: {note}")
+    notes = {name: p["note"] for r in results for name, p in r["peers"].items() if p["note"]}
+    lines += [f"* {name}: {note}" for name, note in sorted(notes.items())]
+    lines += [f"* {line}" for line in run["left_out"]]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder, results, run):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({**run, "figures": results}, indent=1) + "\n")
+    (folder / "results.md").write_text(markdown(results, run))

@@ -1,0 +1,133 @@
+// T-1: from Process::spawn to the first byte of a tiny program. T-2: how long the caller is blocked in it.
+// Each with 10 MB and with 4 GB resident in the parent, in small pages, as a heap is that has grown bit by bit.
+#include <cstdio>
+#include <fcntl.h>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <sys/mman.h>
+
+#include "support/coroutine.hpp"
+#include "support/raw.hpp"
+
+namespace {
+
+using bench::Clock;
+using bench::Placement;
+
+constexpr std::size_t mebi = std::size_t{1} << 20;
+
+std::size_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name, unit;
+  for (std::size_t kibi = 0; file >> name >> kibi; std::getline(file, unit))
+    if (name == "MemAvailable:") return kibi * 1024;
+  return 0;
+}
+
+/// Memory of this process that is really there.
+class Resident {
+ public:
+  explicit Resident(std::size_t size) : size_(size) {
+    memory_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory_ == MAP_FAILED) throw std::system_error(errno, std::system_category(), "mmap");
+    ::madvise(memory_, size_, MADV_NOHUGEPAGE);
+    for (std::size_t at = 0; at < size_; at += 4096) static_cast<volatile char*>(memory_)[at] = 1;
+  }
+  ~Resident() { ::munmap(memory_, size_); }
+  Resident(const Resident&) = delete;
+  Resident& operator=(const Resident&) = delete;
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::size_t size_;
+  void* memory_;
+};
+
+/// DROVER_BENCH_MEMORY_MB says what stands for 4 GB; no more than two thirds of what is free in any case.
+void resize_parent(benchmark::State& state, bool large) {
+  static std::unique_ptr<Resident> resident;
+  std::size_t wanted = 10 * mebi;
+  if (large) {
+    const char* text = std::getenv("DROVER_BENCH_MEMORY_MB");
+    wanted = (text ? static_cast<std::size_t>(std::atoll(text)) : 4096) * mebi;
+    if (!resident || resident->size() != wanted) wanted = std::min(wanted, available_memory() / 3 * 2);
+  }
+  if (!resident || resident->size() != wanted) {
+    resident.reset();
+    resident = std::make_unique<Resident>(wanted);
+  }
+  state.counters["parent_mb"] = static_cast<double>(wanted / mebi);
+}
+
+enum class Figure { first_byte, caller_blocked };
+
+/// One iteration of any method: spawn() returns when the call that is measured does, end() when the child has been
+/// waited for.
+template <class Spawn, class End>
+void measure(benchmark::State& state, Figure figure, bool large, Spawn spawn, End end) {
+  bench::pin_parent(Placement::anywhere);
+  resize_parent(state, large);
+  const bench::CapturedStderr child_output;
+  bench::Samples samples(state);
+  for ([[maybe_unused]] auto _ : state) {
+    const auto begin = Clock::now();
+    auto child = spawn();
+    const auto returned = Clock::now();
+    bench::receive_byte(child_output.read_end());
+    const auto first_byte = Clock::now();
+    end(child);
+    samples.add(state, (figure == Figure::first_byte ? first_byte : returned) - begin);
+  }
+  samples.report(state);
+}
+
+void spawn_raw(benchmark::State& state, Figure figure, bool large) {
+  measure(
+      state, figure, large,
+      [] {
+        pid_t pid = 0;
+        char program[] = DROVER_BENCH_TINY;
+        char* arguments[] = {program, nullptr};
+        errno = ::posix_spawn(&pid, program, nullptr, nullptr, arguments, environ);
+        if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+        return pid;
+      },
+      bench::wait_for);
+}
+
+/// For comparison: what a program without posix_spawn does.
+void spawn_forked(benchmark::State& state, Figure figure, bool large) {
+  measure(
+      state, figure, large,
+      [] {
+        const pid_t pid = bench::checked(::fork(), "fork");
+        if (pid != 0) return pid;
+        ::execl(DROVER_BENCH_TINY, DROVER_BENCH_TINY, nullptr);
+        ::_exit(127);
+      },
+      bench::wait_for);
+}
+
+void spawn_drover(benchmark::State& state, Figure figure, bool large) {
+  drover::Command command;
+  command.program = DROVER_BENCH_TINY;
+  command.in = command.out = command.err = drover::Stdio::inherit();
+  measure(
+      state, figure, large, [&] { return drover::Process::spawn(command); },
+      [](drover::Process& process) { drover::run(process.wait()); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (const bool large : {false, true}) {
+    for (const auto figure : {Figure::first_byte, Figure::caller_blocked}) {
+      const std::string name = std::string(figure == Figure::first_byte ? "T-1" : "T-2") + (large ? "/4GB/" : "/10MB/");
+      bench::add(name + "raw", 600, spawn_raw, figure, large);
+      bench::add(name + "drover", 600, spawn_drover, figure, large);
+      bench::add(name + "fork+exec", large ? 15 : 400, spawn_forked, figure, large);
+    }
+  }
+  return bench::run(argc, argv);
+}

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <algorithm>
+#include <benchmark/benchmark.h>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <initializer_list>
+#include <sched.h>
+#include <string>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+/// What all the programs here have in common: where processes run, what is measured, and how it is reported.
+///
+/// A benchmark is named after its figure in bench/README.md and its method: "T-7/1c/drover". What it found is its
+/// counter "value", in the figure's unit; run.py reads nothing else of it but the other counters, which cost little to
+/// know.
+namespace bench {
+
+using Clock = std::chrono::steady_clock;
+
+inline double microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
+inline double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+/// Calls of operator new on this thread so far.
+std::uint64_t allocations() noexcept;
+
+// Where processes run -------------------------------------------------------------------------------------------------
+
+enum class Placement {
+  one_core,   ///< "1c": parent and worker share a core, which shows what the code costs
+  two_cores,  ///< "2c": one core each, which shows the wake-up between cores as well
+  anywhere,   ///< either may run on both
+};
+
+/// The two cores in use: DROVER_BENCH_CORES=0,1, else the first two that are allowed. The same one twice if there is
+/// one.
+inline std::pair<int, int> cores() {
+  static const std::pair<int, int> chosen = [] {
+    if (const char* text = std::getenv("DROVER_BENCH_CORES")) {
+      char* end = nullptr;
+      const int first = static_cast<int>(std::strtol(text, &end, 10));
+      return std::pair(first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first);
+    }
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    ::sched_getaffinity(0, sizeof allowed, &allowed);
+    std::vector<int> found;
+    for (int core = 0; core < CPU_SETSIZE && found.size() < 2; ++core)
+      if (CPU_ISSET(core, &allowed)) found.push_back(core);
+    return std::pair(found.front(), found.back());
+  }();
+  return chosen;
+}
+
+inline void pin(std::initializer_list<int> where) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int core : where) CPU_SET(core, &set);
+  ::sched_setaffinity(0, sizeof set, &set);
+}
+
+inline void pin_parent(Placement placement) {
+  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
+  pin({cores().first});
+}
+inline void pin_worker(Placement placement) {
+  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
+  pin({placement == Placement::one_core ? cores().first : cores().second});
+}
+
+/// Tells a worker that is a re-executed copy of this program where it belongs; it calls pin_as_told() first thing in
+/// main().
+inline constexpr const char* pin_variable = "DROVER_BENCH_PIN";
+/// Named one by one, for the copy inherits where its parent may run and can't ask what else there is.
+inline std::string pin_value(Placement placement) {
+  const std::string first = std::to_string(cores().first), second = std::to_string(cores().second);
+  if (placement == Placement::anywhere) return first + "," + second;
+  return placement == Placement::one_core ? first : second;
+}
+inline void pin_as_told() {
+  const char* told = std::getenv(pin_variable);
+  if (told == nullptr) return;
+  char* end = nullptr;
+  const int first = static_cast<int>(std::strtol(told, &end, 10));
+  pin({first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first});
+}
+
+// What is measured ----------------------------------------------------------------------------------------------------
+
+/// One number for each iteration; the figure is the median.
+class Samples {
+ public:
+  explicit Samples(const benchmark::State& state) { values_.reserve(static_cast<std::size_t>(state.max_iterations)); }
+
+  /// `taken` is the iteration's time as Google Benchmark shows it.
+  void add(benchmark::State& state, Clock::duration taken, double value) {
+    state.SetIterationTime(seconds(taken));
+    values_.push_back(value);
+  }
+  void add(benchmark::State& state, Clock::duration taken) { add(state, taken, microseconds(taken)); }
+
+  void report(benchmark::State& state) {
+    if (values_.empty()) return;
+    std::sort(values_.begin(), values_.end());
+    const auto at = [&](double part) {
+      return values_[static_cast<std::size_t>(part * static_cast<double>(values_.size() - 1))];
+    };
+    state.counters["value"] = at(0.5);
+    state.counters["p10"] = at(0.1);
+    state.counters["p90"] = at(0.9);
+  }
+
+ private:
+  std::vector<double> values_;
+};
+
+/// CPU time of this process (all its threads) and of one other, and this thread's allocations, from here to report().
+class Costs {
+ public:
+  explicit Costs(pid_t other = 0) : has_other_(other != 0 && ::clock_getcpuclockid(other, &other_clock_) == 0) {
+    other_ = has_other_ ? cpu(other_clock_) : 0;
+    own_ = cpu(CLOCK_PROCESS_CPUTIME_ID);
+    allocations_ = allocations();
+  }
+
+  void report(benchmark::State& state, double operations) const {
+    const auto allocated = allocations() - allocations_;
+    const double own = cpu(CLOCK_PROCESS_CPUTIME_ID) - own_;
+    if (operations <= 0) return;
+    state.counters["allocations"] = static_cast<double>(allocated) / operations;
+    state.counters["cpu_us"] = own / operations;
+    if (has_other_) state.counters["worker_cpu_us"] = (cpu(other_clock_) - other_) / operations;
+  }
+
+ private:
+  static double cpu(clockid_t clock) {
+    timespec now{};
+    ::clock_gettime(clock, &now);
+    return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+  }
+
+  clockid_t other_clock_{};
+  bool has_other_;
+  double other_{}, own_{};
+  std::uint64_t allocations_{};
+};
+
+// Benchmarks ----------------------------------------------------------------------------------------------------------
+
+/// How many iterations take DROVER_BENCH_SECONDS (0.5) if about so many take a second. Fixed beforehand, so that a
+/// worker is not started anew for each guess; DROVER_BENCH_ITERATIONS says the very number, for counting instructions.
+inline std::int64_t iterations(double a_second) {
+  if (const char* exact = std::getenv("DROVER_BENCH_ITERATIONS")) return std::atoll(exact);
+  const char* text = std::getenv("DROVER_BENCH_SECONDS");
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>((text ? std::atof(text) : 0.5) * a_second));
+}
+
+/// Registers function(state, arguments...), whatever it throws ends this benchmark only.
+template <class Function, class... Arguments>
+void add(const std::string& name, double a_second, Function function, Arguments... arguments) {
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [=](benchmark::State& state) {
+                                 try {
+                                   function(state, arguments...);
+                                 } catch (const std::exception& error) {
+                                   state.SkipWithError(error.what());
+                                 }
+                               })
+      ->Iterations(iterations(a_second))
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
+}
+
+inline int run(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
+
+}  // namespace bench

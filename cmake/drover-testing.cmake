@@ -1,0 +1,69 @@
+# drover_test() and drover_helper(): how the test programs are declared.
+include(FetchContent)
+include(GoogleTest)
+
+find_package(GTest QUIET)
+if(NOT GTest_FOUND)
+  message(STATUS "drover: GoogleTest is fetched")
+  set(INSTALL_GTEST OFF)
+  FetchContent_Declare(
+    googletest
+    URL https://github.com/google/googletest/archive/refs/tags/v1.14.0.tar.gz
+    URL_HASH SHA256=8ad598c73ad796e0d8280b082cebd82a630d73e73cd3c70057938a6501bba5d7)
+  FetchContent_MakeAvailable(googletest)
+endif()
+
+# drover_helper(support/name.cpp [library...] [PLAIN]): a program that tests start. A test that has it among its HELPERS
+# finds its path in the macro DROVER_HELPER_NAME.
+#   PLAIN  never sanitized: a sanitizer's signal handlers and its slow exit are not what drover gives a child.
+function(drover_helper source)
+  cmake_parse_arguments(arg "PLAIN" "" "" ${ARGN})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(helper_${name} ${source})
+  target_link_libraries(helper_${name} PRIVATE drover_develop ${arg_UNPARSED_ARGUMENTS})
+  target_include_directories(helper_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  set_target_properties(helper_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/helpers)
+  if(arg_PLAIN)
+    target_compile_options(helper_${name} PRIVATE -fno-sanitize=all)
+    target_link_options(helper_${name} PRIVATE -fno-sanitize=all)
+  endif()
+endfunction()
+
+# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [TIMEOUT seconds])
+# name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
+#   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
+#   NO_PIDFD  run once more, as one test, where pidfd_open() fails.
+#   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
+#   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
+function(drover_test source)
+  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL" "TIMEOUT" "HELPERS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  get_filename_component(name ${source} NAME_WE)
+  set(target test_${name})
+
+  add_executable(${target} ${source})
+  target_link_libraries(${target} PRIVATE drover_develop GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  foreach(helper IN LISTS arg_HELPERS)
+    string(TOUPPER ${helper} macro)
+    target_compile_definitions(${target} PRIVATE "DROVER_HELPER_${macro}=\"$<TARGET_FILE:helper_${helper}>\"")
+    add_dependencies(${target} helper_${helper})
+  endforeach()
+
+  set(properties TIMEOUT ${arg_TIMEOUT})
+  if(arg_SERIAL)
+    list(APPEND properties RUN_SERIAL TRUE)
+  endif()
+  if(arg_NO_LEAK_CHECK)
+    list(APPEND properties ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
+  endif()
+  gtest_discover_tests(${target} DISCOVERY_TIMEOUT 60 PROPERTIES ${properties})
+  if(arg_NO_PIDFD)
+    add_test(NAME no_pidfd.${name} COMMAND helper_no_pidfd $<TARGET_FILE:${target}>)
+    math(EXPR longer "${arg_TIMEOUT} * 3")
+    set_tests_properties(no_pidfd.${name} PROPERTIES ${properties} TIMEOUT ${longer})
+    add_dependencies(${target} helper_no_pidfd)
+  endif()
+endfunction()

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+/// A regular file that the walk has come to.
+struct File {
+  std::string path;
+  std::uint64_t size{};
+};
+
+/// The regular files below a directory, one by one, in the byte order of their paths. Follows no symbolic links. Keeps
+/// only the names in the directories that lead to the current file.
+class TreeWalk {
+ public:
+  using OnError = std::function<void(const std::string& path, const std::string& what)>;
+
+  TreeWalk(std::string root, OnError on_error) : on_error_(std::move(on_error)) {
+    if (!root.ends_with('/')) root += '/';
+    enter(std::move(root));
+  }
+
+  std::optional<File> next() {
+    while (!levels_.empty()) {
+      Level& level = levels_.back();
+      if (level.next == level.names.size()) {
+        levels_.pop_back();
+        continue;
+      }
+      std::string path = level.path + level.names[level.next++];
+      if (path.ends_with('/')) {
+        enter(std::move(path));
+        continue;
+      }
+      std::error_code error;
+      const std::uint64_t size = std::filesystem::file_size(path, error);
+      if (!error) return File{std::move(path), size};
+      on_error_(path, error.message());
+    }
+    return std::nullopt;
+  }
+
+ private:
+  struct Level {
+    std::string path;
+    std::vector<std::string> names;
+    std::size_t next = 0;
+  };
+
+  void enter(std::string path) {
+    Level level;
+    std::error_code error;
+    for (auto i = std::filesystem::directory_iterator(path, error);
+         !error && i != std::filesystem::directory_iterator(); i.increment(error)) {
+      std::error_code gone;  // an entry that is no longer there is neither of these
+      if (i->is_symlink(gone)) continue;
+      // With its slash a directory's name is sorted where the paths below it belong: after "a.txt", before "a0".
+      if (i->is_directory(gone))
+        level.names.push_back(i->path().filename().native() + '/');
+      else if (i->is_regular_file(gone))
+        level.names.push_back(i->path().filename().native());
+    }
+    if (error) on_error_(path, error.message());
+    std::sort(level.names.begin(), level.names.end());
+    level.path = std::move(path);
+    levels_.push_back(std::move(level));
+  }
+
+  OnError on_error_;
+  std::vector<Level> levels_;
+};

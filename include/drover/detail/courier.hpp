@@ -1,0 +1,123 @@
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/post.hpp>
+#include <asio/query.hpp>
+
+#include <drover/detail/home.hpp>
+
+namespace drover::inline v1::detail {
+
+/// Brings functions to an executor from any thread, at any time: they run there one at a time and in order, even if
+/// many threads serve the executor. Once the context is gone, so are they, silently.
+class Courier final : public Resident, public std::enable_shared_from_this<Courier> {
+ public:
+  static std::shared_ptr<Courier> create(asio::any_io_executor executor) {
+    auto home = Home::of(asio::query(executor, asio::execution::context));
+    auto courier = std::shared_ptr<Courier>(new Courier(std::move(home), std::move(executor)));
+    const auto held = courier->home_->lock();
+    if (courier->home_->down())
+      courier->executor_.reset();
+    else
+      courier->home_->move_in(courier);
+    return courier;
+  }
+
+  /// False if the context is gone.
+  bool post(std::function<void()> function) {
+    const std::lock_guard held(mutex_);
+    if (!executor_ || finishing_) return false;
+    queue_.push_back(std::move(function));
+    if (!std::exchange(under_way_, true)) send();
+    return true;
+  }
+
+  /// Nothing more is taken; what has not run yet is dropped.
+  void close() noexcept {
+    evict();
+    leave();
+  }
+
+  /// Nothing more is taken; what has been taken still runs.
+  void finish() noexcept {
+    {
+      const std::lock_guard held(mutex_);
+      finishing_ = true;
+      if (under_way_) return;
+    }
+    close();
+  }
+
+ private:
+  Courier(std::shared_ptr<Home> home, asio::any_io_executor executor)
+      : home_(std::move(home)), executor_(std::move(executor)) {}
+
+  // With mutex_ held.
+  void send() {
+    const auto held = home_->lock();
+    if (home_->down()) return;
+    asio::post(*executor_, [self = shared_from_this()] { self->run(); });
+  }
+
+  // All that were there when the turn began: what was handed over before something was posted runs before that.
+  void run() {
+    struct Next {  // also if one throws, which goes to whoever runs the context
+      Courier& courier;
+      ~Next() {
+        {
+          const std::lock_guard held(courier.mutex_);
+          courier.under_way_ = !courier.queue_.empty() && courier.executor_;
+          if (courier.under_way_) courier.send();
+          if (courier.under_way_ || !courier.finishing_) return;
+        }
+        courier.close();
+      }
+    } next{*this};
+    std::size_t left = 0;
+    {
+      const std::lock_guard held(mutex_);
+      left = queue_.size();
+    }
+    for (; left != 0; --left) {
+      std::function<void()> function;
+      {
+        const std::lock_guard held(mutex_);
+        if (queue_.empty()) return;  // closed meanwhile
+        function = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      function();
+    }
+  }
+
+  void leave() noexcept {
+    std::shared_ptr<Resident> self;
+    const auto held = home_->lock();
+    self = home_->move_out(*this);
+  }
+
+  void evict() noexcept override {
+    std::deque<std::function<void()>> dropped;
+    std::optional<asio::any_io_executor> executor;
+    const std::lock_guard held(mutex_);
+    dropped.swap(queue_);
+    executor.swap(executor_);
+  }
+
+  std::shared_ptr<Home> home_;
+  std::mutex mutex_;
+  std::optional<asio::any_io_executor> executor_;  // empty: closed
+  std::deque<std::function<void()>> queue_;
+  bool under_way_ = false;  // one is posted, or runs
+  bool finishing_ = false;
+};
+
+}  // namespace drover::inline v1::detail

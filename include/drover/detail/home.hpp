@@ -1,0 +1,116 @@
+#pragma once
+
+#include <asio/execution_context.hpp>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include <drover/detail/pin.hpp>
+
+namespace drover::inline v1::detail {
+
+class Home;
+
+/// Something that refers to an execution context (a waiting handler, a socket, a timer, a copy of an executor) and
+/// therefore has to let go of it before the context is gone. Its home owns it while it is listed there.
+class Resident {
+ public:
+  Resident() = default;
+  Resident(const Resident&) = delete;
+  Resident& operator=(const Resident&) = delete;
+
+ protected:
+  ~Resident() = default;
+
+ private:
+  friend class Home;
+
+  /// The context is being destroyed: let go of everything that refers to it, silently. Called once, without the home's
+  /// lock, on the thread that destroys the context; nothing runs on that context any more.
+  virtual void evict() noexcept = 0;
+
+  std::shared_ptr<Resident> self_;  // set while listed
+  Resident* previous_ = nullptr;
+  Resident* next_ = nullptr;
+};
+
+/// What drover keeps in an execution context, one for each context. Objects outside hold it by shared_ptr and so may
+/// outlive the context: from then on the home is down, and nothing can be posted or moved in any more.
+///
+/// Lock order: an object's own mutex first, a home's last. Under a home's lock only move in, move out and post; never
+/// run code of the user's.
+class Home {
+ public:
+  static std::shared_ptr<Home> of(asio::execution_context& context);
+
+  std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
+
+  /// With the lock held.
+  bool down() const noexcept { return down_; }
+
+  /// With the lock held and the home up.
+  void move_in(std::shared_ptr<Resident> resident) noexcept {
+    Resident& r = *resident;
+    r.previous_ = nullptr;
+    r.next_ = first_;
+    if (first_ != nullptr) first_->previous_ = &r;
+    first_ = &r;
+    r.self_ = std::move(resident);
+  }
+
+  /// With the lock held. Gives back the home's share, so that the resident is not destroyed under the lock; null if it
+  /// was not listed.
+  std::shared_ptr<Resident> move_out(Resident& r) noexcept {
+    if (!r.self_) return nullptr;
+    (r.previous_ != nullptr ? r.previous_->next_ : first_) = r.next_;
+    if (r.next_ != nullptr) r.next_->previous_ = r.previous_;
+    r.previous_ = r.next_ = nullptr;
+    return std::exchange(r.self_, nullptr);
+  }
+
+ private:
+  class Service;
+
+  void shut_down() noexcept {
+    {
+      const auto held = lock();
+      down_ = true;
+    }
+    // One at a time: letting go of one may destroy others, or move them out.
+    for (;;) {
+      std::shared_ptr<Resident> resident;
+      {
+        const auto held = lock();
+        if (first_ == nullptr) return;
+        resident = move_out(*first_);
+      }
+      resident->evict();
+    }
+  }
+
+  std::mutex mutex_;
+  bool down_ = false;
+  Resident* first_ = nullptr;
+};
+
+class Home::Service : public asio::execution_context::service {
+ public:
+  inline static asio::execution_context::id id;
+
+  explicit Service(asio::execution_context& context) : service(context), home_(std::make_shared<Home>()) {
+    pin_this_object();
+  }
+
+  const std::shared_ptr<Home>& home() const noexcept { return home_; }
+
+ private:
+  void shutdown() noexcept override { home_->shut_down(); }
+
+  std::shared_ptr<Home> home_;
+};
+
+inline std::shared_ptr<Home> Home::of(asio::execution_context& context) {
+  return asio::use_service<Service>(context).home();
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,397 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/error.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/post.hpp>
+#include <asio/query.hpp>
+#include <asio/system_error.hpp>
+
+#include <drover/detail/home.hpp>
+#include <drover/detail/resource_pool_machine.hpp>
+#include <drover/detail/resource_pool_maker.hpp>
+#include <drover/detail/resource_pool_node.hpp>
+#include <drover/detail/resource_pool_table.hpp>
+#include <drover/detail/resource_pool_timer.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1::detail::resource_pool {
+
+/// The pool's copy of its executor, which may not outlive the context.
+class Anchor final : public Resident {
+ public:
+  explicit Anchor(asio::any_io_executor e) : executor(std::move(e)) {}
+
+  std::optional<asio::any_io_executor> executor;
+
+ private:
+  void evict() noexcept override { executor.reset(); }
+};
+
+struct SteadyTime {
+  using Timer = IdleTimer;
+  static Clock::time_point now() noexcept { return Clock::now(); }
+};
+
+/// One reference to a node.
+template <class Node>
+class Hold {
+ public:
+  Hold() = default;
+  explicit Hold(Node& node) noexcept : node_(&node) {}  // takes over one that is counted already
+  Hold(Hold&& other) noexcept : node_(other.take()) {}
+  Hold& operator=(Hold&& other) noexcept {
+    Hold old(std::exchange(node_, other.take()));
+    return *this;
+  }
+  ~Hold() {
+    if (node_ != nullptr) node_->owner->release(*node_);
+  }
+
+  Node* get() const noexcept { return node_; }
+  Node* take() noexcept { return std::exchange(node_, nullptr); }
+
+ private:
+  explicit Hold(Node* node) noexcept : node_(node) {}
+
+  Node* node_ = nullptr;
+};
+
+/// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
+/// lives as long as the pool, the leases, and the factories and finalizers that run.
+template <class Key, class Value, class Lookup, class Time>
+class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
+ public:
+  using Node = resource_pool::Node<Key, Value, Engine>;
+  using Hold = resource_pool::Hold<Node>;
+
+  struct Callbacks {
+    std::unique_ptr<Maker<Key, Value>> maker;
+    std::function<asio::awaitable<void>(Value&)> finalizer;
+    std::function<void(std::exception_ptr)> on_error;
+    std::function<void(Happening, const Key&, const std::exception_ptr&)> on_event;
+  };
+
+  Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
+      : machine_(rules),
+        callbacks_(std::move(callbacks)),
+        home_(Home::of(asio::query(executor, asio::execution::context))),
+        anchor_(std::make_shared<Anchor>(executor)),
+        timer_(asio::query(executor, asio::execution::context), home_) {
+    const auto held = home_->lock();
+    if (!home_->down()) home_->move_in(anchor_);
+  }
+
+  ~Engine() {
+    for (Node* chain : machine_.take_all()) delete_all(chain);
+    // Under the lock, so that the context can't go meanwhile. No longer listed: its eviction sees to it.
+    const auto held = home_->lock();
+    if (home_->move_out(*anchor_)) anchor_->executor.reset();
+  }
+
+  /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
+  void close() {
+    std::unique_lock lock(mutex_);
+    machine_.close();
+    if (machine_.leased() > 0) self_ = this->shared_from_this();
+    timer_.cancel();
+    settle(lock);
+  }
+
+  void release(Node& node) noexcept {
+    if (released_shared(node)) return;
+    const auto now = clock();
+    std::unique_lock lock(mutex_);
+    machine_.release(node, now);
+    settle(lock);
+  }
+
+  asio::awaitable<void> release_and_wait(Node& node) {
+    if (released_shared(node)) return done();
+    std::shared_ptr<AsyncEvent> gone;
+    const auto now = clock();
+    {
+      std::unique_lock lock(mutex_);
+      machine_.release(node, now);
+      if (node.state == State::finalizing && !node.cleared) gone = machine_.gone_event(node);
+      settle(lock);
+    }
+    return done_after(std::move(gone));
+  }
+
+ protected:
+  static asio::awaitable<void> done() { co_return; }
+
+  static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
+    if (!event) return done();
+    return AsyncEvent::wait(std::move(event));
+  }
+
+  Clock::time_point clock() const noexcept {
+    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
+  }
+
+  /// Gives back a reference without the lock, if it is not the last one.
+  static bool released_shared(Node& node) noexcept {
+    auto refs = node.refs.load(std::memory_order_relaxed);
+    while (refs > 1)
+      if (node.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
+  /// Ends every step: does what follows from it, without the lock.
+  void settle(std::unique_lock<std::mutex>& lock) {
+    if (!armed_) arm();
+    if (machine_.has_work() || self_) carry_out(lock);
+  }
+
+  using Machine = resource_pool::Machine<Node, Lookup>;
+
+  mutable std::mutex mutex_;
+  Machine machine_;
+
+ private:
+  /// A factory or finalizer that is to run, or runs. Destroyed before it has ended if the context goes first.
+  class Job {
+   public:
+    Job(std::shared_ptr<Engine> c, Node& n) : engine(std::move(c)), node(&n) {}
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    ~Job() {
+      if (node != nullptr) engine->abandon(*node);
+    }
+
+    const std::shared_ptr<Engine> engine;
+    Node* node;
+  };
+
+  /// Destroyed before it has begun if the context goes first.
+  struct Telling {
+    explicit Telling(std::shared_ptr<Engine> c) : engine(std::move(c)) {}
+    Telling(const Telling&) = delete;
+    Telling& operator=(const Telling&) = delete;
+    ~Telling() {
+      if (!begun) engine->forget_notices();
+    }
+
+    const std::shared_ptr<Engine> engine;
+    bool begun = false;
+  };
+
+  void arm() {
+    if (const Deadline due = machine_.next_due()) {
+      armed_ = true;
+      timer_.arm(*due, this->weak_from_this());
+    }
+  }
+
+  void carry_out(std::unique_lock<std::mutex>& lock) {
+    const std::shared_ptr<Engine> self = this->shared_from_this();
+    auto work = machine_.take_work();
+    const bool tell = machine_.has_notices() && !std::exchange(telling_, true);
+    std::shared_ptr<Engine> last;
+    if (machine_.leased() == 0) last = std::move(self_);
+    lock.unlock();
+    delete_all(work.garbage);
+    if (tell) post_tell(self);
+    for (const auto& event : work.wake) event->set();
+    while (work.run != nullptr) start(*std::exchange(work.run, work.run->run_next));
+  }
+
+  static void delete_all(Node* chain) noexcept {
+    while (chain != nullptr) delete std::exchange(chain, chain->chain);
+  }
+
+  /// On the pool's executor, or not at all if its context is gone. The function must not own anything alone: it may be
+  /// destroyed here and now, under the home's lock.
+  template <class F>
+  void post(F function) {
+    const auto held = home_->lock();
+    if (!home_->down()) asio::post(*anchor_->executor, std::move(function));
+  }
+
+  void start(Node& node) {
+    if (node.state == State::finalizing && !callbacks_.finalizer) return finished(node, nullptr);
+    const auto job = std::make_shared<Job>(this->shared_from_this(), node);
+    post([job] { job->engine->run(job); });
+  }
+
+  /// On the pool's executor.
+  void run(std::shared_ptr<Job> job) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (machine_.closed()) return;  // neither factory nor finalizer is called any more
+    }
+    Node& node = *job->node;
+    if (node.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
+    if (callbacks_.maker->is_coroutine()) return spawn(run_maker(std::move(job)));
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = callbacks_.maker->make_now(node.key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    job->node = nullptr;
+    made(node, std::move(value), std::move(error));
+  }
+
+  void spawn(asio::awaitable<void> coroutine) {
+    const asio::any_io_executor executor = *anchor_->executor;
+    asio::co_spawn(executor, std::move(coroutine), asio::detached);
+  }
+
+  static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = co_await job->engine->callbacks_.maker->make(job->node->key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    Node& node = *std::exchange(job->node, nullptr);
+    job->engine->made(node, std::move(value), std::move(error));
+  }
+
+  static asio::awaitable<void> run_finalizer(std::shared_ptr<Job> job) {
+    std::exception_ptr error;
+    try {
+      co_await job->engine->callbacks_.finalizer(*job->node->value);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    Node& node = *std::exchange(job->node, nullptr);
+    job->engine->finished(node, std::move(error));
+  }
+
+  void made(Node& node, std::unique_ptr<Value> value, std::exception_ptr error) {
+    const auto now = clock();
+    std::unique_lock lock(mutex_);
+    if (!error) {
+      machine_.made(node, std::move(value), now);
+      return settle(lock);
+    }
+    const bool unseen = machine_.failed(node, error) && !machine_.closed();
+    settle(lock);
+    if (lock.owns_lock()) lock.unlock();
+    if (unseen) report(error);
+  }
+
+  void finished(Node& node, std::exception_ptr error) {
+    std::unique_ptr<Value> value;
+    std::unique_lock lock(mutex_);
+    // A lease that outlived clear() may still look at it.
+    if (node.refs.load(std::memory_order_acquire) == 0) value = std::move(node.value);
+    const bool silent = machine_.closed();
+    lock.unlock();
+    // Before anybody hears that it is gone.
+    value.reset();
+    if (error && !silent) report(error);
+    lock.lock();
+    machine_.finalized(node, std::move(error));
+    settle(lock);
+  }
+
+  /// The context is gone, or the pool, and the job will never end.
+  void abandon(Node& node) {
+    std::unique_lock lock(mutex_);
+    if (node.state == State::making)
+      machine_.failed(node, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
+    else
+      machine_.finalized(node, nullptr);
+    settle(lock);
+  }
+
+  void report(const std::exception_ptr& error) noexcept {
+    if (!callbacks_.on_error) return;
+    try {
+      callbacks_.on_error(error);
+    } catch (...) {  // there is nobody else to tell
+    }
+  }
+
+  // Events --------------------------------------------------------------------------------------
+
+  /// On the pool's executor, one at a time, so that events come in order on any number of threads.
+  void tell() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      const auto notices = machine_.take_notices();
+      if (notices.empty()) break;
+      const bool silent = machine_.closed();
+      lock.unlock();
+      for (const auto& notice : notices) {
+        if (silent) continue;
+        try {
+          callbacks_.on_event(notice.what, notice.node->key, notice.error);
+        } catch (...) {
+        }
+      }
+      lock.lock();
+      for (const auto& notice : notices) machine_.unpin(*notice.node);
+    }
+    telling_ = false;
+    settle(lock);
+  }
+
+  void post_tell(const std::shared_ptr<Engine>& self) {
+    const auto telling = std::make_shared<Telling>(self);
+    post([telling] {
+      telling->begun = true;
+      telling->engine->tell();
+    });
+  }
+
+  void forget_notices() {
+    std::unique_lock lock(mutex_);
+    for (const auto& notice : machine_.take_notices()) machine_.unpin(*notice.node);
+    telling_ = false;
+    settle(lock);
+  }
+
+  // Expiry --------------------------------------------------------------------------------------
+
+  void timer_fired() override {
+    std::unique_lock lock(mutex_);
+    armed_ = false;
+    const Deadline due = machine_.next_due();
+    if (!due || *due > Time::now()) return settle(lock);
+    armed_ = true;  // until what is due has been dealt with
+    lock.unlock();
+    const auto self = this->shared_from_this();
+    post([self] { self->expire_due(); });
+  }
+
+  void expire_due() {
+    const auto now = Time::now();
+    for (bool more = true; more;) {
+      std::unique_lock lock(mutex_);
+      more = machine_.expire_due(now, 64);
+      armed_ = more;
+      settle(lock);
+    }
+  }
+
+  bool armed_ = false;    // a wait is pending, or its consequences are
+  bool telling_ = false;  // tell() is posted or runs
+  Callbacks callbacks_;
+  std::shared_ptr<Engine> self_;  // while the pool is gone and leases are not
+  std::shared_ptr<Home> home_;
+  std::shared_ptr<Anchor> anchor_;
+  typename Time::Timer timer_;
+};
+
+}  // namespace drover::inline v1::detail::resource_pool

@@ -1,0 +1,384 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_node.hpp>
+#include <drover/detail/resource_pool_table.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1::detail::resource_pool {
+
+struct Rules {
+  Duration ttl{};
+  std::optional<std::size_t> max_idle;
+  bool notices = false;  // are they wanted?
+};
+
+enum class Happening : std::uint8_t { made, revived, expired, evicted, finalized, failed };
+
+enum class Grant : std::uint8_t { held, revived, wait, leaving };
+
+struct Counts {
+  std::size_t total, referenced, pending;
+};
+
+/// The states of all keys and every decision about them, on data: no lock, no clock, no executor. What the pool has to
+/// do in consequence is collected and taken with take_work(), so that it is done without the lock.
+template <class Node, class Lookup>
+class Machine {
+ public:
+  using Value = typename Node::Value;
+
+  struct Notice {
+    Happening what;
+    Node* node;  // pinned
+    std::exception_ptr error;
+  };
+
+  struct Work {
+    Node* run = nullptr;      // chained by run_next: call the factory or the finalizer, as their state says
+    Node* garbage = nullptr;  // chained by chain: delete
+    std::vector<std::shared_ptr<AsyncEvent>> wake;
+  };
+
+  explicit Machine(Rules rules) : rules_(rules) {}
+
+  // What there is -------------------------------------------------------------------------------
+
+  template <class K>
+  Node* find(const Lookup& lookup, std::size_t hash, const K& key) const {
+    return table_.find(lookup, hash, key);
+  }
+
+  Counts counts() const noexcept {
+    return {table_.size(), count(State::live), count(State::idle) + count(State::finalizing)};
+  }
+
+  /// Those being finalized, then the idle ones, in the order in which they will expire.
+  template <class F>
+  void for_each_pending(F f) const {
+    if (!leaving_.empty())
+      for (const Node* node = &leaving_.front(); node != nullptr; node = node->next)
+        if (node->state == State::finalizing) f(*node);
+    if (!idle_.empty())
+      for (const Node* node = &idle_.front(); node != nullptr; node = node->next) f(*node);
+  }
+
+  /// When the first of the idle ones expires.
+  Deadline next_due() const noexcept {
+    if (idle_.empty() || idle_.front().deadline == Clock::time_point::max()) return std::nullopt;
+    return idle_.front().deadline;
+  }
+
+  bool closed() const noexcept { return closed_; }
+  /// How many nodes are leased, or waited for.
+  std::size_t leased() const noexcept { return leased_; }
+  Duration ttl() const noexcept { return rules_.ttl; }
+
+  // What happens --------------------------------------------------------------------------------
+
+  /// A hit, or a place among those that wait. Does nothing if the key is being finalized.
+  Grant acquire(Node& node) noexcept {
+    switch (node.state) {
+      case State::live:
+        node.expired = false;
+        node.refs.fetch_add(1, std::memory_order_relaxed);
+        return Grant::held;
+      case State::idle:
+        idle_.erase(node);
+        node.refs.store(1, std::memory_order_relaxed);
+        ++leased_;
+        set_state(node, State::live);
+        note(Happening::revived, node);
+        return Grant::revived;
+      case State::queued:
+      case State::making:
+        node.expired = false;
+        hold(node);
+        return Grant::wait;
+      case State::finalizing:
+      case State::gone:
+        break;
+    }
+    return Grant::leaving;
+  }
+
+  /// A key that is missing: it is to be made, and whoever asked holds it.
+  void insert(Node& fresh) {
+    table_.insert(fresh);
+    ++states_[index(fresh.state = State::making)];
+    hold(fresh);
+    run(fresh);
+  }
+
+  /// A key that is being finalized: it is to be made again after that.
+  void queue(Node& leaving, Node& fresh) {
+    if (!leaving.transit) leaving.transit = std::make_unique<Transit<Node>>();
+    leaving.transit->successor = &fresh;
+    fresh.previous = &leaving;
+    hold(fresh);
+  }
+
+  void release(Node& node, Clock::time_point now) noexcept {
+    if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    --leased_;
+    switch (node.state) {
+      case State::live:
+        return rest(node, now);
+      case State::queued:  // not begun, and nobody waits any more
+        node.previous->transit->successor = nullptr;
+        node.state = State::gone;
+        return discard(node);
+      case State::gone:
+        return discard(node);
+      case State::making:  // is kept once made
+      case State::idle:
+      case State::finalizing:
+        return;
+    }
+  }
+
+  void made(Node& node, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
+    node.value = std::move(value);
+    wake(node.transit->ready);
+    note(Happening::made, node);
+    if (node.cleared) {
+      set_state(node, State::finalizing);
+      return run(node);
+    }
+    node.transit.reset();
+    if (node.refs.load(std::memory_order_relaxed) > 0) return set_state(node, State::live);
+    rest(node, now);
+  }
+
+  /// True if nobody waits for it, so that nobody gets to see the error.
+  bool failed(Node& node, std::exception_ptr error) noexcept {
+    wake(node.transit->ready);
+    wake(node.transit->gone);
+    if (node.cleared) depart(node);
+    note(Happening::failed, node, error);
+    node.transit->error = std::move(error);
+    remove(node);
+    if (node.refs.load(std::memory_order_relaxed) > 0) return false;
+    discard(node);
+    return true;
+  }
+
+  /// The finalizer has ended, one way or the other.
+  void finalized(Node& node, std::exception_ptr error) noexcept {
+    const Happening what = error ? Happening::failed : Happening::finalized;
+    note(what, node, std::move(error));
+    depart(node);
+    remove(node);
+    if (node.transit) {
+      wake(node.transit->gone);
+      if (Node* const successor = std::exchange(node.transit->successor, nullptr)) {
+        successor->previous = nullptr;
+        table_.insert(*successor);  // into the room that was left just now
+        ++states_[index(successor->state = State::making)];
+        run(*successor);
+      }
+    }
+    if (node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+  }
+
+  /// True if it is being finalized now.
+  bool expire(Node& node) noexcept {
+    switch (node.state) {
+      case State::idle:
+        idle_.erase(node);
+        note(Happening::expired, node);
+        leave(node);
+        return true;
+      case State::finalizing:
+        if (node.transit && node.transit->successor != nullptr) node.transit->successor->expired = true;
+        return true;
+      default:
+        node.expired = true;
+        return false;
+    }
+  }
+
+  void clear(Node& node) noexcept {
+    if (node.state == State::finalizing || node.cleared) return;
+    node.cleared = true;
+    if (node.state == State::idle) idle_.erase(node);
+    if (node.state == State::making) return join_leaving(node);  // finalized once made
+    leave(node);
+  }
+
+  void clear() noexcept {
+    table_.for_each([this](Node& node) { clear(node); });
+  }
+
+  /// Takes at most so many of those whose time has come; true if there may be more.
+  bool expire_due(Clock::time_point now, std::size_t limit) noexcept {
+    for (; !idle_.empty() && idle_.front().deadline <= now; --limit) {
+      if (limit == 0) return true;
+      expire(idle_.front());
+    }
+    return false;
+  }
+
+  /// The pool is gone: what is idle goes with it, and nothing is kept any more.
+  void close() noexcept {
+    closed_ = true;
+    while (!idle_.empty()) {
+      Node& node = idle_.front();
+      idle_.erase(node);
+      drop(node);
+    }
+  }
+
+  // What to wait for ----------------------------------------------------------------------------
+
+  /// Of a key that is being finalized, or was cleared while being made.
+  std::shared_ptr<AsyncEvent> gone_event(Node& node) {
+    if (!node.transit) node.transit = std::make_unique<Transit<Node>>();
+    if (!node.transit->gone) node.transit->gone = std::make_shared<AsyncEvent>();
+    return node.transit->gone;
+  }
+
+  /// Set when all those have gone that are leaving now; null if there are none.
+  std::shared_ptr<AsyncEvent> all_gone_event() {
+    if (leaving_.empty()) return nullptr;
+    const auto event = std::make_shared<AsyncEvent>();
+    barriers_.push_back({leaving_.back().departure, event});
+    return event;
+  }
+
+  // What to do ----------------------------------------------------------------------------------
+
+  bool has_work() const noexcept { return has_work_; }
+
+  Work take_work() noexcept {
+    has_work_ = false;
+    last_to_run_ = nullptr;
+    return std::exchange(work_, Work{});
+  }
+
+  bool has_notices() const noexcept { return !notices_.empty(); }
+  std::vector<Notice> take_notices() noexcept { return std::exchange(notices_, {}); }
+
+  void unpin(Node& node) noexcept {
+    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+  }
+
+  /// All nodes that are still in the table, for good.
+  std::vector<Node*> take_all() noexcept { return table_.take(); }
+
+ private:
+  struct Barrier {
+    std::uint64_t departure;
+    std::shared_ptr<AsyncEvent> event;
+  };
+
+  static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
+  std::size_t count(State state) const noexcept { return states_[index(state)]; }
+
+  void set_state(Node& node, State state) noexcept {
+    --states_[index(node.state)];
+    ++states_[index(node.state = state)];
+  }
+
+  void hold(Node& node) noexcept {
+    if (node.refs.fetch_add(1, std::memory_order_relaxed) == 0) ++leased_;
+  }
+
+  /// Nobody holds it any more.
+  void rest(Node& node, Clock::time_point now) noexcept {
+    if (closed_) return drop(node);
+    if (node.expired) note(Happening::expired, node);
+    if (node.expired || rules_.ttl == Duration::zero()) return leave(node);
+    set_state(node, State::idle);
+    node.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
+    // Whoever read the clock first need not be the first to get the lock.
+    if (!idle_.empty() && idle_.back().deadline > node.deadline) node.deadline = idle_.back().deadline;
+    idle_.push_back(node);
+    if (!rules_.max_idle || count(State::idle) <= *rules_.max_idle) return;
+    Node& least_recent = idle_.front();
+    idle_.erase(least_recent);
+    note(Happening::evicted, least_recent);
+    leave(least_recent);
+  }
+
+  void leave(Node& node) noexcept {
+    set_state(node, State::finalizing);
+    join_leaving(node);
+    run(node);
+  }
+
+  void join_leaving(Node& node) noexcept {
+    node.departure = ++departures_;
+    leaving_.push_back(node);
+  }
+
+  void depart(Node& node) noexcept {
+    leaving_.erase(node);
+    while (!barriers_.empty() && (leaving_.empty() || leaving_.front().departure > barriers_.front().departure)) {
+      wake(barriers_.front().event);
+      barriers_.erase(barriers_.begin());
+    }
+  }
+
+  void drop(Node& node) noexcept {
+    remove(node);
+    discard(node);
+  }
+
+  void remove(Node& node) noexcept {
+    table_.erase(node);
+    set_state(node, State::gone);
+  }
+
+  void run(Node& node) noexcept {
+    (last_to_run_ != nullptr ? last_to_run_->run_next : work_.run) = &node;
+    last_to_run_ = &node;
+    node.run_next = nullptr;
+    has_work_ = true;
+  }
+
+  void discard(Node& node) noexcept {
+    if (node.pins > 0) return;
+    node.chain = std::exchange(work_.garbage, &node);
+    has_work_ = true;
+  }
+
+  void wake(std::shared_ptr<AsyncEvent>& event) noexcept {
+    if (!event) return;
+    work_.wake.push_back(std::move(event));
+    has_work_ = true;
+  }
+
+  void note(Happening what, Node& node, std::exception_ptr error = {}) noexcept {
+    if (!rules_.notices || closed_) return;
+    notices_.push_back({what, &node, std::move(error)});
+    ++node.pins;
+    has_work_ = true;
+  }
+
+  Rules rules_;
+  Table<Node, Lookup> table_;
+  List<Node> idle_;     // in the order of their deadlines
+  List<Node> leaving_;  // being finalized, or made and cleared meanwhile; in the order of their departures
+  std::array<std::size_t, 6> states_{};
+  std::size_t leased_ = 0;
+  std::uint64_t departures_ = 0;
+  std::vector<Barrier> barriers_;
+  Work work_;
+  Node* last_to_run_ = nullptr;
+  std::vector<Notice> notices_;
+  bool has_work_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace drover::inline v1::detail::resource_pool

@@ -1,0 +1,27 @@
+#pragma once
+
+/// Everything. Each header also stands alone.
+
+#if !defined(__cpp_rtti) && !defined(ASIO_NO_TYPEID)
+#error "drover without RTTI: define ASIO_NO_TYPEID for the whole program, or Asio asks for typeid"
+#endif
+
+#include <drover/error.hpp>
+#include <drover/event.hpp>
+#include <drover/os/command.hpp>
+#include <drover/os/exit_status.hpp>
+#include <drover/os/fd.hpp>
+#include <drover/os/process.hpp>
+#include <drover/os/reap.hpp>
+#include <drover/pool/balancer.hpp>
+#include <drover/pool/local_worker.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/pool/supervisor.hpp>
+#include <drover/pool/worker_pool.hpp>
+#include <drover/pool/worker_process.hpp>
+#include <drover/resource_pool.hpp>
+#include <drover/run.hpp>
+#include <drover/timeout.hpp>
+#include <drover/wire/codec.hpp>
+#include <drover/worker/routines.hpp>
+#include <drover/worker/serve.hpp>

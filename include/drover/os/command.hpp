@@ -1,0 +1,89 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+
+#include <drover/os/detail/line_handler.hpp>
+
+namespace drover::inline v1 {
+namespace detail {
+struct StdioAccess;
+}
+
+/// What one of a child's three standard descriptors is. They are always open in the child, whatever the host has
+/// closed.
+class Stdio {
+ public:
+  /// The host's own, if a program started by plain exec would get it; /dev/null where the host has closed it.
+  static Stdio inherit() { return Stdio(Inherit{}); }
+
+  /// /dev/null.
+  static Stdio null() { return Stdio(Null{}); }
+
+  /// A file: read from as stdin; as stdout or stderr appended to, and made (mode 0666 less the umask) if it is missing.
+  /// Opened by spawn(); a relative path is seen from the host's working directory.
+  static Stdio file(std::filesystem::path path) { return Stdio(std::move(path)); }
+
+  /// stdout or stderr, given to `handler` line by line without the line end, on `executor`.
+  ///
+  /// The child never waits for the handler: drover's background thread reads, and keeps up to max_pending bytes of what
+  /// the handler has not taken; beyond that the oldest lines are dropped, and one line in their place tells how many. A
+  /// line longer than max_line comes in pieces of that length. What is in the pipe when the process ends is handed to
+  /// the executor before those that wait for the process are told, an unfinished last line too; then the pipe is closed
+  /// even if some other process holds its other end.
+  ///
+  /// The handler runs in order and one call at a time, also where one Stdio serves several processes. What it throws is
+  /// ignored. Lines to come are no work that keeps a context running; when it is gone they go nowhere.
+  /// The Stdio may outlive it. The handler is destroyed with the last Stdio and process that need it, or with the
+  /// context. Throws std::invalid_argument if executor or handler is empty.
+  static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler) {
+    return Stdio(std::make_shared<detail::LineTarget>(std::move(executor), std::move(handler)));
+  }
+
+  static constexpr std::size_t max_line = detail::max_line;              ///< bytes: 64 KiB
+  static constexpr std::size_t max_pending = detail::max_pending_lines;  ///< bytes: 1 MiB
+
+ private:
+  friend struct detail::StdioAccess;
+  struct Inherit {};
+  struct Null {};
+  using What = std::variant<Inherit, Null, std::filesystem::path, std::shared_ptr<detail::LineTarget>>;
+
+  explicit Stdio(What what) : what_(std::move(what)) {}
+
+  What what_;
+};
+
+/// A program to run, and with what.
+struct Command {
+  /// Without a slash it is searched for in the caller's PATH. A relative path with a slash is seen from the caller's
+  /// working directory, also if cwd is set.
+  std::filesystem::path program{};
+  std::vector<std::string> args{};                          ///< without the program's name
+  std::map<std::string, std::optional<std::string>> env{};  ///< set these; nullopt removes one
+  bool inherit_env = true;      ///< start from the caller's environment, not from an empty one
+  std::filesystem::path cwd{};  ///< working directory; empty: the caller's
+  Stdio in = Stdio::null(), out = Stdio::inherit(), err = Stdio::inherit();
+
+  /// This very program again: the same file, even if another version has been installed over it. Needs /proc.
+  static Command self() { return self(std::vector<std::string>()); }
+  static Command self(std::vector<std::string> args) {
+    Command command;
+    command.program = detail::own_program;
+    command.args = std::move(args);
+    return command;
+  }
+};
+
+}  // namespace drover::inline v1

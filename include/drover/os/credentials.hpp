@@ -1,0 +1,92 @@
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <drover/os/fd.hpp>
+
+/// Who sent the bytes on a Unix socket. SO_PEERCRED names the maker of a socket pair at both of its ends; what the
+/// kernel attaches to a message names its sender. See SCM_CREDENTIALS in unix(7).
+namespace drover::inline v1::detail {
+
+/// From now on messages received on this end carry their sender. Call it before the other end can send.
+inline void enable_credentials(int fd) {
+  const int on = 1;
+  if (::setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0)
+    throw_errno("cannot ask for the sender of messages on a socket");
+}
+
+/// Sends what fits and returns its size. Throws std::system_error, with EAGAIN if nothing fits now. Never raises
+/// SIGPIPE.
+inline std::size_t send_with_credentials(int fd, std::span<const std::byte> bytes) {
+  ucred own{};
+  own.pid = ::getpid();
+  own.uid = ::getuid();
+  own.gid = ::getgid();
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof own)] = {};
+  iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_CREDENTIALS;
+  header->cmsg_len = CMSG_LEN(sizeof own);
+  std::memcpy(CMSG_DATA(header), &own, sizeof own);
+  for (;;) {
+    const ssize_t sent = ::sendmsg(fd, &message, MSG_NOSIGNAL);
+    if (sent >= 0) return static_cast<std::size_t>(sent);
+    if (errno != EINTR) throw_errno("cannot send with credentials");
+  }
+}
+
+struct ReceivedFrom {
+  std::size_t bytes{};          ///< 0: the other end is closed
+  std::optional<pid_t> sender;  ///< as seen in our pid namespace; empty if credentials were not enabled in time
+};
+
+/// Receives what is there. Throws std::system_error, with EAGAIN if there is nothing yet. Descriptors that a hostile
+/// peer may have attached are closed.
+inline ReceivedFrom receive_with_credentials(int fd, std::span<std::byte> buffer) {
+  // Room for the most that one message may carry (SCM_MAX_FD), so that none of them is left open.
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
+  iovec part{buffer.data(), buffer.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  ssize_t got = 0;
+  do {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    got = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) throw_errno("cannot receive with credentials");
+  ReceivedFrom result{static_cast<std::size_t>(got), std::nullopt};
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET) continue;
+    if (header->cmsg_type == SCM_CREDENTIALS) {
+      ucred from{};
+      std::memcpy(&from, CMSG_DATA(header), sizeof from);
+      result.sender = from.pid;
+    } else if (header->cmsg_type == SCM_RIGHTS) {
+      for (std::size_t at = 0; at + sizeof(int) <= header->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+        int received = -1;
+        std::memcpy(&received, CMSG_DATA(header) + at, sizeof received);
+        ::close(received);
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace drover::inline v1::detail

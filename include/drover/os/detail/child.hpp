@@ -1,0 +1,349 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <sys/epoll.h>
+#include <sys/types.h>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/async_event.hpp>
+#include <drover/os/command.hpp>
+#include <drover/os/detail/group.hpp>
+#include <drover/os/detail/ladder.hpp>
+#include <drover/os/detail/pidfd.hpp>
+#include <drover/os/detail/reaper.hpp>
+#include <drover/os/detail/spawn.hpp>
+#include <drover/os/exit_status.hpp>
+#include <drover/os/reap.hpp>
+#include <drover/os/signals.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1::detail {
+
+struct ChildEvent {
+  enum class Kind { terminate_sent, kill_sent, ended };
+  Kind kind{};
+  Clock::time_point at{};
+};
+
+/// What a command does not say.
+struct SpawnExtras {
+  std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
+  Variables env{};                 ///< set last
+  /// Called in order, on any thread, under the child's lock: must not block, throw or call back.
+  std::function<void(const ChildEvent&)> observer{};
+  Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
+};
+
+/// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
+///
+/// Whoever sees the process's end first, the reaper's thread or one that calls in, takes it away, under this lock. Lock
+/// order: this one, the reaper's or a line reader's, a home's. Events are set without any.
+class Child final : public Watched, public std::enable_shared_from_this<Child> {
+  struct Private {};
+
+ public:
+  /// Throws std::system_error or std::invalid_argument; then there is no process, and nothing is left open.
+  static std::shared_ptr<Child> spawn(const Command& command, SpawnExtras extras = {});
+
+  Child(Private, Reaper& reaper, const Launch& launch, SpawnExtras& extras)
+      : reaper_(reaper),
+        observer_(std::move(extras.observer)),
+        term_grace_(extras.term_grace),
+        readers_{launch.reader(1), launch.reader(2)} {}
+
+  pid_t pid() const noexcept { return handle_.pid(); }
+  bool running() const noexcept { return !exit_status(); }
+
+  /// Set once it has been reaped.
+  std::optional<ExitStatus> exit_status() const noexcept {
+    if (!reaped_.load(std::memory_order_acquire)) return std::nullopt;
+    return status_;
+  }
+
+  /// No-op once it has ended. Throws std::system_error if the signal is refused or there is no such signal.
+  void signal(int signo);
+
+  /// Begins at once, joins an earlier one and may only shorten it. What is due is sent from this thread.
+  void reap(const ReapPlan& plan);
+
+  /// The owner is gone: reap with patience 0; after the end of the program kill.
+  void abandon() noexcept;
+
+  /// Set once it has been reaped, and what was left of its group is gone or has been waited for in vain.
+  const std::shared_ptr<AsyncEvent>& ended() const noexcept { return ended_; }
+  /// Set with ended(), or when SIGKILL is refused: a reap has nothing more to do.
+  const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
+
+  ReapReport report() const;
+  /// Why SIGKILL was refused, if it was.
+  std::error_code refused() const;
+
+  /// Has it lines that its end may have to wait for?
+  bool has_lines() const noexcept { return readers_[0] || readers_[1]; }
+
+  /// In a forked copy of the program: nothing here is ours.
+  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+  enum class Phase { running, group, over };  // group: reaped; its group has been killed but is not yet gone
+  static constexpr unsigned end_channel = 0;
+  static constexpr int most_group_looks = 10;  // 1 + 2 + 4 + ... ms: a second in all
+
+  void start(Launch& launch);
+  void watch_end();
+  void drive(Lock lock) noexcept;
+  bool look(Clock::time_point now) noexcept;
+  void climb(Clock::time_point now) noexcept;
+  void send(Rung rung) noexcept;
+  void look_at_group(Clock::time_point now) noexcept;
+  void close_readers(bool rest) noexcept;
+  void tell(ChildEvent::Kind kind) noexcept {
+    if (observer_) observer_({kind, Clock::now()});
+  }
+
+  inline void on_event(unsigned channel) noexcept override;
+  void on_time() noexcept override { drive(Lock(mutex_)); }
+  inline Clock::time_point at_exit() noexcept override;
+
+  Reaper& reaper_;
+  const unsigned epoch_ = Reaper::epoch();
+  std::uint64_t id_ = 0;
+  const std::function<void(const ChildEvent&)> observer_;
+  const Duration term_grace_;
+  const std::shared_ptr<AsyncEvent> ended_ = std::make_shared<AsyncEvent>();
+  const std::shared_ptr<AsyncEvent> settled_ = std::make_shared<AsyncEvent>();
+  const std::array<std::shared_ptr<LineReader>, 2> readers_;  // of stdout and stderr
+
+  mutable std::mutex mutex_;
+  ChildHandle handle_;
+  Phase phase_ = Phase::running;
+  Ladder ladder_;
+  std::optional<Clock::time_point> reap_began_;
+  Clock::time_point ended_at_{};
+  bool end_announced_ = false;  // the kernel said that it has ended
+  Deadline look_again_;
+  int group_looks_ = 0;
+  std::error_code refused_;
+  bool told_ = false;
+  ExitStatus status_;
+  std::atomic<bool> reaped_{false};  // status_ is final
+};
+
+inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras extras) {
+  Reaper& reaper = Reaper::get();
+  Launch launch(command, extras.descriptors, extras.env);
+  const auto child = std::make_shared<Child>(Private{}, reaper, launch, extras);
+  child->id_ = reaper.add(child);
+  try {
+    child->start(launch);
+  } catch (...) {
+    child->close_readers(false);
+    reaper.remove(child->id_);
+    throw;
+  }
+  return child;
+}
+
+// Under the lock all the time: the program may end, and ask for this child to be ended, at any moment.
+inline void Child::start(Launch& launch) {
+  const Lock held(mutex_);
+  try {
+    for (unsigned i = 0; i < 2; ++i) {
+      if (!readers_[i]) continue;
+      if (const int error = reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN))
+        throw_errno("cannot watch a process's output", error);
+    }
+    handle_.adopt(launch.run());
+    watch_end();
+  } catch (...) {
+    phase_ = Phase::over;
+    throw;
+  }
+}
+
+inline void Child::watch_end() {
+  // Once, lest a forked copy of the program that holds the pidfd open keeps it reporting for ever.
+  if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
+  handle_.close();
+  // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
+  try {
+    const BlockAllSignals blocked;
+    std::thread([self = shared_from_this()] {
+      ChildHandle::await_end(self->pid());
+      self->on_event(end_channel);
+    }).detach();
+  } catch (...) {
+    handle_.send_group(SIGKILL);
+    ChildHandle::await_end(pid());
+    handle_.collect();
+    throw;
+  }
+}
+
+inline void Child::signal(int signo) {
+  if (foreign()) return;
+  const Lock held(mutex_);
+  if (phase_ != Phase::running) return;
+  const int error = handle_.send(signo);
+  if (error != 0 && error != ESRCH)
+    throw_errno("cannot send " + signal_name(signo) + " to process " + std::to_string(pid()), error);
+}
+
+inline void Child::reap(const ReapPlan& plan) {
+  if (foreign()) return;
+  Lock held(mutex_);
+  if (phase_ != Phase::running) return;
+  const auto now = Clock::now();
+  if (!reap_began_) reap_began_ = now;
+  ladder_.join(plan, now);
+  drive(std::move(held));
+}
+
+inline void Child::abandon() noexcept {
+  if (foreign() || !running()) return;
+  const Duration none = Duration::zero();
+  reap({.patience = none, .term_grace = Reaper::ended() ? none : term_grace_});
+}
+
+inline Clock::time_point Child::at_exit() noexcept {
+  abandon();
+  const Lock held(mutex_);
+  return ladder_.last().value_or(Clock::now());
+}
+
+inline void Child::on_event(unsigned channel) noexcept {
+  if (channel == end_channel) {
+    Lock held(mutex_);
+    end_announced_ = true;
+    drive(std::move(held));
+  } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
+    reader->close([this](int fd) { reaper_.unwatch(fd); });
+  }
+}
+
+/// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
+inline void Child::drive(Lock lock) noexcept {
+  const auto now = Clock::now();
+  look_again_.reset();
+  if (phase_ == Phase::running) climb(now);
+  if (phase_ == Phase::group) look_at_group(now);
+  const bool over = phase_ == Phase::over;
+  if (!over) {
+    if (const Deadline next = earlier(ladder_.next(), look_again_)) reaper_.arm(id_, next);
+  }
+  const bool first = over && !std::exchange(told_, true);
+  if (first) {
+    ended_at_ = Clock::now();
+    tell(ChildEvent::Kind::ended);
+  }
+  const bool settled = first || refused_;
+  lock.unlock();
+  if (first) {
+    const auto self = shared_from_this();
+    reaper_.remove(id_);
+    ended_->set();
+  }
+  if (settled) settled_->set();
+}
+
+inline void Child::climb(Clock::time_point now) noexcept {
+  // Looked at once more before each step: it may have ended in time, and only we have not noticed.
+  while (!look(now)) {
+    const auto rung = ladder_.take_due(now);
+    if (!rung) {
+      // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
+      if (end_announced_) look_again_ = now + std::chrono::milliseconds(20);
+      return;
+    }
+    send(*rung);
+    if (!ladder_.next() || now < *ladder_.next()) return;
+  }
+}
+
+/// True once it has ended; it has then been taken away.
+inline bool Child::look(Clock::time_point) noexcept {
+  const ChildHandle::Look seen = handle_.look();
+  if (seen.seen == ChildHandle::Look::Seen::running) return false;
+  const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
+  if (ours) {
+    // While it is a zombie its id, and so its group's, can't be anybody else's.
+    handle_.send_group(SIGKILL);
+    handle_.collect();
+    status_ = seen.status;
+  }
+  handle_.close();
+  close_readers(true);
+  phase_ = ours ? Phase::group : Phase::over;
+  reaped_.store(true, std::memory_order_release);
+  return true;
+}
+
+inline void Child::send(Rung rung) noexcept {
+  if (rung == Rung::terminate) {
+    handle_.send(SIGTERM);
+    handle_.send(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+    tell(ChildEvent::Kind::terminate_sent);
+    return;
+  }
+  handle_.send_group(SIGKILL);
+  // By itself too: it may have left its group, and only this tells whether it is refused.
+  const int error = handle_.send(SIGKILL);
+  if (error != 0 && error != ESRCH) refused_.assign(error, std::system_category());
+  tell(ChildEvent::Kind::kill_sent);
+}
+
+/// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
+/// what is told to be over is over.
+inline void Child::look_at_group(Clock::time_point now) noexcept {
+  const auto gone = [this] {
+    if (!group_exists(pid())) return true;
+    if (adopts_orphans()) {
+      collect_group(pid());
+      if (!group_exists(pid())) return true;
+    }
+    if (group_looks_ >= most_group_looks) return true;
+    // A look around /proc only where the quick ones did not do.
+    if (group_looks_ < 2 || group_has_living(pid())) return false;
+    if (adopts_orphans()) collect_group(pid());  // those that have ended since the look above
+    return true;
+  };
+  if (gone()) {
+    phase_ = Phase::over;
+    return;
+  }
+  look_again_ = now + std::chrono::milliseconds(1 << group_looks_++);
+}
+
+inline void Child::close_readers(bool rest) noexcept {
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    if (rest) reader->read_rest();
+    reader->close([this](int fd) { reaper_.unwatch(fd); });
+  }
+}
+
+inline ReapReport Child::report() const {
+  const Lock held(mutex_);
+  ReapReport report{status_, ladder_.taken(Rung::terminate), ladder_.taken(Rung::kill), {}};
+  if (reap_began_ && told_ && ended_at_ > *reap_began_) report.elapsed = ended_at_ - *reap_began_;
+  return report;
+}
+
+inline std::error_code Child::refused() const {
+  const Lock held(mutex_);
+  return refused_;
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,162 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/execution.hpp>
+#include <asio/post.hpp>
+#include <asio/query.hpp>
+
+#include <drover/detail/home.hpp>
+
+namespace drover::inline v1::detail {
+
+inline constexpr std::size_t max_line = 64 * 1024;
+inline constexpr std::size_t max_pending_lines = 1024 * 1024;
+inline constexpr const char* own_program = "/proc/self/exe";
+
+class LineTarget;
+
+/// Where lines wait for the handler.
+class LineSource {
+ public:
+  struct Batch {
+    std::string text;  // whole lines, each ended by '\n'
+    std::size_t dropped = 0;
+    std::shared_ptr<LineTarget> last{};  // set in the last one, so that the source lets go of the handler there
+  };
+
+  /// All that waits. Called on the handler's executor.
+  virtual Batch take() = 0;
+
+ protected:
+  ~LineSource() = default;
+};
+
+/// The user's handler and executor, kept in the home of the executor's context. Any number of sources may announce
+/// lines; they are handled one after another.
+class LineHandler final : public Resident, public std::enable_shared_from_this<LineHandler> {
+ public:
+  using Function = std::function<void(std::string_view)>;
+
+  LineHandler(std::shared_ptr<Home> home, asio::any_io_executor executor, Function function)
+      : home_(std::move(home)), executor_(std::move(executor)), function_(std::move(function)) {}
+
+  void settle() {
+    const auto held = home_->lock();
+    if (!home_->down()) home_->move_in(shared_from_this());
+  }
+
+  void leave() noexcept {
+    std::shared_ptr<Resident> self;
+    const auto held = home_->lock();
+    self = home_->move_out(*this);
+  }
+
+  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards.
+  void announce(std::shared_ptr<LineSource> source) {
+    const std::lock_guard own(mutex_);
+    const auto held = home_->lock();
+    if (home_->down()) return;
+    ready_.push_back(std::move(source));
+    post_run();
+  }
+
+ private:
+  // With both locks held and the home up.
+  void post_run() {
+    if (posted_) return;
+    asio::post(executor_, [self = shared_from_this()] { self->run(); });
+    posted_ = true;
+  }
+
+  // On the executor. A source may announce again meanwhile: that posts another run, which on a context with several
+  // threads may come while this one is at work, and then leaves all to it.
+  void run() {
+    std::vector<std::shared_ptr<LineSource>> sources;
+    {
+      const std::lock_guard own(mutex_);
+      posted_ = false;
+      if (running_) return;
+      running_ = true;
+      sources.swap(ready_);
+    }
+    for (const auto& source : sources) handle(*source);
+    const std::lock_guard own(mutex_);
+    running_ = false;
+    if (ready_.empty()) return;
+    const auto held = home_->lock();
+    if (!home_->down()) post_run();
+  }
+
+  void handle(LineSource& source) noexcept try {
+    const LineSource::Batch batch = source.take();
+    if (batch.dropped != 0)
+      call("drover: " + std::to_string(batch.dropped) + " lines dropped here, their handler was too slow");
+    std::string_view rest = batch.text;
+    while (!rest.empty()) {
+      const std::size_t end = rest.find('\n');
+      call(rest.substr(0, end));
+      rest.remove_prefix(end + 1);
+    }
+  } catch (const std::bad_alloc&) {  // the lines stay where they are
+  }
+
+  void call(std::string_view line) noexcept {
+    try {
+      function_(line);
+    } catch (...) {  // documented: it harms nothing
+    }
+  }
+
+  void evict() noexcept override {
+    std::vector<std::shared_ptr<LineSource>> sources;  // they refer back to this
+    {
+      const std::lock_guard own(mutex_);
+      sources.swap(ready_);
+    }
+    executor_ = {};
+    function_ = {};
+  }
+
+  std::shared_ptr<Home> home_;
+  std::mutex mutex_;
+  asio::any_io_executor executor_;
+  Function function_;
+  std::vector<std::shared_ptr<LineSource>> ready_;
+  bool posted_ = false;
+  bool running_ = false;
+};
+
+/// What a Stdio and the readers of its processes hold: the handler lives until the last of them is gone or its context
+/// is.
+class LineTarget {
+ public:
+  LineTarget(asio::any_io_executor executor, LineHandler::Function function) {
+    if (!executor) throw std::invalid_argument("Stdio::lines needs an executor");
+    if (!function) throw std::invalid_argument("Stdio::lines needs a handler");
+    auto home = Home::of(asio::query(executor, asio::execution::context));
+    handler_ = std::make_shared<LineHandler>(std::move(home), std::move(executor), std::move(function));
+    handler_->settle();
+  }
+  ~LineTarget() { handler_->leave(); }
+  LineTarget(const LineTarget&) = delete;
+  LineTarget& operator=(const LineTarget&) = delete;
+
+  void announce(std::shared_ptr<LineSource> source) { handler_->announce(std::move(source)); }
+
+ private:
+  std::shared_ptr<LineHandler> handler_;
+};
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cerrno>
+#include <fcntl.h>
+#include <optional>
+#include <string>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+/// Descriptors: who closes them, and how drover makes its own.
+namespace drover::inline v1 {
+
+/// Owns a file descriptor and closes it; -1 is none. Move-only.
+class UniqueFd {
+ public:
+  explicit UniqueFd(int fd = -1) noexcept : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept {
+    if (this != &other) reset(other.release());
+    return *this;
+  }
+  ~UniqueFd() { reset(); }
+
+  int get() const noexcept { return fd_; }
+  explicit operator bool() const noexcept { return fd_ >= 0; }
+
+  /// Gives the descriptor away without closing it.
+  int release() noexcept { return std::exchange(fd_, -1); }
+
+  /// Closes what is owned and takes over `fd`. Leaves errno alone, so that it can run on the way out of an error.
+  void reset(int fd = -1) noexcept {
+    const int old = std::exchange(fd_, fd);
+    if (old < 0) return;
+    const int saved = errno;
+    ::close(old);  // never repeated, not even after EINTR: Linux has closed it all the same, see close(2)
+    errno = saved;
+  }
+
+ private:
+  int fd_;
+};
+
+namespace detail {
+
+[[noreturn]] inline void throw_errno(const std::string& what, int error = errno) {
+  throw std::system_error(error, std::system_category(), what);
+}
+
+/// A host may run with 0, 1 or 2 closed. What drover opens must not take their place, or it would be handed to a child
+/// (or printed to) as if it were the host's stdio.
+inline UniqueFd above_stdio(UniqueFd fd) {
+  if (fd.get() > 2 || !fd) return fd;
+  UniqueFd moved(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
+  if (!moved) throw_errno("cannot move a descriptor above the standard ones");
+  return moved;
+}
+
+inline void set_cloexec(int fd, bool on) {
+  if (::fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) != 0) throw_errno("cannot change a descriptor's close-on-exec flag");
+}
+
+inline void set_nonblocking(int fd, bool on = true) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) != 0)
+    throw_errno("cannot change a descriptor's blocking mode");
+}
+
+/// Both ends of a Unix stream socket: close-on-exec, non-blocking.
+inline std::pair<UniqueFd, UniqueFd> socket_pair() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
+    throw_errno("cannot make a socket pair");
+  UniqueFd first(ends[0]), second(ends[1]);
+  first = above_stdio(std::move(first));
+  second = above_stdio(std::move(second));
+  return {std::move(first), std::move(second)};
+}
+
+/// Both ends of a pipe, first the one to read from: close-on-exec, the reading end non-blocking.
+inline std::pair<UniqueFd, UniqueFd> pipe_pair() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
+  UniqueFd reading(ends[0]), writing(ends[1]);
+  reading = above_stdio(std::move(reading));
+  writing = above_stdio(std::move(writing));
+  set_nonblocking(reading.get());
+  return {std::move(reading), std::move(writing)};
+}
+
+/// Which open file a descriptor refers to, so that a number can be checked before it is believed.
+struct FdIdentity {
+  dev_t device{};
+  ino_t inode{};
+  bool operator==(const FdIdentity&) const = default;
+};
+
+/// Empty if the descriptor is not open.
+inline std::optional<FdIdentity> identity_of(int fd) noexcept {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return std::nullopt;
+  return FdIdentity{status.st_dev, status.st_ino};
+}
+
+}  // namespace detail
+}  // namespace drover::inline v1

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <chrono>
+
+#include <drover/os/exit_status.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1 {
+
+/// How a process is brought to its end: it may end by itself for `patience`, then gets SIGTERM (and SIGCONT, in case it
+/// is stopped), has `term_grace` to act on that, and then its whole process group gets SIGKILL.
+struct ReapPlan {
+  Timeout patience = std::chrono::seconds(10);  ///< nullopt: wait however long it takes, and never send anything
+  Duration term_grace =
+      std::chrono::seconds(5);  ///< counted from the end of patience, not from when SIGTERM got through
+};
+
+/// What became of it.
+struct ReapReport {
+  ExitStatus exit{};
+  bool terminated{};   ///< SIGTERM was sent by the reap
+  bool killed{};       ///< SIGKILL was sent by the reap
+  Duration elapsed{};  ///< from the first reap() to the end; zero if it had ended before
+};
+
+}  // namespace drover::inline v1

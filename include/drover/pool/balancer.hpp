@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+
+namespace drover::inline v1 {
+
+/// How busy a worker is, as far as choosing one goes.
+struct Load {
+  bool ready{};               ///< it takes calls
+  std::size_t in_flight{};
+  std::size_t capacity{1};    ///< calls it may have in flight
+};
+
+/// The ready worker with the fewest calls in flight that has room for another; nullopt if there is none. `start` is where
+/// the search begins, so that equals take turns when the caller moves it on.
+inline std::optional<std::size_t> least_loaded(std::span<const Load> loads, std::size_t start = 0) {
+  std::optional<std::size_t> best;
+  for (std::size_t i = 0; i < loads.size(); ++i) {
+    const std::size_t at = (start + i) % loads.size();
+    const Load& load = loads[at];
+    if (!load.ready || load.in_flight >= load.capacity) continue;
+    if (!best || load.in_flight < loads[*best].in_flight) best = at;
+    if (load.in_flight == 0) break;
+  }
+  return best;
+}
+
+}  // namespace drover::inline v1

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace drover::inline v1::detail {
+
+/// The life of a call in the parent. Whatever happens to it (an answer, a cancellation, the deadline, the end of its
+/// worker) goes through step(), so that its caller is answered exactly once and its place in the worker given back
+/// exactly once.
+enum class CallState : std::uint8_t {
+  queued,     ///< waits for a place in a worker
+  running,    ///< sent; the caller waits
+  abandoned,  ///< sent; the caller has been answered, the routine has not ended yet and keeps its place
+  ended
+};
+
+enum class CallEvent : std::uint8_t {
+  sent,          ///< it got a place in a worker
+  answered,      ///< the worker's RESULT is there
+  cancelled,     ///< the caller does not want it any more
+  expired,       ///< its deadline is over
+  worker_ended,  ///< the process it was sent to has gone
+  refused        ///< it will never be sent: a stop, or a pool that has given up
+};
+
+struct CallStep {
+  CallState next{};
+  bool answers_caller{};      ///< with what belongs to the event
+  bool leaves_queue{};
+  bool gives_place_back{};
+  bool cancels_in_worker{};   ///< sends CANCEL, and from now on `kill_after` runs
+
+  friend constexpr bool operator==(const CallStep&, const CallStep&) = default;
+};
+
+/// Pure. An event that comes too late, or makes no sense in a state, changes nothing.
+constexpr CallStep step(CallState state, CallEvent event) noexcept {
+  using enum CallState;
+  using enum CallEvent;
+  switch (state) {
+    case queued:
+      switch (event) {
+        case sent: return {.next = running, .leaves_queue = true};
+        case cancelled:
+        case expired:
+        case refused: return {.next = ended, .answers_caller = true, .leaves_queue = true};
+        case answered:
+        case worker_ended: return {.next = queued};
+      }
+      break;
+    case running:
+      switch (event) {
+        case answered:
+        case worker_ended: return {.next = ended, .answers_caller = true, .gives_place_back = true};
+        case cancelled:
+        case expired: return {.next = abandoned, .answers_caller = true, .cancels_in_worker = true};
+        case sent:
+        case refused: return {.next = running};
+      }
+      break;
+    case abandoned:
+      switch (event) {
+        case answered:
+        case worker_ended: return {.next = ended, .gives_place_back = true};
+        case sent:
+        case cancelled:
+        case expired:
+        case refused: return {.next = abandoned};
+      }
+      break;
+    case ended: break;
+  }
+  return {.next = ended};
+}
+
+}  // namespace drover::inline v1::detail

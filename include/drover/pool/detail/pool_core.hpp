@@ -1,0 +1,99 @@
+#pragma once
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/async_event.hpp>
+#include <drover/detail/courier.hpp>
+#include <drover/pool/detail/dispatcher.hpp>
+#include <drover/pool/detail/worker_core.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/pool/supervisor.hpp>
+
+namespace drover::inline v1::detail {
+
+/// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
+class PoolCore final : public Resident,
+                       public WorkerCore::Supervision,
+                       public std::enable_shared_from_this<PoolCore> {
+ public:
+  static std::shared_ptr<PoolCore> create(const asio::any_io_executor& executor, PoolOptions options);
+
+  const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
+
+  /// All workers or none.
+  static asio::awaitable<void> start(std::shared_ptr<PoolCore> pool);
+
+  /// Takes effect at once.
+  void begin_stop(Timeout grace);
+  /// No more patience.
+  void abort_stop();
+  /// Waits until every worker has been reaped; `leaves`: does a second cancellation end the wait?
+  static asio::awaitable<std::vector<StopReport>> await_stop(std::shared_ptr<PoolCore> pool, bool leaves,
+                                                             int cancellations = 0);
+
+  /// The owner is gone.
+  void abandon() noexcept;
+  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+
+  const PoolOptions& options() const noexcept { return options_; }
+  std::vector<WorkerMetadata> workers() const;
+  PoolStats stats() const;
+
+ private:
+  struct Member {
+    std::shared_ptr<WorkerCore> core;             // the one that is there now, or was last
+    std::unique_ptr<asio::steady_timer> backoff;  // while it waits to be replaced
+  };
+
+  PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events)
+      : options_(std::move(options)),
+        dispatcher_(std::move(dispatcher)),
+        events_(std::move(events)),
+        supervisor_(options_.restart) {}
+
+  std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
+
+  inline void worker_ready(WorkerCore& core) override;
+  inline void worker_ended(WorkerCore& core) override;
+  inline void evict() noexcept override;
+  void let_go(const Cause& gone) noexcept;
+
+  // With the mutex held.
+  std::shared_ptr<WorkerCore> make_worker();
+  std::vector<std::shared_ptr<WorkerCore>> cores() const;
+  void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, bool asked_for,
+               std::vector<std::shared_ptr<Call>>& dropped);
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit) const;
+
+  // Without.
+  void start_again(std::size_t at);
+
+  const unsigned epoch_ = Reaper::epoch();
+  const PoolOptions options_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  const std::shared_ptr<Courier> events_;  // null without on_event
+
+  std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
+  std::vector<Member> members_;
+  Supervisor supervisor_;
+  bool starting_ = true;
+  bool stopping_ = false;
+  std::size_t ready_at_start_ = 0;
+  std::exception_ptr start_failure_;  // the first
+  const std::shared_ptr<AsyncEvent> start_settled_ = std::make_shared<AsyncEvent>();  // all are ready, or one has failed
+  std::uint64_t crashes_ = 0;
+  std::uint64_t restarts_ = 0;
+};
+
+}  // namespace drover::inline v1::detail
+
+#include <drover/pool/detail/pool_core_impl.hpp>

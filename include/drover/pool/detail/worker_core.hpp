@@ -1,0 +1,220 @@
+#pragma once
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/async_event.hpp>
+#include <drover/detail/courier.hpp>
+#include <drover/os/detail/child.hpp>
+#include <drover/pool/detail/dispatcher.hpp>
+#include <drover/pool/detail/lane.hpp>
+#include <drover/pool/detail/stop_state.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/wire/channel.hpp>
+#include <drover/wire/protocol.hpp>
+
+namespace drover::inline v1::detail {
+
+/// One worker process, from before its start until it has been reaped: the handshake, its two sockets, the stop. Guarded
+/// by its dispatcher's mutex. The process belongs to the reaper; this only asks for things.
+class WorkerCore final : public Resident, public Lane::Owner, public std::enable_shared_from_this<WorkerCore> {
+ public:
+  /// Who supervises it.
+  class Supervision {
+   public:
+    virtual ~Supervision() = default;
+    /// With the mutex held.
+    virtual void worker_ready(WorkerCore&) = 0;
+    /// On the worker's executor, without the mutex.
+    virtual void worker_ended(WorkerCore&) = 0;
+  };
+
+  enum class Phase { fresh, starting, ready, ended };
+
+  /// `takes_calls`: connects the data socket once the worker is ready. `solo`: the dispatcher serves this worker only, so
+  /// that the worker's state is what new calls are told.
+  struct Mode {
+    bool takes_calls = true, solo = true;
+  };
+
+  static std::shared_ptr<WorkerCore> create(const asio::any_io_executor& executor, WorkerOptions options,
+                                            std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events, Mode mode);
+  ~WorkerCore();
+
+  void supervise(std::weak_ptr<Supervision> supervision) { supervision_ = std::move(supervision); }
+
+  // ---- without the mutex, from any thread ----
+
+  /// With the mutex held: begin_start() is about to follow, and a stop before it counts already.
+  void announce_start() noexcept {
+    phase_ = Phase::starting;
+    announced_ = true;
+  }
+  /// Spawns the process and begins the handshake. Throws what start() throws at once.
+  void begin_start(Timeout timeout);
+  /// Waits for the handshake that begin_start() began; throws what start() throws, once nothing is left of the process.
+  static asio::awaitable<void> await_start(std::shared_ptr<WorkerCore> core);
+
+  void begin_stop(Timeout grace);
+  /// A bound on the stop that comes from elsewhere.
+  void cut_stop(Clock::time_point at);
+  /// No more patience.
+  void abort_stop();
+  static asio::awaitable<StopReport> await_stop(std::shared_ptr<WorkerCore> core);
+
+  void begin_reap(Timeout patience);
+  static asio::awaitable<ReapReport> await_reap(std::shared_ptr<WorkerCore> core);
+
+  static asio::awaitable<WorkerStatus> ask_status(std::shared_ptr<WorkerCore> core);
+
+  /// The owner is gone: the process is handed to the reaper, what waits is answered, the context let go.
+  void abandon() noexcept;
+
+  Phase phase() const;
+  bool alive() const;
+  pid_t pid() const;
+  std::optional<ExitStatus> exit_status() const;
+  /// Set when it is ready, and then for good.
+  const std::optional<WorkerMetadata>& metadata() const {
+    static const std::optional<WorkerMetadata> not_yet;  // what the caller looks at without the mutex must not change
+    const auto held = lock();
+    return metadata_ ? metadata_ : not_yet;
+  }
+  StopReport stop_report() const;
+  std::exception_ptr start_failure() const;
+  const WorkerOptions& options() const noexcept { return options_; }
+  bool stop_begun() const;
+  /// It ended because CallOptions::kill_after was over.
+  bool killed_for_a_call() const;
+  /// In a forked copy of the program: nothing here is ours.
+  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+
+  /// Waits until nothing is left of the process. The first cancellation calls abort_stop() and waits on, the second
+  /// ends the wait; afterwards a cancelled wait throws operation_aborted. `cancellations`: that have come before.
+  static asio::awaitable<void> await_end(std::shared_ptr<WorkerCore> core, int cancellations = 0);
+  /// The same for several; `leaves`: does the second cancellation end the wait?
+  static asio::awaitable<void> await_ends(std::vector<std::shared_ptr<WorkerCore>> cores, bool leaves,
+                                          int cancellations = 0);
+
+ private:
+  struct Io {  // refers to the context
+    explicit Io(const asio::any_io_executor& ex);
+    ~Io();
+    asio::any_io_executor executor;
+    asio::any_io_executor work;  // the context does not run out of work while the process lives
+    asio::posix::stream_descriptor control, data;
+    asio::steady_timer start_timer;
+  };
+
+  struct StatusRequest {
+    std::shared_ptr<AsyncEvent> answered = std::make_shared<AsyncEvent>();
+    std::optional<WorkerStatus> status;
+    std::exception_ptr failure;
+  };
+
+  WorkerCore(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events,
+             std::shared_ptr<Courier> to_executor, Mode mode)
+      : options_(std::move(options)),
+        mode_(mode),
+        dispatcher_(std::move(dispatcher)),
+        events_(std::move(events)),
+        to_executor_(std::move(to_executor)),
+        lane_(*this, options_.max_in_flight),
+        stop_({.stop_margin = options_.stop_margin, .shutdown_grace = options_.shutdown_grace}) {}
+
+  // Lane::Owner
+  inline void send_cancel(std::uint64_t call) override;
+  inline void kill_worker() override;
+  inline void await_writable() override;
+  inline void read_results() override;
+  std::shared_ptr<Lane::Owner> share() override { return {shared_from_this(), this}; }
+
+  inline void evict() noexcept override;
+
+  std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
+
+  // With the mutex held.
+  void connect(UniqueFd control, UniqueFd data, Timeout timeout);
+  void watch_control();
+  void watch_data();
+  void data_closed();
+  void queue_control(const FrameHeader& header, std::span<const std::byte> body = {});
+  void flush_control();
+  void take_control_frames();
+  Channel::Received receive_control();
+  void control_frame(const Frame& frame);
+  void control_closed();
+  void hello(const Frame& frame);
+  void fail_start(std::exception_ptr failure);
+  void protocol_failure(std::exception_ptr failure);
+  void send_stop();
+  void reap_within(Timeout patience);
+  void emit(Event event) const;
+  void emit(Event::Kind kind) const;
+  void stopping_now(std::vector<std::shared_ptr<Call>>& dropped);
+  void release_io() noexcept;
+  void fail_status_requests(const Cause& cause);
+  Cause end_cause() const;
+
+
+  // Without.
+  void on_control_readable();
+  void on_start_timeout();
+  void on_child_event(const ChildEvent& event);
+  void on_ended();
+  void drop(const Cause& gone) noexcept;
+  bool read_data(int times);
+  Cause dispatcher_refusal() const;
+
+  const unsigned epoch_ = Reaper::epoch();
+  const WorkerOptions options_;
+  const Mode mode_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  const std::shared_ptr<Courier> events_;       // null without on_event
+  const std::shared_ptr<Courier> to_executor_;  // for the reaper's thread
+  std::weak_ptr<Supervision> supervision_;
+
+  Phase phase_ = Phase::fresh;
+  bool announced_ = false;      // starting, but begin_start() has not come yet
+  std::unique_ptr<Io> io_;      // while the process lives and the context does
+  asio::any_io_executor executor_before_start_;  // moved into io_ at the start
+  bool evicted_ = false;
+  std::shared_ptr<Child> child_;
+  std::optional<Channel> control_;
+  UniqueFd data_socket_;        // until the worker is ready
+  Lane lane_;
+  bool control_blocked_ = false;
+  bool control_closed_ = false;
+  bool start_bounded_ = false;
+  bool reading_ = false;        // someone is at the data socket
+  bool end_waits_ = false;      // on_ended() came meanwhile
+  bool watching_ = false;       // the data socket
+  std::optional<WorkerMetadata> metadata_;
+  StopState stop_;
+  bool expected_end_ = false;
+  bool killed_for_a_call_ = false;
+  bool died_unasked_ = false;   // when the stop began it had ended already
+  StopReport report_;           // counts, as far as they are known
+  std::exception_ptr start_failure_;
+  std::exception_ptr protocol_failure_;
+  std::map<std::uint64_t, std::shared_ptr<StatusRequest>> status_requests_;
+  std::uint64_t last_status_request_ = 0;
+  const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();   // ready, or failed and gone
+  const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();  // gone, and all is answered
+};
+
+}  // namespace drover::inline v1::detail
+
+#include <drover/pool/detail/worker_start_impl.hpp>
+#include <drover/pool/detail/worker_io_impl.hpp>
+#include <drover/pool/detail/worker_stop_impl.hpp>

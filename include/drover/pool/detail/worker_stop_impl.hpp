@@ -1,0 +1,306 @@
+#pragma once
+
+#include <asio/post.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/pool/detail/worker_core.hpp>
+
+namespace drover::inline v1::detail {
+
+inline void WorkerCore::begin_stop(Timeout grace) {
+  require_not_negative(grace, "the grace of stop()");
+  std::vector<std::shared_ptr<Call>> waiting;
+  {
+    const auto held = lock();
+    if (phase_ == Phase::fresh) return;
+    const auto now = Clock::now();
+    if (phase_ == Phase::ended) {
+      if (child_ && !stop_.begun()) {  // it went before it was asked to
+        stop_.ask(now, grace);
+        report_.rpc = make_error_code(Errc::worker_exited);
+        report_.terminated = report_.killed = false;
+      }
+      return;
+    }
+    const bool first = !stop_.begun();
+    const bool shorter = stop_.ask(now, grace);
+    if (first) {
+      died_unasked_ = child_ && !child_->running();  // on_ended() is about to tell so
+      stopping_now(waiting);
+    }
+    if (phase_ == Phase::starting) {
+      reap_within(Duration::zero());
+    } else if (shorter) {
+      send_stop();
+      reap_within(stop_.end_by() ? Timeout(*stop_.end_by() - now) : Timeout{});
+    }
+  }
+  Dispatcher::fail(std::move(waiting), dispatcher_refusal());
+}
+
+inline void WorkerCore::stopping_now(std::vector<std::shared_ptr<Call>>& dropped) {
+  lane_.close();
+  if (!died_unasked_) emit(Event::Kind::stopping);
+  if (!mode_.solo) return;
+  dispatcher_->refuse([what = "worker '" + options_.name + "' is being stopped"] {
+    return std::make_exception_ptr(Error(Errc::stopping, what));
+  });
+  dropped = dispatcher_->drop_queue();
+}
+
+inline void WorkerCore::send_stop() {
+  const auto nanoseconds = [](Deadline at) {
+    return at ? std::chrono::duration_cast<std::chrono::nanoseconds>(at->time_since_epoch()).count() : never;
+  };
+  StopBody body;
+  body.drain_until = nanoseconds(stop_.drain_until());
+  // One whose stop was cut short still has the time between SIGTERM and SIGKILL, for its calls to clean up.
+  const Deadline end_by = stop_.end_by();
+  body.end_by = nanoseconds(end_by && stop_.cut_off() ? deadline_after(*end_by, options_.term_grace) : end_by);
+  FrameHeader header;
+  header.type = FrameType::stop;
+  header.id = lane_.last_id();
+  queue_control(header, encode_body(body));
+}
+
+inline void WorkerCore::reap_within(Timeout patience) {
+  if (!child_) return;  // being spawned; begin_start() looks again
+  if (patience && *patience < Duration::zero()) patience = Duration::zero();
+  child_->reap({.patience = patience, .term_grace = options_.term_grace});
+}
+
+inline void WorkerCore::cut_stop(Clock::time_point at) {
+  const auto held = lock();
+  if (!stop_.begun() || phase_ == Phase::ended || !stop_.cut(at)) return;
+  if (phase_ == Phase::ready) send_stop();
+  reap_within(at - Clock::now());
+}
+
+inline void WorkerCore::abort_stop() {
+  std::vector<std::shared_ptr<Call>> waiting;
+  {
+    const auto held = lock();
+    if (phase_ != Phase::starting && phase_ != Phase::ready) return;
+    const auto now = Clock::now();
+    if (!stop_.begun()) {
+      stop_.ask(now, Duration::zero());
+      stopping_now(waiting);
+    }
+    stop_.abort(now);
+    if (phase_ == Phase::ready) send_stop();
+    reap_within(Duration::zero());
+  }
+  Dispatcher::fail(std::move(waiting), dispatcher_refusal());
+}
+
+inline void WorkerCore::begin_reap(Timeout patience) {
+  require_not_negative(patience, "the patience of reap()");
+  std::vector<std::shared_ptr<Call>> waiting;
+  {
+    const auto held = lock();
+    if (phase_ != Phase::starting && phase_ != Phase::ready) return;
+    if (!stop_.begun()) {
+      stop_.ask(Clock::now(), std::nullopt);
+      stopping_now(waiting);
+    }
+    reap_within(phase_ == Phase::starting ? Timeout(Duration::zero()) : patience);
+  }
+  Dispatcher::fail(std::move(waiting), dispatcher_refusal());
+}
+
+inline Cause WorkerCore::dispatcher_refusal() const {
+  const auto held = lock();
+  return dispatcher_->refusal();
+}
+
+inline asio::awaitable<void> WorkerCore::await_end(std::shared_ptr<WorkerCore> core, int cancellations) {
+  std::vector<std::shared_ptr<WorkerCore>> cores{std::move(core)};
+  return await_ends(std::move(cores), true, cancellations);
+}
+
+inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<WorkerCore>> cores, bool leaves,
+                                                    int cancellations) {
+  const bool throws = co_await asio::this_coro::throw_if_cancelled();
+  co_await asio::this_coro::throw_if_cancelled(false);
+  const asio::cancellation_state before = co_await asio::this_coro::cancellation_state;
+  const bool cancelled_before = before.cancelled() != asio::cancellation_type::none;
+  std::error_code refused;
+  bool told = false;  // somebody listens to events
+  for (const auto& core : cores) told = told || core->events_;
+  for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1);) {
+    const std::shared_ptr<WorkerCore> core = cores[at];
+    std::shared_ptr<Child> child;
+    {
+      const auto held = core->lock();
+      child = core->child_;
+      if (core->phase_ == Phase::fresh) core->finished_->set();
+    }
+    bool cancelled = false;
+    try {
+      // The process first: its end is known even if the worker's own context is gone.
+      if (child) co_await AsyncEvent::wait(child->settled());
+      if (child && child->refused())
+        refused = child->refused();
+      else
+        co_await AsyncEvent::wait(core->finished_);
+      ++at;
+    } catch (const std::system_error&) {
+      cancelled = true;
+    }
+    if (!cancelled_before && cancellations == 0) {  // it may have come as a wait was over already
+      const asio::cancellation_state now = co_await asio::this_coro::cancellation_state;
+      cancelled = now.cancelled() != asio::cancellation_type::none;
+    }
+    if (cancelled && ++cancellations == 1)
+      for (const auto& each : cores) each->abort_stop();
+  }
+  if (told && cancellations == 0) {  // events of the end are on their way already: they come first
+    const asio::any_io_executor here = co_await asio::this_coro::executor;
+    co_await asio::post(here, asio::use_awaitable);
+  }
+  co_await asio::this_coro::throw_if_cancelled(throws);
+  if (cancellations != 0) throw std::system_error(std::error_code(asio::error::operation_aborted));
+  if (refused) throw std::system_error(refused, "a worker can't be killed; the reaper waits for its end");
+}
+
+inline asio::awaitable<StopReport> WorkerCore::await_stop(std::shared_ptr<WorkerCore> core) {
+  if (core->phase() == Phase::fresh) co_return StopReport{};
+  co_await await_end(core);
+  co_return core->stop_report();
+}
+
+inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<WorkerCore> core) {
+  if (core->phase() == Phase::fresh) co_return ReapReport{};
+  co_await await_end(core);
+  std::shared_ptr<Child> child;
+  {
+    const auto held = core->lock();
+    child = core->child_;
+  }
+  if (!child) co_return ReapReport{};
+  co_return child->report();
+}
+
+inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<WorkerCore> core) {
+  std::shared_ptr<StatusRequest> request;
+  std::exception_ptr failure;
+  {
+    const auto held = core->lock();
+    if (core->phase_ == Phase::ready && core->control_ && !core->control_closed_) {
+      request = std::make_shared<StatusRequest>();
+      const std::uint64_t id = ++core->last_status_request_;
+      core->status_requests_.emplace(id, request);
+      FrameHeader header;
+      header.type = FrameType::status;
+      header.id = id;
+      core->queue_control(header);
+    } else if (core->phase_ == Phase::ended && core->child_) {
+      failure = core->end_cause()();
+    } else {
+      failure =
+          std::make_exception_ptr(Error(Errc::not_running, "worker '" + core->options_.name + "' is not running"));
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+  co_await AsyncEvent::wait(request->answered);
+  if (request->failure) std::rethrow_exception(request->failure);
+  co_return *request->status;
+}
+
+inline void WorkerCore::abandon() noexcept {
+  {
+    const auto held = lock();
+    if (!child_ && phase_ == Phase::starting) stop_.ask(Clock::now(), Duration::zero());
+  }
+  drop(aborted);
+  to_executor_->close();
+  std::shared_ptr<Resident> self;
+  const auto& home = dispatcher_->home();
+  const auto at_home = home->lock();
+  self = home->move_out(*this);
+}
+
+inline void WorkerCore::send_cancel(std::uint64_t call) {
+  FrameHeader header;
+  header.type = FrameType::cancel;
+  header.id = call;
+  queue_control(header);
+}
+
+inline void WorkerCore::kill_worker() {
+  if (child_) child_->signal(SIGKILL);
+  expected_end_ = killed_for_a_call_ = true;
+  emit(Event::Kind::kill_sent);
+}
+
+inline void WorkerCore::emit(Event::Kind kind) const {
+  Event event;
+  event.kind = kind;
+  event.at = Clock::now();
+  emit(std::move(event));
+}
+
+inline void WorkerCore::emit(Event event) const {
+  if (!events_) return;
+  event.worker = options_.name;
+  if (child_) event.pid = child_->pid();
+  if (event.at == Clock::time_point{}) event.at = Clock::now();
+  events_->post([handler = options_.on_event, event = std::move(event)] {
+    try {
+      handler(event);
+    } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
+    }
+  });
+}
+
+inline WorkerCore::Phase WorkerCore::phase() const {
+  const auto held = lock();
+  return phase_;
+}
+
+inline bool WorkerCore::alive() const {
+  const auto held = lock();
+  return child_ && child_->running();
+}
+
+inline pid_t WorkerCore::pid() const {
+  const auto held = lock();
+  return child_ ? child_->pid() : 0;
+}
+
+inline std::optional<ExitStatus> WorkerCore::exit_status() const {
+  const auto held = lock();
+  return child_ ? child_->exit_status() : std::nullopt;
+}
+
+inline StopReport WorkerCore::stop_report() const {
+  const auto held = lock();
+  StopReport report = report_;
+  if (phase_ != Phase::ended && child_ && child_->exit_status()) {  // the worker's context went first
+    const ReapReport reaped = child_->report();
+    report.exit = reaped.exit;
+    report.terminated = reaped.terminated;
+    report.killed = reaped.killed;
+    report.rpc = make_error_code(Errc::connection_lost);
+    report.elapsed = reaped.elapsed;
+  }
+  return report;
+}
+
+inline std::exception_ptr WorkerCore::start_failure() const {
+  const auto held = lock();
+  return start_failure_;
+}
+
+inline bool WorkerCore::stop_begun() const {
+  const auto held = lock();
+  return stop_.begun();
+}
+
+inline bool WorkerCore::killed_for_a_call() const {
+  const auto held = lock();
+  return killed_for_a_call_;
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+
+#include <drover/pool/detail/begin_call.hpp>
+#include <drover/pool/detail/worker_handle.hpp>
+#include <drover/pool/options.hpp>
+
+namespace drover::inline v1 {
+
+/// One worker process that runs routines for this program.
+///
+///     asio::any_io_executor executor = co_await asio::this_coro::executor;
+///     drover::LocalWorker worker(executor);
+///     co_await worker.start();
+///     int nine = co_await worker.call<int>("square", 3);
+///     co_await worker.stop();
+///
+/// Any member may be called from any thread; a coroutine that awaits is resumed on its own executor, `on_event` is
+/// called on the worker's. The object and its io_context may be destroyed in any order and at any time: the process
+/// then gets SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with operation_aborted (the worker
+/// went) or Errc::connection_lost (its io_context went). Move-only; a moved-from or default-constructed one is empty
+/// and answers Errc::not_running.
+class [[nodiscard]] LocalWorker {
+ public:
+  LocalWorker() = default;
+
+  /// Inert: nothing is checked or spawned before start().
+  explicit LocalWorker(asio::any_io_executor executor) : LocalWorker(std::move(executor), WorkerOptions()) {}
+  LocalWorker(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), true) {}
+
+  /// Starts the process and waits until it serves, for at most 30 s.
+  ///
+  /// Errors, after each of which no process is left: Errc::start_timeout; Errc::start_failed with the exit status if it
+  /// ended first; std::system_error with the errno if the program can't be executed; Errc::version_mismatch;
+  /// Errc::protocol_error if it is no drover worker; std::invalid_argument for options out of range; std::logic_error
+  /// if it was started before, or in a worker that has not reached serve(). Cancelled once it ends the process and then
+  /// throws operation_aborted, cancelled twice it does not wait for that.
+  [[nodiscard]] asio::awaitable<void> start();
+  /// The time-out must be positive; nullopt is no bound.
+  [[nodiscard]] asio::awaitable<void> start(Timeout timeout);
+
+  /// Asks the worker to stop, waits until it has been reaped and tells how it went. Takes effect when called; the
+  /// awaitable only waits. Calls in flight may finish for WorkerOptions::shutdown_grace and are cancelled then; new
+  /// ones, and those that have not been sent, end with Errc::stopping.
+  ///
+  /// The process has gone grace + stop_margin + term_grace after the call at the latest, and the kernel's time. A
+  /// worker's failures are told in the report, not thrown. There is one stop for a worker: a second stop() joins it,
+  /// may only shorten it, and gets the same report. Never started: an empty report. Cancelled once, the process gets
+  /// SIGTERM (and SIGKILL after term_grace), stop() waits for that and throws operation_aborted; cancelled twice it
+  /// ends at once and the reaper goes on alone.
+  [[nodiscard]] asio::awaitable<StopReport> stop();
+  /// 0 cancels calls in flight at once, nullopt lets them finish however long they take.
+  [[nodiscard]] asio::awaitable<StopReport> stop(Timeout grace);
+
+  /// Runs a routine in the worker. Arguments are encoded and the call is sent (or queued, in order) before call()
+  /// returns; the awaitable only waits, and cancels the call if it is destroyed unawaited. At most once.
+  ///
+  /// Errors: RemoteError if the routine threw; Errc::unknown_routine, bad_arguments, message_too_large (the worker is
+  /// unharmed); Errc::worker_exited with the status if the worker ended, even with status 0; Errc::stopping;
+  /// Errc::not_running; Errc::deadline_exceeded; Errc::no_such_worker if it lacks a tag; Errc::protocol_error.
+  /// Cancelling ends it with operation_aborted at once and cancels the routine; the place it has in the worker is free
+  /// when the routine has ended, or CallOptions::kill_after has killed the worker.
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
+    return detail::begin_call<R>(handle_.dispatcher(), CallOptions{}, routine, std::as_const(arguments)...);
+  }
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
+    return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::as_const(arguments)...);
+  }
+
+  /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited.
+  [[nodiscard]] asio::awaitable<WorkerStatus> status();
+
+  /// 0 before it is started.
+  pid_t pid() const;
+  /// The process exists and has not been reaped.
+  bool alive() const;
+  /// Throws Errc::not_running before start() has succeeded; the reference stays valid as long as the worker.
+  const WorkerMetadata& metadata() const;
+
+ private:
+  detail::WorkerHandle handle_;
+};
+
+inline asio::awaitable<void> LocalWorker::start() { return start(std::chrono::seconds(30)); }
+inline asio::awaitable<void> LocalWorker::start(Timeout timeout) {
+  return detail::start_and_wait(handle_.core(), timeout);
+}
+
+inline asio::awaitable<StopReport> LocalWorker::stop() {
+  return stop(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
+}
+inline asio::awaitable<StopReport> LocalWorker::stop(Timeout grace) {
+  if (!handle_) return detail::failed<StopReport>(detail::empty_handle());
+  handle_.core()->begin_stop(grace);
+  return detail::WorkerCore::await_stop(handle_.core());
+}
+
+inline asio::awaitable<WorkerStatus> LocalWorker::status() {
+  if (!handle_) return detail::failed<WorkerStatus>(detail::empty_handle());
+  return detail::WorkerCore::ask_status(handle_.core());
+}
+
+inline pid_t LocalWorker::pid() const { return handle_ ? handle_.core()->pid() : 0; }
+inline bool LocalWorker::alive() const { return handle_ && handle_.core()->alive(); }
+inline const WorkerMetadata& LocalWorker::metadata() const {
+  if (!handle_) std::rethrow_exception(detail::empty_handle());
+  const auto& metadata = handle_.core()->metadata();
+  if (!metadata) throw Error(Errc::not_running, "worker '" + handle_.core()->options().name + "' has not been started");
+  return *metadata;
+}
+
+}  // namespace drover::inline v1

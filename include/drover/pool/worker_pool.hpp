@@ -1,0 +1,158 @@
+#pragma once
+
+#include <asio/awaitable.hpp>
+#include <asio/this_coro.hpp>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <drover/pool/detail/begin_call.hpp>
+#include <drover/pool/detail/pool_core.hpp>
+#include <drover/pool/options.hpp>
+
+namespace drover::inline v1 {
+
+/// A fixed number of workers that share calls among them; those that end unasked are replaced.
+///
+///     drover::PoolOptions options{.size = 4};
+///     drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+///     int nine = co_await pool.call<int>("square", 3);
+///     co_await pool.stop();
+///
+/// with_pool() does the last line whatever happens in between. Any member may be called from any thread; a coroutine that
+/// awaits is resumed on its own executor. The pool and its io_context may be destroyed in any order and at any time: the
+/// processes then get SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with operation_aborted or
+/// Errc::connection_lost. Move-only; a moved-from or default-constructed one is empty and answers Errc::not_running.
+class [[nodiscard]] WorkerPool {
+ public:
+  WorkerPool() = default;
+  WorkerPool(WorkerPool&&) noexcept = default;
+  WorkerPool& operator=(WorkerPool&& other) noexcept {
+    if (this == &other) return *this;
+    let_go();
+    core_ = std::move(other.core_);
+    return *this;
+  }
+  ~WorkerPool() { let_go(); }
+
+  /// Starts PoolOptions::size workers at the same time, on the awaiting coroutine's executor: all or none. If one fails
+  /// to start, the others are ended and its error is thrown, which is one of LocalWorker::start()'s. Cancelled once it
+  /// ends them all and then throws operation_aborted, cancelled twice it does not wait for that.
+  [[nodiscard]] static asio::awaitable<WorkerPool> start();
+  [[nodiscard]] static asio::awaitable<WorkerPool> start(PoolOptions options);
+
+  /// Runs a routine in the worker that has the fewest calls in flight; if all are full the call waits its turn. Otherwise
+  /// as LocalWorker::call(), with Errc::overloaded if PoolOptions::max_queued calls wait already, and Errc::pool_failed
+  /// if the pool has given up replacing workers.
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
+    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::as_const(arguments)...);
+  }
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
+    return detail::begin_call<R>(dispatcher(), options, routine, std::as_const(arguments)...);
+  }
+
+  /// Stops all workers at the same time under one budget, waits until they have been reaped and tells how each went, see
+  /// LocalWorker::stop(). Takes effect when called; the awaitable only waits. A later one joins it. Cancelled once, the
+  /// workers get SIGTERM (and SIGKILL after term_grace), it waits for that and throws operation_aborted; cancelled twice
+  /// it ends at once and the reaper goes on alone.
+  [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
+
+  /// Those that are ready.
+  std::vector<WorkerMetadata> workers() const { return core_ ? core_->workers() : std::vector<WorkerMetadata>{}; }
+  PoolStats stats() const { return core_ ? core_->stats() : PoolStats{}; }
+
+ private:
+  template <class Body>
+  friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
+
+  std::shared_ptr<detail::Dispatcher> dispatcher() const noexcept { return core_ ? core_->dispatcher() : nullptr; }
+  void let_go() noexcept {
+    if (core_ && !core_->foreign()) core_->abandon();  // in a forked copy of the program the workers are not ours
+    core_.reset();
+  }
+
+  std::shared_ptr<detail::PoolCore> core_;
+};
+
+inline asio::awaitable<WorkerPool> WorkerPool::start() {
+  PoolOptions options;
+  return start(std::move(options));
+}
+
+inline asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
+  WorkerPool pool;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  pool.core_ = detail::PoolCore::create(executor, std::move(options));
+  co_await detail::PoolCore::start(pool.core_);
+  co_return pool;
+}
+
+inline asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
+  if (!core_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
+  core_->begin_stop(core_->options().shutdown_grace);
+  return detail::PoolCore::await_stop(core_, true);
+}
+
+namespace detail {
+
+/// Ends the pool whatever happens to the coroutine that waits for it, then throws what the body has thrown. No
+/// cancellation makes it return early.
+inline asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
+  const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
+  pool->begin_stop(pool->options().shutdown_grace);
+  if (state.cancelled() != asio::cancellation_type::none) pool->abort_stop();
+  std::exception_ptr failure = body_failure;
+  try {
+    co_await PoolCore::await_stop(pool, false);
+  } catch (...) {
+    if (!failure) failure = std::current_exception();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace detail
+
+/// Starts a pool, runs `body(pool)`, stops the pool however that ends, and returns its result or throws what it threw.
+///
+///     int nine = co_await drover::with_pool({.size = 4}, [](drover::WorkerPool& pool) -> asio::awaitable<int> {
+///       co_return co_await pool.call<int>("square", 3);
+///     });
+///
+/// The body is kept alive while it runs. Cancelling reaches the body first; the pool is then stopped without patience
+/// (SIGTERM, and SIGKILL after term_grace), and further cancellations change nothing: when with_pool() returns, all
+/// workers have been reaped. On GCC 12, name the options first where with_pool() is part of a `co_await` expression.
+template <class Body>
+auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&> {
+  using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;
+  WorkerPool pool = co_await WorkerPool::start(std::move(options));
+  const std::shared_ptr<detail::PoolCore> core = pool.core_;  // whatever the body does with the pool
+  std::exception_ptr failure;
+  std::conditional_t<std::is_void_v<Result>, std::monostate, std::optional<Result>> result;
+  try {
+    if constexpr (std::is_void_v<Result>)
+      co_await body(pool);
+    else
+      result.emplace(co_await body(pool));
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  const bool throws = co_await asio::this_coro::throw_if_cancelled();
+  co_await asio::this_coro::throw_if_cancelled(false);  // or a cancelled coroutine could not await the teardown
+  std::exception_ptr outcome;
+  try {
+    co_await detail::tear_down(core, failure);
+  } catch (...) {
+    outcome = std::current_exception();
+  }
+  co_await asio::this_coro::throw_if_cancelled(throws);
+  if (outcome) std::rethrow_exception(outcome);
+  if constexpr (!std::is_void_v<Result>) co_return std::move(*result);
+}
+
+}  // namespace drover::inline v1

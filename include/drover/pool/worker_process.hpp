@@ -1,0 +1,68 @@
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+
+#include <drover/os/reap.hpp>
+#include <drover/pool/detail/worker_handle.hpp>
+#include <drover/pool/options.hpp>
+
+namespace drover::inline v1 {
+
+/// A worker process without calls: the handshake, and the reap. What LocalWorker is built on, for programs that bring
+/// their own way to talk to a worker. Threads, lifetime and emptiness as with LocalWorker.
+class [[nodiscard]] WorkerProcess {
+ public:
+  WorkerProcess() = default;
+  explicit WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
+  WorkerProcess(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), false) {}
+
+  /// Starts the process and waits until it has introduced itself, for at most 30 s. Errors and cancellation as
+  /// LocalWorker::start().
+  [[nodiscard]] asio::awaitable<WorkerMetadata> start();
+  [[nodiscard]] asio::awaitable<WorkerMetadata> start(Timeout timeout);
+
+  /// Waits for the process to end by itself for WorkerOptions::shutdown_grace, then sends SIGTERM, then after
+  /// term_grace SIGKILL to its group. Takes effect when called. A second one joins the first and may only shorten it.
+  /// Never started: an empty report. Cancelled once, patience ends and it waits on, then throws operation_aborted;
+  /// cancelled twice it ends at once and the reaper goes on alone. Throws std::system_error if the kernel refuses
+  /// SIGKILL.
+  [[nodiscard]] asio::awaitable<ReapReport> reap();
+  [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience);
+
+  /// 0 before it is started.
+  pid_t pid() const;
+  /// The process exists and has not been reaped.
+  bool alive() const;
+  /// Set once start() has succeeded, and then for good.
+  const std::optional<WorkerMetadata>& metadata() const;
+
+ private:
+  detail::WorkerHandle handle_;
+};
+
+inline asio::awaitable<WorkerMetadata> WorkerProcess::start() { return start(std::chrono::seconds(30)); }
+inline asio::awaitable<WorkerMetadata> WorkerProcess::start(Timeout timeout) {
+  return detail::start_and_introduce(handle_.core(), timeout);
+}
+
+inline asio::awaitable<ReapReport> WorkerProcess::reap() {
+  return reap(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
+}
+inline asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
+  if (!handle_) return detail::failed<ReapReport>(detail::empty_handle());
+  handle_.core()->begin_reap(patience);
+  return detail::WorkerCore::await_reap(handle_.core());
+}
+
+inline pid_t WorkerProcess::pid() const { return handle_ ? handle_.core()->pid() : 0; }
+inline bool WorkerProcess::alive() const { return handle_ && handle_.core()->alive(); }
+inline const std::optional<WorkerMetadata>& WorkerProcess::metadata() const {
+  static const std::optional<WorkerMetadata> none;
+  return handle_ ? handle_.core()->metadata() : none;
+}
+
+}  // namespace drover::inline v1

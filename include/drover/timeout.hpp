@@ -1,0 +1,47 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+/// Time in drover: steady, absolute inside, relative at the public face.
+namespace drover::inline v1 {
+
+using Clock = std::chrono::steady_clock;
+using Duration = Clock::duration;
+
+/// A bound on how long something may take; nullopt is no bound. Negative ones are refused with std::invalid_argument by
+/// whatever they are given to.
+using Timeout = std::optional<Duration>;
+
+namespace detail {
+
+/// The moment at which a Timeout is over; nullopt is never.
+using Deadline = std::optional<Clock::time_point>;
+
+/// A bound that does not fit into the clock's range is as good as none.
+inline Deadline deadline_after(Clock::time_point now, Timeout timeout) {
+  if (!timeout || *timeout > Clock::time_point::max() - now) return std::nullopt;
+  return now + *timeout;
+}
+
+/// The earlier of two deadlines, where nullopt is later than any.
+inline Deadline earlier(Deadline a, Deadline b) {
+  if (!a) return b;
+  if (!b) return a;
+  return *a < *b ? a : b;
+}
+
+inline void require_not_negative(Timeout timeout, std::string_view what) {
+  if (timeout && *timeout < Duration::zero())
+    throw std::invalid_argument(std::string(what) + " must not be negative; use std::nullopt for no bound");
+}
+
+inline void require_not_negative(Duration duration, std::string_view what) {
+  if (duration < Duration::zero()) throw std::invalid_argument(std::string(what) + " must not be negative");
+}
+
+}  // namespace detail
+}  // namespace drover::inline v1

@@ -1,0 +1,244 @@
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <drover/wire/detail/codec_form.hpp>
+#include <drover/wire/detail/codec_number.hpp>
+#include <drover/wire/detail/codec_text.hpp>
+
+/// Sequences, sets, maps and arrays. Sequences of numbers lie side by side, and are copied in one go where the element
+/// types agree.
+namespace drover::inline v1::detail {
+
+/// Elements that lie side by side in memory as they do in a message.
+template <class T>
+concept Contiguous = requires(const T& c) {
+  { c.data() } -> std::convertible_to<const typename T::value_type*>;
+  c.size();
+};
+
+template <class C>
+std::size_t size_of(const C& container) {
+  if constexpr (requires { container.size(); })
+    return container.size();
+  else
+    return static_cast<std::size_t>(std::distance(container.begin(), container.end()));
+}
+
+/// How many elements to make room for at once: as many as the message claims, but not more memory than it has bytes
+/// left.
+template <class Element>
+std::size_t trusted(const RawDecoder& in, std::size_t claimed) {
+  return std::min(claimed, in.remaining() / sizeof(Element) + 1);
+}
+
+template <class C>
+concept HasPlace = requires(C& c, typename C::value_type&& value) {
+  c.insert(std::move(value)).second;
+};
+template <class C>
+concept Fillable = std::default_initializable<C> &&(
+    requires(C& c, typename C::value_type&& value) { c.push_back(std::move(value)); } ||
+    requires(C & c, typename C::value_type&& value) { c.insert(std::move(value)); } ||
+    requires(C & c, typename C::value_type&& value) { c.insert_after(c.before_begin(), std::move(value)); });
+
+/// Appends values to any container.
+template <class C>
+class Filler {
+ public:
+  Filler(C& container, std::size_t expected) : container_(container) {
+    if constexpr (requires { container.reserve(expected); }) container.reserve(expected);
+    if constexpr (requires { container.before_begin(); }) last_ = container.before_begin();
+  }
+
+  void add(typename C::value_type&& value) {
+    if constexpr (requires { container_.push_back(std::move(value)); }) {
+      container_.push_back(std::move(value));
+    } else if constexpr (requires { container_.before_begin(); }) {
+      last_ = container_.insert_after(last_, std::move(value));
+    } else if constexpr (HasPlace<C>) {
+      if (!container_.insert(std::move(value)).second) decode_failed("the same key twice, where keys are unique");
+    } else {
+      container_.insert(std::move(value));
+    }
+  }
+
+ private:
+  C& container_;
+  typename C::iterator last_{};
+};
+
+template <class Element, class Elements>
+void encode_elements(Encoder& out, const Elements& elements, std::size_t count) {
+  RawEncoder& raw = Raw::of(out);
+  if constexpr (Packable<Element>) {
+    raw.tagged(Kind::numbers, element_type<Element>());
+    raw.fixed(static_cast<std::uint64_t>(count));
+    std::byte* place = raw.out().extend(count * sizeof(Element));
+    if constexpr (std::is_array_v<Elements> || Contiguous<Elements>) {
+      if (count != 0) std::memcpy(place, std::data(elements), count * sizeof(Element));
+    } else {
+      for (const Element element : elements) {
+        std::memcpy(place, &element, sizeof element);
+        place += sizeof element;
+      }
+    }
+  } else {
+    const Level level(raw);
+    raw.tagged(Kind::sequence, static_cast<std::uint64_t>(count));
+    for (const auto& element : elements) out.put(element);
+  }
+}
+
+template <class T>
+struct Wire<T, Form::sequence> {
+  using Element = std::remove_cv_t<typename T::value_type>;
+
+  static void encode(Encoder& out, const T& value) {
+    detail::encode_elements<Element>(out, value, detail::size_of(value));
+  }
+
+  static T decode(Decoder& in) requires Fillable<T> {
+    RawDecoder& raw = Raw::of(in);
+    T value;
+    if constexpr (Packable<Element>) {
+      const Kind kind = raw.kind("a sequence of numbers");
+      if (kind == Kind::bytes && sizeof(Element) == 1 && !std::same_as<Element, bool>) {
+        const std::string_view bytes = raw.counted_bytes();
+        fill(value, {element_type<Element>(), 1, bytes.size(), reinterpret_cast<const std::byte*>(bytes.data())});
+      } else if (kind == Kind::numbers) {
+        fill(value, NumberRun::take(raw));
+      } else {
+        RawDecoder::mismatch("a sequence of numbers", kind);
+      }
+    } else {
+      const Level level(raw);
+      raw.expect(Kind::sequence);
+      const std::size_t count = raw.count(1);
+      Filler<T> filler(value, trusted<Element>(raw, count));
+      for (std::size_t i = 0; i < count; ++i) filler.add(in.get<Element>());
+    }
+    return value;
+  }
+
+ private:
+  static constexpr bool copyable_at_once = Contiguous<T> && !std::same_as<Element, bool> && requires(T & c) {
+    c.resize(1);
+  };
+
+  static void fill(T& value, const NumberRun& run) {
+    if constexpr (copyable_at_once) {
+      if (run.type == element_type<Element>()) {
+        if constexpr (std::integral<Element> && sizeof(Element) == 1 &&
+                      requires { value.assign(&value[0], &value[0]); }) {
+          // One pass: resize() would fill it with zeros first. Any byte may be read as any of these types.
+          const auto* const first = reinterpret_cast<const Element*>(run.bytes);
+          value = detail::filled<T>(first, run.count);
+        } else if (run.count != 0) {
+          value.resize(run.count);
+          std::memcpy(value.data(), run.bytes, run.count * sizeof(Element));
+        }
+        return;
+      }
+    }
+    Filler<T> filler(value, run.count);
+    for (std::size_t i = 0; i < run.count; ++i) filler.add(to_number<Element>(run[i]));
+  }
+};
+
+/// Decodes into a variable, which may be an array.
+template <class T>
+void decode_to(Decoder& in, T& place) {
+  if constexpr (!std::is_array_v<T>) {
+    place = in.get<T>();
+  } else if constexpr (form_of<T>() == Form::text) {
+    const auto text = in.get<std::string_view>();
+    if (text.size() >= sizeof place) decode_failed("string too long for an array of characters");
+    std::memset(place, 0, sizeof place);
+    std::memcpy(place, text.data(), text.size());
+  } else {
+    Wire<T>::decode_elements(in, place);
+  }
+}
+
+/// std::array, and arrays of C, which are decoded in place as fields of a struct.
+template <class T>
+struct Wire<T, Form::fixed_sequence> {
+  using Element = std::remove_cvref_t<decltype(std::declval<T&>()[0])>;
+
+  static void encode(Encoder& out, const T& value) { detail::encode_elements<Element>(out, value, std::size(value)); }
+
+  static Decoded<T> decode(Decoder& in) requires(!std::is_array_v<T> && std::default_initializable<T>) {
+    T value{};
+    decode_elements(in, value);
+    return value;
+  }
+
+  static void decode_elements(Decoder& in, T& value) {
+    RawDecoder& raw = Raw::of(in);
+    if constexpr (Packable<Element>) {
+      raw.expect(Kind::numbers);
+      const NumberRun run = NumberRun::take(raw);
+      check(std::size(value), run.count);
+      for (std::size_t i = 0; i < run.count; ++i) value[i] = to_number<Element>(run[i]);
+    } else {
+      const Level level(raw);
+      raw.expect(Kind::sequence);
+      check(std::size(value), raw.count(1));
+      for (auto& element : value) detail::decode_to(in, element);
+    }
+  }
+
+ private:
+  static void check(std::size_t wanted, std::size_t found) {
+    if (wanted != found)
+      decode_failed("expected " + std::to_string(wanted) + " elements, found " + std::to_string(found));
+  }
+};
+
+template <class T>
+struct Wire<T, Form::map> {
+  using Key = std::remove_cv_t<typename T::key_type>;
+  using Mapped = typename T::mapped_type;
+
+  static void encode(Encoder& out, const T& value) {
+    RawEncoder& raw = Raw::of(out);
+    const Level level(raw);
+    raw.tagged(Kind::map, static_cast<std::uint64_t>(detail::size_of(value)));
+    for (const auto& [key, mapped] : value) {
+      out.put(key);
+      out.put(mapped);
+    }
+  }
+
+  static T decode(Decoder& in) requires std::default_initializable<T> {
+    RawDecoder& raw = Raw::of(in);
+    const Level level(raw);
+    raw.expect(Kind::map);
+    const std::size_t count = raw.count(2);
+    T value;
+    if constexpr (requires { value.reserve(count); }) value.reserve(trusted<typename T::value_type>(raw, count));
+    for (std::size_t i = 0; i < count; ++i) {
+      Key key = in.get<Key>();
+      Mapped mapped = in.get<Mapped>();
+      if constexpr (requires { value.emplace(std::move(key), std::move(mapped)).second; }) {
+        if (!value.emplace(std::move(key), std::move(mapped)).second)
+          decode_failed("the same key twice, where keys are unique");
+      } else {
+        value.emplace(std::move(key), std::move(mapped));
+      }
+    }
+    return value;
+  }
+};
+
+}  // namespace drover::inline v1::detail

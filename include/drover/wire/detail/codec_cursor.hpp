@@ -1,0 +1,229 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include <drover/wire/buffer.hpp>
+
+/// The layer under Encoder and Decoder: kinds, fixed-size fields and lengths.
+namespace drover::inline v1::detail {
+
+/// The first byte of every value.
+enum class Kind : std::uint8_t {
+  boolean = 1,   // one byte, 0 or 1
+  integer,       // std::int64_t
+  unsigned_int,  // std::uint64_t
+  floating,      // double
+  extended,      // long double that is no double
+  text,          // length, bytes
+  bytes,         // length, bytes
+  numbers,       // element type, count, elements side by side
+  sequence,      // count, values
+  map,           // count, then key and value in turn
+  optional,      // one byte, 0 or 1; then the value if 1
+  variant,       // index, value
+  tuple,         // count, values
+  duration,      // period (two std::int64_t), a number
+  time_point,    // clock (one byte), a duration
+  message,       // text (the name of its type), bytes (what it serialises to)
+  custom         // what Codec<T>::encode has put
+};
+
+constexpr const char* describe(Kind kind) noexcept {
+  switch (kind) {
+    case Kind::boolean:
+      return "a bool";
+    case Kind::integer:
+      return "an integer";
+    case Kind::unsigned_int:
+      return "an unsigned integer";
+    case Kind::floating:
+      return "a floating-point number";
+    case Kind::extended:
+      return "a long double";
+    case Kind::text:
+      return "a string";
+    case Kind::bytes:
+      return "bytes";
+    case Kind::numbers:
+      return "a sequence of numbers";
+    case Kind::sequence:
+      return "a sequence";
+    case Kind::map:
+      return "a map";
+    case Kind::optional:
+      return "an optional";
+    case Kind::variant:
+      return "a variant";
+    case Kind::tuple:
+      return "a tuple";
+    case Kind::duration:
+      return "a duration";
+    case Kind::time_point:
+      return "a time point";
+    case Kind::message:
+      return "a serialised message";
+    case Kind::custom:
+      return "a value with a codec of its own";
+  }
+  return "something malformed";
+}
+
+[[noreturn]] void decode_failed(const std::string& what);  // DecodeError
+
+/// How deep values may be nested, on both sides.
+inline constexpr unsigned max_depth = 256;
+
+class RawEncoder {
+ public:
+  explicit RawEncoder(ByteBuffer& out) noexcept : out_(&out) {}
+
+  void kind(Kind kind) { *out_->extend(1) = static_cast<std::byte>(kind); }
+
+  template <class T>
+  void fixed(T value) {
+    std::memcpy(out_->extend(sizeof value), &value, sizeof value);
+  }
+
+  /// A kind and a field in one go.
+  template <class T>
+  void tagged(Kind kind, T value) {
+    std::byte* const place = out_->extend(1 + sizeof value);
+    *place = static_cast<std::byte>(kind);
+    std::memcpy(place + 1, &value, sizeof value);
+  }
+
+  /// A kind, a length and so many bytes.
+  void tagged_bytes(Kind kind, const void* bytes, std::size_t count) {
+    std::byte* const place = tagged_room(kind, count);
+    if (count != 0) std::memcpy(place, bytes, count);
+  }
+
+  /// A kind, a length and room for so many bytes.
+  std::byte* tagged_room(Kind kind, std::size_t count) {
+    constexpr std::size_t head = 1 + sizeof(std::uint64_t);
+    if (count > SIZE_MAX - head) throw std::bad_alloc();
+    const std::uint64_t length = count;
+    std::byte* const place = out_->extend(head + count);
+    *place = static_cast<std::byte>(kind);
+    std::memcpy(place + 1, &length, sizeof length);
+    return place + head;
+  }
+
+  ByteBuffer& out() noexcept { return *out_; }
+
+  void enter() {
+    if (++depth_ > max_depth) throw std::length_error("value nested too deep to be encoded");
+  }
+  void leave() noexcept { --depth_; }
+
+ private:
+  ByteBuffer* out_;
+  unsigned depth_ = 0;
+};
+
+class RawDecoder {
+ public:
+  explicit RawDecoder(std::span<const std::byte> bytes) noexcept : at_(bytes.data()), end_(at_ + bytes.size()) {}
+
+  std::size_t remaining() const noexcept { return static_cast<std::size_t>(end_ - at_); }
+
+  /// The kind of the next value, without taking it.
+  Kind peek(const char* wanted) const {
+    if (at_ == end_) decode_failed(std::string("expected ") + wanted + ", found the end of the message");
+    return static_cast<Kind>(*at_);
+  }
+
+  void skip_kind() noexcept { ++at_; }
+
+  Kind kind(const char* wanted) {
+    const Kind found = peek(wanted);
+    ++at_;
+    return found;
+  }
+
+  void expect(Kind kind) { expect(kind, describe(kind)); }
+  void expect(Kind wanted, const char* name) {
+    const Kind found = kind(name);
+    if (found != wanted) mismatch(name, found);
+  }
+
+  template <class T>
+  T fixed() {
+    T value;
+    std::memcpy(&value, take(sizeof value), sizeof value);
+    return value;
+  }
+
+  const std::byte* take(std::size_t count) {
+    if (count > remaining()) decode_failed("message cut off: a value goes on behind its end");
+    const std::byte* const taken = at_;
+    at_ += count;
+    return taken;
+  }
+
+  /// A length of something of which each element takes `width` bytes or more; all of it is here.
+  std::size_t count(std::size_t width) {
+    const auto claimed = fixed<std::uint64_t>();
+    if (claimed > remaining() / width) decode_failed("message cut off: a length goes beyond its end");
+    return static_cast<std::size_t>(claimed);
+  }
+
+  std::string_view counted_bytes() {
+    const std::size_t length = count(1);
+    return {reinterpret_cast<const char*>(take(length)), length};
+  }
+
+  bool flag(const char* what) {
+    const auto value = fixed<std::uint8_t>();
+    if (value > 1) decode_failed(std::string("malformed ") + what);
+    return value == 1;
+  }
+
+  void finish() const {
+    if (at_ != end_)
+      decode_failed(std::string("expected the end of the message, found ") + describe(static_cast<Kind>(*at_)));
+  }
+
+  [[noreturn]] static void mismatch(const char* wanted, Kind found) {
+    decode_failed(std::string("expected ") + wanted + ", found " + describe(found));
+  }
+
+  void enter() {
+    if (++depth_ > max_depth) decode_failed("value nested too deep");
+  }
+  void leave() noexcept { --depth_; }
+
+ private:
+  const std::byte* at_;
+  const std::byte* end_;
+  unsigned depth_ = 0;
+};
+
+/// The way for drover's own codecs to what is under an Encoder or Decoder.
+struct Raw {
+  template <class Coder>
+  static auto& of(Coder& coder) noexcept {
+    return coder.raw_;
+  }
+};
+
+/// One level of nesting.
+template <class RawCoder>
+class Level {
+ public:
+  explicit Level(RawCoder& coder) : coder_(coder) { coder_.enter(); }
+  ~Level() { coder_.leave(); }
+  Level(const Level&) = delete;
+  Level& operator=(const Level&) = delete;
+
+ private:
+  RawCoder& coder_;
+};
+
+}  // namespace drover::inline v1::detail

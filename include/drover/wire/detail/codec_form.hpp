@@ -1,0 +1,289 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include <drover/wire/codec.hpp>
+
+/// Which way of travelling a type takes, and the doors Encoder::put() and Decoder::get().
+namespace drover::inline v1::detail {
+
+enum class Form {
+  none,
+  custom,
+  fields,
+  message,
+  boolean,
+  integer,
+  enumeration,
+  floating,
+  text,
+  bytes,
+  sequence,
+  fixed_sequence,
+  map,
+  optional,
+  pointer,
+  variant,
+  tuple,
+  duration,
+  time_point
+};
+
+template <class T, template <class...> class Template>
+inline constexpr bool is_a = false;
+template <template <class...> class Template, class... Args>
+inline constexpr bool is_a<Template<Args...>, Template> = true;
+
+template <class T>
+concept HasCodec = requires {
+  sizeof(Codec<T>);
+};
+
+// drover_fields() may take its argument by reference or by const reference.
+template <class T>
+concept HasConstFields = requires(const T& value) {
+  drover_fields(value);
+};
+template <class T>
+concept HasSomeFields = HasConstFields<T> || requires(T& value) {
+  drover_fields(value);
+};
+
+// Converts to a T and to nothing else; or to what a T would be converted to, but not to a T.
+template <class T>
+struct OnlyA {
+  template <class U>
+  requires std::same_as<std::remove_const_t<U>, T>
+  operator U&() const;
+};
+template <class T>
+struct OnlyLikeA {
+  template <class U>
+  requires(!std::same_as<std::remove_const_t<U>, T> && (std::is_base_of_v<U, T> || std::is_convertible_v<T&, U>))
+  operator U&() const;
+};
+
+/// Only a base class of it, or something that it converts to, has drover_fields(): the rest of it would get lost.
+template <class T>
+concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) {
+  drover_fields(value);
+}
+&&requires(OnlyLikeA<T> value) { drover_fields(value); };
+template <class T>
+concept HasFields = HasSomeFields<T> && !InheritsFields<T>;
+
+template <class T>
+concept MessageLike = requires(const T& in, T& out, void* to, const void* from) {
+  { in.ByteSizeLong() } -> std::convertible_to<std::size_t>;
+  { in.SerializeToArray(to, 0) } -> std::convertible_to<bool>;
+  { out.ParseFromArray(from, 0) } -> std::convertible_to<bool>;
+}
+|| requires(const T& in, T& out, std::string* to, const std::string& from) {
+  { in.SerializeToString(to) } -> std::convertible_to<bool>;
+  { out.ParseFromString(from) } -> std::convertible_to<bool>;
+};
+
+template <class T>
+concept PathLike = requires(const T& path) {
+  typename T::string_type;
+  typename T::format;
+  { path.native() } -> std::same_as<const typename T::string_type&>;
+}
+&&std::constructible_from<T, typename T::string_type>;
+
+template <class T, class... Others>
+inline constexpr bool is_one_of = (std::same_as<T, Others> || ...);
+
+template <class T>
+concept Iterable = requires(const T& c) {
+  typename T::value_type;
+  { c.begin() != c.end() } -> std::convertible_to<bool>;
+  { *c.begin() } -> std::convertible_to<const typename T::value_type&>;
+}
+&&!std::same_as<typename T::value_type, T>;
+
+// Bytes: containers of std::byte whose elements lie side by side.
+template <class T>
+concept ByteRange = Iterable<T> && std::same_as<std::remove_cv_t<typename T::value_type>, std::byte> &&
+    requires(const T& c) {
+  { c.data() } -> std::convertible_to<const std::byte*>;
+  c.size();
+};
+
+template <class T>
+concept MapLike = Iterable<T> && requires {
+  typename T::key_type;
+  typename T::mapped_type;
+};
+
+template <class T>
+inline constexpr bool is_std_array = false;
+template <class T, std::size_t N>
+inline constexpr bool is_std_array<std::array<T, N>> = true;
+
+template <class T>
+inline constexpr bool is_own_pointer = false;
+template <class T>
+inline constexpr bool is_own_pointer<std::unique_ptr<T>> = !std::is_array_v<T>;
+
+template <class T>
+concept StringLike = std::same_as<T, std::string_view> ||
+    (is_a<T, std::basic_string>&& requires(const T& text) { {std::string_view(text)}; });
+
+/// For a T without const and volatile; the first that fits.
+template <class T>
+consteval Form form_of() {
+  if constexpr (HasCodec<T>)
+    return Form::custom;
+  else if constexpr (std::same_as<T, bool>)
+    return Form::boolean;
+  else if constexpr (std::integral<T>)
+    return sizeof(T) <= sizeof(std::int64_t) ? Form::integer : Form::none;
+  else if constexpr (std::floating_point<T>)
+    return Form::floating;
+  else if constexpr (StringLike<T>)
+    return Form::text;
+  else if constexpr (HasFields<T>)
+    return Form::fields;
+  else if constexpr (std::is_enum_v<T>)
+    return Form::enumeration;
+  else if constexpr (std::is_array_v<T>) {
+    using Element = std::remove_cv_t<std::remove_extent_t<T>>;
+    if constexpr (std::same_as<Element, char>)
+      return Form::text;
+    else if constexpr (std::is_unbounded_array_v<T>)
+      return Form::none;
+    else
+      return is_one_of<Element, wchar_t, char8_t, char16_t, char32_t> ? Form::none : Form::fixed_sequence;
+  } else if constexpr (std::is_pointer_v<T>) {
+    return std::same_as<std::remove_cv_t<std::remove_pointer_t<T>>, char> ? Form::text : Form::none;
+  } else if constexpr (InheritsFields<T>)
+    return Form::none;
+  else if constexpr (MessageLike<T>)
+    return Form::message;
+  else if constexpr (PathLike<T>)
+    return Form::text;
+  else if constexpr (is_a<T, std::optional> || std::same_as<T, std::nullopt_t>)
+    return Form::optional;
+  else if constexpr (is_own_pointer<T>)
+    return Form::pointer;
+  else if constexpr (is_a<T, std::variant>)
+    return Form::variant;
+  else if constexpr (is_a<T, std::tuple> || is_a<T, std::pair> || std::same_as<T, std::monostate>)
+    return Form::tuple;
+  else if constexpr (is_a<T, std::chrono::duration>)
+    return Form::duration;
+  else if constexpr (is_a<T, std::chrono::time_point>)
+    return Form::time_point;
+  else if constexpr (ByteRange<T>)
+    return Form::bytes;
+  else if constexpr (MapLike<T>)
+    return Form::map;
+  else if constexpr (is_std_array<T>)
+    return Form::fixed_sequence;
+  else if constexpr (Iterable<T>)
+    return Form::sequence;
+  else
+    return Form::none;
+}
+
+/// How a type of that form travels: static void encode(Encoder&, const T&); static T decode(Decoder&), absent where
+/// there is no decoding it.
+template <class T, Form = form_of<T>()>
+struct Wire;
+
+// A function can't even be declared to return an array.
+template <class T>
+using Decoded = std::conditional_t<std::is_array_v<T>, void, T>;
+
+template <class T>
+concept Encodable = (form_of<std::remove_cvref_t<T>>() != Form::none);
+
+template <class T>
+concept Decodable = requires(Decoder& in) {
+  { Wire<T>::decode(in) } -> std::same_as<T>;
+};
+
+/// A T, once decoded, refers to the message it came from; so do containers of such.
+template <class T>
+inline constexpr bool refers_to_message = std::same_as<T, std::string_view>;
+template <class T, std::size_t Extent>
+inline constexpr bool refers_to_message<std::span<T, Extent>> = true;
+template <template <class...> class Template, class... Args>
+requires(
+    !std::same_as<Template<Args...>, std::string_view>) inline constexpr bool refers_to_message<Template<Args...>> =
+    (refers_to_message<Args> || ...);
+
+template <class T>
+struct Wire<T, Form::custom> {
+  static void encode(Encoder& out, const T& value) {
+    auto& raw = Raw::of(out);
+    const Level level(raw);
+    raw.kind(Kind::custom);
+    Codec<T>::encode(out, value);
+  }
+
+  static T decode(Decoder& in) requires requires {
+    { Codec<T>::decode(in) } -> std::convertible_to<T>;
+  }
+  {
+    auto& raw = Raw::of(in);
+    const Level level(raw);
+    raw.expect(Kind::custom);
+    return Codec<T>::decode(in);
+  }
+};
+
+}  // namespace drover::inline v1::detail
+
+namespace drover::inline v1 {
+
+template <class T>
+void Encoder::put(const T& value) {
+  if constexpr (detail::Encodable<T>)
+    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
+  else if constexpr (std::is_pointer_v<T>)
+    static_assert(!sizeof(T), "drover can't send a pointer to another process: send the value it points to.");
+  else if constexpr (detail::InheritsFields<T>)
+    static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
+  else
+    static_assert(
+        detail::Encodable<T>,
+        "drover can't encode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
+        "specialise drover::Codec.");
+}
+
+template <class T>
+T Decoder::get() {
+  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
+  if constexpr (detail::Decodable<T>)
+    return detail::Wire<T>::decode(*this);
+  else if constexpr (std::is_pointer_v<T>)
+    static_assert(!sizeof(T), "drover can't decode to a pointer: take std::string or std::string_view for text.");
+  else if constexpr (detail::HasFields<T>)
+    static_assert(!sizeof(T),
+                  "A type with drover_fields() must be default-constructible to be decoded: make it so, or specialise "
+                  "drover::Codec.");
+  else
+    static_assert(
+        detail::Decodable<T>,
+        "drover can't decode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
+        "specialise drover::Codec; take a container where you have a span.");
+}
+
+inline void detail::decode_failed(const std::string& what) { throw DecodeError(what); }
+
+}  // namespace drover::inline v1

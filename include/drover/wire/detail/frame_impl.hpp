@@ -1,0 +1,155 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include <drover/error.hpp>
+#include <drover/wire/frame.hpp>
+
+namespace drover::inline v1::detail {
+
+inline std::span<std::byte> FrameReader::prepare() {
+  last_body_ = {};
+  if (large_pending_) return {large_.data() + large_received_, large_header_.size - large_received_};
+  large_ = ByteBuffer();
+  if (buffer_.capacity() == 0) buffer_.reserve(buffer_size_);
+  if (begin_ == end_) {
+    begin_ = end_ = 0;
+  } else if (begin_ != 0) {
+    // What is left is less than a frame, and so at most what fits behind it.
+    std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
+    end_ -= std::exchange(begin_, 0);
+  }
+  // Frames that nobody has taken yet may fill it.
+  if (end_ == buffer_.capacity()) {
+    buffer_.truncate(end_);
+    buffer_.extend(buffer_size_);
+  }
+  return {buffer_.data() + end_, buffer_.capacity() - end_};
+}
+
+inline void FrameReader::commit(std::size_t count) noexcept { (large_pending_ ? large_received_ : end_) += count; }
+
+inline void FrameReader::check(const FrameHeader& header) const {
+  const auto type = static_cast<unsigned>(header.type);
+  const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
+  if (header.zero != 0 || header.zero2 != 0) refuse("frame header with padding that is not zero");
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::result))
+    refuse("frame of unknown type " + std::to_string(type));
+  if (header.status > static_cast<std::uint8_t>(ResultStatus::message_too_large) ||
+      (header.status != 0 && header.type != FrameType::result))
+    refuse("frame of unknown status " + std::to_string(header.status));
+  if (header.size > max_body_)
+    refuse("frame of " + std::to_string(header.size) + " bytes, where at most " + std::to_string(max_body_) +
+           " are allowed");
+}
+
+inline std::optional<Frame> FrameReader::next() {
+  if (!large_pending_) {
+    FrameHeader header;
+    if (end_ - begin_ < sizeof header) return std::nullopt;
+    std::memcpy(&header, buffer_.data() + begin_, sizeof header);
+    check(header);
+    const std::size_t here = end_ - begin_ - sizeof header;
+    const std::byte* const body = buffer_.data() + begin_ + sizeof header;
+    if (header.size <= here) {
+      begin_ += sizeof header + header.size;
+      last_body_ = {body, header.size};
+      return Frame{header, last_body_};
+    }
+    if (header.size <= buffer_size_ - sizeof header) return std::nullopt;
+    large_ = ByteBuffer(header.size);
+    large_.extend(header.size);
+    std::memcpy(large_.data(), body, here);
+    large_header_ = header;
+    large_received_ = here;
+    large_pending_ = true;
+    begin_ = end_ = 0;
+  }
+  if (large_received_ != large_header_.size) return std::nullopt;
+  large_pending_ = false;
+  last_body_ = large_.view();
+  return Frame{large_header_, last_body_};
+}
+
+inline ByteBuffer FrameReader::take_body() {
+  const std::span<const std::byte> body = std::exchange(last_body_, {});
+  if (body.data() != nullptr && body.data() == large_.data()) return std::move(large_);
+  ByteBuffer copy;
+  if (!body.empty()) copy.append(body);
+  return copy;
+}
+
+inline ByteBuffer& FrameWriter::open_stretch() {
+  // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
+  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().bytes.size() >= large_body) {
+    if (head_ > 32 && head_ > stretches_.size() / 2) {
+      stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
+      head_ = 0;
+    }
+    stretches_.push_back({std::move(spare_), false});
+  }
+  return stretches_.back().bytes;
+}
+
+inline void FrameWriter::queue(FrameHeader header, std::span<const std::byte> body) {
+  if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
+  header.size = static_cast<std::uint32_t>(body.size());
+  ByteBuffer& bytes = open_stretch();
+  std::byte* const place = bytes.extend(sizeof header + body.size());
+  std::memcpy(place, &header, sizeof header);
+  if (!body.empty()) std::memcpy(place + sizeof header, body.data(), body.size());
+  pending_ += sizeof header + body.size();
+}
+
+inline void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
+  if (body.size() < large_body) return queue(header, body.view());
+  if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
+  header.size = static_cast<std::uint32_t>(body.size());
+  open_stretch();
+  stretches_.reserve(stretches_.size() + 1);  // from here on nothing fails half-way
+  stretches_.back().bytes.append(&header, sizeof header);
+  pending_ += sizeof header + body.size();
+  stretches_.push_back({std::move(body), true});
+}
+
+inline std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noexcept {
+  std::size_t filled = 0;
+  std::size_t skip = written_;
+  for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
+    ByteBuffer& bytes = stretches_[i].bytes;
+    if (bytes.size() == skip) continue;
+    stretches[filled++] = {bytes.data() + skip, bytes.size() - skip};
+  }
+  return filled;
+}
+
+inline void FrameWriter::consumed(std::size_t count) noexcept {
+  pending_ -= count;
+  written_ += count;
+  while (head_ < stretches_.size() && written_ >= stretches_[head_].bytes.size()) {
+    Stretch& done = stretches_[head_++];
+    written_ -= done.bytes.size();
+    if (!done.closed && done.bytes.capacity() <= 2 * large_body) {
+      spare_ = std::move(done.bytes);
+      spare_.clear();
+    } else {
+      done.bytes = ByteBuffer();
+    }
+  }
+  if (pending_ == 0) {
+    stretches_.clear();
+    head_ = written_ = 0;
+  }
+}
+
+inline void FrameWriter::clear() noexcept {
+  stretches_.clear();
+  head_ = written_ = pending_ = 0;
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,156 @@
+#pragma once
+
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <sys/types.h>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include <drover/wire/codec.hpp>
+#include <drover/wire/frame.hpp>
+
+/// What the frames between a program and its workers say, and what a worker finds in its environment.
+///
+/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY.
+/// Data socket: CALL and RESULT.
+namespace drover::inline v1::detail {
+
+inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_magic = 0x64726f76;  // "drov"
+
+/// The id of a HELLO. It is there in every version, and a header never changes, so that any two versions understand
+/// each other's HELLO far enough to name them both.
+inline constexpr std::uint64_t hello_id(std::uint32_t version = protocol_version) noexcept {
+  return std::uint64_t{protocol_magic} << 32 | version;
+}
+
+/// The version in a HELLO's id; nothing if it is no such id.
+inline constexpr std::optional<std::uint32_t> hello_version(std::uint64_t id) noexcept {
+  if (id >> 32 != protocol_magic) return std::nullopt;
+  return static_cast<std::uint32_t>(id);
+}
+
+/// Body of HELLO, as Encoder has it.
+struct Hello {
+  std::string version;  // of the library
+  std::vector<std::string> routines;
+};
+inline auto drover_fields(Hello& hello) { return std::tie(hello.version, hello.routines); }
+
+/// Moments in StopBody are nanoseconds of CLOCK_MONOTONIC; this one is never.
+inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+
+/// Body of STOP; the header's id is that of the last CALL sent before it.
+struct StopBody {
+  std::int64_t drain_until = never;  // calls may finish until then and are cancelled after
+  std::int64_t end_by = never;       // the worker must have gone by then
+};
+
+struct StopReply {
+  std::uint64_t drained = 0;    // calls that finished by themselves
+  std::uint64_t cancelled = 0;  // calls that were cancelled
+  std::uint32_t cut = 0;        // 1: what still ran was cut off
+  std::uint32_t zero = 0;
+};
+
+struct StatusReply {
+  std::uint64_t in_flight = 0;
+  std::int64_t idle_ns = 0;
+  std::uint64_t served = 0;
+};
+
+template <class Body>
+concept PlainBody = std::is_trivially_copyable_v<Body> && std::has_unique_object_representations_v<Body>;
+
+template <PlainBody Body>
+std::span<const std::byte> encode_body(const Body& body) noexcept {
+  return std::as_bytes(std::span(&body, 1));
+}
+
+/// Nothing if the size is not that of a Body.
+template <PlainBody Body>
+std::optional<Body> decode_body(std::span<const std::byte> bytes) noexcept {
+  if (bytes.size() != sizeof(Body)) return std::nullopt;
+  Body body;
+  std::memcpy(&body, bytes.data(), sizeof body);
+  return body;
+}
+
+/// Name of the environment variable that makes a process a worker.
+inline constexpr const char* environment_name = "DROVER_WORKER";
+
+/// An inherited descriptor, with what fstat(2) says it must be: the number alone may have come to mean something else.
+struct InheritedFd {
+  int fd = -1;  // -1: there is none
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+
+  bool operator==(const InheritedFd&) const = default;
+};
+
+/// The value of that variable.
+struct WorkerEnvironment {
+  InheritedFd control, data;
+  InheritedFd parent;  // pidfd of the parent, if the kernel has such
+  InheritedFd lock;    // file on which the parent holds a record lock, where there are no pidfds
+  pid_t parent_pid = 0;
+  std::int64_t shutdown_grace_ns = 0;
+  std::uint64_t max_message_size = 0;
+  std::string name;
+
+  bool operator==(const WorkerEnvironment&) const = default;
+
+  std::string to_string() const;
+
+  /// Nothing if it is malformed. The version in it is of no account: a worker of another version must know that it is one,
+  /// so that its HELLO can tell.
+  static std::optional<WorkerEnvironment> parse(std::string_view text);
+};
+
+inline std::string WorkerEnvironment::to_string() const {
+  std::string text = std::to_string(protocol_version);
+  const auto add = [&text](auto number) { (text += ' ') += std::to_string(number); };
+  for (const InheritedFd* fd : {&control, &data, &parent, &lock}) {
+    add(fd->fd);
+    add(fd->device);
+    add(fd->inode);
+  }
+  add(parent_pid);
+  add(shutdown_grace_ns);
+  add(max_message_size);
+  return (text += ' ') += name;  // last, as it may contain anything
+}
+
+inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_view text) {
+  bool sound = true;
+  const auto take = [&](auto& number) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    sound = sound && error == std::errc() && end != text.data() + text.size() && *end == ' ';
+    if (sound) text.remove_prefix(static_cast<std::size_t>(end - text.data()) + 1);
+  };
+  std::uint32_t version = 0;
+  take(version);
+  if (!sound) return std::nullopt;
+  WorkerEnvironment environment;
+  for (InheritedFd* fd : {&environment.control, &environment.data, &environment.parent, &environment.lock}) {
+    take(fd->fd);
+    take(fd->device);
+    take(fd->inode);
+  }
+  take(environment.parent_pid);
+  take(environment.shutdown_grace_ns);
+  take(environment.max_message_size);
+  if (!sound) return std::nullopt;
+  environment.name = text;
+  return environment;
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1::detail {
+
+/// How a worker comes to its end, as a pure state machine on absolute deadlines: a STOP frame, SIGTERM, SIGINT and the
+/// parent's death all go in here, in any order and number, and each can only shorten what the others allow. What comes
+/// out is what to do now, and when to ask again. It knows neither threads nor clocks.
+class Drain {
+ public:
+  enum class Action {
+    none,
+    cancel_calls,  // cancel every call that is in flight; told once
+    leave          // end the process now; told for ever
+  };
+
+  /// `shutdown_grace` bounds what has no bound of its own: everything that follows a signal or the parent's death.
+  explicit Drain(Duration shutdown_grace) noexcept : grace_(shutdown_grace) {}
+
+  /// Calls may finish until `drain_until`, are then cancelled, and the process is gone by `end_by`.
+  void stop(Clock::time_point now, Deadline drain_until, Deadline end_by) noexcept {
+    draining_ = true;
+    cancel_at_ = earlier(cancel_at_, drain_until);
+    if (end_by) leave_at_ = earlier(leave_at_, *end_by - margin(*end_by - now));
+  }
+
+  /// SIGTERM.
+  void terminate(Clock::time_point now) noexcept { cut_short(now); }
+
+  /// SIGINT: the first lets calls finish, a further one cancels them.
+  void interrupt(Clock::time_point now) noexcept {
+    if (interrupted_) return cut_short(now);
+    draining_ = interrupted_ = true;
+  }
+
+  void parent_died(Clock::time_point at) noexcept { cut_short(at); }
+
+  /// No call is in flight any more and all results are out. The rest of the process's life is bounded as well. After a
+  /// STOP without a bound the parent waits as long, hence the margin.
+  void finished(Clock::time_point now) noexcept {
+    if (finished_) return;
+    draining_ = finished_ = true;
+    if (!leave_at_) leave_at_ = deadline_after(now, grace_ - margin(grace_));
+  }
+
+  /// New calls are not for this worker any more.
+  bool draining() const noexcept { return draining_; }
+
+  /// There is a bound on the process's life.
+  bool bounded() const noexcept { return leave_at_.has_value(); }
+
+  Action next(Clock::time_point now) noexcept {
+    if (leave_at_ && *leave_at_ <= now) return Action::leave;
+    if (!cancelled_ && !finished_ && cancel_at_ && *cancel_at_ <= now) {
+      cancelled_ = true;
+      return Action::cancel_calls;
+    }
+    return Action::none;
+  }
+
+  /// When next() will have something to say, if nothing happens before.
+  Deadline deadline() const noexcept { return cancelled_ || finished_ ? leave_at_ : earlier(cancel_at_, leave_at_); }
+
+ private:
+  /// So long before the end of the budget the worker leaves by itself: whoever set the budget must see it gone in time.
+  static Duration margin(Duration budget) noexcept {
+    return std::clamp<Duration>(budget / 8, Duration::zero(), std::chrono::milliseconds(100));
+  }
+
+  void cut_short(Clock::time_point at) noexcept {
+    draining_ = true;
+    cancel_at_ = earlier(cancel_at_, at);
+    leave_at_ = earlier(leave_at_, deadline_after(at, grace_));
+  }
+
+  Duration grace_;
+  bool draining_ = false;
+  bool interrupted_ = false;
+  bool cancelled_ = false;
+  bool finished_ = false;
+  Deadline cancel_at_;
+  Deadline leave_at_;
+};
+
+}  // namespace drover::inline v1::detail

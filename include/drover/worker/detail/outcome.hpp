@@ -1,0 +1,85 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cxxabi.h>
+#include <exception>
+#include <new>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+#include <asio/error.hpp>
+
+#include <drover/wire/buffer.hpp>
+#include <drover/wire/codec.hpp>
+#include <drover/wire/frame.hpp>
+#include <drover/worker/detail/routine.hpp>
+#include <drover/worker/detail/type_name.hpp>
+
+/// What becomes of a call that has no result: the body of its RESULT.
+namespace drover::inline v1::detail {
+
+/// The body must not get larger than `limit`, however long the texts are.
+inline void encode_texts(ByteBuffer& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
+  constexpr std::size_t overhead = 16;  // of an encoded text, or less
+  constexpr std::size_t longest = 64 * 1024;
+  body.clear();
+  Encoder encoder(body);
+  for (const std::string_view text : texts) {
+    const std::size_t used = body.size() + overhead * texts.size();
+    encoder.put(text.substr(0, std::min(longest, limit > used ? limit - used : 0)));
+  }
+}
+
+/// For the exception that is being handled. `cancelled`: the call was, so that it may end with operation_aborted.
+inline ResultStatus encode_exception(ByteBuffer& body, std::size_t limit, std::string_view name, const Routine& routine,
+                                     bool cancelled) {
+  const auto remote = [&](std::string_view text) {
+    encode_texts(body, limit, {current_exception_type(), text});
+    return ResultStatus::remote_error;
+  };
+  try {
+    throw;
+  } catch (const BadArguments& e) {
+    encode_texts(body, limit, {std::string(name) + routine.parameters() + " was given other arguments: " + e.what()});
+    return ResultStatus::bad_arguments;
+  } catch (const std::system_error& e) {
+    if (!cancelled || e.code() != asio::error::operation_aborted) return remote(e.what());
+    encode_texts(body, limit, {std::string(name) + " was cancelled"});
+    return ResultStatus::cancelled;
+  } catch (const std::exception& e) {
+    return remote(e.what());
+#ifdef __GLIBCXX__
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being ended, which can't be stopped here
+#endif
+  } catch (...) {
+    return remote("");
+  }
+}
+
+/// Runs `step`, which leaves a result in `body`; turns what goes wrong into an answer as well, even with no memory
+/// left.
+template <class Step>
+ResultStatus conclude(ByteBuffer& body, std::size_t limit, std::string_view name, const Routine& routine,
+                      const bool& cancelled, Step step) {
+  try {
+    try {
+      step();
+      if (body.size() <= limit) return ResultStatus::ok;
+      const std::string size = std::to_string(body.size());
+      encode_texts(body, limit,
+                   {"the result of " + std::string(name) + " takes " + size + " bytes, where at most " +
+                    std::to_string(limit) + " are allowed"});
+      return ResultStatus::message_too_large;
+    } catch (...) {
+      return encode_exception(body, limit, name, routine, cancelled);
+    }
+  } catch (const std::bad_alloc&) {
+    encode_texts(body, limit, {"std::bad_alloc", "out of memory"});
+    return ResultStatus::remote_error;
+  }
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,236 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <asio/awaitable.hpp>
+
+#include <drover/wire/buffer.hpp>
+#include <drover/wire/codec.hpp>
+#include <drover/worker/detail/type_name.hpp>
+
+namespace drover::inline v1::detail {
+
+/// The arguments of a call are not what the routine takes.
+class BadArguments : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// A routine with its types erased.
+class Routine {
+ public:
+  Routine() = default;
+  Routine(const Routine&) = delete;
+  Routine& operator=(const Routine&) = delete;
+  virtual ~Routine() = default;
+
+  /// The last run was over so soon that a finished result may wait for it. Nothing is known of one that never ran.
+  bool quick = false;
+
+  virtual bool is_coroutine() const noexcept = 0;
+  virtual bool takes_stop_token() const noexcept = 0;
+
+  /// What it takes, for people: "(int, std::string)".
+  virtual std::string parameters() const = 0;
+
+  /// Takes the arguments, runs a plain routine, appends its result. Throws BadArguments before it has begun, and what
+  /// the routine throws.
+  virtual void run(Decoder& arguments, const std::stop_token& stop, ByteBuffer& result) = 0;
+
+  /// The same for a coroutine. What the decoder reads from, the result's buffer and the routine must live until it
+  /// ends.
+  virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, ByteBuffer& result) = 0;
+};
+
+// What kind of callable it is ---------------------------------------------------------------------
+
+template <class Result, class... Parameters>
+struct Signature {
+  using ResultType = Result;
+  using Values = std::tuple<std::decay_t<Parameters>...>;
+  static constexpr bool values_or_const =
+      (... && (!std::is_lvalue_reference_v<Parameters> || std::is_const_v<std::remove_reference_t<Parameters>>));
+  static constexpr bool takes_stop_token = false;
+
+  /// Calls f(values...), each as the parameter it is for: moved unless it is wanted by const reference.
+  template <class F>
+  static Result call(F& f, const std::stop_token&, Values& values) {
+    return [&]<std::size_t... I>(std::index_sequence<I...>)->Result {
+      return f(static_cast<Parameters&&>(std::get<I>(values))...);
+    }
+    (std::index_sequence_for<Parameters...>{});
+  }
+};
+
+template <class Result, class... Parameters>
+struct StoppableSignature : Signature<Result, Parameters...> {
+  using typename Signature<Result, Parameters...>::Values;
+  static constexpr bool takes_stop_token = true;
+
+  template <class F>
+  static Result call(F& f, const std::stop_token& stop, Values& values) {
+    return [&]<std::size_t... I>(std::index_sequence<I...>)->Result {
+      return f(stop, static_cast<Parameters&&>(std::get<I>(values))...);
+    }
+    (std::index_sequence_for<Parameters...>{});
+  }
+};
+
+template <class Result, class... Parameters>
+struct SignatureFor {
+  using type = Signature<Result, Parameters...>;
+};
+template <class Result, class First, class... Rest>
+requires std::is_same_v<std::decay_t<First>, std::stop_token>
+struct SignatureFor<Result, First, Rest...> {
+  static_assert(!std::is_lvalue_reference_v<First> || std::is_const_v<std::remove_reference_t<First>>,
+                "take the std::stop_token by value");
+  using type = StoppableSignature<Result, Rest...>;
+};
+
+template <class F>
+struct SignatureOf {};
+template <class F>
+requires requires { &F::operator(); }
+struct SignatureOf<F> : SignatureOf<decltype(&F::operator())> {};
+template <class R, class... P>
+struct SignatureOf<R (*)(P...)> : SignatureFor<R, P...> {};
+template <class R, class... P>
+struct SignatureOf<R (*)(P...) noexcept> : SignatureFor<R, P...> {};
+template <class R, class C, class... P>
+struct SignatureOf<R (C::*)(P...)> : SignatureFor<R, P...> {};
+template <class R, class C, class... P>
+struct SignatureOf<R (C::*)(P...) const> : SignatureFor<R, P...> {};
+template <class R, class C, class... P>
+struct SignatureOf<R (C::*)(P...) noexcept> : SignatureFor<R, P...> {};
+template <class R, class C, class... P>
+struct SignatureOf<R (C::*)(P...) const noexcept> : SignatureFor<R, P...> {};
+
+template <class F>
+concept HasSignature = requires {
+  typename SignatureOf<F>::type;
+};
+
+template <class T>
+inline constexpr bool is_awaitable = false;
+template <class T>
+inline constexpr bool is_awaitable<asio::awaitable<T>> = true;
+
+// The steps of a call -----------------------------------------------------------------------------
+
+template <class Values>
+Values decode_arguments(Decoder& arguments) {
+  try {
+    return [&]<class... V>(std::type_identity<std::tuple<V...>>) {
+      // In braces, so that they are taken in this order.
+      std::tuple<V...> values{arguments.get<V>()...};
+      arguments.finish();
+      return values;
+    }(std::type_identity<Values>{});
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {  // a user's codec may throw what it likes
+    throw BadArguments(e.what());
+  }
+}
+
+template <class T>
+void encode_result(ByteBuffer& result, const T& value) {
+  Encoder encoder(result);
+  encoder.put(value);
+}
+
+template <class... V>
+std::string describe_parameters(std::type_identity<std::tuple<V...>>) {
+  std::string text = "(";
+  ((text += text.size() == 1 ? "" : ", ", text += type_name<V>()), ...);
+  return text + ")";
+}
+
+// The two kinds of routines -----------------------------------------------------------------------
+
+template <class F>
+class TypedRoutine : public Routine {
+ protected:
+  using Sig = typename SignatureOf<F>::type;
+  using Values = typename Sig::Values;
+
+ public:
+  explicit TypedRoutine(F f) : f_(std::move(f)) {}
+
+  bool is_coroutine() const noexcept final { return is_awaitable<typename Sig::ResultType>; }
+  bool takes_stop_token() const noexcept final { return Sig::takes_stop_token; }
+  std::string parameters() const final { return describe_parameters(std::type_identity<Values>{}); }
+
+ protected:
+  F f_;
+};
+
+template <class F>
+class PlainRoutine final : public TypedRoutine<F> {
+ public:
+  using TypedRoutine<F>::TypedRoutine;
+  using typename TypedRoutine<F>::Sig;
+
+  void run(Decoder& arguments, const std::stop_token& stop, ByteBuffer& result) override {
+    auto values = decode_arguments<typename Sig::Values>(arguments);
+    if constexpr (std::is_void_v<typename Sig::ResultType>)
+      Sig::call(this->f_, stop, values);
+    else
+      encode_result<std::decay_t<typename Sig::ResultType>>(result, Sig::call(this->f_, stop, values));
+  }
+
+  asio::awaitable<void> start(Decoder, std::stop_token, ByteBuffer&) override {
+    throw std::logic_error("a plain routine is run");
+  }
+};
+
+template <class F>
+class CoroutineRoutine final : public TypedRoutine<F> {
+ public:
+  using TypedRoutine<F>::TypedRoutine;
+  using typename TypedRoutine<F>::Sig;
+
+  void run(Decoder&, const std::stop_token&, ByteBuffer&) override { throw std::logic_error("a coroutine is started"); }
+
+  asio::awaitable<void> start(Decoder arguments, std::stop_token stop, ByteBuffer& result) override {
+    using Result = typename Sig::ResultType::value_type;
+    // They live in this frame, so the routine may take them by reference.
+    auto values = decode_arguments<typename Sig::Values>(arguments);
+    asio::awaitable<Result> work = Sig::call(this->f_, stop, values);
+    if constexpr (std::is_void_v<Result>) {
+      co_await std::move(work);
+    } else {
+      const Result value = co_await std::move(work);
+      encode_result<Result>(result, value);
+    }
+  }
+};
+
+template <class F>
+std::unique_ptr<Routine> make_routine(F f) {
+  static_assert(
+      HasSignature<F>,
+      "a routine is a function, a lambda or an object with one call operator; not a template or an overload set");
+  if constexpr (HasSignature<F>) {
+    using Sig = typename SignatureOf<F>::type;
+    static_assert(Sig::values_or_const, "a routine takes its arguments by value, const reference or rvalue reference");
+    if constexpr (is_awaitable<typename Sig::ResultType>)
+      return std::make_unique<CoroutineRoutine<F>>(std::move(f));
+    else
+      return std::make_unique<PlainRoutine<F>>(std::move(f));
+  }
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include <drover/worker/detail/routine.hpp>
+
+namespace drover::inline v1::detail {
+
+/// Routines by name.
+class RoutineTable {
+ public:
+  /// False if the name is taken.
+  bool add(std::string name, std::unique_ptr<Routine> routine) {
+    return routines_.try_emplace(std::move(name), std::move(routine)).second;
+  }
+
+  Routine* find(std::string_view name) const {
+    const auto found = routines_.find(name);
+    return found == routines_.end() ? nullptr : found->second.get();
+  }
+
+  /// In order of the alphabet.
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, routine] : routines_) names.push_back(name);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  bool any_takes_stop_token() const {
+    return std::any_of(routines_.begin(), routines_.end(),
+                       [](const auto& entry) { return entry.second->takes_stop_token(); });
+  }
+
+ private:
+  struct Hash : std::hash<std::string_view> {
+    using is_transparent = void;
+  };
+
+  std::unordered_map<std::string, std::unique_ptr<Routine>, Hash, std::equal_to<>> routines_;
+};
+
+}  // namespace drover::inline v1::detail

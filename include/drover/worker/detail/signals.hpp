@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cerrno>
+#include <initializer_list>
+#include <signal.h>
+#include <unistd.h>
+
+#include <drover/worker/detail/state.hpp>
+
+/// SIGTERM, SIGINT and SIGHUP in a worker. SIGHUP because the kernel sends it, and then SIGCONT, to a stopped process
+/// whose group has been orphaned by its parent's death; it counts as SIGTERM.
+namespace drover::inline v1::detail {
+
+/// Only tells the control thread. Before serve(), and in a forked copy of the worker, there is nothing to drain, and
+/// the signal does what it does by default.
+inline void on_worker_signal(int signo) noexcept {
+  const int saved = errno;
+  WorkerState* const state = this_worker.load();
+  if (state == nullptr || ::getpid() != state->pid || state->phase.load() == WorkerState::Phase::booting) {
+    struct sigaction by_default {};
+    by_default.sa_handler = SIG_DFL;
+    ::sigaction(signo, &by_default, nullptr);
+    ::raise(signo);  // blocked until this handler returns
+  } else {
+    (signo == SIGINT ? state->interrupts : state->terminations).fetch_add(1);
+    state->control_bell.ring();
+  }
+  errno = saved;
+}
+
+/// What main() has set up otherwise stays as it is.
+inline void install_worker_signals() noexcept {
+  for (const int signo : {SIGTERM, SIGINT, SIGHUP}) {
+    struct sigaction action {};
+    if (::sigaction(signo, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
+    action = {};
+    action.sa_handler = on_worker_signal;
+    action.sa_flags = SA_RESTART;
+    ::sigfillset(&action.sa_mask);
+    ::sigaction(signo, &action, nullptr);
+  }
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include <drover/worker/detail/routine.hpp>
+#include <drover/worker/detail/routine_table.hpp>
+
+namespace drover::inline v1 {
+
+namespace detail {
+struct RoutinesAccess;
+}
+
+/// What a worker can do: functions by name, for the other side to call().
+///
+///     drover::Routines routines;
+///     routines.add("square", [](int x) { return x * x; });
+///     routines.add("fetch", [](std::string url) -> asio::awaitable<std::string> { ... });
+///     routines.add("crunch", [](std::stop_token stop, std::vector<double> data) { while (!stop.stop_requested()) ...
+///     });
+///
+/// **Arguments and results** travel as wire/codec.hpp has it. Parameters are values, const references or rvalue
+/// references; views (std::string_view, std::span<const std::byte>) refer to the message and are valid until the
+/// routine has ended.
+///
+/// **Plain functions** run one at a time on the main thread, in the order of their calls, and nothing else runs there
+/// meanwhile. **Coroutines** (asio::awaitable<R>) run there side by side, as far as WorkerOptions::max_in_flight lets
+/// them in; `asio::this_coro::executor` is the main thread's loop. Both are called there, never at the same time.
+///
+/// **Cancellation** (by the caller, by its deadline, by stop, SIGTERM or the parent's death) reaches a coroutine once,
+/// as Asio cancellation of type terminal: it may then clean up by awaiting, see
+/// asio::this_coro::reset_cancellation_state. If it ends with operation_aborted, the call ends as cancelled. A
+/// `std::stop_token` as the first parameter is stopped as well, even while the routine blocks the main thread; stop
+/// callbacks run on a thread of their own. A plain function without one can't be cancelled once it has begun.
+///
+/// **Exceptions** become RemoteError at the caller, with type and text. They never end the worker.
+///
+/// One thread at a time; nothing may be added once serve() has begun.
+class Routines {
+ public:
+  /// F is a function, a lambda or an object with one call operator, which need not be const. It is kept as long as the
+  /// Routines are, so a capturing lambda may be a coroutine. Throws std::invalid_argument if the name is empty or
+  /// taken.
+  template <class F>
+  Routines& add(std::string name, F f) {
+    if (name.empty()) throw std::invalid_argument("a routine needs a name");
+    auto routine = detail::make_routine(std::move(f));
+    if (table_.find(name) != nullptr) throw std::invalid_argument("there is a routine named \"" + name + "\" already");
+    table_.add(std::move(name), std::move(routine));
+    return *this;
+  }
+
+ private:
+  friend detail::RoutinesAccess;
+  detail::RoutineTable table_;
+};
+
+namespace detail {
+
+struct RoutinesAccess {
+  static const RoutineTable& table(const Routines& routines) noexcept { return routines.table_; }
+};
+
+}  // namespace detail
+}  // namespace drover::inline v1

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdlib>
+#include <stdexcept>
+#include <utility>
+
+#include <drover/detail/pin.hpp>
+#include <drover/wire/detail/role.hpp>
+#include <drover/worker/detail/control.hpp>
+#include <drover/worker/detail/parent.hpp>
+#include <drover/worker/detail/service.hpp>
+#include <drover/worker/detail/signals.hpp>
+#include <drover/worker/detail/state.hpp>
+#include <drover/worker/routines.hpp>
+
+namespace drover::inline v1 {
+
+/// Was this process started as a worker? Ask it first thing in main(), and if so, end in serve():
+///
+///     if (drover::in_worker()) return drover::serve(routines);
+///
+/// The first call that finds it so arms the watchdog, a thread that guards the process until it has gone, through the
+/// destruction of statics too: it notices the parent's death, and ends the process once it has outlived what it was
+/// granted, whatever other threads do (exit code 1, no destructors). It installs handlers for SIGTERM, SIGINT and
+/// SIGHUP where the disposition is the default; SA_RESTART is set, so that read(2), write(2) and wait(2) are not
+/// interrupted, while sleeps and poll(2) may end with EINTR (signal(7)). Masks are not touched.
+///
+/// Until serve() has begun there is nothing to finish: those signals end the process as they do by default, and so does
+/// the death of the parent, at once.
+///
+/// False, without any effect, in every other process, also in those that a worker starts. Any thread; the answer never
+/// changes. Throws std::system_error if the process is out of descriptors or threads.
+bool in_worker();
+
+/// Tells the parent that this worker is ready, then runs the calls it sends until the parent, a signal or the parent's
+/// death asks it to stop, and what is in flight has ended. Then returns what main() is to return: 0. The destructors
+/// that run after it are still under the bound that the stop was given, or `WorkerOptions::shutdown_grace` where it had
+/// none.
+///
+///  * SIGTERM (and SIGHUP) cancels the calls in flight; SIGINT lets them finish, a second one cancels them. Calls that
+///    had not reached the worker by then are left to the parent.
+///  * The parent's death cancels them too; after `shutdown_grace` the process ends, exit code 1. What is left of its
+///    process group, if it leads it, is killed then, however the worker ends.
+///
+/// Call it on the main thread, once, in a process in which in_worker() is true (it may, but need not have been asked);
+/// std::logic_error otherwise. Throws std::system_error if the process is out of descriptors. What handlers throw that
+/// routines have posted to the main thread's loop themselves comes out of it, too.
+int serve(const Routines& routines);
+
+namespace detail {
+
+inline bool become_worker() {
+  auto environment = live_worker_environment();
+  if (!environment) {
+    this_process.store(Role::host);
+    return false;
+  }
+  this_process.store(Role::booting);
+  for (const InheritedFd* inherited :
+       {&environment->control, &environment->data, &environment->parent, &environment->lock})
+    if (inherited->fd >= 0) set_cloexec(inherited->fd, true);
+  set_nonblocking(environment->data.fd);
+  pin_this_object();
+  WorkerState& state = *new WorkerState(std::move(*environment));  // never destroyed
+  this_worker.store(&state);
+  wake_when_parent_dies();
+  ControlThread::start(state);
+  if (!state.parent && state.lock) watch_lock(state);
+  install_worker_signals();
+  return true;
+}
+
+/// However serve() is left, the control thread bounds what follows.
+struct LeaveServe {
+  WorkerState& state;
+  ~LeaveServe() {
+    state.phase.store(WorkerState::Phase::left);
+    if ((state.orders.fetch_or(Order::finished) & Order::finished) == 0) state.control_bell.ring();
+  }
+};
+
+}  // namespace detail
+
+inline bool in_worker() {
+  static const bool worker = detail::become_worker();
+  return worker;
+}
+
+inline int serve(const Routines& routines) {
+  if (!in_worker()) throw std::logic_error("serve() in a process that was not started as a worker");
+  if (detail::this_process.exchange(detail::Role::serving) != detail::Role::booting)
+    throw std::logic_error("serve() may be called once");
+  ::unsetenv(detail::environment_name);
+  detail::WorkerState& state = *detail::this_worker.load();
+  const detail::LeaveServe leave{state};
+  detail::WorkerService service(state, detail::RoutinesAccess::table(routines));
+  service.run();
+  return 0;
+}
+
+}  // namespace drover::inline v1

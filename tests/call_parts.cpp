@@ -1,0 +1,229 @@
+// The pure parts of a call in the parent: its states, the deadlines, the queue.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <drover/pool/detail/call_queue.hpp>
+#include <drover/pool/detail/call_state.hpp>
+#include <drover/pool/detail/deadlines.hpp>
+#include <drover/pool/detail/dispatcher.hpp>
+
+namespace {
+
+using namespace std::chrono_literals;
+using drover::Clock;
+using drover::detail::Call;
+using drover::detail::CallEvent;
+using drover::detail::CallQueue;
+using drover::detail::CallState;
+using drover::detail::CallStep;
+using drover::detail::DeadlineHook;
+using drover::detail::Deadlines;
+using drover::detail::step;
+
+// ---- the states ------------------------------------------------------------------------------------------------------
+
+constexpr std::array states{CallState::queued, CallState::running, CallState::abandoned, CallState::ended};
+constexpr std::array events{CallEvent::sent,    CallEvent::answered,     CallEvent::cancelled,
+                            CallEvent::expired, CallEvent::worker_ended, CallEvent::refused};
+
+bool waits_in_queue(CallState state) { return state == CallState::queued; }
+bool has_place(CallState state) { return state == CallState::running || state == CallState::abandoned; }
+bool caller_waits(CallState state) { return state == CallState::queued || state == CallState::running; }
+
+TEST(CallState, EachStepDoesExactlyWhatTheChangeOfStateMeans) {
+  for (const CallState state : states)
+    for (const CallEvent event : events) {
+      SCOPED_TRACE(testing::Message() << "state " << int(state) << ", event " << int(event));
+      const CallStep done = step(state, event);
+      EXPECT_EQ(done.answers_caller, caller_waits(state) && !caller_waits(done.next));
+      EXPECT_EQ(done.leaves_queue, waits_in_queue(state) && !waits_in_queue(done.next));
+      EXPECT_EQ(done.gives_place_back, has_place(state) && !has_place(done.next));
+      EXPECT_EQ(done.cancels_in_worker, state == CallState::running && done.next == CallState::abandoned);
+      EXPECT_GE(int(done.next), int(state)) << "a call never goes back";
+    }
+}
+
+TEST(CallState, WhatMakesNoSenseInAStateChangesNothing) {
+  EXPECT_EQ(step(CallState::queued, CallEvent::answered), CallStep{.next = CallState::queued});
+  EXPECT_EQ(step(CallState::queued, CallEvent::worker_ended), CallStep{.next = CallState::queued});
+  EXPECT_EQ(step(CallState::running, CallEvent::sent), CallStep{.next = CallState::running});
+  EXPECT_EQ(step(CallState::running, CallEvent::refused), CallStep{.next = CallState::running});
+  for (const CallEvent event : {CallEvent::sent, CallEvent::cancelled, CallEvent::expired, CallEvent::refused})
+    EXPECT_EQ(step(CallState::abandoned, event), CallStep{.next = CallState::abandoned});
+  for (const CallEvent event : events) EXPECT_EQ(step(CallState::ended, event), CallStep{.next = CallState::ended});
+}
+
+TEST(CallState, AnExpiredOrCancelledCallThatIsQueuedIsNeverSent) {
+  for (const CallEvent event : {CallEvent::expired, CallEvent::cancelled, CallEvent::refused}) {
+    const CallStep done = step(CallState::queued, event);
+    EXPECT_EQ(done.next, CallState::ended);
+    EXPECT_FALSE(done.cancels_in_worker);
+    EXPECT_EQ(step(done.next, CallEvent::sent).next, CallState::ended);
+  }
+}
+
+struct Tally {
+  int answered = 0, left_queue = 0, places_back = 0, cancels = 0;
+  CallState state = CallState::queued;
+
+  void apply(CallEvent event) {
+    const CallStep done = step(state, event);
+    state = done.next;
+    answered += done.answers_caller;
+    left_queue += done.leaves_queue;
+    places_back += done.gives_place_back;
+    cancels += done.cancels_in_worker;
+  }
+};
+
+TEST(CallState, TwoEventsAtOnceInEitherOrderAnswerTheCallerOnce) {
+  for (const bool sent : {false, true})
+    for (const CallEvent first : events)
+      for (const CallEvent second : events) {
+        SCOPED_TRACE(testing::Message() << "sent " << sent << ", events " << int(first) << ", " << int(second));
+        Tally tally;
+        if (sent) tally.apply(CallEvent::sent);
+        tally.apply(first);
+        tally.apply(second);
+        EXPECT_LE(tally.answered, 1);
+        EXPECT_LE(tally.cancels, 1);
+        // Whatever it was, the end of the worker or a refusal ends it, and leaves nothing behind.
+        const bool was_sent = tally.left_queue == 1 && tally.state != CallState::ended;
+        tally.apply(was_sent || has_place(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
+        EXPECT_EQ(tally.state, CallState::ended);
+        EXPECT_EQ(tally.answered, 1);
+        EXPECT_EQ(tally.left_queue, 1);
+        EXPECT_LE(tally.places_back, 1);
+      }
+}
+
+TEST(CallState, NoSequenceOfEventsAnswersTwiceOrLosesAPlace) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 20000; ++round) {
+    Tally tally;
+    bool placed = false;
+    for (int i = 0; i < 8; ++i) {
+      tally.apply(events[random() % events.size()]);
+      placed = placed || has_place(tally.state);
+    }
+    ASSERT_EQ(tally.answered, caller_waits(tally.state) ? 0 : 1);
+    ASSERT_EQ(tally.left_queue, waits_in_queue(tally.state) ? 0 : 1);
+    ASSERT_EQ(tally.places_back, placed && !has_place(tally.state) ? 1 : 0);
+  }
+}
+
+// ---- the deadlines ---------------------------------------------------------------------------------------------------
+
+struct Item {
+  DeadlineHook deadline;
+};
+
+TEST(Deadlines, BehaveAsASortedListDoes) {
+  std::mt19937 random(11);
+  const Clock::time_point zero{};
+  std::vector<Item> items(64);
+  Deadlines<Item> deadlines;
+  std::vector<Item*> model;
+  for (int round = 0; round < 10000; ++round) {
+    Item& item = items[random() % items.size()];
+    switch (random() % 4) {
+      case 0:
+      case 1: {
+        deadlines.add(item, zero + std::chrono::milliseconds(random() % 50));
+        if (std::find(model.begin(), model.end(), &item) == model.end()) model.push_back(&item);
+        break;
+      }
+      case 2:
+        deadlines.remove(item);
+        std::erase(model, &item);
+        break;
+      default:
+        if (!deadlines.empty()) {
+          Item& first = deadlines.first();
+          deadlines.remove(first);
+          std::erase(model, &first);
+        }
+    }
+    ASSERT_EQ(deadlines.empty(), model.empty());
+    for (Item& each : items)
+      ASSERT_EQ(each.deadline.queued(), std::find(model.begin(), model.end(), &each) != model.end());
+    if (model.empty()) {
+      ASSERT_FALSE(deadlines.next());
+      continue;
+    }
+    const auto earliest = std::min_element(model.begin(), model.end(),
+                                           [](Item* a, Item* b) { return a->deadline.at < b->deadline.at; });
+    ASSERT_EQ(deadlines.first().deadline.at, (*earliest)->deadline.at);
+    ASSERT_EQ(deadlines.next(), (*earliest)->deadline.at);
+  }
+}
+
+TEST(Deadlines, ComeOutInOrder) {
+  std::mt19937 random(13);
+  std::vector<Item> items(1000);
+  Deadlines<Item> deadlines;
+  for (Item& item : items) deadlines.add(item, Clock::time_point{} + std::chrono::nanoseconds(random()));
+  Clock::time_point last{};
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    ASSERT_GE(deadlines.first().deadline.at, last);
+    last = deadlines.first().deadline.at;
+    deadlines.remove(deadlines.first());
+  }
+  EXPECT_TRUE(deadlines.empty());
+}
+
+// ---- the queue -------------------------------------------------------------------------------------------------------
+
+TEST(CallQueue, KeepsItsOrderWhoeverLeaves) {
+  std::mt19937 random(17);
+  CallQueue queue;
+  std::vector<Call*> model;
+  std::uint64_t id = 0;
+  for (int round = 0; round < 20000; ++round) {
+    switch (model.size() > 100 ? 1 : random() % 4) {
+      case 0:
+      case 1: {
+        auto call = std::make_shared<Call>();
+        call->id = ++id;
+        model.push_back(call.get());
+        queue.push(std::move(call));
+        break;
+      }
+      case 2:
+        if (!model.empty()) {
+          const auto at = random() % model.size();
+          const auto removed = queue.remove(*model[at]);
+          ASSERT_EQ(removed.get(), model[at]);
+          ASSERT_EQ(removed.use_count(), 1);
+          ASSERT_EQ(removed->next, nullptr);
+          model.erase(model.begin() + static_cast<std::ptrdiff_t>(at));
+        }
+        break;
+      default:
+        if (!model.empty()) {
+          ASSERT_EQ(&queue.front(), model.front());
+          ASSERT_EQ(queue.pop().get(), model.front());
+          model.erase(model.begin());
+        }
+    }
+    ASSERT_EQ(queue.size(), model.size());
+    ASSERT_EQ(queue.empty(), model.empty());
+  }
+  for (Call* call : model) ASSERT_EQ(queue.pop().get(), call);
+}
+
+TEST(CallQueue, ThatIsLongIsDestroyedWithoutDeepRecursion) {
+  auto queue = std::make_unique<CallQueue>();
+  for (int i = 0; i < 200000; ++i) queue->push(std::make_shared<Call>());
+  queue.reset();
+}
+
+}  // namespace

@@ -1,0 +1,3 @@
+void host_uses_drover();
+
+void host_uses_drover() {}

@@ -1,0 +1,91 @@
+#include <atomic>
+#include <gtest/gtest.h>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+
+#include <drover/detail/courier.hpp>
+
+namespace {
+
+using drover::detail::Courier;
+
+TEST(Courier, WhatIsHandedOverBeforeAPostRunsBeforeIt) {
+  asio::io_context context;
+  const auto courier = Courier::create(context.get_executor());
+  std::vector<int> order;
+  for (int i = 0; i < 3; ++i) courier->post([&order, i] { order.push_back(i); });
+  asio::post(context, [&order] { order.push_back(9); });
+  context.run();
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 9}));
+}
+
+TEST(Courier, OneThatThrowsDoesNotStopTheNext) {
+  asio::io_context context;
+  const auto courier = Courier::create(context.get_executor());
+  int ran = 0;
+  courier->post([] { throw std::runtime_error("thrown"); });
+  courier->post([&ran] { ++ran; });
+  EXPECT_THROW(context.run(), std::runtime_error);
+  context.restart();
+  context.run();
+  EXPECT_EQ(ran, 1);
+}
+
+TEST(Courier, RunsOneAtATimeAndInOrderOnManyThreads) {
+  asio::thread_pool context(4);
+  const auto courier = Courier::create(context.get_executor());
+  std::atomic<int> inside{0};
+  std::vector<int> order;
+  for (int i = 0; i < 1000; ++i)
+    courier->post([&, i] {
+      EXPECT_EQ(++inside, 1);
+      order.push_back(i);
+      --inside;
+    });
+  context.join();
+  ASSERT_EQ(order.size(), 1000u);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
+}
+
+TEST(Courier, FinishRunsWhatWasTakenAndCloseDropsIt) {
+  asio::io_context context;
+  const auto finished = Courier::create(context.get_executor()), closed = Courier::create(context.get_executor());
+  int ran = 0, dropped = 0;
+  finished->post([&ran] { ++ran; });
+  closed->post([&dropped] { ++dropped; });
+  finished->finish();
+  closed->close();
+  EXPECT_FALSE(finished->post([] {}));
+  EXPECT_FALSE(closed->post([] {}));
+  context.run();
+  EXPECT_EQ(ran, 1);
+  EXPECT_EQ(dropped, 0);
+  // Nothing but these two variables refers to them any more.
+  EXPECT_EQ(finished.use_count(), 1);
+  EXPECT_EQ(closed.use_count(), 1);
+}
+
+TEST(Courier, GoesSilentlyWithItsContextWhileOthersPost) {
+  for (int round = 0; round < 200; ++round) {
+    const auto kept = std::make_shared<int>();
+    auto context = std::make_unique<asio::io_context>();
+    const auto courier = Courier::create(asio::make_strand(*context));
+    std::thread poster([courier, kept] {
+      for (int i = 0; i < 50; ++i) courier->post([kept] {});
+    });
+    context->poll();
+    context.reset();
+    poster.join();
+    EXPECT_FALSE(courier->post([kept] {}));
+    EXPECT_EQ(kept.use_count(), 1);
+  }
+}
+
+}  // namespace

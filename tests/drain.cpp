@@ -1,0 +1,194 @@
+#include <array>
+#include <functional>
+#include <gtest/gtest.h>
+#include <string>
+
+#include <drover/worker/detail/drain.hpp>
+
+namespace {
+
+using namespace std::chrono_literals;
+using drover::Clock;
+using drover::Duration;
+using drover::detail::Deadline;
+using drover::detail::Drain;
+using Action = Drain::Action;
+
+constexpr Duration grace = 10s;
+const Clock::time_point start{1000s};
+
+/// Runs a drain to its end on a clock that jumps from deadline to deadline.
+struct Course {
+  Deadline cancelled, left;
+
+  static Course of(Drain drain, Clock::time_point now) {
+    Course course;
+    for (;;) {
+      const Action action = drain.next(now);
+      if (action == Action::leave) {
+        course.left = now;
+        return course;
+      }
+      if (action == Action::cancel_calls) {
+        EXPECT_FALSE(course.cancelled) << "told twice";
+        course.cancelled = now;
+        continue;
+      }
+      const Deadline next = drain.deadline();
+      if (!next) return course;
+      EXPECT_GT(*next, now) << "a deadline that is over, and nothing to do";
+      if (*next <= now) return course;
+      now = *next;
+    }
+  }
+};
+
+TEST(Drain, NothingHappensUnasked) {
+  Drain drain(grace);
+  EXPECT_FALSE(drain.draining());
+  EXPECT_FALSE(drain.bounded());
+  EXPECT_EQ(drain.deadline(), std::nullopt);
+  EXPECT_EQ(drain.next(start + 1000h), Action::none);
+}
+
+TEST(Drain, StopCancelsAtItsFirstDeadlineAndLeavesShortlyBeforeItsSecond) {
+  Drain drain(grace);
+  drain.stop(start, start + 1s, start + 6s);
+  EXPECT_TRUE(drain.draining());
+  EXPECT_EQ(drain.next(start + 1s - 1ns), Action::none);
+  EXPECT_EQ(drain.deadline(), start + 1s);
+  EXPECT_EQ(drain.next(start + 1s), Action::cancel_calls);
+  EXPECT_EQ(drain.next(start + 1s), Action::none);
+  EXPECT_EQ(drain.deadline(), start + 6s - 100ms);
+  EXPECT_EQ(drain.next(start + 6s - 100ms - 1ns), Action::none);
+  EXPECT_EQ(drain.next(start + 6s - 100ms), Action::leave);
+  EXPECT_EQ(drain.next(start + 7s), Action::leave);
+}
+
+TEST(Drain, AShortBudgetIsNotEatenByTheMargin) {
+  Drain drain(grace);
+  drain.stop(start, start, start + 80ms);
+  EXPECT_EQ(Course::of(drain, start).left, start + 70ms);
+}
+
+TEST(Drain, ABudgetThatIsOverEndsAtOnce) {
+  Drain drain(grace);
+  drain.stop(start, start, start - 1s);
+  EXPECT_EQ(drain.next(start), Action::leave);
+}
+
+TEST(Drain, StopWithoutBoundsWaitsForever) {
+  Drain drain(grace);
+  drain.stop(start, std::nullopt, std::nullopt);
+  EXPECT_TRUE(drain.draining());
+  EXPECT_EQ(drain.deadline(), std::nullopt);
+  EXPECT_EQ(drain.next(start + 1000h), Action::none);
+}
+
+// D-04
+TEST(Drain, TerminateCancelsAtOnceAndBoundsTheRest) {
+  Drain drain(grace);
+  drain.terminate(start);
+  const Course course = Course::of(drain, start);
+  EXPECT_EQ(course.cancelled, start);
+  EXPECT_EQ(course.left, start + grace);
+}
+
+// D-04
+TEST(Drain, TheFirstInterruptWaitsAndTheSecondCancels) {
+  Drain drain(grace);
+  drain.interrupt(start);
+  EXPECT_TRUE(drain.draining());
+  EXPECT_EQ(Course::of(drain, start).cancelled, std::nullopt);
+  drain.interrupt(start + 3s);
+  const Course course = Course::of(drain, start + 3s);
+  EXPECT_EQ(course.cancelled, start + 3s);
+  EXPECT_EQ(course.left, start + 3s + grace);
+}
+
+TEST(Drain, TheParentsDeathCountsFromWhenItWasSeen) {
+  Drain drain(grace);
+  drain.parent_died(start);
+  drain.parent_died(start + 5s);
+  EXPECT_EQ(Course::of(drain, start + 5s).left, start + grace);
+}
+
+TEST(Drain, WhatFollowsTheEndOfTheWorkKeepsItsBudget) {
+  Drain drain(grace);
+  drain.stop(start, start + 30s, start + 35s);
+  drain.finished(start + 1s);
+  const Course course = Course::of(drain, start + 1s);
+  EXPECT_EQ(course.cancelled, std::nullopt) << "there is nothing left to cancel";
+  EXPECT_EQ(course.left, start + 35s - 100ms);
+}
+
+TEST(Drain, WhatFollowsTheEndOfTheWorkIsBoundedEvenWithoutABudget) {
+  Drain drain(grace);
+  drain.interrupt(start);
+  drain.finished(start + 100s);
+  drain.finished(start + 105s);
+  EXPECT_EQ(Course::of(drain, start + 105s).left, start + 100s + grace - 100ms);
+}
+
+// Every pair of events, in both orders, the second at any point of the first one's course: nothing is ever lengthened.
+struct Happening {
+  std::string name;
+  std::function<void(Drain&, Clock::time_point)> tell;
+};
+
+const std::array<Happening, 9>& happenings() {
+  static const std::array<Happening, 9> all{{
+      {"stop without bounds", [](Drain& d, Clock::time_point t) { d.stop(t, std::nullopt, std::nullopt); }},
+      {"stop at once", [](Drain& d, Clock::time_point t) { d.stop(t, t, t + 5s); }},
+      {"stop in 30 s", [](Drain& d, Clock::time_point t) { d.stop(t, t + 30s, t + 35s); }},
+      {"stop with a bound on the end only", [](Drain& d, Clock::time_point t) { d.stop(t, std::nullopt, t + 20s); }},
+      {"stop that only cancels", [](Drain& d, Clock::time_point t) { d.stop(t, t + 2s, std::nullopt); }},
+      {"SIGTERM", [](Drain& d, Clock::time_point t) { d.terminate(t); }},
+      {"SIGINT", [](Drain& d, Clock::time_point t) { d.interrupt(t); }},
+      {"SIGINT twice", [](Drain& d, Clock::time_point t) { d.interrupt(t), d.interrupt(t); }},
+      {"the parent's death", [](Drain& d, Clock::time_point t) { d.parent_died(t); }},
+  }};
+  return all;
+}
+
+bool no_later(Deadline a, Deadline b) { return !b || (a && *a <= *b); }
+
+TEST(Drain, EveryPairOfEventsOnlyShortens) {
+  for (const Happening& first : happenings()) {
+    for (const Happening& second : happenings()) {
+      for (const Duration later : {Duration(0s), Duration(500ms), Duration(1s), Duration(3s), Duration(12s)}) {
+        SCOPED_TRACE(first.name + ", then " + second.name);
+        const Clock::time_point then = start + later;
+        Drain one(grace);
+        first.tell(one, start);
+        const Course alone = Course::of(one, start);
+        if (alone.left && *alone.left <= then) continue;  // it is over before the second
+        Drain other(grace);
+        second.tell(other, then);
+        const Course other_alone = Course::of(other, then);
+
+        Drain both(grace);
+        first.tell(both, start);
+        Deadline cancelled;
+        if (alone.cancelled && *alone.cancelled < then) {
+          EXPECT_EQ(both.next(*alone.cancelled), Action::cancel_calls);
+          cancelled = alone.cancelled;
+        }
+        second.tell(both, then);
+        const Course course = Course::of(both, then);
+        if (cancelled) {
+          EXPECT_EQ(course.cancelled, std::nullopt) << "calls are cancelled once";
+        } else {
+          // The process may go before calls would have been cancelled, which ends them as well.
+          const Deadline calls_end = drover::detail::earlier(course.cancelled, course.left);
+          EXPECT_TRUE(no_later(calls_end, alone.cancelled));
+          EXPECT_TRUE(no_later(calls_end, other_alone.cancelled));
+        }
+        EXPECT_TRUE(no_later(course.left, alone.left));
+        EXPECT_TRUE(no_later(course.left, other_alone.left));
+      }
+    }
+  }
+}
+
+}  // namespace

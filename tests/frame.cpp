@@ -1,0 +1,248 @@
+// Bytes to frames and back, whatever way they are cut; W-05 and C-10: malformed headers.
+#include <cstring>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <drover/error.hpp>
+#include <drover/wire/frame.hpp>
+
+namespace {
+
+using namespace drover::detail;
+using Bytes = std::vector<std::byte>;
+
+std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+FrameHeader call(std::uint64_t id) {
+  return {.type = FrameType::call, .slot = static_cast<std::uint32_t>(id), .id = id};
+}
+
+Bytes written(FrameWriter& writer, std::size_t at_most = SIZE_MAX) {
+  Bytes out;
+  while (!writer.empty() && at_most != 0) {
+    iovec stretches[3];
+    const std::size_t count = writer.gather(stretches, 3);
+    EXPECT_GT(count, 0u);
+    const std::size_t take = std::min(at_most, stretches[0].iov_len);
+    const auto* const from = static_cast<const std::byte*>(stretches[0].iov_base);
+    out.insert(out.end(), from, from + take);
+    writer.consumed(take);
+    at_most -= take;
+  }
+  return out;
+}
+
+void feed(FrameReader& reader, std::span<const std::byte> bytes) {
+  const auto room = reader.prepare();
+  ASSERT_GE(room.size(), bytes.size());
+  if (!bytes.empty()) std::memcpy(room.data(), bytes.data(), bytes.size());
+  reader.commit(bytes.size());
+}
+
+std::string pattern(std::size_t size, char seed) {
+  std::string text(size, '\0');
+  for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(seed + static_cast<char>(i % 61));
+  return text;
+}
+
+TEST(Frame, FramesSplitAtEveryByteArriveWhole) {
+  FrameWriter writer;
+  const std::string bodies[] = {"first", "", "the third one"};
+  for (std::uint64_t i = 0; i < 3; ++i) writer.queue(call(i), bytes_of(bodies[i]));
+  const Bytes stream = written(writer);
+  for (std::size_t cut = 0; cut <= stream.size(); ++cut) {
+    FrameReader reader(1000);
+    std::uint64_t arrived = 0;
+    for (const auto part : {std::span(stream).first(cut), std::span(stream).subspan(cut)}) {
+      feed(reader, part);
+      while (const auto frame = reader.next()) {
+        EXPECT_EQ(frame->header.id, arrived);
+        EXPECT_EQ(frame->header.slot, arrived);
+        EXPECT_EQ(text_of(frame->body), bodies[arrived]);
+        ++arrived;
+      }
+    }
+    EXPECT_EQ(arrived, 3u);
+    EXPECT_FALSE(reader.mid_frame());
+  }
+}
+
+TEST(Frame, OneByteAtATime) {
+  FrameWriter writer;
+  writer.queue(call(1), bytes_of("body"));
+  FrameReader reader(1000);
+  const Bytes stream = written(writer, 28);
+  for (std::size_t i = 0; i < stream.size(); ++i) {
+    EXPECT_EQ(reader.mid_frame(), i != 0);
+    EXPECT_FALSE(reader.next());
+    feed(reader, std::span(stream).subspan(i, 1));
+  }
+  EXPECT_EQ(text_of(reader.next()->body), "body");
+}
+
+TEST(Frame, SmallAndLargeBodiesMixInAnyPieces) {
+  const std::size_t sizes[] = {10, 70000, 0, 65512, 65513, 200000, 1, 65536, 3000, 1 << 20};
+  for (const std::size_t piece : {std::size_t{997}, std::size_t{30000}, std::size_t{65536}, std::size_t{1} << 21}) {
+    FrameWriter writer;
+    char seed = 'a';
+    for (const std::size_t size : sizes) {
+      const std::string text = pattern(size, seed++);
+      ByteBuffer body;
+      body.append(bytes_of(text));
+      if (size % 3 == 0)
+        writer.queue(call(size), body.view());
+      else
+        writer.queue(call(size), std::move(body));
+    }
+    FrameReader reader(1 << 20);
+    std::size_t arrived = 0;
+    while (!writer.empty()) {
+      const auto room = reader.prepare();
+      const Bytes part = written(writer, std::min(piece, room.size()));
+      std::memcpy(room.data(), part.data(), part.size());
+      reader.commit(part.size());
+      while (const auto frame = reader.next()) {
+        ASSERT_EQ(frame->header.size, sizes[arrived]);
+        const std::string expected = pattern(sizes[arrived], static_cast<char>('a' + static_cast<int>(arrived)));
+        ASSERT_TRUE(text_of(frame->body) == expected);
+        if (arrived % 2 == 0) {
+          const ByteBuffer taken = reader.take_body();
+          ASSERT_TRUE(text_of(taken.view()) == expected);
+        }
+        ++arrived;
+      }
+    }
+    EXPECT_EQ(arrived, std::size(sizes));
+    EXPECT_FALSE(reader.mid_frame());
+  }
+}
+
+TEST(Frame, ALargeBodyIsReceivedIntoItsPlaceAndTakenWithoutACopy) {
+  FrameWriter writer;
+  ByteBuffer body;
+  body.extend(1 << 20);
+  std::memset(body.data(), 1, body.size());
+  const std::byte* const memory = body.data();
+  writer.queue(call(1), std::move(body));
+  EXPECT_TRUE(body.empty());
+  iovec stretches[4];
+  ASSERT_EQ(writer.gather(stretches, 4), 2u);
+  EXPECT_EQ(stretches[1].iov_base, memory);
+
+  FrameReader reader(1 << 20);
+  feed(reader, written(writer, 100));
+  EXPECT_FALSE(reader.next());
+  const auto room = reader.prepare();
+  EXPECT_EQ(room.size(), (1u << 20) + 24 - 100);
+  const Bytes rest = written(writer);
+  std::memcpy(room.data(), rest.data(), rest.size());
+  reader.commit(rest.size());
+  const auto frame = reader.next();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->body.data() + 100 - 24, room.data());
+  const std::byte* const place = frame->body.data();
+  const ByteBuffer taken = reader.take_body();
+  EXPECT_EQ(taken.data(), place);
+  EXPECT_EQ(reader.prepare().size(), FrameReader::usual_buffer_size);
+}
+
+TEST(Frame, ManyUntakenFramesDoNotStopTheReading) {
+  FrameReader reader(1000, 64);
+  FrameWriter writer;
+  for (std::uint64_t i = 0; i < 100; ++i) writer.queue(call(i), bytes_of("12345678"));
+  while (!writer.empty()) feed(reader, written(writer, reader.prepare().size()));
+  for (std::uint64_t i = 0; i < 100; ++i) EXPECT_EQ(reader.next()->header.id, i);
+  EXPECT_FALSE(reader.next());
+}
+
+TEST(Frame, HalfAFrameIsToldFromNone) {
+  FrameReader reader(1 << 20);
+  EXPECT_FALSE(reader.mid_frame());
+  FrameWriter writer;
+  writer.queue(call(1), bytes_of("body"));
+  writer.queue(call(2), bytes_of(pattern(100000, 'x')));
+  feed(reader, written(writer, 28));
+  EXPECT_TRUE(reader.next());
+  EXPECT_FALSE(reader.mid_frame());
+  feed(reader, written(writer, 60));
+  EXPECT_FALSE(reader.next());
+  EXPECT_TRUE(reader.mid_frame());
+}
+
+std::string refusal(const FrameHeader& header, std::size_t max_body = 1000) {
+  FrameReader reader(max_body);
+  feed(reader, std::as_bytes(std::span(&header, 1)));
+  for (int again = 0; again < 2; ++again) {
+    try {
+      reader.next();
+      return "accepted";
+    } catch (const drover::Error& error) {
+      EXPECT_EQ(error.code(), drover::Errc::protocol_error);
+      if (again == 1) return error.what();
+    }
+  }
+  return "";
+}
+
+TEST(Frame, MalformedHeadersAreRefused) {
+  const FrameHeader good = call(1);
+  const auto with = [&](auto change) {
+    FrameHeader bad = good;
+    change(bad);
+    return refusal(bad);
+  };
+  EXPECT_EQ(refusal(good), "accepted");
+  EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(0); }).find("type 0"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(9); }).find("type 9"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h.zero = 1; }).find("padding"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h.zero2 = 1; }).find("padding"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h.status = 1; }).find("status 1"), std::string::npos);  // only results have one
+  EXPECT_NE(with([](auto& h) { h.size = 1001; }).find("1001 bytes"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::result, .status = 6}; }).find("status 6"),
+            std::string::npos);
+  EXPECT_EQ(with([](auto& h) { h = {.size = 0, .type = FrameType::result, .status = 5}; }), "accepted");
+  EXPECT_NE(with([](auto& h) { std::memcpy(static_cast<void*>(&h), "HTTP/1.1 400 Bad Request\r\n", sizeof h); }),
+            "accepted");
+}
+
+TEST(Frame, ASizeOverTheBoundIsRefusedBeforeItIsAllocated) {
+  FrameHeader huge = call(1);
+  huge.size = 1u << 31;
+  const auto address_space = [] {
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    return pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  };
+  FrameReader reader(64u << 20);
+  feed(reader, std::as_bytes(std::span(&huge, 1)));
+  const std::size_t before = address_space();
+  EXPECT_THROW(reader.next(), drover::Error);
+  EXPECT_LT(address_space(), before + (1u << 30));
+  EXPECT_NE(refusal(huge).find("2147483648 bytes"), std::string::npos);
+}
+
+TEST(Frame, WhatIsWrittenGivesItsMemoryBack) {
+  FrameWriter writer;
+  EXPECT_TRUE(writer.empty());
+  for (int round = 0; round < 1000; ++round) {
+    writer.queue(call(1), bytes_of("small"));
+    writer.queue(call(2), bytes_of(pattern(70000, 'y')));
+    // Never quite empty, so that the list of what was written has to be shortened on the way.
+    const std::size_t before = writer.pending();
+    const Bytes out = written(writer, before - 10);
+    EXPECT_EQ(out.size(), before - 10);
+    EXPECT_EQ(writer.pending(), 10u);
+  }
+  writer.clear();
+  EXPECT_TRUE(writer.empty());
+  iovec stretch;
+  EXPECT_EQ(writer.gather(&stretch, 1), 0u);
+}
+
+}  // namespace

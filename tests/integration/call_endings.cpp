@@ -1,0 +1,254 @@
+// Calls whose worker ends, misbehaves or goes while they wait: each ends exactly once, and nobody else notices.
+#include "support/calls.hpp"
+
+#include <numeric>
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace {
+
+using namespace support;
+
+INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+using Kind = ExitStatus::Kind;
+
+struct Ending {
+  const char* routine;
+  int argument;
+  Kind kind;
+  int value;
+};
+constexpr Ending endings[] = {{"exit", 1, Kind::exited, 1},
+                              {"exit", 0, Kind::exited, 0},
+                              {"crash", SIGSEGV, Kind::signaled, SIGSEGV},
+                              {"crash", SIGKILL, Kind::signaled, SIGKILL}};
+
+// C-04
+asio::awaitable<void> each_ending() {
+  PoolOptions options = call_pool(3);
+  options.restart.backoff = 1ms;
+  options.restart.max_restarts = 100;
+  options.restart.max_backoff = 5ms;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  for (const Ending& ending : endings) {
+    const bool ready = co_await soon([&] { return pool.stats().ready == 3; });
+    EXPECT_TRUE(ready);
+    auto other = pool.call<std::string>("slow_echo", "unharmed", 100);
+    const Failure failure = co_await failure_of(pool.call(ending.routine, ending.argument));
+    EXPECT_TRUE(failure == Errc::worker_exited) << failure;
+    EXPECT_EQ(failure.exit->kind, ending.kind) << failure;
+    EXPECT_EQ(failure.exit->value, ending.value) << failure;
+    EXPECT_EQ(co_await std::move(other), "unharmed");
+  }
+  EXPECT_EQ(pool.stats().crashes, std::size(endings));
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, WhoseWorkerEndsFailWithItsStatusAndOthersDoNotNotice) { run_scenario(each_ending); }
+
+asio::awaitable<void> worker_dies() {
+  const auto here = co_await asio::this_coro::executor;
+  for (const Ending& ending : endings) {
+    LocalWorker worker(here, call_worker());
+    co_await worker.start();
+    auto owed = worker.call(ending.routine, ending.argument);
+    auto waits = worker.call<int>("square", 3);
+    EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+    EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
+    const Failure later = co_await failure_of(worker.call<int>("square", 3));
+    EXPECT_TRUE(later == Errc::worker_exited);
+    EXPECT_EQ(later.exit->value, ending.value);
+    EXPECT_FALSE(worker.alive());
+    const StopReport report = co_await worker.stop();
+    EXPECT_EQ(report.rpc, make_error_code(Errc::worker_exited));
+    EXPECT_EQ(report.exit.value, ending.value);
+  }
+}
+TEST_P(CallsAnywhere, OfAWorkerThatDiedUnaskedSaySoForEver) { run_scenario(worker_dies); }
+
+// C-05
+TEST_F(Calls, WhoseReplyIsInTheSocketWhenTheWorkerDiesAreDelivered) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 40;
+    for (int round = 0; round < 10; ++round) {
+      LocalWorker worker(co_await asio::this_coro::executor, options);
+      co_await worker.start();
+      auto owed = worker.call("nap", 60000, 0);
+      auto end = worker.call("exit_later", 30000, 0);
+      std::vector<asio::awaitable<int>> answered;
+      for (int i = 0; i < 30; ++i) answered.push_back(worker.call<int>("square", i));
+      while (!gone(worker.pid())) ::poll(nullptr, 0, 1);  // and this thread reads nothing meanwhile
+      for (int i = 0; i < 30; ++i) EXPECT_EQ(co_await std::move(answered[std::size_t(i)]), i * i);
+      co_await std::move(end);
+      const Failure failure = co_await failure_of(std::move(owed));
+      EXPECT_TRUE(failure == Errc::worker_exited);
+      EXPECT_TRUE(failure.exit->success());
+    }
+  });
+}
+
+asio::awaitable<void> queued_calls_survive() {
+  const Folder folder;
+  const std::string file = folder.file("order"), killed = folder.file("killed");
+  PoolOptions options = call_pool(1);
+  options.restart.backoff = 1ms;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  std::vector<asio::awaitable<void>> calls;
+  for (int i = 0; i < 40; ++i)
+    calls.push_back(i == 20 ? pool.call("exit_if_absent", killed) : pool.call("append", file, i));
+  int failed = 0;
+  for (auto& call : calls) {
+    const Failure failure = co_await failure_of(std::move(call));
+    if (!failure) continue;
+    ++failed;
+    EXPECT_TRUE(failure == Errc::worker_exited);
+    EXPECT_EQ(failure.exit->value, 9);
+  }
+  EXPECT_EQ(failed, 1) << "with max_in_flight 1 a death costs one call";
+  std::vector<int> expected(40);
+  std::iota(expected.begin(), expected.end(), 0);
+  expected.erase(expected.begin() + 20);
+  EXPECT_EQ(folder.numbers("order"), expected);
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, InTheQueueAreNotLostReorderedOrDoubledWhenAWorkerDies) { run_scenario(queued_calls_survive); }
+
+// A forked copy of the worker keeps its sockets open, so that their end is never seen.
+asio::awaitable<void> sockets_held_open() {
+  const auto here = co_await asio::this_coro::executor;
+  {
+    LocalWorker worker(here, call_worker());
+    co_await worker.start();
+    const pid_t holder = co_await worker.call<int>("hold_sockets");
+    auto owed = worker.call("exit", 0);
+    auto waits = worker.call<int>("square", 3);
+    EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+    EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
+    ::kill(holder, SIGKILL);
+  }
+  PoolOptions options = call_pool(1);
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const pid_t holder = co_await pool.call<int>("hold_sockets");
+  auto owed = pool.call("exit", 0);
+  auto waits = pool.call<int>("square", 3);
+  EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+  EXPECT_EQ(co_await std::move(waits), 9) << "by the next worker";
+  ::kill(holder, SIGKILL);
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, EndWithTheirWorkerAlsoIfACopyOfItHoldsTheSockets) { run_scenario(sockets_held_open); }
+
+// C-10
+asio::awaitable<void> malformed() {
+  PoolOptions options = call_pool(2);
+  options.restart.max_restarts = 1000;
+  options.restart.backoff = 1ms;
+  options.restart.max_backoff = 5ms;
+  options.worker.term_grace = 200ms;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const char* const protocol_errors[] = {"garbage",    "garbage on control", "over the limit", "unknown type",
+                                         "a call",     "padding",            "more padding",   "unknown slot",
+                                         "huge slot",  "other id",           "result on control",
+                                         "second greeting", "malformed status reply"};
+  for (const std::string how : protocol_errors) {
+    const bool ready = co_await soon([&] { return pool.stats().ready == 2; });
+    EXPECT_TRUE(ready) << how;
+    std::set<pid_t> pids;
+    for (const auto& worker : pool.workers()) pids.insert(worker.pid);
+    auto bad = pool.call("misbehave", how, 1);  // of a fresh worker the first call, or not: a wrong id will do as well
+    auto good = pool.call<std::string>("slow_echo", "unharmed", 20);
+    const Failure failure = co_await failure_of(std::move(bad));
+    EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
+    EXPECT_EQ(co_await std::move(good), "unharmed") << how;
+    const bool one_gone = co_await soon([&] { return std::count_if(pids.begin(), pids.end(), gone) == 1; });
+    EXPECT_TRUE(one_gone) << how;
+  }
+  for (const std::string how : {"half a header", "half a body"}) {
+    const Failure failure = co_await failure_of(pool.call("misbehave", how, 1));
+    EXPECT_TRUE(failure == Errc::worker_exited) << how << ": " << failure;
+  }
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, OfAWorkerThatBreaksTheProtocolFailAndItIsReplaced) { run_scenario(malformed); }
+
+asio::awaitable<void> malformed_answers() {
+  const auto here = co_await asio::this_coro::executor;
+  const std::pair<const char*, Errc> cases[] = {{"unknown status", Errc::protocol_error},
+                                                {"error that is none", Errc::bad_arguments}};
+  for (const auto& [how, expected] : cases) {
+    LocalWorker worker(here, call_worker());
+    co_await worker.start();
+    const Failure failure = co_await failure_of(worker.call("misbehave", how, 1));
+    EXPECT_TRUE(failure == expected || failure == Errc::protocol_error) << how << ": " << failure;
+    // Its own answer is the second one to that call.
+    const Failure next = co_await failure_of(worker.call<int>("square", 3));
+    EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << how << ": " << next;
+    co_await worker.stop(0s);
+  }
+  LocalWorker worker(here, call_worker());
+  co_await worker.start();
+  co_await worker.call("misbehave", "twice", 1);  // once more is too often
+  const Failure next = co_await failure_of(worker.call<int>("square", 3));
+  EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << next;
+  co_await worker.stop(0s);
+}
+TEST_P(CallsAnywhere, AnsweredTwiceOrWithNonsenseEndOnce) { run_scenario(malformed_answers); }
+
+std::size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * 4096;
+}
+
+// C-09
+asio::awaitable<void> stopped_reading() {
+  constexpr std::size_t count = 1000, size = 32 << 10;
+  const auto here = co_await asio::this_coro::executor;
+  WorkerOptions options = call_worker();
+  options.max_in_flight = 8;
+  LocalWorker worker(here, options);
+  co_await worker.start();
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+  const std::vector<std::byte> payload(size);
+  const std::size_t before = resident_bytes();
+  ::kill(worker.pid(), SIGSTOP);
+  await_stopped(worker.pid());
+  std::vector<asio::awaitable<std::uint64_t>> calls;
+  const CallOptions bounded{.deadline = 500ms};
+  const auto began = Clock::now();
+  for (std::size_t i = 0; i < count; ++i) calls.push_back(worker.call<std::uint64_t>(bounded, "sum", payload));
+  // Two pools do this in one process, where one may begin or end while the other looks.
+  EXPECT_TRUE(sanitized || resident_bytes() < before + 2 * (count * size * 3 / 2) + (16u << 20));
+  for (auto& call : calls) EXPECT_TRUE(co_await failure_of(std::move(call)) == Errc::deadline_exceeded);
+  EXPECT_GE(since(began), 500ms);
+  EXPECT_LT(since(began), 500ms + slack);
+  calls.clear();
+  ::kill(worker.pid(), SIGCONT);
+  EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", payload), 0u) << "it goes on where it was";
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, OfAWorkerThatStopsReadingMeetTheirDeadlinesInBoundedMemory) { run_scenario(stopped_reading); }
+
+// Answers that are read while nobody takes them: what callers have lost interest in is not kept.
+TEST_F(Calls, GivenUpLeaveNothingBehind) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 4;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    std::size_t before = 0;
+    for (int i = 0; i < 400; ++i) {
+      if (i == 40) before = resident_bytes();
+      { auto dropped = worker.call<std::vector<std::byte>>("bytes", 1u << 20); }
+      co_await worker.call<int>("square", 3);
+    }
+    EXPECT_TRUE(sanitized || resident_bytes() < before + (32u << 20));
+    co_await worker.stop();
+  });
+}
+
+}  // namespace

@@ -1,0 +1,395 @@
+// Who calls from where, and what goes first: the caller, its context, the worker, the worker's context.
+#include <gtest/gtest.h>
+
+#include <asio/detached.hpp>
+#include <asio/use_future.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+asio::awaitable<void> empty_handles() {
+  const auto here = co_await asio::this_coro::executor;
+  LocalWorker empty_worker;
+  WorkerPool empty_pool;
+  EXPECT_TRUE(co_await failure_of(empty_worker.call<int>("square", 3)) == Errc::not_running);
+  EXPECT_TRUE(co_await failure_of(empty_worker.start()) == Errc::not_running);
+  EXPECT_TRUE(co_await failure_of(empty_worker.stop()) == Errc::not_running);
+  EXPECT_TRUE(co_await failure_of(empty_worker.status()) == Errc::not_running);
+  EXPECT_TRUE(co_await failure_of(empty_pool.call<int>("square", 3)) == Errc::not_running);
+  EXPECT_TRUE(co_await failure_of(empty_pool.stop()) == Errc::not_running);
+  EXPECT_EQ(empty_worker.pid(), 0);
+  EXPECT_FALSE(empty_worker.alive());
+  EXPECT_EQ(empty_pool.stats().workers, 0u);
+  EXPECT_TRUE(empty_pool.workers().empty());
+
+  LocalWorker unstarted(here, call_worker());
+  EXPECT_TRUE(co_await failure_of(unstarted.call<int>("square", 3)) == Errc::not_running);
+
+  // Moving disturbs nothing.
+  LocalWorker first(here, call_worker());
+  co_await first.start();
+  auto pending = first.call<std::string>("slow_echo", "moved", 50);
+  LocalWorker second(std::move(first));
+  EXPECT_TRUE(co_await failure_of(first.call<int>("square", 3)) == Errc::not_running);
+  EXPECT_EQ(co_await std::move(pending), "moved");
+  LocalWorker third;
+  third = std::move(second);
+  EXPECT_EQ(co_await third.call<int>("square", 3), 9);
+  co_await third.stop();
+  EXPECT_TRUE(co_await failure_of(third.call<int>("square", 3)) == Errc::stopping);
+}
+TEST_P(CallsAnywhere, OnEmptyHandlesAreAnsweredNotRunning) { run_scenario(empty_handles); }
+
+asio::awaitable<void> dropped() {
+  auto told = std::make_shared<ReadPipe>();
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  {
+    auto call = worker.call<std::string>("nap", 30000, 0);
+    co_await said(told, "napping");
+  }
+  co_await said(told, "cleaned up");
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, WhoseAwaitableIsDestroyedUnawaitedAreCancelled) { run_scenario(dropped); }
+
+asio::awaitable<int> many(WorkerPool& pool, int count) {
+  int sum = 0;
+  for (int i = 0; i < count; ++i) sum += co_await pool.call<int>("square", i % 10);
+  co_return sum;
+}
+
+asio::awaitable<void> from_elsewhere() {
+  PoolOptions options = call_pool(2);
+  WorkerPool pool = co_await WorkerPool::start(options);
+  constexpr int count = 500, sum = count / 10 * 285;
+  asio::io_context other;
+  asio::thread_pool threads(2);
+  const asio::any_io_executor executor = threads.get_executor();
+  auto on_pool = asio::co_spawn(threads, many(pool, count), asio::use_future);
+  auto in_strand = asio::co_spawn(asio::make_strand(executor), many(pool, count), asio::use_future);
+  auto on_other = asio::co_spawn(other, many(pool, count), asio::use_future);
+  std::thread runner([&] { other.run(); });
+  EXPECT_EQ(co_await many(pool, count), sum);
+  const auto all = [&] {
+    for (auto* each : {&on_pool, &in_strand, &on_other})
+      if (each->wait_for(0s) != std::future_status::ready) return false;
+    return true;
+  };
+  const bool ended = co_await soon(all);
+  EXPECT_TRUE(ended);
+  for (auto* each : {&on_pool, &in_strand, &on_other}) EXPECT_EQ(each->get(), sum);
+  runner.join();
+  threads.join();
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, FromOtherContextsAndStrandsAreAnsweredThere) { run_scenario(from_elsewhere); }
+
+asio::awaitable<void> answered_on(LocalWorker& worker, std::thread::id thread, int& wrong) {
+  for (int i = 0; i < 100; ++i) {
+    co_await worker.call<int>("square", i);
+    wrong += std::this_thread::get_id() != thread;
+  }
+}
+asio::awaitable<void> own_thread() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  std::atomic<bool> done{false};
+  int wrong = 0;
+  std::thread runner([&] {
+    asio::io_context other;
+    asio::co_spawn(other, answered_on(worker, std::this_thread::get_id(), wrong), asio::detached);
+    other.run();
+    done = true;
+  });
+  const bool ended = co_await soon([&] { return done.load(); });
+  EXPECT_TRUE(ended);
+  runner.join();
+  EXPECT_EQ(wrong, 0);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, ResumeTheirCallerOnItsOwnExecutor) { run_scenario(own_thread); }
+
+asio::awaitable<void> caller_context_goes() {
+  auto told = std::make_shared<ReadPipe>();
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  options.max_in_flight = 2;
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  {
+    asio::io_context other;
+    asio::co_spawn(other, worker.call<std::string>("nap", 30000, 0), asio::detached);
+    asio::co_spawn(other, worker.call<std::string>("doze", 30000), asio::detached);
+    asio::co_spawn(other, worker.call<int>("square", 3), asio::detached);  // in the queue
+    other.poll();
+    co_await said(told, "napping");
+  }
+  co_await said(told, "cleaned up");
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+  // While answers come in.
+  for (int round = 0; round < 30; ++round) {
+    asio::io_context other;
+    for (int i = 0; i < 20; ++i) asio::co_spawn(other, worker.call<int>("square", i), asio::detached);
+    other.poll();
+    if (round % 3 == 0) co_await worker.call<int>("square", 3);
+    if (round % 3 == 1) other.run_for(1ms);
+  }
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, WhoseCallersContextIsDestroyedAreCancelledAndForgotten) { run_scenario(caller_context_goes); }
+
+template <class Owner>
+asio::awaitable<void> gone_from_elsewhere(std::function<asio::awaitable<Owner>()> make) {
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::future<Failure>> failures;
+    asio::thread_pool callers(2);
+    {
+      Owner owner = co_await make();
+      for (int i = 0; i < 6; ++i) {
+        auto nap = owner.template call<std::string>("doze", 30000);
+        failures.push_back(asio::co_spawn(callers, failure_of(std::move(nap)), asio::use_future));
+      }
+    }
+    for (auto& failure : failures) {
+      const Failure ended = failure.get();
+      EXPECT_TRUE(ended.aborted()) << ended;
+    }
+    callers.join();
+  }
+}
+asio::awaitable<LocalWorker> one_worker() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  co_return worker;
+}
+asio::awaitable<WorkerPool> two_workers() {
+  PoolOptions options = call_pool(2);
+  return WorkerPool::start(options);
+}
+TEST_P(CallsAnywhere, WhoseWorkerObjectIsDestroyedAreAborted) {
+  run_scenario([] { return gone_from_elsewhere<LocalWorker>(one_worker); });
+}
+TEST_P(CallsAnywhere, WhosePoolObjectIsDestroyedAreAborted) {
+  run_scenario([] { return gone_from_elsewhere<WorkerPool>(two_workers); });
+}
+
+TEST_F(Calls, WhoseWorkersContextIsDestroyedEndWithConnectionLost) {
+  for (int round = 0; round < 5; ++round) {
+    asio::thread_pool callers(2);
+    std::vector<std::future<Failure>> failures;
+    LocalWorker worker;
+    WorkerPool pool;
+    {
+      asio::io_context context;
+      const auto make = [&]() -> asio::awaitable<void> {
+        worker = co_await one_worker();
+        pool = co_await two_workers();
+        for (int i = 0; i < 6; ++i) {
+          auto first = worker.call<std::string>("doze", 30000);
+          auto second = pool.call<std::string>("doze", 30000);
+          failures.push_back(asio::co_spawn(callers, failure_of(std::move(first)), asio::use_future));
+          failures.push_back(asio::co_spawn(callers, failure_of(std::move(second)), asio::use_future));
+        }
+        context.stop();
+      };
+      asio::co_spawn(context, make(), asio::detached);
+      context.run();
+    }
+    for (auto& failure : failures) {
+      const Failure ended = failure.get();
+      EXPECT_TRUE(ended == Errc::connection_lost) << ended;
+    }
+    auto late = asio::co_spawn(callers, failure_of(worker.call<int>("square", 3)), asio::use_future);
+    EXPECT_TRUE(late.get());
+    auto later = asio::co_spawn(callers, failure_of(pool.call<int>("square", 3)), asio::use_future);
+    EXPECT_TRUE(later.get());
+    callers.join();
+  }
+}
+
+// A worker goes in one thread while its answers are delivered on others.
+TEST_F(Calls, AnsweredWhileTheirWorkerIsDestroyedOnAnotherThread) {
+  for (int round = 0; round < (sanitized ? 15 : 40); ++round) {
+    asio::thread_pool threads(3);
+    asio::thread_pool callers(1);
+    std::vector<std::future<Failure>> ended;
+    std::atomic<int> answers{0}, callers_waiting{0};
+    const auto caller = [&](LocalWorker& of) -> asio::awaitable<void> {
+      std::vector<asio::awaitable<std::vector<std::byte>>> calls;
+      for (int i = 0; i < 100; ++i) calls.push_back(of.call<std::vector<std::byte>>("bytes", 100000u));
+      ++callers_waiting;
+      for (auto& call : calls) {
+        const auto bytes = co_await std::move(call);
+        if (bytes.size() != 100000u || bytes.back() != std::byte{1}) throw std::runtime_error("a wrong answer");
+        ++answers;
+      }
+    };
+    {
+      auto starting = asio::co_spawn(threads, one_worker(), asio::use_future);
+      LocalWorker worker = starting.get();
+      ended.push_back(asio::co_spawn(threads, failure_of(caller(worker)), asio::use_future));
+      ended.push_back(asio::co_spawn(callers, failure_of(caller(worker)), asio::use_future));
+      while (callers_waiting < 2 || answers < round) std::this_thread::yield();
+      worker = LocalWorker();
+    }
+    threads.join();
+    callers.join();
+    for (auto& each : ended) {
+      const Failure failure = each.get();
+      EXPECT_TRUE(!failure || failure.aborted() || failure == Errc::not_running) << failure;
+    }
+  }
+}
+
+asio::awaitable<void> destroyed_by_its_caller() {
+  for (int round = 0; round < 20; ++round) {
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 8;
+    auto worker = std::make_unique<LocalWorker>(co_await asio::this_coro::executor, options);
+    co_await worker->start();
+    std::vector<asio::awaitable<int>> calls;
+    for (int i = 0; i < 20; ++i) calls.push_back(worker->call<int>("square", i));
+    EXPECT_EQ(co_await std::move(calls[0]), 0);  // more answers have come with this one
+    worker.reset();
+    for (std::size_t i = 1; i < calls.size(); ++i) {
+      const Failure failure = co_await failure_of(std::move(calls[i]));
+      EXPECT_TRUE(!failure || failure.aborted()) << failure;
+    }
+  }
+}
+TEST_P(CallsAnywhere, WhoseContinuationDestroysTheWorkerEnd) { run_scenario(destroyed_by_its_caller); }
+
+// What a user's completion handler throws comes out of run() and harms no worker.
+TEST_F(Calls, WhoseCompletionHandlersThrowHarmNoWorker) {
+  asio::io_context context;
+  auto starting = asio::co_spawn(context, one_worker(), asio::use_future);
+  context.restart();
+  while (starting.wait_for(0s) != std::future_status::ready) context.run_one();
+  LocalWorker worker = starting.get();
+  int thrown = 0, ended = 0;
+  const auto rethrow = [&](std::exception_ptr failure) {
+    ++ended;
+    if (failure) std::rethrow_exception(failure);
+  };
+  const auto run_until = [&](int count) {
+    const auto until = Clock::now() + 10s;
+    while (ended < count && Clock::now() < until) {
+      try {
+        context.run_one_for(10ms);
+      } catch (const std::exception&) {
+        ++thrown;
+      }
+    }
+    EXPECT_EQ(ended, count);
+  };
+  for (int i = 0; i < 50; ++i) asio::co_spawn(context, worker.call("throw", "at the caller"), rethrow);
+  for (int i = 0; i < 50; ++i) asio::co_spawn(context, worker.call("nothing"), rethrow);
+  run_until(100);
+  EXPECT_EQ(thrown, 50);
+  const CallOptions soon_over{.deadline = 50ms}, later{.deadline = 150ms};
+  for (const auto& options : {soon_over, soon_over, later})
+    asio::co_spawn(context, worker.call(options, "nap", 300, 0), rethrow);
+  run_until(103);
+  EXPECT_EQ(thrown, 53);
+  asio::co_spawn(context, worker.call("nothing"), rethrow);
+  run_until(104);
+  asio::co_spawn(context, worker.call("exit", 3), rethrow);
+  asio::co_spawn(context, worker.call("nothing"), rethrow);
+  run_until(106);
+  EXPECT_EQ(thrown, 55);
+}
+
+// Answers that are found when a deadline is looked after are delivered by its timer; what their receivers throw must
+// not cost the others their deadlines.
+TEST_F(Calls, WhoseHandlersThrowAtADeadlineDoNotKeepOthersFromTheirs) {
+  asio::io_context context(1);
+  LocalWorker worker;
+  const auto start = [&]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 2;
+    worker = LocalWorker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    context.stop();
+  };
+  asio::co_spawn(context, start(), asio::detached);
+  context.run();
+  context.restart();
+  Failure first_ended, second_ended;
+  int ended = 0;
+  const CallOptions first{.deadline = 50ms}, second{.deadline = 600ms};
+  const auto began = Clock::now();
+  asio::co_spawn(context, worker.call<std::string>(first, "slow_echo", "text", 100),
+                 [&](std::exception_ptr failure, std::string) {
+                   ++ended;
+                   first_ended = describe(failure);
+                   throw std::runtime_error("from a completion handler");
+                 });
+  asio::co_spawn(context, worker.call<std::string>(second, "doze", 30000),
+                 [&](std::exception_ptr failure, std::string) {
+                   ++ended;
+                   second_ended = describe(failure);
+                 });
+  // The timer's handler is queued while there is no answer yet, and runs when there is one.
+  const auto busy_until = [&](Duration time) {
+    while (since(began) < time) std::this_thread::yield();
+  };
+  asio::post(context, [&] {
+    busy_until(60ms);
+    asio::post(context, [&] { busy_until(300ms); });
+  });
+  int thrown = 0;
+  while (ended < 2 && since(began) < 5s) try {
+      context.run_one_for(10ms);
+    } catch (const std::runtime_error&) {
+      ++thrown;
+    }
+  EXPECT_EQ(thrown, 1);
+  EXPECT_FALSE(first_ended) << "it was this process that was late: " << first_ended;
+  EXPECT_TRUE(second_ended == Errc::deadline_exceeded) << second_ended;
+  EXPECT_LT(since(began), 600ms + slack);
+}
+
+// Nobody's calls wait for what another's continuation does on its own thread.
+TEST_F(Calls, OfOthersAreSentWhileAContinuationTakesItsTime) {
+  on_four_threads([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.worker.max_in_flight = 2;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    std::atomic<bool> holds{false}, go_on{false};
+    const auto holder = [&]() -> asio::awaitable<void> {
+      co_await pool.call<int>("square", 1);
+      holds = true;
+      for (const auto until = Clock::now() + 10s; !go_on && Clock::now() < until;) std::this_thread::yield();
+    };
+    Task holding(here, holder());
+    const bool held = co_await soon([&] { return holds.load(); });
+    EXPECT_TRUE(held);
+    // Two of four go to the other worker, the second of them while it has something to do.
+    std::atomic<int> answered{0};
+    const auto caller = [&]() -> asio::awaitable<void> {
+      co_await pool.call<std::string>("doze", 30);
+      ++answered;
+    };
+    Task one(here, caller()), two(here, caller()), three(here, caller()), four(here, caller());
+    const bool sent = co_await soon([&] { return answered >= 2; }, 5s);
+    EXPECT_TRUE(sent) << answered;
+    go_on = true;
+    const bool all = co_await soon([&] { return answered == 4; });
+    EXPECT_TRUE(all);
+    co_await pool.stop();
+  });
+}
+
+}  // namespace

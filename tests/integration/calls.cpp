@@ -1,0 +1,321 @@
+// Calls that go well, and those that their caller gives up: on one thread, on four, and with two pools in two threads.
+#include "support/calls.hpp"
+
+#include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <optional>
+#include <tuple>
+
+#include "support/call_types.hpp"
+
+namespace {
+
+using namespace support;
+
+INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+// C-01
+asio::awaitable<void> every_kind_of_value() {
+  PoolOptions options = call_pool(2);
+  WorkerPool pool = co_await WorkerPool::start(options);
+  co_await pool.call("nothing");
+  EXPECT_EQ(co_await pool.call<int>("square", 7), 49);
+  EXPECT_EQ(co_await pool.call<long>("add", 1, 41), 42);
+  EXPECT_EQ(co_await pool.call<std::string>("echo", "text"), "text");
+  const std::vector<std::string> parts{"a", "b", "c"};
+  EXPECT_EQ(co_await pool.call<std::string>("join", parts, ", "), "a, b, c");
+  const std::map<std::string, int> numbers{{"one", 1}, {"two", 2}};
+  const std::map<int, std::string> inverted{{1, "one"}, {2, "two"}};
+  EXPECT_EQ((co_await pool.call<std::map<int, std::string>>("invert", numbers)), inverted);
+  const std::tuple<int, std::string> pair{5, "five"}, none{};
+  EXPECT_EQ((co_await pool.call<std::tuple<std::string, int>>("swap", pair)),
+            (std::tuple<std::string, int>{"five", 5}));
+  EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 8), 4);
+  EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 7), std::nullopt);
+  const Point point{1, 2};
+  EXPECT_EQ(co_await pool.call<Point>("mirror", point), (Point{2, 1}));
+  const Celsius warm(20);
+  EXPECT_EQ(co_await pool.call<double>("fahrenheit", warm), 68.0);
+  EXPECT_EQ((co_await pool.call<Celsius>("boil")).degrees(), 100.0);
+  Message message;
+  message.text = "hey";
+  EXPECT_EQ((co_await pool.call<Message>("shout", message)).text, "hey!");
+  EXPECT_EQ(co_await pool.call<std::string>("slow_echo", "a coroutine", 5), "a coroutine");
+  EXPECT_EQ(co_await pool.call<std::string>("echo", ""), "");
+  // A result nobody wants, and a routine's without one.
+  co_await pool.call("square", 3);
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, TakeAndReturnEveryKindOfValue) { run_scenario(every_kind_of_value); }
+
+asio::awaitable<void> move_only() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  Parcel parcel{std::make_unique<std::string>("fragile")};
+  Parcel same = co_await worker.call<Parcel>("forward", std::move(parcel));
+  EXPECT_EQ(*same.content, "fragile");
+  auto text = std::make_unique<std::string>("wrapped");
+  Parcel wrapped = co_await worker.call<Parcel>("wrap", text);
+  EXPECT_EQ(*wrapped.content, "wrapped");
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, TakeAndReturnWhatCanOnlyBeMoved) { run_scenario(move_only); }
+
+asio::awaitable<void> arguments_may_go() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  auto text = std::make_unique<std::string>(1000, 'x');
+  auto routine = std::make_unique<std::string>("echo");
+  auto pending = worker.call<std::string>(*routine, std::string_view(*text));
+  text->assign(1000, 'y');
+  text.reset();
+  routine.reset();
+  EXPECT_EQ(co_await std::move(pending), std::string(1000, 'x'));
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, HaveEncodedTheirArgumentsWhenCallReturns) { run_scenario(arguments_may_go); }
+
+// C-01
+asio::awaitable<void> large_payloads() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  const std::vector<std::byte> large(50u << 20, std::byte{3});
+  EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", large), 3 * large.size());
+  EXPECT_EQ((co_await worker.call<std::vector<std::byte>>("bytes", large.size())).size(), large.size());
+  const auto same = co_await worker.call<std::vector<std::byte>>("blob", large);
+  EXPECT_TRUE(same == large);
+  const std::vector<std::byte> empty;
+  EXPECT_EQ((co_await worker.call<std::vector<std::byte>>("blob", empty)).size(), 0u);
+  co_await worker.stop();
+}
+TEST_F(Calls, OfFiftyMebibytesBothWays) { on_one_thread(large_payloads); }
+
+// C-02
+asio::awaitable<void> refusals() {
+  WorkerOptions options = call_worker();
+  options.max_message_size = 1 << 20;
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  const pid_t pid = worker.pid();
+  const std::string much(2 << 20, 'x'), text = "text";
+  const Failure unknown = co_await failure_of(worker.call<int>("no such routine", 1));
+  EXPECT_TRUE(unknown == Errc::unknown_routine) << unknown;
+  EXPECT_NE(unknown.text.find("no such routine"), std::string::npos) << unknown;
+  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", text)) == Errc::bad_arguments);
+  EXPECT_TRUE(co_await failure_of(worker.call<int>("square")) == Errc::bad_arguments);
+  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1, 2)) == Errc::bad_arguments);
+  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1LL << 40)) == Errc::bad_arguments);
+  EXPECT_TRUE(co_await failure_of(worker.call<std::string>("square", 3)) == Errc::bad_arguments);
+  EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", much)) == Errc::message_too_large);
+  EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 2u << 20)) == Errc::message_too_large);
+  EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 200u << 20)) == Errc::message_too_large);
+  EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
+  EXPECT_EQ(worker.pid(), pid);
+  EXPECT_TRUE(worker.alive());
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, ThatDoNotFitAreTypedErrorsAndHarmNobody) { run_scenario(refusals); }
+
+// C-03
+asio::awaitable<void> remote_errors() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  const std::pair<const char*, std::string> thrown[] = {
+      {"throw", "std::runtime_error"}, {"throw_unusual", "Unusual"}, {"fail_later", "Unusual"}, {"throw_int", "int"}};
+  for (const auto& [routine, type] : thrown) {
+    try {
+      const std::string name = routine;
+      if (name == "throw_int")
+        co_await worker.call(name);
+      else
+        co_await worker.call(name, "what went wrong");
+      ADD_FAILURE() << routine << " did not throw";
+    } catch (const RemoteError& error) {
+      EXPECT_NE(error.type().find(type), std::string::npos) << error.type();
+      EXPECT_TRUE(type == "int" || error.what() == std::string("what went wrong")) << error.what();
+    }
+  }
+  EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, WhoseRoutineThrowsAreRemoteErrorsWithTypeAndText) { run_scenario(remote_errors); }
+
+asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
+
+// C-06
+asio::awaitable<void> cancelled_by_caller() {
+  const auto here = co_await asio::this_coro::executor;
+  auto told = std::make_shared<ReadPipe>();
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  LocalWorker worker(here, options);
+  co_await worker.start();
+  Task napping(here, worker.call<std::string>("nap", 30000, 100));
+  co_await said(told, "napping");
+  auto before = Clock::now();
+  napping.cancel();
+  EXPECT_TRUE((co_await napping.failure()).aborted());
+  EXPECT_LT(since(before), 1s) << "the caller does not wait for the routine";
+  co_await said(told, "cleaned up");
+  EXPECT_GE(since(before), 100ms);
+  EXPECT_LT(since(before), slack);
+
+  Task looping(here, worker.call<std::string>("until_stopped"));
+  co_await said(told, "looping");
+  looping.cancel();
+  EXPECT_TRUE((co_await looping.failure()).aborted());
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9) << "it saw the token while it blocked the main thread";
+
+  // One that can't be cancelled: its late answer is dropped without a trace.
+  Task working(here, worker.call<std::string>("work", 200));
+  co_await said(told, "working");
+  working.cancel();
+  EXPECT_TRUE((co_await working.failure()).aborted());
+  EXPECT_EQ(co_await worker.call<std::string>("echo", "next"), "next");
+  co_await worker.stop();
+}
+asio::awaitable<void> cancelled_by_caller_in_strand() {
+  // Cancellation has to be emitted where the coroutine runs, so on many threads in a strand.
+  auto strand = strand_of(co_await asio::this_coro::executor);
+  co_await asio::co_spawn(strand, cancelled_by_caller(), asio::use_awaitable);
+}
+TEST_P(CallsAnywhere, CancelledByTheirCallerAreCancelledInTheWorker) { run_scenario(cancelled_by_caller_in_strand); }
+
+asio::awaitable<void> overtaken() {
+  const auto here = co_await asio::this_coro::executor;
+  auto told = std::make_shared<ReadPipe>();
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  options.max_in_flight = 3;
+  LocalWorker worker(here, options);
+  co_await worker.start();
+  auto first = worker.call<std::string>("work", 300);
+  co_await said(told, "working");
+  {
+    auto second = worker.call<int>("bump");  // in the worker's socket; dropped, it is cancelled
+    auto third = worker.call<int>("bump");
+  }
+  EXPECT_EQ(co_await std::move(first), "worked");
+  EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, WhoseCancellationOvertakesThemNeverBegin) { run_scenario(overtaken); }
+
+asio::awaitable<void> never_sent() {
+  const auto here = co_await asio::this_coro::executor;
+  auto strand = strand_of(here);
+  co_await asio::post(strand, asio::use_awaitable);
+  auto told = std::make_shared<ReadPipe>();
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  LocalWorker worker(here, options);
+  co_await worker.start();
+  auto first = worker.call<std::string>("work", 400);
+  co_await said(told, "working");
+  const CallOptions soon_over{.deadline = 100ms}, over{.deadline = 0ms};
+  const auto before = Clock::now();
+  auto queued = worker.call<int>(soon_over, "bump");
+  EXPECT_TRUE(co_await failure_of(worker.call<int>(over, "bump")) == Errc::deadline_exceeded);
+  { auto dropped = worker.call<int>("bump"); }
+  EXPECT_TRUE(co_await failure_of(std::move(queued)) == Errc::deadline_exceeded);
+  EXPECT_GE(since(before), 100ms);
+  EXPECT_LT(since(before), 380ms) << "it covers the time in the queue";
+  EXPECT_EQ(co_await std::move(first), "worked");
+  EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, ThatExpireOrAreDroppedInTheQueueAreNeverSent) { run_scenario(never_sent); }
+
+// C-07
+asio::awaitable<void> deadlines() {
+  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+  co_await worker.start();
+  const CallOptions options{.deadline = 200ms};
+  for (const std::string routine : {"doze", "work"}) {
+    const auto before = Clock::now();
+    EXPECT_TRUE(co_await failure_of(worker.call<std::string>(options, routine, 600)) == Errc::deadline_exceeded);
+    EXPECT_GE(since(before), 200ms);
+    EXPECT_LT(since(before), 200ms + slack);
+  }
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+  const CallOptions enough{.deadline = 10s};
+  EXPECT_EQ(co_await worker.call<int>(enough, "square", 4), 16);
+  const CallOptions endless{.deadline = drover::Duration::max(), .kill_after = drover::Duration::max()};
+  EXPECT_EQ(co_await worker.call<int>(endless, "square", 5), 25);
+  const CallOptions negative{.deadline = -1ms};
+  EXPECT_TRUE((co_await failure_of(worker.call<int>(negative, "square", 5))).argument);
+  co_await worker.stop();
+}
+TEST_P(CallsAnywhere, EndAtTheirDeadline) { run_scenario(deadlines); }
+
+// C-07
+asio::awaitable<void> kill_after() {
+  const auto here = co_await asio::this_coro::executor;
+  auto told = std::make_shared<ReadPipe>();
+  PoolOptions options = call_pool(1);
+  options.worker.command.out = told->stdio();
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const CallOptions killing{.deadline = 100ms, .kill_after = 100ms};
+  const pid_t first = co_await pool.call<int>("pid");
+  EXPECT_TRUE(co_await failure_of(pool.call(killing, "spin")) == Errc::deadline_exceeded);
+  const pid_t second = co_await pool.call<int>("pid");
+  EXPECT_NE(first, second);
+  EXPECT_TRUE(gone(first));
+  co_await said(told, "spinning");
+  const CallOptions on_cancel{.kill_after = 100ms};
+  {
+    auto dropped = pool.call(on_cancel, "spin");
+    co_await said(told, "spinning");
+  }
+  const auto before = Clock::now();
+  const pid_t third = co_await pool.call<int>("pid");
+  EXPECT_NE(second, third);
+  EXPECT_GE(since(before), 95ms);
+  // One that ends by itself in that time is not killed.
+  const CallOptions patient{.deadline = 50ms, .kill_after = 5s};
+  EXPECT_TRUE(co_await failure_of(pool.call<std::string>(patient, "work", 300)) == Errc::deadline_exceeded);
+  EXPECT_EQ(co_await pool.call<int>("pid"), third);
+  // However often: what callers ask for is no reason to give up.
+  const CallOptions at_once{.deadline = 1ms, .kill_after = 1ms};
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_TRUE(co_await failure_of(pool.call(at_once, "spin")) == Errc::deadline_exceeded);
+    EXPECT_EQ(co_await pool.call<int>("square", i), i * i);
+  }
+  EXPECT_EQ(pool.stats().crashes, 0u);
+  EXPECT_GT(pool.stats().restarts, 2u);  // one that expires before it is sent kills nobody
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, ThatDoNotEndAreKilledIfTheCallerSaysSo) { run_scenario(kill_after); }
+
+// C-08
+TEST_F(Calls, OfSixtyFourCallersOnFourThreadsAreAllAnsweredRightAndInOrder) {
+  constexpr int callers = 64, calls = sanitized ? 200 : 1600;
+  std::atomic<int> right{0}, wrong{0};
+  on_four_threads([&]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(4);
+    options.worker.max_in_flight = 16;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    const auto caller = [&](int me) -> asio::awaitable<void> {
+      for (int i = 0; i < calls; i += 4) {
+        std::vector<asio::awaitable<long>> several;  // in flight at the same time
+        for (int j = 0; j < 4; ++j) several.push_back(pool.call<long>("add", me * 1000000, i + j));
+        for (int j = 0; j < 4; ++j)
+          ++(co_await std::move(several[std::size_t(j)]) == me * 1000000L + i + j ? right : wrong);
+      }
+    };
+    std::vector<Task<void>> tasks;
+    for (int me = 0; me < callers; ++me) tasks.emplace_back(strand_of(here), caller(me));
+    const bool all = co_await soon([&] { return right + wrong == callers * calls; }, 50s);
+    EXPECT_TRUE(all);
+    EXPECT_EQ(pool.stats().calls, std::uint64_t(callers) * calls);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+  EXPECT_EQ(right, callers * calls);
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace

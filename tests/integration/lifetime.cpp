@@ -1,0 +1,313 @@
+// Any object may die before or after its context, with operations pending, on any kind of executor; and handlers of the
+// user's harm nothing.
+#include <atomic>
+#include <functional>
+#include <gtest/gtest.h>
+#include <memory>
+#include <mutex>
+#include <signal.h>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+
+#include "support/workers.hpp"
+
+namespace {
+
+using namespace support;
+
+class Lifetimes : public Workers {};
+
+WorkerOptions brief() {
+  WorkerOptions options = plain_worker();
+  options.stop_margin = 2s;
+  options.term_grace = 1s;
+  return options;
+}
+
+// ---- orders of destruction
+// --------------------------------------------------------------------------------------------
+
+/// A context with threads that run it, and the executor that things are made with.
+class Place {
+ public:
+  enum class Kind { loop, strand_of_two_threads, pool_of_threads, strand_of_pool };
+
+  explicit Place(Kind kind) : kind_(kind) {
+    if (kind == Kind::pool_of_threads || kind == Kind::strand_of_pool) {
+      pool_ = std::make_unique<asio::thread_pool>(2);
+      return;
+    }
+    context_ = std::make_unique<asio::io_context>();
+    work_.emplace(context_->get_executor());
+    for (int i = 0; i < (kind == Kind::loop ? 1 : 2); ++i) threads_.emplace_back([this] { context_->run(); });
+  }
+  ~Place() { end(); }
+
+  asio::any_io_executor executor() {
+    switch (kind_) {
+      case Kind::loop:
+        return context_->get_executor();
+      case Kind::strand_of_two_threads:
+        return asio::make_strand(*context_);
+      case Kind::pool_of_threads:
+        return pool_->get_executor();
+      case Kind::strand_of_pool:
+        return asio::make_strand(*pool_);
+    }
+    return {};
+  }
+
+  void end() {
+    if (pool_) pool_->stop(), pool_->join();
+    pool_.reset();
+    work_.reset();
+    if (context_) context_->stop();
+    for (auto& thread : threads_) thread.join();
+    threads_.clear();
+    context_.reset();
+  }
+
+ private:
+  Kind kind_;
+  std::unique_ptr<asio::io_context> context_;
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_;
+  std::vector<std::thread> threads_;
+  std::unique_ptr<asio::thread_pool> pool_;
+};
+
+using Kind = Place::Kind;
+constexpr Kind everywhere[] = {Kind::loop, Kind::strand_of_two_threads, Kind::pool_of_threads, Kind::strand_of_pool};
+
+/// Begins all that can be pending on a worker, each operation on its own.
+void begin_all(LocalWorker& worker, const asio::any_io_executor& executor, int stage) {
+  const auto nothing = [](std::exception_ptr, auto&&...) {};
+  if (stage == 0) return asio::co_spawn(executor, worker.start(), nothing);
+  asio::co_spawn(executor, worker.call<int>("square", 2), nothing);
+  asio::co_spawn(executor, worker.call<std::string>("doze", 30000), nothing);
+  CallOptions timed{.deadline = 20ms};
+  asio::co_spawn(executor, worker.call<std::string>(timed, "doze", 30000), nothing);
+  asio::co_spawn(executor, worker.status(), nothing);
+  if (stage == 2) asio::co_spawn(executor, worker.stop(50ms), nothing);
+  if (stage == 3) asio::co_spawn(executor, worker.stop(std::nullopt), nothing);
+}
+
+void wait_until_ready(const LocalWorker& worker) {
+  for (const auto start = Clock::now(); since(start) < 10s; ::poll(nullptr, 0, 1)) {
+    try {
+      (void)worker.metadata();
+      return;
+    } catch (const Error&) {
+    }
+  }
+  FAIL() << "the worker is not ready";
+}
+
+TEST_F(Lifetimes, AWorkerAndItsContextMayGoInAnyOrderWithOperationsPending) {
+  for (const Kind kind : everywhere)
+    for (const bool context_first : {false, true})
+      for (int stage = 0; stage < 4; ++stage)
+        for (const auto wait : {0us, 400us, 3000us}) {
+          Place place(kind), elsewhere(Kind::loop);
+          const auto executor = place.executor();
+          auto worker = std::make_unique<LocalWorker>(executor, brief());
+          if (stage > 0) {
+            begin_all(*worker, executor, 0);
+            wait_until_ready(*worker);
+            begin_all(*worker, elsewhere.executor(), 1);  // who waits elsewhere is answered there
+          }
+          begin_all(*worker, executor, stage);
+          std::this_thread::sleep_for(wait);
+          asio::any_io_executor none;
+          std::swap(none, const_cast<asio::any_io_executor&>(executor));  // not ours to keep beyond the context
+          none = {};
+          if (context_first) {
+            place.end();
+            worker.reset();
+          } else {
+            worker.reset();
+            place.end();
+          }
+          EXPECT_TRUE(soon_childless(1s + slack));
+        }
+}
+
+TEST_F(Lifetimes, APoolAndItsContextMayGoInAnyOrderWithOperationsPending) {
+  for (const Kind kind : everywhere)
+    for (const bool context_first : {false, true})
+      for (const auto wait : {0us, 2000us, 20000us}) {
+        Place place(kind);
+        drover::PoolOptions options;
+        options.size = 2;
+        options.worker = brief();
+        options.worker.max_in_flight = 2;
+        auto executor = place.executor();
+        struct Shared {
+          std::mutex mutex;
+          std::unique_ptr<WorkerPool> pool;
+        };
+        const auto shared = std::make_shared<Shared>();
+        const auto body = [](drover::PoolOptions o, std::shared_ptr<Shared> s) -> asio::awaitable<void> {
+          auto made = std::make_unique<WorkerPool>(co_await WorkerPool::start(o));
+          const auto here = co_await asio::this_coro::executor;
+          const auto nothing = [](std::exception_ptr, auto&&...) {};
+          for (int i = 0; i < 8; ++i) asio::co_spawn(here, made->call<std::string>("doze", 3 * i), nothing);
+          const std::lock_guard held(s->mutex);
+          s->pool = std::move(made);
+        };
+        asio::co_spawn(executor, body(options, shared), asio::detached);
+        executor = {};
+        std::this_thread::sleep_for(wait);
+        std::unique_ptr<WorkerPool> pool;
+        {
+          const std::lock_guard held(shared->mutex);
+          pool = std::move(shared->pool);
+        }
+        if (context_first) place.end();
+        pool.reset();
+        place.end();
+        shared->pool.reset();
+        EXPECT_TRUE(soon_childless(1s + slack));
+      }
+}
+
+// Threads that start, call, stop and destroy workers of one context side by side.
+TEST_F(Lifetimes, ManyThreadsMayUseWorkersOfOneContext) {
+  Place place(Kind::strand_of_two_threads);
+  std::vector<std::thread> users;
+  std::atomic<int> good{0};
+  for (int t = 0; t < 4; ++t)
+    users.emplace_back([&, t] {
+      for (int i = 0; i < 10; ++i) {
+        LocalWorker worker(place.executor(), brief());
+        asio::io_context context;
+        const auto life = [](LocalWorker& w, int n) -> asio::awaitable<int> {
+          co_await w.start();
+          auto first = w.call<int>("square", n);
+          auto second = w.call<std::string>("doze", 5);
+          auto stop = w.stop(2s);
+          const int result = co_await std::move(first);
+          co_await failure_of(std::move(second));
+          const StopReport report = co_await std::move(stop);
+          co_return report.exit.success() ? result : -1;
+        };
+        if (support::run(context, life(worker, t)) == t * t) ++good;
+      }
+    });
+  for (auto& user : users) user.join();
+  EXPECT_EQ(good, 40);
+  place.end();
+}
+
+// ---- handlers of events
+// -----------------------------------------------------------------------------------------------
+
+// L-09
+TEST_F(Lifetimes, AnEventHandlerThatThrowsOrIsSlowHarmsNothingAndSeesTheOrder) {
+  const auto watched = [](std::function<void(const Event&)> handler) -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const auto kinds = std::make_shared<std::vector<Event::Kind>>();
+    WorkerOptions options = brief();
+    options.name = "watched";
+    options.on_event = [kinds, handler](const Event& event) {
+      EXPECT_EQ(event.worker, "watched");
+      EXPECT_NE(event.pid, 0);
+      kinds->push_back(event.kind);
+      handler(event);
+    };
+    using enum Event::Kind;
+    {
+      const auto worker = std::make_shared<LocalWorker>(executor, options);
+      co_await worker->start();
+      EXPECT_EQ(co_await worker->call<int>("square", 3), 9);
+      const StopReport report = co_await worker->stop();
+      EXPECT_TRUE(report.exit.success());
+      co_await pause_for(300ms);
+      EXPECT_EQ(*kinds, (std::vector{spawned, ready, stopping, exited, reaped}));
+    }
+    kinds->clear();
+    {
+      const auto worker = std::make_shared<LocalWorker>(executor, options);
+      co_await worker->start();
+      EXPECT_EQ(co_await failure_of(worker->call("exit", 3)), Errc::worker_exited);
+      co_await worker->stop();
+      co_await pause_for(300ms);
+      EXPECT_EQ(*kinds, (std::vector{spawned, ready, exited, reaped}));
+    }
+  };
+  run_together({
+      [&] { return watched([](const Event&) {}); },
+      [&] { return watched([](const Event&) { throw std::runtime_error("a handler's own"); }); },
+      [&] { return watched([](const Event&) { throw 7; }); },
+      [&] { return watched([](const Event&) { std::this_thread::sleep_for(20ms); }); },
+  });
+}
+
+// L-09: a handler may itself use the worker, and even destroy it.
+TEST_F(Lifetimes, AnEventHandlerMayStopOrDestroyItsWorker) {
+  run_together({
+      []() -> asio::awaitable<void> {
+        const auto executor = co_await asio::this_coro::executor;
+        const auto worker = std::make_shared<std::unique_ptr<LocalWorker>>();
+        WorkerOptions options = brief();
+        options.on_event = [weak = std::weak_ptr(worker)](const Event& event) {
+          const auto held = weak.lock();
+          if (held && *held && event.kind == Event::Kind::ready) held->reset();
+        };
+        *worker = std::make_unique<LocalWorker>(executor, options);
+        const Task<void> start(executor, (*worker)->start());
+        co_await start.ended();
+        co_await pause_for(100ms);
+        EXPECT_EQ(*worker, nullptr);
+      },
+      []() -> asio::awaitable<void> {
+        const auto executor = co_await asio::this_coro::executor;
+        const auto worker = std::make_shared<std::unique_ptr<LocalWorker>>();
+        WorkerOptions options = brief();
+        options.on_event = [weak = std::weak_ptr(worker), executor](const Event& event) {
+          const auto held = weak.lock();
+          if (!held || !*held || event.kind != Event::Kind::spawned) return;
+          asio::co_spawn(executor, (*held)->stop(0s), [](std::exception_ptr, const StopReport&) {});
+        };
+        *worker = std::make_unique<LocalWorker>(executor, options);
+        const Failure failure = co_await failure_of((*worker)->start());
+        EXPECT_TRUE(!failure || failure.aborted()) << failure;
+        co_await (*worker)->stop();
+        EXPECT_FALSE((*worker)->alive());
+      },
+  });
+  EXPECT_TRUE(soon_childless());
+}
+
+// Moving a worker disturbs nothing that is pending.
+TEST_F(Lifetimes, AWorkerMayBeMovedWithOperationsPending) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    LocalWorker first(executor, brief());
+    const Task<void> start(executor, first.start());
+    co_await asio::post(executor, asio::use_awaitable);
+    LocalWorker second(std::move(first));
+    EXPECT_FALSE(co_await start.failure());
+    const Task<std::string> call(executor, second.call<std::string>("doze", 100));
+    LocalWorker third;
+    third = std::move(second);
+    const Task<StopReport> stop(executor, third.stop(5s));
+    LocalWorker fourth(std::move(third));
+    EXPECT_EQ(co_await call.result(), "slept");
+    const StopReport report = co_await stop.result();
+    EXPECT_TRUE(report.exit.success());
+    EXPECT_EQ(co_await failure_of(first.stop()), Errc::not_running);  // NOLINT: that is what is tested
+    EXPECT_FALSE(fourth.alive());
+  }});
+}
+
+}  // namespace

@@ -1,0 +1,100 @@
+// Calls from four threads while workers are killed at random: each ends exactly once, and the pool is whole at the end.
+#include "support/calls.hpp"
+
+#include <random>
+#include <set>
+
+#include <gtest/gtest.h>
+
+namespace {
+
+using namespace support;
+
+constexpr int callers = 32, total = 100000;
+
+struct Counts {
+  std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0};
+  int ended() const { return answered + exited + wrong + other; }
+};
+
+/// Counts ends by its destructor's run, too: one that was resumed twice would be found by the sanitizers.
+asio::awaitable<void> caller(WorkerPool& pool, Counts& counts, unsigned seed) {
+  std::mt19937 random(seed);
+  while (counts.begun < total) {
+    std::vector<std::pair<long, asio::awaitable<long>>> several;
+    for (int i = 0; i < 8 && counts.begun++ < total; ++i) {
+      const int value = int(random() % 1000000);
+      several.emplace_back(value + 1L, pool.call<long>("add", value, 1));
+    }
+    for (auto& [expected, call] : several) {
+      try {
+        ++(co_await std::move(call) == expected ? counts.answered : counts.wrong);
+      } catch (const Error& error) {
+        ++(error.code() == make_error_code(Errc::worker_exited) && error.exit_status() ? counts.exited : counts.other);
+      } catch (...) {
+        ++counts.other;
+      }
+    }
+  }
+}
+
+void storm(std::size_t max_in_flight) {
+  Counts counts;
+  std::set<pid_t> killed;
+  asio::thread_pool callers_threads(4);
+  on_four_threads(
+      [&]() -> asio::awaitable<void> {
+        PoolOptions options = call_pool(4);
+        options.worker.max_in_flight = max_in_flight;
+        options.max_queued = 10000;
+        options.restart.max_restarts = 100000;
+        options.restart.backoff = 1ms;
+        options.restart.max_backoff = 10ms;
+        WorkerPool pool = co_await WorkerPool::start(options);
+        std::vector<std::future<void>> running;
+        for (unsigned i = 0; i < callers; ++i)
+          running.push_back(asio::co_spawn(asio::make_strand(callers_threads.get_executor()), caller(pool, counts, i),
+                                           asio::use_future));
+        std::mt19937 random(99);
+        const auto until = Clock::now() + 100s;
+        const auto over = [&] {
+          return std::all_of(running.begin(), running.end(), [](auto& each) { return each.wait_for(0s) == std::future_status::ready; });
+        };
+        while (!over() && Clock::now() < until) {
+          co_await pause_for(50ms);
+          const auto workers = pool.workers();
+          if (workers.empty()) continue;
+          const pid_t pid = workers[random() % workers.size()].pid;
+          ::kill(pid, SIGKILL);
+          killed.insert(pid);
+        }
+        EXPECT_TRUE(over()) << counts.ended() << " of " << total << " calls have ended";
+        const bool whole = co_await soon([&] {
+          const auto workers = pool.workers();
+          return workers.size() == 4 &&
+                 std::none_of(workers.begin(), workers.end(), [&](auto& worker) { return killed.contains(worker.pid); });
+        });
+        EXPECT_TRUE(whole);
+        const auto stats = pool.stats();
+        EXPECT_EQ(stats.calls, std::uint64_t(total));
+        EXPECT_EQ(stats.queued, 0u);
+        EXPECT_EQ(stats.in_flight, 0u);
+        EXPECT_EQ(stats.crashes, stats.restarts);
+        EXPECT_EQ(stats.crashes, killed.size());
+        for (int i = 0; i < 8; ++i) EXPECT_EQ(co_await pool.call<int>("square", i), i * i);
+        co_await pool.stop();
+      },
+      120s);
+  callers_threads.join();
+  EXPECT_EQ(counts.ended(), total) << "each ends exactly once";
+  EXPECT_EQ(counts.wrong, 0);
+  EXPECT_EQ(counts.other, 0);
+  EXPECT_GT(counts.answered, total / 2);
+  std::printf("%d answered, %d with worker_exited, %d workers killed\n", int(counts.answered), int(counts.exited),
+              int(killed.size()));
+}
+
+TEST_F(Calls, SurviveAStormOfKilledWorkersOneCallAWorker) { storm(1); }
+TEST_F(Calls, SurviveAStormOfKilledWorkersManyCallsAWorker) { storm(16); }
+
+}  // namespace

@@ -1,0 +1,225 @@
+// run() and run_main(): what becomes of programs that are asked to end. This program is its own host and its own worker.
+#include <drover/run.hpp>
+
+#include <cstring>
+#include <iostream>
+#include <string_view>
+
+#include <gtest/gtest.h>
+
+#include <drover/worker/serve.hpp>
+
+#include "support/calls.hpp"
+#include "support/worker_routines.hpp"
+
+namespace {
+
+using namespace support;
+
+PoolOptions own_pool(std::size_t size) {
+  PoolOptions options;
+  options.size = size;
+  options.worker.term_grace = 1s;
+  return options;
+}
+
+// ---- the hosts -------------------------------------------------------------------------------------------------------
+
+void tell(const WorkerPool& pool) {
+  for (const auto& worker : pool.workers()) support::say(std::to_string(worker.pid));
+}
+
+asio::awaitable<void> naps(WorkerPool& pool) {
+  tell(pool);
+  co_await pool.call("nap", 30000, 10);  // says "napping"
+}
+
+asio::awaitable<void> spins(WorkerPool& pool) {
+  tell(pool);
+  co_await pool.call("ignore", SIGTERM);
+  co_await pool.call("spin");
+}
+
+asio::awaitable<void> gives_in(WorkerPool& pool) {
+  try {
+    co_await naps(pool);
+  } catch (const std::system_error&) {  // and ends as if nothing had happened
+  }
+}
+
+asio::awaitable<void> squares(WorkerPool& pool) {
+  const int answer = co_await pool.call<int>("square", 7);
+  if (answer != 49) throw std::logic_error("a wrong answer");
+}
+
+asio::awaitable<void> throws() {
+  co_await pause_for(1ms);
+  throw std::runtime_error("what went wrong");
+}
+
+asio::awaitable<void> throws_int() {
+  co_await pause_for(1ms);
+  throw 42;
+}
+
+/// Its answers arrive while it is stopped, and their deadlines pass.
+asio::awaitable<void> is_stopped() {
+  WorkerOptions options;
+  options.max_in_flight = 8;
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  const CallOptions bounded{.deadline = 1s};
+  std::vector<asio::awaitable<std::string>> calls;
+  for (int i = 0; i < 8; ++i) calls.push_back(worker.call<std::string>(bounded, "doze", 200 + i));
+  support::say("sent");
+  for (auto& call : calls) co_await std::move(call);
+  co_await worker.stop();
+}
+
+int host(std::string_view mode) {
+  if (mode == "ok") return drover::run_main(with_pool(own_pool(2), squares));
+  if (mode == "throws") return drover::run_main(throws());
+  if (mode == "throws-int") return drover::run_main(throws_int());
+  if (mode == "naps") return drover::run_main(with_pool(own_pool(2), naps));
+  if (mode == "spins") return drover::run_main(with_pool(own_pool(2), spins));
+  if (mode == "gives-in") return drover::run_main(with_pool(own_pool(2), gives_in));
+  if (mode == "is-stopped") return drover::run_main(is_stopped());
+  if (mode == "run") try {
+      drover::run(with_pool(own_pool(2), naps));
+    } catch (const std::system_error& error) {
+      return error.code() == asio::error::operation_aborted ? 5 : 6;
+    }
+  return 90;
+}
+
+// ---- the tests -------------------------------------------------------------------------------------------------------
+
+struct Host {
+  std::shared_ptr<ReadPipe> told = std::make_shared<ReadPipe>(), errors = std::make_shared<ReadPipe>();
+  Process process;
+  std::vector<pid_t> workers;
+
+  explicit Host(const std::string& mode, std::size_t count = 0) {
+    Command command = Command::self({"host", mode});
+    command.out = told->stdio();
+    command.err = errors->stdio();
+    command.env = call_worker().command.env;  // its workers inherit it
+    process = Process::spawn(command);
+    for (std::size_t i = 0; i < count; ++i) workers.push_back(told->pid());
+  }
+  ExitStatus end() { return support::run(process.wait()); }
+};
+
+TEST_F(Calls, OfAProgramThatEndsWellExitWithZero) { EXPECT_TRUE(Host("ok").end().success()); }
+
+TEST_F(Calls, OfAProgramThatThrowsExitWithOneAndTheText) {
+  Host host("throws");
+  const ExitStatus expected{ExitStatus::Kind::exited, 1, false};
+  EXPECT_EQ(host.end(), expected);
+  EXPECT_EQ(host.errors->rest(), "error: what went wrong\n");
+  Host unusual("throws-int");
+  EXPECT_EQ(unusual.end(), expected);
+  EXPECT_FALSE(unusual.errors->rest().empty());
+}
+
+// D-07
+TEST_F(Calls, OfAProgramThatIsAskedToEndAreCancelledAndItExitsWithTheSignal) {
+  for (const int signo : {SIGINT, SIGTERM, SIGHUP}) {
+    Host host("naps", 2);
+    EXPECT_EQ(host.told->line(), "napping");
+    const auto began = Clock::now();
+    ::kill(-host.process.pid(), signo);  // as the terminal does; its workers are in groups of their own
+    EXPECT_EQ(host.told->line(), "cleaned up");
+    const ExitStatus expected{ExitStatus::Kind::exited, 128 + signo, false};
+    EXPECT_EQ(host.end(), expected);
+    EXPECT_LT(since(began), slack);
+    for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
+    EXPECT_EQ(host.errors->rest(), "");
+  }
+}
+
+// D-07
+TEST_F(Calls, OfAProgramThatIsAskedTwiceToEndAreGoneAllTheSame) {
+  Host host("spins", 2);
+  EXPECT_EQ(host.told->line(), "spinning");
+  const auto began = Clock::now();
+  for (int i = 0; i < 5; ++i) {
+    ::kill(host.process.pid(), SIGINT);
+    ::poll(nullptr, 0, 20);
+  }
+  const ExitStatus expected{ExitStatus::Kind::exited, 128 + SIGINT, false};
+  EXPECT_EQ(host.end(), expected);
+  EXPECT_LT(since(began), 1s + slack);
+  for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
+}
+
+TEST_F(Calls, OfAProgramThatEndsWellAfterASignalExitWithZero) {
+  Host host("gives-in", 2);
+  EXPECT_EQ(host.told->line(), "napping");
+  ::kill(host.process.pid(), SIGTERM);
+  EXPECT_TRUE(host.end().success());
+  for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
+}
+
+TEST_F(Calls, InRunThrowOperationAbortedAfterASignal) {
+  Host host("run", 2);
+  EXPECT_EQ(host.told->line(), "napping");
+  ::kill(host.process.pid(), SIGINT);
+  EXPECT_EQ(host.end().value, 5);
+}
+
+// C-07
+TEST_F(Calls, OfAProgramThatWasStoppedMeetTheirDeadlinesIfTheAnswersAreThere) {
+  Host host("is-stopped");
+  EXPECT_EQ(host.told->line(), "sent");
+  ::kill(host.process.pid(), SIGSTOP);
+  await_stopped(host.process.pid());
+  ::poll(nullptr, 0, 2000);  // its workers answer, and its deadlines pass
+  ::kill(host.process.pid(), SIGCONT);
+  const ExitStatus end = host.end();
+  EXPECT_TRUE(end.success()) << host.errors->rest();
+}
+
+asio::awaitable<int> value(int x) {
+  co_await pause_for(1ms);
+  co_return x;
+}
+asio::awaitable<std::unique_ptr<int>> pointer(int x) { co_return std::make_unique<int>(x); }
+
+TEST_F(Calls, OfRunReturnWhatTheCoroutineReturns) {
+  EXPECT_EQ(drover::run(value(7)), 7);
+  EXPECT_EQ(*drover::run(pointer(8)), 8);
+  EXPECT_THROW(drover::run(throws()), std::runtime_error);
+  EXPECT_EQ(drover::run(with_pool(own_pool(2), [](WorkerPool& pool) -> asio::awaitable<int> {
+              co_return co_await pool.call<int>("square", 7);
+            })),
+            49);
+}
+
+asio::awaitable<int> stops_its_context() {
+  const auto here = co_await asio::this_coro::executor;
+  static_cast<asio::io_context&>(asio::query(here, asio::execution::context)).stop();
+  co_await pause_for(1h);
+  co_return 1;
+}
+
+TEST_F(Calls, OfRunWhoseContextIsStoppedAreAborted) {
+  EXPECT_TRUE(describe([]() -> std::exception_ptr {
+                try {
+                  drover::run(stops_its_context());
+                } catch (...) {
+                  return std::current_exception();
+                }
+                return nullptr;
+              }())
+                  .aborted());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (drover::in_worker()) return drover::serve(support::worker_routines());
+  if (argc == 3 && std::strcmp(argv[1], "host") == 0) return host(argv[2]);
+  ::testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}

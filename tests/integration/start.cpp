@@ -1,0 +1,273 @@
+// Starting workers: what start() answers, how it fails, and what is left then.
+#include <algorithm>
+#include <filesystem>
+#include <gtest/gtest.h>
+#include <memory>
+#include <set>
+#include <signal.h>
+#include <spawn.h>
+#include <string>
+#include <sys/wait.h>
+#include <vector>
+
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+
+#include "support/workers.hpp"
+
+extern char** environ;
+
+namespace {
+
+using namespace support;
+using drover::Timeout;
+
+class Starting : public Workers {};
+
+// W-01
+TEST_F(Starting, OptionsAreCheckedBeforeAnythingIsSpawned) {
+  asio::io_context context;
+  const auto refused = [&](auto change, Timeout timeout = 30s) {
+    WorkerOptions options = plain_worker();
+    change(options);
+    LocalWorker worker(context.get_executor(), options);
+    const Failure failure = run(context, failure_of(worker.start(timeout)));
+    EXPECT_EQ(worker.pid(), 0);
+    return failure.argument;
+  };
+  const auto as_it_is = [](WorkerOptions&) {};
+  EXPECT_TRUE(refused(as_it_is, 0s));
+  EXPECT_TRUE(refused(as_it_is, -1s));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.command.program.clear(); }));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.shutdown_grace = -1ns; }));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.term_grace = -1s; }));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.stop_margin = -1s; }));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.max_in_flight = 0; }));
+  EXPECT_TRUE(refused([](WorkerOptions& o) { o.max_message_size = 0; }));
+}
+
+// W-01
+TEST_F(Starting, ARefusedStartLeavesTheWorkerAsItWas) {
+  asio::io_context context;
+  LocalWorker worker(context.get_executor(), plain_worker());
+  EXPECT_TRUE(run(context, failure_of(worker.start(0s))).argument);
+  run(context, worker.start(10s));
+  EXPECT_TRUE(worker.alive());
+  run(context, worker.stop());
+}
+
+// W-01
+TEST_F(Starting, ConstructionIsInert) {
+  asio::io_context context;
+  WorkerOptions nonsense;
+  nonsense.command.program = "/no/such/program";
+  nonsense.shutdown_grace = -1s;
+  LocalWorker worker(context.get_executor(), nonsense);
+  EXPECT_EQ(worker.pid(), 0);
+  EXPECT_FALSE(worker.alive());
+  EXPECT_THROW((void)worker.metadata(), Error);
+  WorkerOptions options = plain_worker();
+  LocalWorker fresh(context.get_executor(), options);
+  EXPECT_EQ(run(context, failure_of(fresh.call("pid"))), Errc::not_running);
+  EXPECT_EQ(run(context, failure_of(fresh.status())), Errc::not_running);
+  const StopReport report = run(context, fresh.stop());
+  EXPECT_FALSE(report.rpc);
+  EXPECT_EQ(report.exit.kind, ExitStatus::Kind::unknown);
+  LocalWorker empty;
+  EXPECT_EQ(run(context, failure_of(empty.start())), Errc::not_running);
+  EXPECT_EQ(run(context, failure_of(empty.stop())), Errc::not_running);
+}
+
+// W-02
+TEST_F(Starting, AReadyWorkerIsIntroduced) {
+  asio::io_context context;
+  WorkerOptions options = plain_worker();
+  options.name = "the first";
+  options.tags = {"gpu", "big"};
+  options.extra = {{"zone", "north"}};
+  std::vector<Event> events;
+  options.on_event = [&](const Event& event) { events.push_back(event); };
+  {
+    LocalWorker worker(context.get_executor(), options);
+    run(context, worker.start());
+    const drover::WorkerMetadata& metadata = worker.metadata();
+    EXPECT_EQ(metadata.name, "the first");
+    EXPECT_EQ(metadata.tags, options.tags);
+    EXPECT_EQ(metadata.extra, options.extra);
+    EXPECT_FALSE(metadata.version.empty());
+    EXPECT_TRUE(std::binary_search(metadata.routines.begin(), metadata.routines.end(), "square"));
+    EXPECT_EQ(metadata.pid, worker.pid());
+    EXPECT_EQ(run(context, worker.call<int>("pid")), worker.pid());
+    EXPECT_EQ(run(context, worker.call<int>("parent")), ::getpid());
+    run(context, worker.stop());
+  }
+  drover::WorkerProcess process(context.get_executor(), options);
+  const drover::WorkerMetadata metadata = run(context, process.start());
+  EXPECT_EQ(metadata.pid, process.pid());
+  EXPECT_EQ(metadata.name, "the first");
+  const drover::ReapReport report = run(context, process.reap(0s));
+  EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  EXPECT_FALSE(process.alive());
+  ASSERT_GE(events.size(), 5u);
+  EXPECT_EQ(events[0].kind, Event::Kind::spawned);
+  EXPECT_EQ(events[1].kind, Event::Kind::ready);
+  EXPECT_EQ(events[2].kind, Event::Kind::stopping);
+  EXPECT_EQ(events[3].kind, Event::Kind::exited);
+  EXPECT_TRUE(events[3].expected);
+  EXPECT_EQ(events[4].kind, Event::Kind::reaped);
+}
+
+asio::awaitable<Failure> start_and_cancel(std::shared_ptr<LocalWorker> worker, Duration after) {
+  const auto executor = co_await asio::this_coro::executor;
+  const Task<void> start(executor, worker->start());
+  if (after == Duration::zero())
+    co_await asio::post(executor, asio::use_awaitable);
+  else
+    co_await pause_for(after);
+  start.cancel();
+  co_return co_await start.failure();
+}
+
+// W-06
+TEST_F(Starting, ACancelledStartLeavesNothing) {
+  const auto cancelled = [](std::vector<std::string> steps, Duration after) -> asio::awaitable<void> {
+    const auto begin = Clock::now();
+    const auto executor = co_await asio::this_coro::executor;
+    const auto worker = std::make_shared<LocalWorker>(executor, worker_with(std::move(steps)));
+    const Failure failure = co_await start_and_cancel(worker, after);
+    EXPECT_TRUE(failure.aborted()) << failure;
+    EXPECT_TRUE(worker->pid() == 0 || gone(worker->pid()));
+    EXPECT_LT(since(begin), after + slack);
+  };
+  run_together({
+      [&] {
+        return cancelled({"sleep", "30000"}, 50ms);
+      },
+      [&] {
+        return cancelled({"sleep", "30000"}, 0ms);
+      },
+      [&] { return cancelled({"stop"}, 50ms); },
+      [&] {
+        return cancelled({"unarmed", "sleep", "30000"}, 5ms);
+      },
+      [&] {
+        return cancelled({"grandchild", "stubborn", "pause"}, 50ms);
+      },
+  });
+}
+
+// W-06
+TEST_F(Starting, ASlowStartDoesNotBlockTheLoop) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const Ticker ticker(executor);
+    const auto start = Clock::now();
+    LocalWorker worker(executor, worker_with({"sleep", "600"}));
+    co_await worker.start();
+    EXPECT_GE(since(start), 600ms);
+    EXPECT_LT(since(start), 600ms + slack);
+    EXPECT_LT(ticker.longest_gap(), slowed_down ? 500ms : 100ms);
+    co_await worker.stop();
+  }});
+}
+
+// W-06: cancelled at any step of the start; the process is gone whatever came first.
+TEST_F(Starting, AStartMayBeCancelledAfterAnyHandler) {
+  for (int handlers = 0; handlers < 12; ++handlers) {
+    asio::io_context context;
+    LocalWorker worker(context.get_executor(), plain_worker());
+    const Task<void> start(context.get_executor(), worker.start());
+    for (int i = 0; i < handlers && !start.done(); ++i) context.run_one_for(2s);
+    asio::post(context, [&] { start.cancel(); });
+    const Failure failure = run(context, start.failure());
+    EXPECT_TRUE(failure.aborted() || (!failure && worker.alive())) << handlers << ": " << failure;
+    if (failure) {
+      EXPECT_TRUE(worker.pid() == 0 || gone(worker.pid())) << handlers;
+    } else {
+      run(context, worker.stop());
+    }
+  }
+}
+
+// W-07
+TEST_F(Starting, ASecondStartIsAnErrorAndHarmsNothing) {
+  asio::io_context context;
+  LocalWorker worker(context.get_executor(), plain_worker());
+  const Task<void> first(context.get_executor(), worker.start());
+  EXPECT_TRUE(run(context, failure_of(worker.start())).logic);
+  EXPECT_FALSE(run(context, first.failure()));
+  EXPECT_TRUE(run(context, failure_of(worker.start())).logic);
+  EXPECT_EQ(run(context, worker.call<int>("square", 5)), 25);
+  run(context, worker.stop());
+  EXPECT_TRUE(run(context, failure_of(worker.start())).logic);
+}
+
+/// What the sockets of a process are called by the kernel.
+std::set<std::string> sockets_of(pid_t pid) {
+  std::set<std::string> sockets;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code ec;
+    const std::string target = std::filesystem::read_symlink(entry.path(), ec);
+    if (target.starts_with("socket:")) sockets.insert(target);
+  }
+  return sockets;
+}
+
+bool disjoint(const std::set<std::string>& a, const std::set<std::string>& b) {
+  return std::none_of(a.begin(), a.end(), [&](const std::string& socket) { return b.count(socket) != 0; });
+}
+
+// W-08
+TEST_F(Starting, NobodyElseInheritsTheSocketsOfAWorker) {
+  const auto outer = sockets_of(::getpid());  // the test's own stdio may be one
+  const auto drovers = [&](std::set<std::string> sockets) {
+    for (const auto& socket : outer) sockets.erase(socket);
+    return sockets;
+  };
+  asio::io_context context;
+  LocalWorker first(context.get_executor(), plain_worker()), second(context.get_executor(), plain_worker());
+  run(context, first.start());
+  pid_t foreign = 0;
+  char* const argv[] = {const_cast<char*>("sleep"), const_cast<char*>("30"), nullptr};
+  ASSERT_EQ(::posix_spawnp(&foreign, "sleep", nullptr, nullptr, argv, environ), 0);
+  run(context, second.start());
+  const auto ours = drovers(sockets_of(::getpid())), of_first = drovers(sockets_of(first.pid())),
+             of_second = drovers(sockets_of(second.pid()));
+  EXPECT_EQ(ours.size(), 4u);
+  EXPECT_EQ(of_first.size(), 2u);
+  EXPECT_EQ(of_second.size(), 2u);
+  EXPECT_TRUE(disjoint(ours, of_first) && disjoint(ours, of_second) && disjoint(of_first, of_second));
+  EXPECT_TRUE(drovers(sockets_of(foreign)).empty());
+  ::kill(foreign, SIGKILL);
+  ::waitpid(foreign, nullptr, 0);
+  run(context, first.stop());
+  run(context, second.stop());
+}
+
+// W-09
+TEST_F(Starting, AHangingStaticDestructorDoesNotOutliveTheBudget) {
+  const auto hanging = [](Timeout grace, Duration stop_margin, Duration shutdown_grace,
+                          Duration bound) -> asio::awaitable<void> {
+    WorkerOptions options = plain_worker();
+    options.stop_margin = stop_margin;
+    options.shutdown_grace = shutdown_grace;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    co_await worker.call("hang_at_exit");
+    const auto start = Clock::now();
+    const StopReport report = co_await worker.stop(grace);
+    EXPECT_FALSE(report.rpc) << report.rpc.message();
+    EXPECT_EQ(report.exit.value, 1) << report.exit.to_string();
+    if (!slowed_down) {  // or SIGTERM may meet it on its way out
+      EXPECT_FALSE(report.terminated);
+    }
+    EXPECT_LT(since(start), bound + slack);
+  };
+  run_together({
+      [&] { return hanging(0s, 1s, 10s, 1s); },
+      [&] { return hanging(200ms, 1s, 10s, 1200ms); },
+      [&] { return hanging(std::nullopt, 10s, 1s, 1s); },
+  });
+}
+
+}  // namespace

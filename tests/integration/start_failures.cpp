@@ -1,0 +1,186 @@
+// Starts that fail: what start() throws, when, and that nothing is left then.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <string>
+#include <vector>
+
+#include <asio/post.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include "support/workers.hpp"
+
+namespace {
+
+using namespace support;
+using drover::Timeout;
+
+class FailingStarts : public Workers {};
+
+/// Starts such a worker, and expects it to fail and to be gone.
+asio::awaitable<Failure> failing_start(WorkerOptions options, Timeout timeout = 30s) {
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  const Failure failure = co_await failure_of(worker.start(timeout));
+  EXPECT_TRUE(failure) << "it has started";
+  if (worker.pid() != 0) {
+    EXPECT_TRUE(gone(worker.pid())) << failure;
+  }
+  EXPECT_FALSE(worker.alive());
+  const StopReport report = co_await worker.stop();  // changes nothing
+  EXPECT_FALSE(worker.alive()) << report.rpc;
+  co_return failure;
+}
+
+// W-01: what can't be executed.
+TEST_F(FailingStarts, AProgramThatCannotBeExecutedIsAnErrnoAtOnce) {
+  WorkerOptions options;
+  options.command.program = "/no/such/program";
+  EXPECT_EQ(run(failing_start(options)).code, std::errc::no_such_file_or_directory);
+  options.command.program = "/etc/passwd";
+  EXPECT_EQ(run(failing_start(options)).code, std::errc::permission_denied);
+}
+
+// W-03
+TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
+  const auto never_ready = [](std::vector<std::string> steps) -> asio::awaitable<void> {
+    const auto start = Clock::now();
+    WorkerOptions options = worker_with(std::move(steps));
+    const Failure failure = co_await failing_start(options, 300ms);
+    EXPECT_EQ(failure, Errc::start_timeout);
+    EXPECT_GE(since(start), 300ms);
+    EXPECT_LT(since(start), 300ms + slack);
+  };
+  const auto stubborn = [](std::vector<std::string> steps) -> asio::awaitable<void> {
+    const auto start = Clock::now();
+    WorkerOptions options = worker_with(std::move(steps));
+    options.term_grace = 400ms;
+    std::vector<Event::Kind> events;
+    options.on_event = [&](const Event& event) { events.push_back(event.kind); };
+    const Failure failure = co_await failing_start(options, 1s);  // it has to come to where it ignores it
+    EXPECT_EQ(failure, Errc::start_timeout);
+    EXPECT_GE(since(start), 1400ms);
+    EXPECT_LT(since(start), 1400ms + slack);
+    using enum Event::Kind;
+    co_await asio::post(co_await asio::this_coro::executor, asio::use_awaitable);
+    EXPECT_EQ(events, (std::vector{spawned, terminate_sent, kill_sent, exited, reaped}));
+  };
+  run_together({
+      [&] { return never_ready({"pause"}); },
+      [&] {
+        return never_ready({"unarmed", "pause"});
+      },
+      [&] {
+        return never_ready({"unarmed", "close-channels", "pause"});
+      },
+      [&] {
+        return never_ready({"grandchild", "stubborn", "pause"});
+      },
+      [&] { return never_ready({"stop"}); },
+      [&] {
+        return never_ready({"unarmed", "stop"});
+      },
+      [&] {
+        return stubborn({"ignore", "15", "pause"});
+      },
+      [&] {
+        return stubborn({"ignore", "15", "stop", "pause"});
+      },
+      [&] {
+        return stubborn({"unarmed", "ignore", "15", "close-channels", "pause"});
+      },
+  });
+}
+
+// W-04
+TEST_F(FailingStarts, AWorkerThatEndsBeforeItIsReadyIsToldWithItsStatusAtOnce) {
+  const auto ending = [](std::vector<std::string> steps, ExitStatus expected) -> asio::awaitable<void> {
+    const auto start = Clock::now();
+    WorkerOptions options = worker_with(std::move(steps));
+    const Failure failure = co_await failing_start(options);
+    EXPECT_EQ(failure, Errc::start_failed);
+    EXPECT_TRUE(failure.exit && failure.exit->kind == expected.kind && failure.exit->value == expected.value)
+        << (failure.exit ? failure.exit->to_string() : "no status");
+    EXPECT_LT(since(start), slack);
+  };
+  using enum ExitStatus::Kind;
+  run_together({
+      [&] {
+        return ending({"exit", "3"}, {exited, 3});
+      },
+      [&] {
+        return ending({"unarmed", "exit", "3"}, {exited, 3});
+      },
+      [&] {
+        return ending({"unarmed", "exit", "0"}, {exited, 0});
+      },
+      [&] {
+        return ending({"crash", "11"}, {signaled, SIGSEGV});
+      },
+      [&] {
+        return ending({"crash", "9"}, {signaled, SIGKILL});
+      },
+      [&] {
+        return ending({"unarmed", "close-channels", "sleep", "50", "exit", "4"}, {exited, 4});
+      },
+      [&] {
+        return ending({"unarmed", "grandchild", "holding", "exit", "5"}, {exited, 5});
+      },
+  });
+}
+
+// W-05
+TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
+  const auto refused = [](std::vector<std::string> steps, Errc expected) -> asio::awaitable<void> {
+    const auto start = Clock::now();
+    WorkerOptions options = worker_with(steps);
+    const Failure failure = co_await failing_start(options, 10s);
+    EXPECT_EQ(failure, expected) << steps[1];
+    EXPECT_LT(since(start), slack);
+    if (expected == Errc::version_mismatch) {
+      EXPECT_NE(failure.text.find("77"), std::string::npos) << failure.text;
+      EXPECT_NE(failure.text.find("speaks 1;"), std::string::npos) << failure.text;
+    }
+  };
+  run_together({
+      [&] {
+        return refused({"unarmed", "version", "77", "pause"}, Errc::version_mismatch);
+      },
+      [&] {
+        return refused({"unarmed", "version", "77", "exit", "0"}, Errc::version_mismatch);
+      },
+      [&] {
+        return refused({"unarmed", "garbage", "pause"}, Errc::protocol_error);
+      },
+      [&] {
+        return refused({"unarmed", "garbage", "exit", "0"}, Errc::protocol_error);
+      },
+      [&] {
+        return refused({"unarmed", "huge-frame", "pause"}, Errc::protocol_error);
+      },
+      [&] {
+        return refused({"unarmed", "half-frame", "close-channels", "pause"}, Errc::protocol_error);
+      },
+      [&] {
+        return refused({"unarmed", "half-frame", "exit", "0"}, Errc::protocol_error);
+      },
+  });
+}
+
+// W-05: the greeting must come from the child itself.
+TEST_F(FailingStarts, AnotherProcessCannotGreetInTheWorkersPlace) {
+  WorkerOptions options = plain_worker();
+  const std::string worker = options.command.program;
+  options.command.program = "/bin/sh";
+  options.command.args = {"-c", worker + " & wait"};
+  EXPECT_EQ(run(failing_start(options)), Errc::protocol_error);
+}
+
+// W-09
+TEST_F(FailingStarts, AMainThatNeverServesDoesNotMultiply) {
+  for (auto steps : {std::vector<std::string>{"forget"}, {"unarmed", "forget"}}) {
+    const Failure failure = run(failing_start(worker_with(steps)));
+    EXPECT_EQ(failure, Errc::start_failed);
+    EXPECT_TRUE(failure.exit && failure.exit->value == 77) << (failure.exit ? failure.exit->to_string() : "no status");
+  }
+}
+
+}  // namespace

@@ -1,0 +1,283 @@
+#include <algorithm>
+#include <atomic>
+#include <future>
+#include <gtest/gtest.h>
+#include <memory>
+#include <signal.h>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+
+#include <drover/os/detail/lines.hpp>
+#include <drover/os/process.hpp>
+
+#include "support/processes.hpp"
+
+namespace {
+
+using namespace support;
+using drover::detail::LineBuffer;
+
+std::vector<std::string> lines_in(const std::string& text) {
+  std::vector<std::string> lines;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = text.find('\n', at);
+    lines.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return lines;
+}
+
+TEST(LineBuffers, CutAtLineEndsWhereverTheBytesAreCut) {
+  const std::string text = "one\n\ntwo\r\nthree\n\n";
+  for (std::size_t cut = 0; cut <= text.size(); ++cut) {
+    LineBuffer buffer;
+    buffer.append(text.substr(0, cut));
+    std::string got = buffer.take().text;
+    buffer.append(text.substr(cut));
+    got += buffer.take().text;
+    EXPECT_EQ(got, text);
+    EXPECT_FALSE(buffer.has_lines());
+  }
+}
+
+TEST(LineBuffers, KeepAnUnfinishedLineUntilTheEnd) {
+  LineBuffer buffer;
+  buffer.append("a\nb");
+  EXPECT_EQ(buffer.take().text, "a\n");
+  EXPECT_FALSE(buffer.has_lines());
+  buffer.append("c");
+  buffer.end_of_input();
+  EXPECT_EQ(buffer.take().text, "bc\n");
+}
+
+TEST(LineBuffers, SplitLongLinesAtTheBoundAndNowhereElse) {
+  constexpr std::size_t bound = Stdio::max_line;
+  for (const std::size_t length : {bound - 1, bound, bound + 1, 2 * bound, 3 * bound + 7}) {
+    for (const std::size_t chunk : {std::size_t{1000}, std::size_t{16384}, length + 1}) {
+      LineBuffer buffer;
+      const std::string text = std::string(length, 'x') + "\n";
+      for (std::size_t at = 0; at < text.size(); at += chunk) buffer.append(std::string_view(text).substr(at, chunk));
+      buffer.end_of_input();
+      const auto lines = lines_in(buffer.take().text);
+      EXPECT_EQ(lines.size(), (length + bound - 1) / bound) << length << " in chunks of " << chunk;
+      std::size_t total = 0;
+      for (const auto& line : lines) total += line.size();
+      EXPECT_EQ(total, length);
+      EXPECT_TRUE(std::all_of(lines.begin(), lines.end() - 1, [](auto& line) { return line.size() == bound; }));
+    }
+  }
+}
+
+TEST(LineBuffers, DropWholeLinesFromTheFrontAndCountThem) {
+  LineBuffer buffer;
+  constexpr std::size_t count = 400000;
+  for (std::size_t i = 0; i < count; ++i) buffer.append(std::to_string(i) + "\n");
+  const auto batch = buffer.take();
+  const auto& text = batch.text;
+  const std::size_t dropped = batch.dropped;
+  EXPECT_LE(text.size(), Stdio::max_pending);
+  EXPECT_GT(text.size(), Stdio::max_pending - 10);
+  const auto lines = lines_in(text);
+  EXPECT_EQ(lines.size() + dropped, count);
+  EXPECT_EQ(lines.front(), std::to_string(dropped));
+  EXPECT_EQ(lines.back(), std::to_string(count - 1));
+}
+
+class Lines : public Processes {};
+
+// Lines to come are no work that keeps a context running.
+void run_until_stopped(asio::io_context& context) {
+  const auto work = asio::make_work_guard(context);
+  context.run_for(10s);
+}
+
+// Says what its steps say, on stdout and stderr, to the given handler.
+Command telling(std::vector<std::string> steps, const asio::any_io_executor& executor,
+                std::function<void(std::string_view)> handler) {
+  Command command = child(std::move(steps));
+  command.out = Stdio::lines(executor, std::move(handler));
+  return command;
+}
+
+TEST_F(Lines, ComeInOrderAndBeforeTheEndIsTold) {
+  for (int round = 0; round < 30; ++round) {
+    asio::io_context context;
+    std::vector<std::string> lines;
+    auto body = [&]() -> asio::awaitable<void> {
+      Command command = telling({"say", "a\nb", "say", "c\n\nlast"}, context.get_executor(),
+                                [&](std::string_view line) { lines.emplace_back(line); });
+      auto process = Process::spawn(command);
+      // Also if it has ended, and been reaped, before anybody waits.
+      while (round % 2 == 0 && process.running()) std::this_thread::yield();
+      co_await process.wait();
+      lines.emplace_back("(end)");
+    };
+    run(context, body());
+    EXPECT_EQ(lines, (std::vector<std::string>{"a", "bc", "", "last", "(end)"}));
+  }
+}
+
+TEST_F(Lines, OfStdoutAndStderrMayShareAHandler) {
+  asio::thread_pool pool(4);
+  std::atomic<int> running{0}, overlaps{0}, count{0};
+  const Stdio shared = Stdio::lines(pool.get_executor(), [&](std::string_view) {
+    if (++running != 1) ++overlaps;
+    ++count;
+    --running;
+  });
+  std::vector<Process> processes;
+  for (int i = 0; i < 4; ++i) {
+    Command command = child({"flood", "2000", "err", "one\ntwo\n"});
+    command.out = command.err = shared;
+    processes.push_back(Process::spawn(command));
+  }
+  for (auto& process : processes) run(process.wait());
+  pool.join();
+  EXPECT_EQ(overlaps, 0);
+  EXPECT_EQ(count, 4 * 2002);
+}
+
+TEST_F(Lines, ASlowHandlerNeverBlocksTheChildAndLosesTheOldestOnly) {
+  asio::io_context context;
+  std::vector<std::string> lines;
+  Command command =
+      telling({"flood", "1000000"}, context.get_executor(), [&](std::string_view line) { lines.emplace_back(line); });
+  auto process = Process::spawn(command);
+  run(process.wait());  // on a context of its own: the handler's has not run yet
+  context.run();
+  ASSERT_GT(lines.size(), 1000u);
+  EXPECT_LT(lines.size(), 200000u);
+  EXPECT_EQ(lines.front(), "drover: " + std::to_string(1000000 - (lines.size() - 1)) +
+                               " lines dropped here, their handler was too slow");
+  for (std::size_t i = 1; i < lines.size(); ++i)
+    ASSERT_EQ(lines[i], "line " + std::to_string(1000000 - lines.size() + i));
+}
+
+TEST_F(Lines, OfAnyLengthComeInPieces) {
+  asio::io_context context;
+  std::size_t total = 0, pieces = 0, longest = 0;
+  Command command = telling({"long-line", "500000"}, context.get_executor(), [&](std::string_view line) {
+    total += line.size();
+    ++pieces;
+    longest = std::max(longest, line.size());
+  });
+  auto process = Process::spawn(command);
+  run(context, process.wait());
+  EXPECT_EQ(total, 500000u);
+  EXPECT_EQ(longest, Stdio::max_line);
+  EXPECT_EQ(pieces, 8u);
+}
+
+//
+TEST_F(Lines, AGrandchildThatHoldsThePipeDelaysNothing) {
+  for (const bool reaped : {false, true}) {
+    asio::io_context context;
+    std::vector<std::string> lines;
+    // It has left the group, so it lives on.
+    Command command = telling({"fork", "new-session", "say-pid", "pause", "end", "exit-on", "10", "0", "3", "pause"},
+                              context.get_executor(), [&](std::string_view line) {
+                                lines.emplace_back(line);
+                                context.stop();
+                              });
+    auto process = Process::spawn(command);
+    run_until_stopped(context);
+    ASSERT_EQ(lines.size(), 1u);
+    const pid_t grandchild = std::stoi(lines[0]);
+    const auto start = Clock::now();
+    if (reaped) {
+      EXPECT_TRUE(run(context, process.reap(0s)).terminated);
+    } else {
+      process.signal(SIGUSR1);
+      EXPECT_EQ(run(context, process.wait()).value, 3);
+    }
+    EXPECT_LT(since(start), slack);
+    EXPECT_FALSE(gone(grandchild));
+    ::kill(grandchild, SIGKILL);
+    EXPECT_TRUE(soon_gone(grandchild));
+  }
+}
+
+// One that writes without end, too: it finds the pipe closed.
+TEST_F(Lines, AGrandchildThatFloodsThePipeDelaysNothing) {
+  asio::io_context context;
+  pid_t grandchild = 0;
+  Command command =
+      telling({"fork", "new-session", "say-pid", "flood", "100000000", "end", "exit-on", "10", "0", "3", "pause"},
+              context.get_executor(), [&](std::string_view line) {
+                if (std::exchange(grandchild, grandchild == 0 ? std::stoi(std::string(line)) : grandchild) == 0)
+                  context.stop();
+              });
+  auto process = Process::spawn(command);
+  run_until_stopped(context);
+  process.signal(SIGUSR1);
+  const auto start = Clock::now();
+  EXPECT_EQ(run(process.wait()).value, 3);
+  EXPECT_LT(since(start), slack);
+  EXPECT_TRUE(soon_gone(grandchild, 10s));
+}
+
+TEST_F(Lines, AHandlerThatThrowsHarmsNothing) {
+  asio::io_context context;
+  int calls = 0;
+  Command command = telling({"say", "a\nb\nc\n"}, context.get_executor(), [&](std::string_view) {
+    ++calls;
+    throw std::runtime_error("no");
+  });
+  auto process = Process::spawn(command);
+  EXPECT_TRUE(run(context, process.wait()).success());
+  EXPECT_EQ(calls, 3);
+}
+
+TEST_F(Lines, GoNowhereOnceTheirContextIsGone) {
+  auto context = std::make_unique<asio::io_context>();
+  auto held = std::make_shared<int>(0);
+  Command command = telling({"say", "a\n", "sleep", "50", "flood", "20000", "exit", "2"},
+                            asio::make_strand(context->get_executor()), [held](std::string_view) { ++*held; });
+  auto process = Process::spawn(command);
+  context.reset();
+  EXPECT_EQ(held.use_count(), 1) << "the handler goes with its context";
+  EXPECT_EQ(run(process.wait()).value, 2);
+  auto again = Process::spawn(command);  // the command has outlived it as well
+  EXPECT_EQ(run(again.wait()).value, 2);
+}
+
+TEST_F(Lines, TheirHandlerGoesWithTheLastThatNeedsIt) {
+  asio::io_context context;
+  auto held = std::make_shared<int>(0);
+  {
+    Command command = telling({"say", "a\n"}, context.get_executor(), [held](std::string_view) { ++*held; });
+    auto process = Process::spawn(command);
+    command = Command{};
+    run(context, process.wait());
+    EXPECT_EQ(*held, 1);
+  }
+  context.poll();
+  EXPECT_EQ(held.use_count(), 1);
+}
+
+TEST_F(Lines, EndRacesTheEndOfTheContext) {
+  for (int round = 0; round < 50; ++round) {
+    Process process;
+    {
+      asio::io_context context;
+      Command command = telling({"flood", "100"}, context.get_executor(), [](std::string_view) {});
+      process = Process::spawn(command);
+      context.run_for(std::chrono::microseconds(round * 50));
+    }
+    EXPECT_TRUE(run(process.wait()).success());
+  }
+}
+
+}  // namespace

@@ -1,0 +1,330 @@
+// What decides in the parent, as data: which worker, which replacement, which stop; and the checks of the options.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <drover/pool/balancer.hpp>
+#include <drover/pool/detail/stop_state.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/pool/supervisor.hpp>
+
+namespace {
+
+using namespace std::chrono_literals;
+using drover::Clock;
+using drover::detail::Deadline;
+using drover::Duration;
+using drover::Errc;
+using drover::least_loaded;
+using drover::Load;
+using drover::RestartPolicy;
+using drover::Supervisor;
+using drover::detail::StopState;
+
+constexpr Clock::time_point zero{};
+
+// ---- the balancer ----------------------------------------------------------------------------------------------------
+
+TEST(Balancer, NobodyIsChosenAmongNone) {
+  EXPECT_EQ(least_loaded({}), std::nullopt);
+  EXPECT_EQ(least_loaded({}, 5), std::nullopt);
+}
+
+TEST(Balancer, PassesOverThoseThatAreFullOrNotReady) {
+  const std::array loads{Load{.ready = false, .in_flight = 0, .capacity = 4}, Load{.ready = true, .in_flight = 1, .capacity = 1},
+                         Load{.ready = true, .in_flight = 3, .capacity = 4}};
+  for (std::size_t start = 0; start < 5; ++start) EXPECT_EQ(least_loaded(loads, start), 2U);
+  EXPECT_EQ(least_loaded(std::span(loads).first(2)), std::nullopt);
+}
+
+TEST(Balancer, EqualsTakeTurns) {
+  const std::vector<Load> loads(3, Load{.ready = true, .in_flight = 2, .capacity = 4});
+  EXPECT_EQ(least_loaded(loads, 0), 0U);
+  EXPECT_EQ(least_loaded(loads, 1), 1U);
+  EXPECT_EQ(least_loaded(loads, 2), 2U);
+  EXPECT_EQ(least_loaded(loads, 3), 0U);
+}
+
+// L-08
+TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<Load> loads(random() % 7);
+    for (Load& load : loads) load = {.ready = random() % 3 != 0, .in_flight = random() % 4, .capacity = 1 + random() % 4};
+    const auto chosen = least_loaded(loads, random() % 16);
+    std::size_t least = std::numeric_limits<std::size_t>::max();
+    for (const Load& load : loads)
+      if (load.ready && load.in_flight < load.capacity) least = std::min(least, load.in_flight);
+    if (least == std::numeric_limits<std::size_t>::max()) {
+      ASSERT_FALSE(chosen);
+      continue;
+    }
+    ASSERT_TRUE(chosen);
+    ASSERT_TRUE(loads[*chosen].ready);
+    ASSERT_LT(loads[*chosen].in_flight, loads[*chosen].capacity);
+    ASSERT_EQ(loads[*chosen].in_flight, least);
+  }
+}
+
+// ---- the supervisor --------------------------------------------------------------------------------------------------
+
+RestartPolicy policy(std::size_t max, Duration within, Duration backoff, Duration max_backoff) {
+  return {.max_restarts = max, .within = within, .backoff = backoff, .max_backoff = max_backoff};
+}
+
+// L-04
+TEST(Supervisor, GivesUpAfterOneDeathTooManyAndStaysSo) {
+  Supervisor supervisor(policy(3, 10s, 50ms, 5s));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(supervisor.died(zero + i * 1s));
+  EXPECT_FALSE(supervisor.gave_up());
+  EXPECT_FALSE(supervisor.died(zero + 9999ms));
+  EXPECT_TRUE(supervisor.gave_up());
+  EXPECT_FALSE(supervisor.died(zero + 1h));
+}
+
+TEST(Supervisor, DeathsThatAreLongAgoDoNotCount) {
+  Supervisor supervisor(policy(2, 10s, 50ms, 5s));
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(supervisor.died(zero + i * 5s)) << i;
+  EXPECT_FALSE(supervisor.gave_up());
+}
+
+TEST(Supervisor, NoRestartsAllowedMeansNone) {
+  Supervisor supervisor(policy(0, 10s, 50ms, 5s));
+  EXPECT_FALSE(supervisor.died(zero));
+}
+
+TEST(Supervisor, BackoffDoublesUpToItsBoundAndStartsAnewAfterAQuietTime) {
+  Supervisor supervisor(policy(100, 10s, 50ms, 300ms));
+  EXPECT_EQ(supervisor.died(zero), 50ms);
+  EXPECT_EQ(supervisor.died(zero), 100ms);
+  EXPECT_EQ(supervisor.died(zero), 200ms);
+  EXPECT_EQ(supervisor.died(zero), 300ms);
+  EXPECT_EQ(supervisor.died(zero), 300ms);
+  EXPECT_EQ(supervisor.died(zero + 10s), 50ms);
+}
+
+TEST(Supervisor, ExtremeDelaysDoNotOverflow) {
+  Supervisor forever(policy(1000, Duration::max(), Duration::max() / 3, Duration::max()));
+  Duration last{};
+  for (int i = 0; i < 500; ++i) {
+    const auto delay = forever.died(zero + i * 1s);
+    ASSERT_TRUE(delay);
+    ASSERT_GE(*delay, last);
+    last = *delay;
+  }
+  EXPECT_EQ(last, Duration::max());
+  Supervisor none(policy(10, 0s, 0s, 0s));
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero), 0s);  // nothing is ever within no time
+}
+
+// ---- the stop --------------------------------------------------------------------------------------------------------
+
+constexpr StopState::Limits limits{.stop_margin = 5s, .shutdown_grace = 10s};
+
+TEST(StopState, HasOneAbsoluteBudget) {
+  StopState stop(limits);
+  EXPECT_FALSE(stop.begun());
+  EXPECT_TRUE(stop.ask(zero + 100s, 20s));
+  EXPECT_TRUE(stop.begun());
+  EXPECT_EQ(stop.begun_at(), zero + 100s);
+  EXPECT_EQ(stop.drain_until(), zero + 120s);
+  EXPECT_EQ(stop.end_by(), zero + 125s);
+}
+
+// S-08
+TEST(StopState, LaterOnesShortenAndNeverLengthen) {
+  StopState stop(limits);
+  stop.ask(zero + 100s, 20s);
+  EXPECT_FALSE(stop.ask(zero + 101s, 60s));
+  EXPECT_FALSE(stop.ask(zero + 101s, std::nullopt));
+  EXPECT_EQ(stop.end_by(), zero + 125s);
+  EXPECT_TRUE(stop.ask(zero + 102s, 0s));
+  EXPECT_EQ(stop.drain_until(), zero + 102s);
+  EXPECT_EQ(stop.end_by(), zero + 107s);
+  EXPECT_EQ(stop.begun_at(), zero + 100s);
+}
+
+TEST(StopState, WithoutABoundItGetsOneFromTheNextWhoAsksOrTheAnswer) {
+  StopState asked_again(limits);
+  asked_again.ask(zero, std::nullopt);
+  EXPECT_EQ(asked_again.end_by(), Deadline{});
+  EXPECT_TRUE(asked_again.ask(zero + 1s, 30s));
+  EXPECT_EQ(asked_again.end_by(), zero + 36s);
+
+  StopState answered(limits);
+  answered.ask(zero, std::nullopt);
+  answered.acknowledged(zero + 500s);
+  EXPECT_EQ(answered.end_by(), zero + 510s);
+  EXPECT_EQ(answered.rpc(false), std::error_code{});
+
+  StopState closed(limits);
+  closed.ask(zero, std::nullopt);
+  closed.lost(zero + 500s);
+  EXPECT_EQ(closed.end_by(), zero + 510s);
+  EXPECT_EQ(closed.rpc(false), make_error_code(Errc::connection_lost));
+}
+
+TEST(StopState, AnAnswerLeavesTheBudgetAsItIs) {
+  StopState stop(limits);
+  stop.ask(zero, 20s);
+  stop.acknowledged(zero + 1s);
+  EXPECT_EQ(stop.end_by(), zero + 25s);
+}
+
+// S-05
+TEST(StopState, AnAnswerThatComesAfterTheBudgetIsNone) {
+  StopState stop(limits);
+  stop.ask(zero, 0s);
+  stop.acknowledged(zero + 5001ms);
+  EXPECT_EQ(stop.rpc(true), make_error_code(Errc::deadline_exceeded));
+}
+
+TEST(StopState, ABoundFromElsewhereShortensOnly) {
+  StopState stop(limits);
+  stop.ask(zero, std::nullopt);
+  EXPECT_FALSE(stop.cut_off());
+  EXPECT_TRUE(stop.cut(zero + 3s));
+  EXPECT_FALSE(stop.cut(zero + 4s));
+  EXPECT_TRUE(stop.cut(zero + 2s));
+  EXPECT_EQ(stop.end_by(), zero + 2s);
+  EXPECT_EQ(stop.drain_until(), zero + 2s);
+  EXPECT_TRUE(stop.cut_off());
+  StopState early(limits);
+  early.ask(zero, 1s);
+  EXPECT_FALSE(early.cut(zero + 7s)) << "the stop is over by then";
+  EXPECT_FALSE(early.cut_off());
+}
+
+// S-07
+TEST(StopState, AbortedItHasNoPatience) {
+  StopState stop(limits);
+  stop.ask(zero, 60s);
+  stop.abort(zero + 1s);
+  EXPECT_EQ(stop.drain_until(), zero + 1s);
+  EXPECT_EQ(stop.end_by(), zero + 1s);
+  EXPECT_EQ(stop.rpc(true), asio::error::operation_aborted);
+  stop.acknowledged(zero + 2s);
+  stop.lost(zero + 2s);
+  EXPECT_EQ(stop.rpc(true), asio::error::operation_aborted) << "what became of the request was known by then";
+}
+
+TEST(StopState, AbortedAfterTheAnswerItWasAnsweredAllTheSame) {
+  StopState stop(limits);
+  stop.ask(zero, 60s);
+  stop.acknowledged(zero + 1s);
+  stop.abort(zero + 2s);
+  EXPECT_EQ(stop.rpc(true), std::error_code{});
+  EXPECT_EQ(stop.end_by(), zero + 2s);
+}
+
+TEST(StopState, ExtremeGracesDoNotOverflow) {
+  StopState stop({.stop_margin = Duration::max(), .shutdown_grace = Duration::max()});
+  stop.ask(Clock::now(), Duration::max());
+  EXPECT_TRUE(!stop.end_by() || *stop.end_by() > Clock::now() + 1h);
+  stop.acknowledged(Clock::now());
+  EXPECT_TRUE(!stop.end_by() || *stop.end_by() > Clock::now() + 1h);
+}
+
+// Whatever is asked in whatever order: the bounds only ever come closer.
+TEST(StopState, NothingEverLengthensIt) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 5000; ++round) {
+    StopState stop(limits);
+    Clock::time_point now = zero + 1h;
+    const auto seconds = [&] { return std::chrono::seconds(random() % 30); };
+    stop.ask(now, random() % 3 == 0 ? drover::Timeout{} : drover::Timeout(seconds()));
+    for (int i = 0; i < 8; ++i) {
+      now += seconds() / 4;
+      const Deadline drain = stop.drain_until(), end = stop.end_by();
+      switch (random() % 5) {
+        case 0: stop.ask(now, random() % 3 == 0 ? drover::Timeout{} : drover::Timeout(seconds())); break;
+        case 1: stop.cut(now + seconds()); break;
+        case 2: stop.acknowledged(now); break;
+        case 3: stop.lost(now); break;
+        default: stop.abort(now);
+      }
+      if (drain) {
+        ASSERT_TRUE(stop.drain_until());
+        ASSERT_LE(*stop.drain_until(), *drain);
+      }
+      if (end) {
+        ASSERT_TRUE(stop.end_by());
+        ASSERT_LE(*stop.end_by(), *end);
+      }
+    }
+  }
+}
+
+// ---- the options -----------------------------------------------------------------------------------------------------
+
+template <class Options>
+std::string refusal(const std::function<void(Options&)>& spoil) {
+  Options options;
+  spoil(options);
+  try {
+    drover::detail::check(options);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// W-01
+TEST(Options, OfAWorkerAreCheckedAndTheRefusalNamesTheOption) {
+  using Worker = drover::WorkerOptions;
+  const auto names = [](const char* option, const std::function<void(Worker&)>& spoil) {
+    EXPECT_NE(refusal<Worker>(spoil).find(option), std::string::npos) << option << ": " << refusal<Worker>(spoil);
+  };
+  EXPECT_EQ(refusal<Worker>([](Worker&) {}), "");
+  names("command", [](Worker& o) { o.command.program.clear(); });
+  names("max_in_flight", [](Worker& o) { o.max_in_flight = 0; });
+  names("max_message_size", [](Worker& o) { o.max_message_size = 0; });
+  names("max_message_size", [](Worker& o) { o.max_message_size = std::numeric_limits<std::size_t>::max(); });
+  names("shutdown_grace", [](Worker& o) { o.shutdown_grace = -1ns; });
+  names("term_grace", [](Worker& o) { o.term_grace = -1s; });
+  names("stop_margin", [](Worker& o) { o.stop_margin = Duration::min(); });
+}
+
+TEST(Options, OfAPoolAreCheckedAndTheRefusalNamesTheOption) {
+  using Pool = drover::PoolOptions;
+  const auto names = [](const char* option, const std::function<void(Pool&)>& spoil) {
+    EXPECT_NE(refusal<Pool>(spoil).find(option), std::string::npos) << option << ": " << refusal<Pool>(spoil);
+  };
+  EXPECT_EQ(refusal<Pool>([](Pool& o) { o.start_timeout = std::nullopt; }), "");
+  names("size", [](Pool& o) { o.size = 0; });
+  names("start_timeout", [](Pool& o) { o.start_timeout = 0s; });
+  names("shutdown_grace", [](Pool& o) { o.shutdown_grace = -1s; });
+  names("shutdown_timeout", [](Pool& o) { o.shutdown_timeout = -1s; });
+  names("within", [](Pool& o) { o.restart.within = -1s; });
+  names("backoff", [](Pool& o) { o.restart.backoff = -1s; });
+  names("max_backoff", [](Pool& o) { o.restart.max_backoff = -1s; });
+  names("max_in_flight", [](Pool& o) { o.worker.max_in_flight = 0; });
+}
+
+TEST(Options, OfACallAreChecked) {
+  EXPECT_EQ(refusal<drover::CallOptions>([](drover::CallOptions&) {}), "");
+  EXPECT_NE(refusal<drover::CallOptions>([](drover::CallOptions& o) { o.deadline = -1ms; }), "");
+  EXPECT_NE(refusal<drover::CallOptions>([](drover::CallOptions& o) { o.kill_after = -1ms; }), "");
+}
+
+TEST(RoutineName, ComesFromStringsOnly) {
+  static_assert(std::convertible_to<const char*, drover::RoutineName>);
+  static_assert(std::convertible_to<std::string, drover::RoutineName>);
+  static_assert(std::convertible_to<std::string_view, drover::RoutineName>);
+  static_assert(!std::convertible_to<std::nullptr_t, drover::RoutineName>);
+  static_assert(!std::convertible_to<int, drover::RoutineName>);
+  static_assert(!std::convertible_to<drover::CallOptions, drover::RoutineName>);
+  EXPECT_EQ(drover::RoutineName("square").view(), "square");
+}
+
+}  // namespace

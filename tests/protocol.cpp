@@ -1,0 +1,76 @@
+// What frames say, and what a worker finds in its environment.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <drover/os/fd.hpp>
+#include <drover/wire/protocol.hpp>
+
+namespace {
+
+using namespace drover::detail;
+
+TEST(Protocol, AHellosIdTellsItsVersionAndNothingElseIsOne) {
+  EXPECT_EQ(hello_version(hello_id()), protocol_version);
+  EXPECT_EQ(hello_version(hello_id(7)), 7u);
+  EXPECT_EQ(hello_version(1), std::nullopt);
+  EXPECT_EQ(hello_version(~std::uint64_t{0}), std::nullopt);
+}
+
+TEST(Protocol, HelloTravels) {
+  ByteBuffer bytes;
+  drover::Encoder(bytes).put(Hello{"1.2.3", {"square", "echo"}});
+  drover::Decoder in(bytes.view());
+  const auto hello = in.get<Hello>();
+  in.finish();
+  EXPECT_EQ(hello.version, "1.2.3");
+  EXPECT_EQ(hello.routines, (std::vector<std::string>{"square", "echo"}));
+}
+
+TEST(Protocol, PlainBodiesTravelAndOtherSizesAreRefused) {
+  const StopBody stop{.drain_until = 5, .end_by = never};
+  const auto bytes = encode_body(stop);
+  const auto back = decode_body<StopBody>(bytes);
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->drain_until, 5);
+  EXPECT_EQ(back->end_by, never);
+  EXPECT_FALSE(decode_body<StopBody>(bytes.first(15)));
+  EXPECT_FALSE(decode_body<StopBody>({}));
+  EXPECT_FALSE(decode_body<StopReply>(bytes));
+  const StatusReply status{.in_flight = 1, .idle_ns = 2, .served = 3};
+  EXPECT_EQ(decode_body<StatusReply>(encode_body(status))->served, 3u);
+  static_assert(sizeof(StopReply) == 24 && sizeof(StatusReply) == 24);
+}
+
+WorkerEnvironment sample() {
+  return {.control = {3, 10, ~std::uint64_t{0}},
+          .data = {4, 10, 12},
+          .parent = {},
+          .lock = {5, 1, 2},
+          .parent_pid = 4711,
+          .shutdown_grace_ns = 10'000'000'000,
+          .max_message_size = 64u << 20,
+          .name = "image worker, 1 = best"};
+}
+
+TEST(Protocol, TheEnvironmentSurvivesItsText) {
+  EXPECT_EQ(WorkerEnvironment::parse(sample().to_string()), sample());
+  WorkerEnvironment nameless = sample();
+  nameless.name.clear();
+  EXPECT_EQ(WorkerEnvironment::parse(nameless.to_string()), nameless);
+}
+
+TEST(Protocol, MalformedEnvironmentsAreRefused) {
+  const std::string text = sample().to_string();
+  const std::size_t name_at = text.find("image");
+  for (std::size_t size = 0; size < name_at; ++size) EXPECT_FALSE(WorkerEnvironment::parse(text.substr(0, size)));
+  for (const char* bad :
+       {"", "1", "yes", "1  3 1 1", "1 3 1 -1 4 1 1 -1 0 0 -1 0 0 1 1 1 x",
+        "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x", " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"})
+    EXPECT_FALSE(WorkerEnvironment::parse(bad)) << bad;
+  EXPECT_TRUE(WorkerEnvironment::parse("1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"));
+  // A worker of another version has to know that it is one, or its main() would go on as if it were the program's.
+  EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"));
+}
+
+}  // namespace

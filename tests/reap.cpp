@@ -1,0 +1,383 @@
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <memory>
+#include <signal.h>
+#include <string>
+#include <sys/wait.h>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/os/detail/child.hpp>
+#include <drover/os/process.hpp>
+
+#include "support/processes.hpp"
+
+namespace {
+
+using namespace support;
+using drover::ReapPlan;
+using drover::ReapReport;
+using Kind = ExitStatus::Kind;
+
+const ExitStatus by_sigterm{Kind::signaled, SIGTERM, false};
+const ExitStatus by_sigkill{Kind::signaled, SIGKILL, false};
+
+class Reaping : public Processes {};
+
+/// A child that has done its steps up to `say x`.
+Process started(std::vector<std::string> steps) {
+  ReadPipe pipe;
+  Command command = child(std::move(steps));
+  command.out = pipe.stdio();
+  auto process = Process::spawn(command);
+  pipe.byte();
+  return process;
+}
+
+/// Gone for good, and not left to be collected.
+bool soon_reaped(pid_t pid, Duration bound) {
+  const auto until = Clock::now() + bound;
+  while (::kill(pid, 0) == 0) {
+    if (Clock::now() > until) return false;
+    ::poll(nullptr, 0, 2);
+  }
+  return true;
+}
+
+//
+TEST_F(Reaping, WhatEndsByItselfInTimeGetsNoSignal) {
+  auto process = started({"say", "x", "sleep", "300", "exit", "4"});
+  const auto start = Clock::now();
+  const auto report = run(process.reap(5s));
+  EXPECT_LT(since(start), 300ms + slack);
+  EXPECT_EQ(report.exit, (ExitStatus{Kind::exited, 4, false}));
+  EXPECT_FALSE(report.terminated);
+  EXPECT_FALSE(report.killed);
+  EXPECT_GT(report.elapsed, 200ms);
+  EXPECT_LE(report.elapsed, since(start));
+}
+
+//
+TEST_F(Reaping, WithoutPatienceSigtermComesAtOnceAndHasItsGrace) {
+  auto process = started({"exit-on", "15", "600", "6", "say", "x", "pause"});
+  const auto start = Clock::now();
+  const auto report = run(process.reap(0s));
+  EXPECT_GE(since(start), 600ms);
+  EXPECT_LT(since(start), 600ms + slack);
+  EXPECT_EQ(report.exit, (ExitStatus{Kind::exited, 6, false}));
+  EXPECT_TRUE(report.terminated);
+  EXPECT_FALSE(report.killed);
+}
+
+//
+TEST_F(Reaping, WhatIgnoresSigtermIsKilledAfterPatienceAndGrace) {
+  auto process = started({"ignore", "15", "say", "x", "pause"});
+  const auto start = Clock::now();
+  const auto report = run(process.reap({.patience = 200ms, .term_grace = 300ms}));
+  EXPECT_GE(since(start), 500ms);
+  EXPECT_LT(since(start), 500ms + slack);
+  EXPECT_EQ(report.exit, by_sigkill);
+  EXPECT_TRUE(report.terminated);
+  EXPECT_TRUE(report.killed);
+}
+
+//
+TEST_F(Reaping, WhatIsStoppedAgainAndIgnoresSigtermIsKilledToo) {
+  auto process = started({"ignore", "15", "say", "x", "raise", "19", "raise", "19", "raise", "19"});
+  await_stopped(process.pid());
+  const auto start = Clock::now();
+  const auto report = run(process.reap({.patience = 100ms, .term_grace = 200ms}));
+  EXPECT_GE(since(start), 300ms);
+  EXPECT_EQ(report.exit, by_sigkill);
+  EXPECT_TRUE(report.terminated);
+  EXPECT_TRUE(report.killed);
+}
+
+//
+TEST_F(Reaping, AStoppedOneIsWokenToActOnSigterm) {
+  auto process = started({"exit-on", "15", "0", "8", "say", "x", "raise", "19", "pause"});
+  await_stopped(process.pid());
+  const auto report = run(process.reap(0s));
+  EXPECT_EQ(report.exit, (ExitStatus{Kind::exited, 8, false}));
+  EXPECT_TRUE(report.terminated);
+  EXPECT_FALSE(report.killed);
+}
+
+//
+TEST_F(Reaping, TheDeadAreReapedAtOnceAndReportedAgain) {
+  auto process = Process::spawn(child({"exit", "3"}));
+  siginfo_t info{};
+  ::waitid(P_PID, static_cast<id_t>(process.pid()), &info, WEXITED | WNOWAIT);
+  const auto start = Clock::now();
+  const auto first = run(process.reap(10s));
+  const auto second = run(process.reap(0s));
+  EXPECT_LT(since(start), slack);
+  EXPECT_EQ(first.exit, (ExitStatus{Kind::exited, 3, false}));
+  EXPECT_FALSE(first.terminated);
+  EXPECT_EQ(std::tie(first.exit, first.terminated, first.killed, first.elapsed),
+            std::tie(second.exit, second.terminated, second.killed, second.elapsed));
+}
+
+TEST_F(Reaping, TwoAtOnceGetOneReportAndTheShorterBound) {
+  asio::io_context context;
+  auto process = started({"say", "x", "pause"});
+  std::vector<ReapReport> reports;
+  const auto keep = [&](std::exception_ptr, ReapReport report) { reports.push_back(report); };
+  const auto start = Clock::now();
+  asio::co_spawn(context, process.reap(1h), keep);
+  asio::co_spawn(context, process.reap(100ms), keep);
+  asio::co_spawn(context, process.reap(std::nullopt), keep);
+  context.run();
+  EXPECT_GE(since(start), 100ms);
+  EXPECT_LT(since(start), 100ms + slack);
+  ASSERT_EQ(reports.size(), 3u);
+  for (const auto& report : reports) {
+    EXPECT_EQ(report.exit, by_sigterm);
+    EXPECT_EQ(report.elapsed, reports[0].elapsed);
+  }
+}
+
+TEST_F(Reaping, BeginsWhenCalledNotWhenAwaited) {
+  auto process = started({"say", "x", "pause"});
+  static_cast<void>(process.reap(0s));
+  EXPECT_EQ(run(process.wait()), by_sigterm);
+}
+
+TEST_F(Reaping, NegativeBoundsAreRefusedAndHarmNothing) {
+  auto process = started({"say", "x", "pause"});
+  EXPECT_THROW(static_cast<void>(process.reap(-1ns)), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(process.reap({.patience = 0s, .term_grace = -1ns})), std::invalid_argument);
+  EXPECT_TRUE(process.running());
+  EXPECT_EQ(run(process.reap(0s)).exit, by_sigterm);
+}
+
+//
+TEST_F(Reaping, GrandchildrenAreGoneWhenItReturns) {
+  const std::vector<std::vector<std::string>> families{
+      {"fork", "say-pid", "pause", "end", "pause"},                              // plain
+      {"fork", "ignore", "15", "say-pid", "pause", "end", "pause"},              // ignores SIGTERM
+      {"fork", "fork", "say-pid", "pause", "end", "exit", "0", "end", "pause"},  // an orphan before that
+      {"fork", "say-pid", "raise", "19", "pause", "end", "pause"},               // stopped
+  };
+  for (const auto& steps : families) {
+    for (int round = 0; round < 10; ++round) {
+      ReadPipe pipe;
+      Command command = child(steps);
+      command.out = pipe.stdio();
+      auto process = Process::spawn(command);
+      const pid_t grandchild = pipe.pid();
+      run(process.reap({.patience = round % 2 == 0 ? 0ms : 10ms, .term_grace = 5s}));
+      EXPECT_TRUE(gone(grandchild));
+    }
+  }
+}
+
+// the end that nobody asked for, or that has come before somebody asks.
+TEST_F(Reaping, GrandchildrenAreGoneWhenTheirLeaderEndsByItself) {
+  for (int round = 0; round < 10; ++round) {
+    ReadPipe pipe;
+    Command command = child({"exit-on", "10", "0", "2", "fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
+    command.out = pipe.stdio();
+    auto process = Process::spawn(command);
+    const pid_t grandchild = pipe.pid();
+    process.signal(SIGUSR1);
+    EXPECT_EQ(round % 2 == 0 ? run(process.wait()).value : run(process.reap(5s)).exit.value, 2);
+    EXPECT_TRUE(gone(grandchild));
+  }
+}
+
+asio::awaitable<void> tick(Duration& longest_gap) {
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  for (auto last = Clock::now();;) {
+    timer.expires_after(10ms);
+    co_await timer.async_wait(asio::use_awaitable);
+    longest_gap = std::max(longest_gap, since(last));
+    last = Clock::now();
+  }
+}
+
+// a busy machine may hold the loop up as well, so it has three tries.
+TEST_F(Reaping, ManyRunSideBySideAndNoneBlocksTheLoop) {
+  Duration longest_gap = 0s;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    asio::io_context context;
+    std::vector<Process> processes;
+    for (int i = 0; i < 8; ++i) {
+      processes.push_back(started({"ignore", "15", "say", "x", "raise", "19", "raise", "19"}));
+      await_stopped(processes.back().pid());
+    }
+    int killed = 0;
+    longest_gap = 0s;
+    const auto start = Clock::now();
+    asio::co_spawn(context, tick(longest_gap), asio::detached);
+    for (auto& process : processes)
+      asio::co_spawn(context, process.reap({.patience = 200ms, .term_grace = 500ms}),
+                     [&](std::exception_ptr, ReapReport report) {
+                       killed += report.killed;
+                       if (killed == 8) context.stop();
+                     });
+    context.run_for(20s);
+    EXPECT_EQ(killed, 8);
+    EXPECT_GE(since(start), 700ms);
+    EXPECT_LT(since(start), 700ms + slack);
+    if (longest_gap <= 100ms) break;
+  }
+  EXPECT_LE(longest_gap, 100ms);
+}
+
+enum class Blow { cancel, cancel_twice, stop_context, destroy_context, destroy_owner, everything };
+
+class ReapingSurvives : public Processes, public ::testing::WithParamInterface<std::tuple<Blow, int>> {};
+
+// at the beginning, while it is patient, after SIGTERM, and about when SIGKILL is sent.
+TEST_P(ReapingSurvives, WhateverBecomesOfWhoAwaitsIt) {
+  const auto [blow, moment] = GetParam();
+  auto context = std::make_unique<asio::io_context>();
+  auto process = std::make_unique<Process>(started({"ignore", "15", "say", "x", "pause"}));
+  const pid_t pid = process->pid();
+  asio::cancellation_signal cancel;
+  int ends = 0;
+  const auto start = Clock::now();
+  asio::co_spawn(*context, process->reap({.patience = 40ms, .term_grace = 60ms}),
+                 asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr, ReapReport) { ++ends; }));
+  if (moment > 0) context->run_for(std::chrono::milliseconds(moment));
+  switch (blow) {
+    case Blow::cancel_twice:
+      cancel.emit(asio::cancellation_type::terminal);
+      context->restart();
+      context->poll();
+      [[fallthrough]];
+    case Blow::cancel:
+      cancel.emit(asio::cancellation_type::terminal);
+      context->restart();
+      context->run_for(moment == 100 ? 10s : 20ms);
+      EXPECT_EQ(ends, 1);
+      break;
+    case Blow::stop_context:
+      context->stop();
+      break;
+    case Blow::destroy_context:
+      context.reset();
+      break;
+    case Blow::everything:
+      cancel.emit(asio::cancellation_type::terminal);
+      context.reset();
+      [[fallthrough]];
+    case Blow::destroy_owner:
+      process.reset();
+      break;
+  }
+  EXPECT_TRUE(soon_reaped(pid, 100ms + slack));
+  EXPECT_GE(since(start), 100ms);  // and not by being killed too early
+}
+
+INSTANTIATE_TEST_SUITE_P(AtEveryStep, ReapingSurvives,
+                         ::testing::Combine(::testing::Values(Blow::cancel, Blow::cancel_twice, Blow::stop_context,
+                                                              Blow::destroy_context, Blow::destroy_owner,
+                                                              Blow::everything),
+                                            ::testing::Values(0, 20, 70, 100)));
+
+// the coroutine itself has been cancelled before it comes to its clean-up.
+TEST_F(Reaping, WorksInTheCleanUpOfACancelledCoroutine) {
+  asio::io_context context;
+  asio::cancellation_signal cancel;
+  auto process = started({"say", "x", "pause"});
+  auto body = [&process]() -> asio::awaitable<void> {
+    bool cancelled = false;
+    try {
+      co_await process.wait();
+    } catch (const std::system_error&) {
+      cancelled = true;
+    }
+    EXPECT_TRUE(cancelled);
+    co_await process.reap(0s);  // throws at once, but has begun
+  };
+  asio::co_spawn(context, body(), asio::bind_cancellation_slot(cancel.slot(), [](std::exception_ptr) {}));
+  context.poll();
+  cancel.emit(asio::cancellation_type::terminal);
+  context.run();
+  EXPECT_TRUE(soon_reaped(process.pid(), slack));
+}
+
+// the middle one of five, as a busy machine may hold up any single one.
+TEST_F(Reaping, DestroyingTheOwnerDoesNotBlock) {
+  std::vector<Duration> took;
+  for (int i = 0; i < 5; ++i) {
+    auto process = std::make_unique<Process>(started({"exit-on", "15", "50", "0", "say", "x", "raise", "19", "pause"}));
+    const pid_t pid = process->pid();
+    await_stopped(pid);
+    const auto start = Clock::now();
+    process.reset();
+    took.push_back(since(start));
+    EXPECT_TRUE(soon_reaped(pid, slack));
+  }
+  std::sort(took.begin(), took.end());
+  EXPECT_LT(took[2], 10ms);
+}
+
+//
+TEST_F(Reaping, AnAbandonedOneIsKilledAfterItsGrace) {
+  drover::detail::SpawnExtras extras;
+  extras.term_grace = 200ms;
+  ReadPipe pipe;
+  Command command = child({"ignore", "15", "say", "x", "pause"});
+  command.out = pipe.stdio();
+  const auto child = drover::detail::Child::spawn(command, extras);
+  pipe.byte();
+  const auto start = Clock::now();
+  child->abandon();
+  run(drover::detail::AsyncEvent::wait(child->ended()));
+  EXPECT_GE(since(start), 200ms);
+  EXPECT_EQ(child->exit_status(), by_sigkill);
+}
+
+TEST_F(Reaping, TheObserverHearsOfEachStepInOrder) {
+  using drover::detail::ChildEvent;
+  std::vector<ChildEvent> events;
+  drover::detail::SpawnExtras extras;
+  extras.observer = [&](const ChildEvent& event) { events.push_back(event); };
+  ReadPipe pipe;
+  Command command = child({"ignore", "15", "say", "x", "pause"});
+  command.out = pipe.stdio();
+  const auto child = drover::detail::Child::spawn(command, extras);
+  pipe.byte();
+  const auto start = Clock::now();
+  child->reap({.patience = 50ms, .term_grace = 50ms});
+  run(drover::detail::AsyncEvent::wait(child->ended()));
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0].kind, ChildEvent::Kind::terminate_sent);
+  EXPECT_EQ(events[1].kind, ChildEvent::Kind::kill_sent);
+  EXPECT_EQ(events[2].kind, ChildEvent::Kind::ended);
+  EXPECT_GE(events[0].at, start + 50ms);
+  EXPECT_GE(events[1].at, start + 100ms);
+  EXPECT_GE(events[2].at, events[1].at);
+}
+
+TEST_F(Reaping, EveryMemberMayBeCalledFromAnyThreadAtAnyTime) {
+  for (int round = 0; round < 30; ++round) {
+    auto process = started({"exit-on", "15", "0", "0", "say", "x", "pause"});
+    std::vector<std::thread> threads;
+    threads.emplace_back([&] { EXPECT_TRUE(run(process.wait()).kind != Kind::unknown); });
+    threads.emplace_back([&] { run(process.reap(1ms)); });
+    threads.emplace_back([&] { run(process.reap({.patience = 2ms, .term_grace = 1ms})); });
+    threads.emplace_back([&] {
+      while (process.running()) process.signal(SIGCONT);
+      EXPECT_TRUE(process.exit_status());
+    });
+    for (auto& thread : threads) thread.join();
+  }
+}
+
+}  // namespace

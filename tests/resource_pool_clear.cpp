@@ -1,0 +1,318 @@
+#include <chrono>
+#include <gtest/gtest.h>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+#include <asio/system_error.hpp>
+
+#include <drover/resource_pool.hpp>
+
+#include "support/resource_pool_run.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using pool_test::breathe;
+using pool_test::Ending;
+using pool_test::Gate;
+using pool_test::make_gate;
+using pool_test::pass;
+using pool_test::run;
+using Pool = drover::ResourcePool<int, int>;
+
+asio::awaitable<void> acquire_into(Pool& pool, int key, Pool::Lease& lease) { lease = co_await pool.acquire(key); }
+
+/// A pool whose values are numbered in the order in which they are made, and which writes down what it finalizes.
+struct Recorded {
+  explicit Recorded(drover::Duration ttl)
+      : pool(context.get_executor(), [this](int) { return ++made; },
+             {.ttl = ttl,
+              .finalizer = [this](int& value) -> asio::awaitable<void> {
+                co_await breathe();
+                finalized.push_back(value);
+              },
+              .on_error = [this](std::exception_ptr) { ++errors; }}) {}
+
+  int made = 0, errors = 0;
+  std::vector<int> finalized;
+  asio::io_context context;
+  Pool pool;
+};
+
+// O-09
+TEST(ResourcePoolExpire, AnIdleValueIsFinalizedNow) {
+  Recorded r(1h);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    { auto lease = co_await r.pool.acquire(1); }
+    co_await r.pool.expire(1);
+    EXPECT_EQ(r.finalized, std::vector{1});
+    EXPECT_EQ(r.pool.stats().total_entries, 0u);
+    co_await r.pool.expire(1);  // missing: nothing
+  });
+}
+
+// O-09
+TEST(ResourcePoolExpire, ALeasedValueIsFinalizedAtTheLastRelease) {
+  Recorded r(1h);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    co_await r.pool.expire(1);
+    EXPECT_EQ(r.pool.stats().referenced_entries, 1u);
+    co_await lease.release();
+    EXPECT_EQ(r.finalized, std::vector{1});
+  });
+}
+
+// O-09
+TEST(ResourcePoolExpire, AcquiringAgainFirstSavesIt) {
+  Recorded r(1h);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    co_await r.pool.expire(1);
+    auto again = r.pool.try_acquire(1);
+    EXPECT_TRUE(again);
+    co_await lease.release();
+    co_await again->release();
+    EXPECT_TRUE(r.finalized.empty());
+    EXPECT_EQ(r.pool.stats().pending_cleanup, 1u);
+  });
+}
+
+// O-09
+TEST(ResourcePoolClear, ALeasedValueIsFinalizedNowAndItsLeasesTouchNothingAfter) {
+  Recorded r(0s);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto stale = co_await r.pool.acquire(1);
+    auto staler = co_await r.pool.acquire(1);
+    co_await r.pool.clear(1);
+    EXPECT_EQ(r.finalized, std::vector{1});
+    EXPECT_EQ(r.pool.stats().total_entries, 0u);
+    auto fresh = co_await r.pool.acquire(1);
+    EXPECT_EQ(*fresh, 2);
+    EXPECT_EQ(*stale, 1);  // finalized, but not destroyed under the feet of who holds it
+    co_await stale.release();
+    staler = Pool::Lease{};
+    EXPECT_EQ(r.pool.stats().referenced_entries, 1u);
+    EXPECT_EQ(r.finalized, std::vector{1});
+    co_await fresh.release();
+    EXPECT_EQ(r.finalized, (std::vector{1, 2}));
+  });
+}
+
+// O-09
+TEST(ResourcePoolClear, AMissingKeyIsOutOfRange) {
+  Recorded r(0s);
+  EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    co_await r.pool.clear(1);
+    EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
+    co_await r.pool.clear();  // nothing to clear is no error
+  });
+}
+
+// O-09
+TEST(ResourcePoolClear, AValueThatIsBeingMadeIsFinalizedOnceMadeAndMadeAgainForThoseThatWait) {
+  asio::io_context context;
+  std::vector<Gate> gates{make_gate(), make_gate()};
+  std::size_t made = 0;
+  std::vector<int> finalized;
+  Pool pool(context.get_executor(),
+            [&](int) -> asio::awaitable<int> {
+              const int number = static_cast<int>(++made);
+              co_await pass(gates[made - 1]);
+              co_return number;
+            },
+            {.ttl = 1h, .finalizer = [&](int& value) { finalized.push_back(value); }});
+  Pool::Lease lease;
+  Ending cleared;
+  asio::co_spawn(context, acquire_into(pool, 1, lease), asio::detached);
+  context.poll();
+  asio::co_spawn(context, pool.clear(1), cleared.handler());
+  gates[0]->set();
+  context.poll();
+  EXPECT_TRUE(cleared.ended);
+  EXPECT_EQ(finalized, std::vector{1});
+  EXPECT_FALSE(lease);
+  gates[1]->set();
+  context.poll();
+  EXPECT_EQ(*lease, 2);
+}
+
+// O-09
+TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
+  asio::io_context context;
+  std::vector<int> finalized;
+  std::vector<std::string> errors;
+  Pool pool(context.get_executor(), [](int key) { return key; },
+            {.ttl = 1h,
+             .finalizer =
+                 [&](int& value) {
+                   finalized.push_back(value);
+                   if (value % 3 == 0) throw std::runtime_error("broken " + std::to_string(value));
+                   if (value % 3 == 1) throw value;
+                 },
+             .on_error =
+                 [&](std::exception_ptr error) {
+                   try {
+                     std::rethrow_exception(error);
+                   } catch (const std::exception& e) {
+                     errors.push_back(e.what());
+                   } catch (int value) {
+                     errors.push_back(std::to_string(value));
+                   }
+                   throw 1;  // is dropped
+                 }});
+  run(context, [&]() -> asio::awaitable<void> {
+    std::vector<Pool::Lease> held;
+    for (int key = 0; key < 9; ++key) {
+      auto lease = co_await pool.acquire(key);
+      if (key % 2 == 0) held.push_back(std::move(lease));
+    }
+    co_await pool.clear();
+    EXPECT_EQ(finalized.size(), 9u);
+    EXPECT_EQ(errors.size(), 6u);  // all told before clear() returned
+    EXPECT_EQ(pool.stats().total_entries, 0u);
+    { auto lease = co_await pool.acquire(0); }
+    co_await pool.expire(0);
+    EXPECT_EQ(errors.size(), 7u);
+    EXPECT_EQ(errors.back(), "broken 0");
+    EXPECT_EQ(pool.stats().total_entries, 0u);
+  });
+}
+
+// O-09
+TEST(ResourcePoolClear, CancellingTheWaitLeavesTheRestToBeFinalized) {
+  Recorded r(1h);
+  asio::cancellation_signal signal;
+  Ending ending;
+  run(r.context, [&]() -> asio::awaitable<void> {
+    for (int key = 0; key < 5; ++key) auto lease = co_await r.pool.acquire(key);
+  });
+  asio::co_spawn(r.context, r.pool.clear(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+  r.context.restart();
+  r.context.run_one();
+  r.context.run_one();
+  signal.emit(asio::cancellation_type::terminal);
+  r.context.run();
+  EXPECT_TRUE(ending.failed_with<asio::system_error>());
+  EXPECT_EQ(r.finalized.size(), 5u);
+  EXPECT_EQ(r.pool.stats().total_entries, 0u);
+}
+
+// O-09
+TEST(ResourcePoolClear, AllKeysAreFinalizedAtTheSameTime) {
+  asio::io_context context;
+  const Gate gate = make_gate();
+  int running = 0;
+  Pool pool(context.get_executor(), [](int key) { return key; },
+            {.ttl = 1h, .finalizer = [&](int&) -> asio::awaitable<void> {
+               if (++running == 10) gate->set();
+               co_await pass(gate);
+             }});
+  run(context, [&]() -> asio::awaitable<void> {
+    for (int key = 0; key < 10; ++key) auto lease = co_await pool.acquire(key);
+    co_await pool.clear();
+    EXPECT_EQ(pool.stats().total_entries, 0u);
+  });
+}
+
+// O-10
+TEST(ResourcePoolRelease, CancellingItGivesTheLeaseBackAllTheSame) {
+  Recorded r(0s);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    asio::cancellation_signal signal;
+    Ending ending;
+    auto lease = co_await r.pool.acquire(1);
+    auto releasing = lease.release();
+    EXPECT_EQ(r.pool.stats().referenced_entries, 0u);  // before it is awaited
+    asio::co_spawn(r.context, std::move(releasing), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+    signal.emit(asio::cancellation_type::terminal);
+    co_await breathe();
+    co_await breathe();
+    EXPECT_TRUE(ending.failed_with<asio::system_error>());
+    EXPECT_EQ(r.finalized, std::vector{1});
+    EXPECT_EQ(r.pool.stats().total_entries, 0u);
+  });
+}
+
+// O-10
+TEST(ResourcePoolRelease, WorksInACoroutineThatHasBeenCancelled) {
+  Recorded r(0s);
+  asio::cancellation_signal signal;
+  Ending ending;
+  const Gate never = make_gate();
+  auto body = [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    std::exception_ptr error;
+    try {
+      co_await pass(never);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    EXPECT_TRUE(error);
+    co_await lease.release();
+  };
+  asio::co_spawn(r.context, body(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+  r.context.poll();
+  signal.emit(asio::cancellation_type::terminal);
+  r.context.restart();
+  r.context.run();
+  EXPECT_TRUE(ending.ended);
+  EXPECT_EQ(r.finalized, std::vector{1});
+}
+
+// O-10
+TEST(ResourcePoolRelease, TwiceIsALogicError) {
+  Recorded r(1h);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    co_await lease.release();
+    EXPECT_THROW((void)lease.release(), std::logic_error);
+    EXPECT_EQ(r.pool.stats().pending_cleanup, 1u);
+  });
+}
+
+TEST(ResourcePoolRelease, AnEmptyLeaseAnswersWithALogicError) {
+  Recorded r(1h);
+  Pool::Lease empty;
+  EXPECT_FALSE(empty);
+  EXPECT_THROW((void)*empty, std::logic_error);
+  EXPECT_THROW((void)empty.operator->(), std::logic_error);
+  EXPECT_THROW((void)empty.key(), std::logic_error);
+  EXPECT_THROW((void)empty.release(), std::logic_error);
+  run(r.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await r.pool.acquire(1);
+    auto moved = std::move(lease);
+    EXPECT_FALSE(lease);  // NOLINT(bugprone-use-after-move): that is what is tested
+    EXPECT_THROW((void)*lease, std::logic_error);
+    EXPECT_EQ(*moved, 1);
+  });
+}
+
+TEST(ResourcePool, NegativeTtlAndNullFactoriesAreRefused) {
+  asio::io_context context;
+  const auto executor = context.get_executor();
+  const auto factory = [](int key) { return key; };
+  EXPECT_THROW(Pool(executor, factory, {.ttl = -1ns}), std::invalid_argument);
+  EXPECT_THROW(Pool(executor, std::function<int(int)>{}), std::invalid_argument);
+  EXPECT_THROW(Pool(executor, static_cast<int (*)(int)>(nullptr)), std::invalid_argument);
+  EXPECT_NO_THROW(Pool(executor, factory, {.finalizer = std::function<void(int&)>{}}));
+}
+
+TEST(ResourcePool, AfterBeingMovedFromItAnswersWithALogicError) {
+  Recorded r(1h);
+  Pool moved = std::move(r.pool);
+  EXPECT_THROW((void)r.pool.stats(), std::logic_error);
+  EXPECT_THROW((void)r.pool.acquire(1), std::logic_error);
+  EXPECT_EQ(moved.stats().total_entries, 0u);
+}
+
+}  // namespace

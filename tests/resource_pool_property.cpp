@@ -1,0 +1,244 @@
+// O-11: random sequences of everything that can happen to a pool, against a model, on a fake clock.
+// DROVER_POOL_SEQUENCES and DROVER_POOL_SEED change how many there are and where they begin.
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <gtest/gtest.h>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <random>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "support/resource_pool_driver.hpp"
+#include "support/resource_pool_model.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using pool_model::Driver;
+using pool_model::Entry;
+using pool_model::Model;
+using pool_model::Outcome;
+using pool_model::require;
+using pool_model::Rules;
+
+enum class Op { acquire, drop, release, cancel, expire, clear_key, clear_all, advance, factory, finalizer };
+constexpr int op_count = 10;
+const char* const op_names[op_count] = {"acquire",   "drop",      "release", "cancel",  "expire",
+                                        "clear_key", "clear_all", "advance", "factory", "finalizer"};
+
+/// What it means depends on what there is when its turn comes, so that any part of a sequence is a sequence.
+struct Step {
+  Op op;
+  unsigned which;  // one of what there is
+  unsigned how;    // how it ends, how long it takes, whether it is cancelled
+};
+
+struct Sequence {
+  Rules rules;
+  std::vector<Step> steps;
+};
+
+constexpr unsigned keys = 5;
+
+Sequence random_sequence(std::uint64_t seed, int length) {
+  std::mt19937_64 random(seed);
+  Sequence sequence;
+  const std::chrono::milliseconds ttls[] = {0ms, 10ms, 10ms, 35ms};
+  sequence.rules.ttl = ttls[random() % 4];
+  if (random() % 2 == 0) sequence.rules.max_idle = random() % 4;
+  // Each sequence likes some steps better than others, so that they go to different places.
+  std::vector<double> weights{4, 2, 2, 1, 0.5, 0.5, 0.1, 1.5, 4, 3};
+  for (double& weight : weights) weight *= 0.2 + static_cast<double>(random() % 100) / 50;
+  std::discrete_distribution<int> op(weights.begin(), weights.end());
+  for (int i = 0; i < length; ++i)
+    sequence.steps.push_back(
+        {static_cast<Op>(op(random)), static_cast<unsigned>(random() % 1000), static_cast<unsigned>(random() % 1000)});
+  return sequence;
+}
+
+template <class Map>
+auto pick(const Map& map, unsigned which) {
+  return std::next(map.begin(), static_cast<std::ptrdiff_t>(which % map.size()));
+}
+
+Outcome outcome(unsigned how) {
+  return how % 8 == 0 ? Outcome::error : how % 8 == 1 ? Outcome::cancelled : Outcome::value;
+}
+
+/// Returns false if there is nothing that the step could be done to.
+bool perform(const Step& step, int id, Model& model, Driver& driver) {
+  const int key = static_cast<int>(step.which % keys);
+  switch (step.op) {
+    case Op::acquire:
+      model.acquire(id, key);
+      return driver.acquire(id, key), true;
+    case Op::drop: {
+      if (model.leases.empty()) return false;
+      const int lease = pick(model.leases, step.which)->first;
+      model.release(lease);
+      return driver.drop(lease), true;
+    }
+    case Op::release: {
+      if (model.leases.empty()) return false;
+      const int lease = pick(model.leases, step.which)->first;
+      const bool cancelled = step.how % 4 == 0;
+      model.release_and_wait(lease, id);
+      if (cancelled) model.waiting[id].clear();
+      return driver.release(lease, id, cancelled), true;
+    }
+    case Op::cancel: {
+      std::set<int> waiters;
+      for (const auto& [k, e] : model.entries) {
+        if (e.state == Entry::State::making) waiters.insert(e.holders.begin(), e.holders.end());
+        waiters.insert(e.queue.begin(), e.queue.end());
+      }
+      if (waiters.empty()) return false;
+      const int waiter = *pick(waiters, step.which);
+      model.cancel(waiter);
+      return driver.cancel(waiter), true;
+    }
+    case Op::expire:
+      model.expire(key, id);
+      return driver.expire(key, id), true;
+    case Op::clear_key: {
+      if (!model.entries.contains(key)) {
+        EXPECT_THROW((void)driver.core().clear(key), std::out_of_range);
+        return false;
+      }
+      model.clear(key, id);
+      return driver.clear(key, id), true;
+    }
+    case Op::clear_all: {
+      const bool cancelled = step.how % 4 == 0;
+      model.clear(id);
+      if (cancelled) model.waiting[id].clear();
+      return driver.clear(id, cancelled), true;
+    }
+    case Op::advance: {
+      const auto by = std::chrono::milliseconds(step.how % 25);
+      model.advance(by);
+      return driver.advance(by), true;
+    }
+    case Op::factory: {
+      if (driver.making.empty()) return false;
+      const int k = pick(driver.making, step.which)->first;
+      model.factory_ends(k, outcome(step.how));
+      return driver.end(driver.making, k, outcome(step.how)), true;
+    }
+    case Op::finalizer: {
+      if (driver.finalizing.empty()) return false;
+      const int k = pick(driver.finalizing, step.which)->first;
+      model.finalizer_ends(k);
+      return driver.end(driver.finalizing, k, outcome(step.how)), true;
+    }
+  }
+  return false;
+}
+
+void compare(Model& model, Driver& driver) {
+  const auto counts = driver.core().counts();
+  require(counts.total == model.entries.size(), "total_entries");
+  require(counts.referenced == model.count(Entry::State::live), "referenced_entries");
+  require(counts.pending == model.count(Entry::State::idle) + model.count(Entry::State::finalizing), "pending_cleanup");
+  const auto pending = driver.core().pending();
+  require(pending.size() == counts.pending, "pending_cleanup() and its number");
+  const auto first_idle = pending.end() - static_cast<std::ptrdiff_t>(model.idle.size());
+  require(std::equal(first_idle, pending.end(), model.idle.begin()), "the order of the idle ones");
+  for (auto key = pending.begin(); key != first_idle; ++key)
+    require(model.entries.at(*key).state == Entry::State::finalizing, "the keys that are being finalized");
+
+  require(driver.leases.size() == model.leases.size(), "who has got a lease");
+  for (const auto& [id, of] : model.leases) {
+    const auto lease = driver.leases.find(id);
+    require(lease != driver.leases.end() && lease->second.hold.get()->key == of.key, "the lease of a key");
+    const auto entry = model.entries.find(of.key);
+    const bool stale =
+        entry == model.entries.end() || entry->second.number != of.number || entry->second.state != Entry::State::live;
+    require(stale == lease->second.hold.get()->cleared, "finalized while leased, and not by clear()");
+  }
+  require(driver.refused == model.refused, "who got an error");
+  driver.refused.clear();
+  model.refused.clear();
+  require(driver.made == model.made, "factory calls");
+  require(driver.finalized == model.finalized, "finalizer calls");
+  std::erase_if(model.waiting, [&](const auto& item) {
+    require((driver.done.erase(item.first) > 0) == item.second.empty(), "who waits for an end");
+    return item.second.empty();
+  });
+  require(driver.done.empty(), "who waits for an end");
+}
+
+/// Empty if all is well.
+std::string run(const Sequence& sequence, bool verbose = false) {
+  Model model(sequence.rules);
+  Driver driver(sequence.rules);
+  int id = 0;
+  for (const Step& step : sequence.steps) {
+    ++id;
+    try {
+      const bool performed = perform(step, id, model, driver);
+      if (verbose && performed)
+        std::cerr << "  " << id << ": " << op_names[static_cast<int>(step.op)] << " which=" << step.which % keys
+                  << " how=" << step.how << '\n';
+      if (performed) compare(model, driver);
+    } catch (const std::exception& failure) {
+      return std::string(failure.what()) + " (after step " + std::to_string(id) + ", " +
+             op_names[static_cast<int>(step.op)] + ")";
+    }
+  }
+  return {};
+}
+
+/// Leaves out whatever is not needed to make it fail.
+Sequence shorten(Sequence sequence) {
+  for (std::size_t part = sequence.steps.size() / 2; part > 0;) {
+    bool shorter = false;
+    for (std::size_t at = 0; at + part <= sequence.steps.size();) {
+      Sequence without = sequence;
+      const auto from = without.steps.begin() + static_cast<std::ptrdiff_t>(at);
+      without.steps.erase(from, from + static_cast<std::ptrdiff_t>(part));
+      if (run(without).empty()) {
+        at += part;
+      } else {
+        sequence = std::move(without);
+        shorter = true;
+      }
+    }
+    if (!shorter || part > sequence.steps.size()) part = std::min(part, sequence.steps.size() + 1) / 2;
+  }
+  return sequence;
+}
+
+std::uint64_t setting(const char* name, std::uint64_t otherwise) {
+  const char* const value = std::getenv(name);
+  return value != nullptr ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+// In four parts, so that CTest can run them side by side.
+class ResourcePoolProperty : public testing::TestWithParam<int> {};
+
+TEST_P(ResourcePoolProperty, RandomSequencesDoWhatTheModelDoes) {
+  const std::uint64_t sequences = setting("DROVER_POOL_SEQUENCES", 10'000) / 4;
+  const std::uint64_t first = setting("DROVER_POOL_SEED", 1) + static_cast<std::uint64_t>(GetParam()) * sequences;
+  for (std::uint64_t seed = first; seed < first + sequences; ++seed) {
+    const Sequence sequence = random_sequence(seed, 200);
+    const std::string failure = run(sequence);
+    if (failure.empty()) continue;
+    const Sequence shortened = shorten(sequence);
+    std::cerr << "seed " << seed << ": " << failure << "\nshortened to " << shortened.steps.size() << " steps, ttl "
+              << shortened.rules.ttl / 1ms << " ms, max_idle "
+              << (shortened.rules.max_idle ? std::to_string(*shortened.rules.max_idle) : "none") << ":\n";
+    const std::string why = run(shortened, true);
+    FAIL() << "seed " << seed << ": " << why;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Quarter, ResourcePoolProperty, testing::Range(0, 4));
+
+}  // namespace

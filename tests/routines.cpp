@@ -1,0 +1,260 @@
+#include <functional>
+#include <gtest/gtest.h>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+
+#include <drover/worker/detail/id_queue.hpp>
+#include <drover/worker/detail/outcome.hpp>
+#include <drover/worker/detail/stop_sources.hpp>
+#include <drover/worker/routines.hpp>
+
+namespace {
+
+using namespace drover::detail;
+using drover::Decoder;
+using drover::Encoder;
+using drover::Routines;
+
+int twice(int x) { return 2 * x; }
+int twice_noexcept(int x) noexcept { return 2 * x; }
+
+struct Point {
+  int x = 0, y = 0;
+};
+auto drover_fields(Point& p) { return std::tie(p.x, p.y); }
+
+struct Counter {
+  int count = 0;
+  int operator()() { return ++count; }
+};
+
+/// Runs a routine on arguments that have been encoded, as a worker would.
+struct Runner {
+  Routines routines;
+  std::stop_source stop;
+  ResultStatus status{};
+  std::size_t limit = 1000;
+  bool cancelled = false;
+
+  template <class... Args>
+  ByteBuffer run(const std::string& name, const Args&... args) {
+    Routine* const routine = RoutinesAccess::table(routines).find(name);
+    if (routine == nullptr) throw std::logic_error("no such routine");
+    ByteBuffer body, result;
+    Encoder encoder(body);
+    (encoder.put(args), ...);
+    Decoder decoder(body.view());
+    if (!routine->is_coroutine()) {
+      status =
+          conclude(result, limit, name, *routine, cancelled, [&] { routine->run(decoder, stop.get_token(), result); });
+      return result;
+    }
+    asio::io_context context;
+    std::exception_ptr failure;
+    asio::co_spawn(context, routine->start(decoder, stop.get_token(), result),
+                   [&](std::exception_ptr e) { failure = e; });
+    context.run();
+    status = conclude(result, limit, name, *routine, cancelled, [&] {
+      if (failure) std::rethrow_exception(failure);
+    });
+    return result;
+  }
+
+  template <class R, class... Args>
+  R get(const std::string& name, const Args&... args) {
+    const ByteBuffer result = run(name, args...);
+    EXPECT_EQ(status, ResultStatus::ok);
+    Decoder decoder(result.view());
+    R value = decoder.get<R>();
+    decoder.finish();
+    return value;
+  }
+
+  template <class... Args>
+  std::vector<std::string> failure(const std::string& name, const Args&... args) {
+    const ByteBuffer result = run(name, args...);
+    EXPECT_NE(status, ResultStatus::ok);
+    Decoder decoder(result.view());
+    std::vector<std::string> texts;
+    while (!decoder.at_end()) texts.push_back(decoder.get<std::string>());
+    return texts;
+  }
+};
+
+TEST(Routines, ANameIsNeededAndTakenOnce) {
+  Routines routines;
+  routines.add("a", twice).add("b", twice);
+  EXPECT_THROW(routines.add("", twice), std::invalid_argument);
+  EXPECT_THROW(routines.add("a", [] {}), std::invalid_argument);
+  EXPECT_EQ(RoutinesAccess::table(routines).names(), (std::vector<std::string>{"a", "b"}));
+}
+
+// C-01
+TEST(Routines, EveryKindOfCallable) {
+  Runner r;
+  int base = 100;
+  r.routines.add("function", twice)
+      .add("function pointer", &twice_noexcept)
+      .add("lambda", [base](int x) { return base + x; })
+      .add("mutable lambda", [calls = 0]() mutable { return ++calls; })
+      .add("functor", Counter{})
+      .add("std::function", std::function<int(int)>(twice))
+      .add("capturing coroutine", [base](int x) -> asio::awaitable<int> { co_return base + x; })
+      .add("move-only lambda", [kept = std::make_unique<int>(5)] { return *kept; });
+  EXPECT_EQ(r.get<int>("function", 4), 8);
+  EXPECT_EQ(r.get<int>("function pointer", 4), 8);
+  EXPECT_EQ(r.get<int>("lambda", 4), 104);
+  EXPECT_EQ(r.get<int>("mutable lambda"), 1);
+  EXPECT_EQ(r.get<int>("mutable lambda"), 2);
+  EXPECT_EQ(r.get<int>("functor"), 1);
+  EXPECT_EQ(r.get<int>("std::function", 4), 8);
+  EXPECT_EQ(r.get<int>("capturing coroutine", 4), 104);
+  EXPECT_EQ(r.get<int>("move-only lambda"), 5);
+}
+
+// C-01
+TEST(Routines, EveryKindOfParameterAndResult) {
+  Runner r;
+  r.routines.add("const reference", [](const std::string& text) { return text + "!"; })
+      .add("rvalue reference", [](std::string&& text) { return std::move(text) + "!"; })
+      .add("view", [](std::string_view text) { return std::string(text) + "!"; })
+      .add("bytes", [](std::span<const std::byte> bytes) { return bytes.size(); })
+      .add("move-only", [](std::unique_ptr<int> value) { return value; })
+      .add("several", [](int a, std::optional<int> b, std::map<std::string, int> c) { return a + *b + c.at("c"); })
+      .add("struct",
+           [](Point p) {
+             return Point{p.y, p.x};
+           })
+      .add("tuple", [] { return std::tuple(1, std::string("two")); })
+      .add("reference to const", [text = std::string("kept")]() -> const std::string& { return text; })
+      .add("coroutine by reference",
+           [](const std::vector<int>& v, Point&& p) -> asio::awaitable<int> { co_return v.at(0) + p.x; });
+  EXPECT_EQ(r.get<std::string>("const reference", "a"), "a!");
+  EXPECT_EQ(r.get<std::string>("rvalue reference", "a"), "a!");
+  EXPECT_EQ(r.get<std::string>("view", "a"), "a!");
+  EXPECT_EQ(r.get<int>("bytes", std::vector<std::byte>(7)), 7);
+  EXPECT_EQ(*r.get<std::unique_ptr<int>>("move-only", std::make_unique<int>(3)), 3);
+  EXPECT_EQ(r.get<int>("several", 1, std::optional(2), std::map<std::string, int>{{"c", 3}}), 6);
+  EXPECT_EQ(r.get<Point>("struct", Point{1, 2}).x, 2);
+  EXPECT_EQ((r.get<std::tuple<int, std::string>>("tuple")), (std::tuple(1, std::string("two"))));
+  EXPECT_EQ(r.get<std::string>("reference to const"), "kept");
+  EXPECT_EQ(r.get<int>("coroutine by reference", std::vector{4}, Point{3, 0}), 7);
+}
+
+TEST(Routines, TheStopTokenIsNoArgument) {
+  Runner r;
+  r.routines.add("token", [](std::stop_token stop, int x) { return stop.stop_requested() ? x : -x; })
+      .add("token by reference", [](const std::stop_token& stop) { return stop.stop_possible(); })
+      .add("coroutine", [](std::stop_token stop) -> asio::awaitable<bool> { co_return stop.stop_requested(); })
+      .add("without", [] {});
+  EXPECT_EQ(r.get<int>("token", 3), -3);
+  EXPECT_TRUE(r.get<bool>("token by reference"));
+  r.stop.request_stop();
+  EXPECT_EQ(r.get<int>("token", 3), 3);
+  EXPECT_TRUE(r.get<bool>("coroutine"));
+  const RoutineTable& table = RoutinesAccess::table(r.routines);
+  EXPECT_TRUE(table.any_takes_stop_token());
+  EXPECT_FALSE(table.find("without")->takes_stop_token());
+  EXPECT_EQ(table.find("token")->parameters(), "(int)");
+}
+
+// C-02
+TEST(Routines, WrongArgumentsAreToldFromWhatTheRoutineThrows) {
+  Runner r;
+  bool called = false;
+  r.routines.add("take", [&](int, const std::vector<double>&) { called = true; }).add("decodes by itself", [] {
+    throw drover::DecodeError("of its own");
+  });
+  const std::string text = r.failure("take", "text", std::vector<double>{}).at(0);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+  EXPECT_NE(text.find("take(int, std::vector<double"), std::string::npos) << text;
+  r.failure("take", 1);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+  r.failure("take", 1, std::vector<double>{}, 2);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+  EXPECT_FALSE(called);
+  EXPECT_EQ(r.failure("decodes by itself").at(1), "of its own");
+  EXPECT_EQ(r.status, ResultStatus::remote_error);
+}
+
+// C-02
+TEST(Routines, WhatIsTooLargeIsToldInTextsThatAreNot) {
+  Runner r;
+  r.limit = 100;
+  r.routines.add("large", [](int size) { return std::string(static_cast<std::size_t>(size), 'x'); })
+      .add("long text", [] { throw std::runtime_error(std::string(10'000, 'x')); });
+  EXPECT_EQ(r.get<std::string>("large", 50).size(), 50u);
+  r.failure("large", 101);
+  EXPECT_EQ(r.status, ResultStatus::message_too_large);
+  for (r.limit = 0; r.limit < 200; ++r.limit) {
+    const std::size_t needed = 40;  // two empty texts
+    EXPECT_LE(r.run("long text").size(), std::max(r.limit, needed));
+    EXPECT_EQ(r.status, ResultStatus::remote_error);
+  }
+}
+
+TEST(Routines, OperationAbortedIsACancellationOnlyIfThereWasOne) {
+  Runner r;
+  r.routines.add("abort", [] { throw std::system_error(asio::error::operation_aborted); }).add("other", [] {
+    throw std::system_error(asio::error::eof);
+  });
+  r.failure("abort");
+  EXPECT_EQ(r.status, ResultStatus::remote_error);
+  r.cancelled = true;
+  r.failure("abort");
+  EXPECT_EQ(r.status, ResultStatus::cancelled);
+  r.failure("other");
+  EXPECT_EQ(r.status, ResultStatus::remote_error);
+}
+
+TEST(TypeName, ReadsAsOneWouldWriteIt) {
+  EXPECT_EQ(type_name<int>(), "int");
+  EXPECT_NE(type_name<std::vector<int>>().find("std::vector<int"), std::string::npos);
+  EXPECT_NE(type_name<Point>().find("Point"), std::string::npos);
+}
+
+TEST(IdQueue, KeepsTheOrderAcrossThreadsAndBlocks) {
+  constexpr std::uint64_t count = 100'000;
+  IdQueue queue;
+  EXPECT_EQ(queue.pop(), std::nullopt);
+  std::thread pusher([&] {
+    for (std::uint64_t id = 1; id <= count; ++id) queue.push(id);
+  });
+  std::uint64_t popped = 0;
+  while (popped < count) {
+    if (const auto id = queue.pop()) {
+      ASSERT_EQ(*id, ++popped);
+    }
+  }
+  pusher.join();
+  EXPECT_EQ(queue.pop(), std::nullopt);
+  for (std::uint64_t id = 1; id <= 5000; ++id) queue.push(id);  // and is destroyed with some left
+}
+
+TEST(StopSources, StopOneOrAllAndOnlyThoseThatAreThere) {
+  StopSources sources;
+  const auto first = sources.add(1), second = sources.add(2), third = sources.add(3);
+  sources.stop(2);
+  EXPECT_FALSE(first.stop_requested());
+  EXPECT_TRUE(second.stop_requested());
+  sources.remove(1);
+  sources.stop(1);
+  sources.remove(1);
+  sources.stop_all();
+  EXPECT_FALSE(first.stop_requested());
+  EXPECT_TRUE(third.stop_requested());
+}
+
+}  // namespace

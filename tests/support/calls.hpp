@@ -1,0 +1,187 @@
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <asio/executor_work_guard.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_future.hpp>
+
+#include "support/workers.hpp"
+
+/// What tests of calls and pools need.
+namespace support {
+
+using drover::PoolOptions;
+using drover::RemoteError;
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr bool sanitized = true;
+#else
+inline constexpr bool sanitized = false;
+#endif
+
+inline WorkerOptions call_worker(std::vector<std::string> steps = {}) {
+  WorkerOptions options;
+  options.command.program = DROVER_HELPER_CALL_WORKER;
+  options.command.args = std::move(steps);
+  options.command.out = Stdio::null();
+#if defined(__SANITIZE_THREAD__)
+  const char* const set = std::getenv("TSAN_OPTIONS");  // it sleeps for a second at every exit
+  options.command.env["TSAN_OPTIONS"] = (set == nullptr ? "" : set + std::string(" ")) + "atexit_sleep_ms=0";
+#endif
+  return options;
+}
+
+inline PoolOptions call_pool(std::size_t size, std::vector<std::string> steps = {}) {
+  PoolOptions options;
+  options.size = size;
+  options.worker = call_worker(std::move(steps));
+  return options;
+}
+
+/// Where a scenario runs.
+enum class Where { one_thread, four_threads, two_pools };
+
+inline std::string name_of(const ::testing::TestParamInfo<Where>& info) {
+  return info.param == Where::one_thread ? "OneThread" : info.param == Where::four_threads ? "FourThreads" : "TwoPools";
+}
+
+using Scenario = std::function<asio::awaitable<void>()>;
+
+inline void on_one_thread(const Scenario& scenario, Duration bound = 60s) {
+  asio::io_context context(1);
+  bool done = false;
+  asio::co_spawn(context, scenario(), [&](std::exception_ptr thrown) {
+    if (thrown) ADD_FAILURE() << "the scenario threw: " << describe(thrown);
+    done = true;
+  });
+  context.run_for(bound);
+  EXPECT_TRUE(done) << "the scenario did not finish";
+  EXPECT_TRUE(!done || context.stopped()) << "something keeps the context busy";
+}
+
+inline void on_four_threads(const Scenario& scenario, Duration bound = 60s) {
+  std::promise<std::exception_ptr> promise;
+  auto ended = promise.get_future();
+  asio::thread_pool threads(4);
+  asio::co_spawn(threads, scenario(), [&](std::exception_ptr thrown) { promise.set_value(thrown); });
+  if (ended.wait_for(bound) != std::future_status::ready) {
+    ADD_FAILURE() << "the scenario did not finish";
+    threads.stop();
+    return;
+  }
+  if (const auto thrown = ended.get()) ADD_FAILURE() << "the scenario threw: " << describe(thrown);
+  threads.join();
+}
+
+inline void run_where(Where where, const Scenario& scenario) {
+  switch (where) {
+    case Where::one_thread:
+      return on_one_thread(scenario);
+    case Where::four_threads:
+      return on_four_threads(scenario);
+    case Where::two_pools: {
+      std::thread other([&] { on_one_thread(scenario); });
+      on_one_thread(scenario);
+      other.join();
+    }
+  }
+}
+
+/// Until it holds; looks every millisecond.
+template <class Condition>
+asio::awaitable<bool> soon(Condition condition, Duration bound = 10s) {
+  for (const auto until = Clock::now() + bound; !condition();) {
+    if (Clock::now() > until) co_return false;
+    co_await pause_for(1ms);
+  }
+  co_return true;
+}
+
+/// A folder for one test.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "drover-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    path_ = name;
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder() { std::filesystem::remove_all(path_); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+  std::vector<int> numbers(const std::string& name) const {
+    std::ifstream in(path_ / name);
+    return {std::istream_iterator<int>(in), {}};
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Keeps events, in their order.
+class EventLog {
+ public:
+  std::function<void(const Event&)> handler() {
+    return [state = state_](const Event& event) {
+      const std::lock_guard held(state->mutex);
+      state->events.push_back(event);
+    };
+  }
+  std::vector<Event> all() const {
+    const std::lock_guard held(state_->mutex);
+    return state_->events;
+  }
+  std::size_t count(Event::Kind kind) const {
+    const auto events = all();
+    return static_cast<std::size_t>(
+        std::count_if(events.begin(), events.end(), [&](auto& e) { return e.kind == kind; }));
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::vector<Event> events;
+  };
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+inline std::string what_is_open() {
+  std::string text;
+  for (const auto& each : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code ec;
+    text += each.path().filename().string() + " " + std::filesystem::read_symlink(each.path(), ec).string() + "\n";
+  }
+  return text;
+}
+
+/// Where calls and pools are tested. What outlives a scenario has to end soon after it: no child is left then, and no more
+/// descriptors are open than before (the reaper closes its own last, those of the warm-up too).
+class Calls : public Workers {
+ protected:
+  void TearDown() override {
+    EXPECT_TRUE(soon_childless(8s));
+    for (const auto until = Clock::now() + slack; open_descriptors() > before_ && Clock::now() < until;)
+      ::poll(nullptr, 0, 1);
+    EXPECT_LE(open_descriptors(), before_) << what_is_open();
+  }
+
+ private:
+  const std::size_t before_ = open_descriptors();
+};
+class CallsAnywhere : public Calls, public ::testing::WithParamInterface<Where> {
+ protected:
+  void run_scenario(const Scenario& scenario) { run_where(GetParam(), scenario); }
+};
+
+}  // namespace support

@@ -1,0 +1,282 @@
+// A program that has processes of its own and ends, or is in a state, that a test can't be in itself. What it says goes
+// to descriptor 1; it ends with code 0 if all was as it should be.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fcntl.h>
+#include <memory>
+#include <signal.h>
+#include <string>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <asio/co_spawn.hpp>
+#include <asio/io_context.hpp>
+
+#include <drover/os/detail/child.hpp>
+#include <drover/os/process.hpp>
+
+#include "support/seccomp.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using drover::Clock;
+using drover::Command;
+using drover::Process;
+using drover::Stdio;
+
+const char* child_program = "";
+
+Command child(std::vector<std::string> steps) {
+  Command command;
+  command.program = child_program;
+  command.args = std::move(steps);
+  return command;
+}
+
+void say(const std::string& text) {
+  if (::write(1, text.data(), text.size()) != static_cast<ssize_t>(text.size())) ::_exit(97);
+}
+
+void expect(bool what, const char* text) {
+  if (what) return;
+  std::fprintf(stderr, "host: not so: %s\n", text);
+  ::_exit(1);
+}
+
+template <class T>
+T run(asio::awaitable<T> body) {
+  asio::io_context context;
+  std::exception_ptr failure;
+  T result{};
+  asio::co_spawn(context, std::move(body), [&](std::exception_ptr e, T value) { failure = e, result = value; });
+  context.run();
+  if (failure) std::rethrow_exception(failure);
+  return result;
+}
+
+// Returns when the child has said that it is ready.
+Process started(std::vector<std::string> steps) {
+  int ends[2];
+  expect(::pipe2(ends, O_CLOEXEC) == 0, "a pipe");
+  Command command = child(std::move(steps));
+  command.out = Stdio::file("/proc/self/fd/" + std::to_string(ends[1]));
+  auto process = Process::spawn(command);
+  ::close(ends[1]);
+  char byte;
+  expect(::read(ends[0], &byte, 1) == 1, "the child is ready");
+  ::close(ends[0]);
+  say(std::to_string(process.pid()) + "\n");
+  return process;
+}
+
+// Ends of the program ------------------------------------------------------------------------------------------------
+
+Process global;                      // destroyed before the exit hook runs
+Process* volatile leaked = nullptr;  // never destroyed: the hook finds it
+
+void owned_by(const std::string& owner, Process process) {
+  if (owner == "global")
+    global = std::move(process);
+  else
+    leaked = new Process(std::move(process));
+}
+
+int ends(const std::string& owner, const std::string& kind) {
+  if (kind == "lives") owned_by(owner, started({"say", "x", "pause"}));
+  if (kind == "ignores") owned_by(owner, started({"ignore", "15", "say", "x", "pause"}));
+  if (kind == "stopped") {
+    Process process = started({"say", "x", "raise", "19", "pause"});
+    siginfo_t info{};
+    ::waitid(P_PID, static_cast<id_t>(process.pid()), &info, WSTOPPED | WNOWAIT);
+    owned_by(owner, std::move(process));
+  }
+  return 0;
+}
+
+// Older than the exit hook, and so destroyed after it: by then all has ended, and nothing can be started any more.
+struct Late {
+  Process process;
+  bool used = false;
+  ~Late() {
+    if (!used) return;
+    expect(!process.running(), "the exit hook has ended it");
+    try {
+      static_cast<void>(Process::spawn(child({})));
+      expect(false, "spawning fails after the end");
+    } catch (const std::system_error& error) {
+      expect(error.code() == std::errc::operation_canceled, "with ECANCELED");
+    }
+    process = Process();
+    say("late\n");
+  }
+};
+[[gnu::init_priority(200)]] Late late;
+
+// A copy of this program may do what it likes.
+int forked_copy(const std::string& way) {
+  Process mine = started({"say", "x", "pause"});
+  global = started({"say", "x", "pause"});
+  const pid_t copy = ::fork();
+  if (copy == 0) {
+    if (way == "destroys") {
+      mine = Process();
+      global = Process();
+      ::_exit(0);
+    }
+    if (way == "spawns") {
+      Process own = started({"ignore", "15", "say", "x", "pause"});
+      mine.signal(SIGKILL);
+      static_cast<void>(mine.reap(0s));
+      bool refused = false;
+      try {
+        run(mine.wait());
+      } catch (const std::system_error& error) {
+        refused = error.code() == std::errc::no_child_process;
+      }
+      expect(refused, "a copy can't wait for what is not its child");
+      expect(run(own.reap({.patience = 0s, .term_grace = 50ms})).killed, "a copy can have its own");
+      global = Process::spawn(child({"pause"}));
+    }
+    std::exit(0);  // runs the destructors of all that is global
+  }
+  int status = 0;
+  ::waitpid(copy, &status, 0);
+  expect(status == 0, "the copy ended well");
+  for (Process* process : {&mine, &global}) {
+    expect(process->running() && ::kill(process->pid(), 0) == 0, "the original's child lives on");
+    expect(run(process->reap(0s)).terminated, "and is still seen to end");
+  }
+  return 0;
+}
+
+// Hosts in a bad way -------------------------------------------------------------------------------------------------
+
+// Which of 0, 1, 2 are closed is told by the bits of a number.
+int closed_stdio(int closed, const std::string& report) {
+  for (int fd = 0; fd < 3; ++fd)
+    if ((closed >> fd & 1) != 0) ::close(fd);
+  Command command = child({"report"});
+  command.in = Stdio::inherit();
+  command.out = Stdio::file(report);
+  std::vector<int> sources{::open("/dev/null", O_RDWR), ::open("/dev/null", O_RDWR)};
+  drover::detail::SpawnExtras extras;
+  extras.descriptors = sources;
+  const auto process = drover::detail::Child::spawn(command, extras);
+  siginfo_t info{};
+  while (process->running()) ::waitid(P_PID, static_cast<id_t>(process->pid()), &info, WEXITED | WNOWAIT);
+  return process->exit_status()->success() ? 0 : 1;
+}
+
+// Not even the background thread has been started when there are no descriptors left.
+int no_descriptors() {
+  asio::io_context context;
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = 32;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  const auto fill = [] {
+    std::vector<int> fds;
+    for (int fd; (fd = ::dup(2)) >= 0;) fds.push_back(fd);
+    return fds;
+  };
+  int failures = 0;
+  for (std::size_t left = 0; left < 20; ++left) {
+    auto filler = fill();
+    for (std::size_t i = 0; i < left; ++i) ::close(filler.back()), filler.pop_back();
+    bool ok = false;
+    try {
+      Command command = child({"exit", "5"});
+      command.out = command.err = Stdio::lines(context.get_executor(), [](std::string_view) {});
+      auto process = Process::spawn(command);
+      for (const int fd : filler) ::close(fd);
+      filler.clear();
+      expect(run(process.wait()).value == 5, "the child's status");
+      ok = true;
+    } catch (const std::system_error& error) {
+      ++failures;
+      expect(error.code() == std::errc::too_many_files_open, "the error is EMFILE");
+      auto rest = fill();
+      // What is made once for the whole program may have come into being.
+      expect(rest.size() <= left && rest.size() + 3 >= left, "nothing leaks");
+      for (const int fd : rest) ::close(fd);
+      int status = 0;
+      expect(::waitpid(-1, &status, WNOHANG) == -1, "no child is left");
+    }
+    for (const int fd : filler) ::close(fd);
+    if (ok) {
+      expect(failures >= 4, "each descriptor was once the one too many");
+      return 0;
+    }
+  }
+  return 1;
+}
+
+// SIGKILL is refused, as by a set-user-ID program.
+int refused_kill() {
+  Process process = started({"ignore", "15", "say", "x", "pause"});
+  support::refuse({{SYS_kill, EPERM, SIGKILL}, {424 /* pidfd_send_signal */, EPERM, SIGKILL}});
+  for (int i = 0; i < 2; ++i) {
+    try {
+      run(process.reap({.patience = 0s, .term_grace = 50ms}));
+      expect(false, "the reap fails");
+    } catch (const std::system_error& error) {
+      expect(error.code() == std::errc::operation_not_permitted, "with EPERM");
+    }
+  }
+  expect(process.running(), "it still runs");
+  process.signal(SIGUSR1);
+  expect(run(process.wait()).value == SIGUSR1, "and is still waited for");
+  expect(run(process.reap(0s)).killed, "later reaps get the report");
+  return 0;
+}
+
+// What its processes leave behind becomes this program's.
+int subreaper() {
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+  for (int i = 0; i < 20; ++i) {
+    Process process = started({"exit-on", "10", "0", "2", "fork", "fork", "fork", "say", "x", "pause", "end", "pause",
+                               "end", "pause", "end", "pause"});
+    if (i % 2 == 0) {
+      process.signal(SIGUSR1);
+      expect(run(process.wait()).value == 2, "its status");
+    } else {
+      expect(run(process.reap(0s)).terminated, "its end");
+    }
+    int status = 0;
+    expect(::waitpid(-1, &status, WNOHANG) == -1, "its whole group has been collected");
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  child_program = argv[1];
+  const std::string& mode = words.at(1);
+  if (mode == "ends") return ends(words.at(2), words.at(3));
+  if (mode == "exits") {
+    owned_by("leaked", started({"say", "x", "pause"}));
+    std::exit(7);
+  }
+  if (mode == "late") {
+    late.used = true;
+    late.process = started({"say", "x", "pause"});
+    return 0;
+  }
+  if (mode == "forked-copy") return forked_copy(words.at(2));
+  if (mode == "closed-stdio") return closed_stdio(std::stoi(words.at(2)), words.at(3));
+  if (mode == "no-descriptors") return no_descriptors();
+  if (mode == "refused-kill") return refused_kill();
+  if (mode == "subreaper") return subreaper();
+  return 2;
+}

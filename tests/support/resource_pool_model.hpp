@@ -1,0 +1,233 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <compare>
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <drover/timeout.hpp>
+
+/// What a pool of resources is to do, written down a second time and as plainly as possible: sets of numbers, no
+/// reference counts, no lists, no threads. Everything that the pool starts stays pending until the test ends it.
+namespace pool_model {
+
+using Time = drover::Clock::time_point;
+
+struct Rules {
+  drover::Duration ttl{};
+  std::optional<std::size_t> max_idle;
+};
+
+/// One value of one key, from the first time it was asked for.
+struct Generation {
+  int key, number;
+  auto operator<=>(const Generation&) const = default;
+};
+
+enum class Outcome { value, error, cancelled };
+
+struct Entry {
+  enum class State { making, live, idle, finalizing } state = State::making;
+  int number = 0;
+  bool expired = false, cleared = false;
+  std::set<int> holders;  // those that wait while it is made, those that lease it while it is live
+  std::set<int> queue;    // those that wait for the value after this one
+  bool queue_expired = false;
+  Time deadline{};
+};
+
+class Model {
+ public:
+  explicit Model(Rules rules) : rules_(rules) {}
+
+  std::map<int, Entry> entries;
+  std::vector<int> idle;                        // keys, least recently used first
+  std::map<int, Generation> leases;             // of every holder that has got one, stale ones too
+  std::map<int, Outcome> refused;               // holders that got an error instead
+  std::map<int, std::set<Generation>> waiting;  // who waits for which values to be gone
+  std::map<int, int> made, finalized;           // calls begun, by key
+  Time now{};
+
+  void acquire(int id, int key) {
+    auto [at, fresh] = entries.try_emplace(key);
+    Entry& e = at->second;
+    if (fresh) begin(key, e);
+    switch (e.state) {
+      case Entry::State::idle:
+        std::erase(idle, key);
+        e.state = Entry::State::live;
+        [[fallthrough]];
+      case Entry::State::live:
+        leases[id] = {key, e.number};
+        [[fallthrough]];
+      case Entry::State::making:
+        e.holders.insert(id);
+        e.expired = false;
+        return;
+      case Entry::State::finalizing:
+        e.queue.insert(id);
+        e.queue_expired = false;
+        return;
+    }
+  }
+
+  void release(int id) {
+    const Generation of = leases.at(id);
+    leases.erase(id);
+    const auto at = entries.find(of.key);
+    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::live) return;
+    at->second.holders.erase(id);
+    if (at->second.holders.empty()) rest(of.key, at->second);
+  }
+
+  /// The generation that a wait for this release is about, if it finalizes.
+  void release_and_wait(int id, int wait) {
+    const Generation of = leases.at(id);
+    const auto at = entries.find(of.key);
+    const bool last = at != entries.end() && at->second.number == of.number && at->second.state == Entry::State::live &&
+                      at->second.holders.size() == 1;
+    release(id);
+    waiting[wait] = {};
+    if (last && at->second.state == Entry::State::finalizing) waiting[wait] = {of};
+  }
+
+  /// One that still waits for its value.
+  void cancel(int id) {
+    for (auto& [key, e] : entries) {
+      if (e.state == Entry::State::making) e.holders.erase(id);
+      e.queue.erase(id);
+    }
+    refused[id] = Outcome::cancelled;
+  }
+
+  bool waits(int id) const {
+    return std::any_of(entries.begin(), entries.end(), [id](const auto& item) {
+      const Entry& e = item.second;
+      return (e.state == Entry::State::making && e.holders.contains(id)) || e.queue.contains(id);
+    });
+  }
+
+  void expire(int key, int wait) {
+    waiting[wait] = {};
+    const auto at = entries.find(key);
+    if (at == entries.end()) return;
+    Entry& e = at->second;
+    if (e.state == Entry::State::idle) {
+      std::erase(idle, key);
+      leave(key, e);
+    } else if (e.state != Entry::State::finalizing) {
+      e.expired = true;
+      return;
+    } else if (!e.queue.empty()) {
+      e.queue_expired = true;
+    }
+    waiting[wait] = {{key, e.number}};
+  }
+
+  void clear(int key, int wait) {
+    waiting[wait] = {{key, entries.at(key).number}};
+    clear_one(key);
+  }
+
+  void clear(int wait) {
+    waiting[wait] = {};
+    for (auto& [key, e] : entries) {
+      clear_one(key);
+      if (e.state == Entry::State::finalizing || e.cleared) waiting[wait].insert({key, e.number});
+    }
+  }
+
+  void advance(drover::Duration by) {
+    now += by;
+    while (!idle.empty() && entries.at(idle.front()).deadline <= now) {
+      const int key = idle.front();
+      idle.erase(idle.begin());
+      leave(key, entries.at(key));
+    }
+  }
+
+  void factory_ends(int key, Outcome outcome) {
+    Entry& e = entries.at(key);
+    if (outcome != Outcome::value) {
+      for (const int id : e.holders) refused[id] = outcome;
+      gone({key, e.number});
+      entries.erase(key);
+    } else if (e.cleared) {
+      e.queue = std::exchange(e.holders, {});
+      e.queue_expired = false;
+      leave(key, e);
+    } else if (e.holders.empty()) {
+      rest(key, e);
+    } else {
+      e.state = Entry::State::live;
+      for (const int id : e.holders) leases[id] = {key, e.number};
+    }
+  }
+
+  void finalizer_ends(int key) {
+    Entry& e = entries.at(key);
+    gone({key, e.number});
+    if (e.queue.empty()) {
+      entries.erase(key);
+      return;
+    }
+    Entry next;
+    next.holders = e.queue;
+    next.expired = e.queue_expired;
+    e = next;
+    begin(key, e);
+  }
+
+  std::size_t count(Entry::State state) const {
+    return static_cast<std::size_t>(
+        std::count_if(entries.begin(), entries.end(), [state](const auto& e) { return e.second.state == state; }));
+  }
+
+ private:
+  void begin(int key, Entry& e) {
+    e.number = ++numbers_;
+    ++made[key];
+  }
+
+  void rest(int key, Entry& e) {
+    if (e.expired || rules_.ttl == drover::Duration::zero()) return leave(key, e);
+    e.state = Entry::State::idle;
+    e.deadline = now + rules_.ttl;
+    idle.push_back(key);
+    if (!rules_.max_idle || idle.size() <= *rules_.max_idle) return;
+    const int oldest = idle.front();
+    idle.erase(idle.begin());
+    leave(oldest, entries.at(oldest));
+  }
+
+  void leave(int key, Entry& e) {
+    e.state = Entry::State::finalizing;
+    e.holders.clear();
+    ++finalized[key];
+  }
+
+  void clear_one(int key) {
+    Entry& e = entries.at(key);
+    if (e.state == Entry::State::finalizing) return;
+    e.cleared = true;
+    if (e.state == Entry::State::making) return;
+    if (e.state == Entry::State::idle) std::erase(idle, key);
+    leave(key, e);
+  }
+
+  void gone(Generation which) {
+    for (auto& [wait, of] : waiting) of.erase(which);
+  }
+
+  Rules rules_;
+  int numbers_ = 0;
+};
+
+}  // namespace pool_model

@@ -1,0 +1,395 @@
+// A worker seen from the other side of its sockets: the handshake, calls, cancellation, the answers it owes.
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "support/raw_parent.hpp"
+
+namespace {
+
+using namespace raw;
+
+class WorkerProtocol : public raw::Test {
+ protected:
+  static void expect_clean_stop(Worker& worker) {
+    worker.stop(0s, 5s);
+    worker.stop_reply();
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+};
+
+TEST_F(WorkerProtocol, HelloNamesVersionAndRoutines) {
+  Worker worker;
+  worker.expect_hello();
+  EXPECT_FALSE(worker.hello.version.empty());
+  EXPECT_NE(std::find(worker.hello.routines.begin(), worker.hello.routines.end(), "echo"), worker.hello.routines.end());
+  EXPECT_TRUE(std::is_sorted(worker.hello.routines.begin(), worker.hello.routines.end()));
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, AVariableThatDoesNotFitMakesNoWorker) {
+  for (const int forge : {1, 2, 3}) {
+    SCOPED_TRACE(forge);
+    Worker worker({.forge = forge});
+    EXPECT_TRUE(worker.told('n'));
+    EXPECT_EQ(worker.exit_status(), 42);
+  }
+}
+
+// W-09
+TEST_F(WorkerProtocol, AWorkerThatHasNotAskedIsKnownByItsEnvironment) {
+  Worker worker({.args = {"ask-late"}});
+  EXPECT_TRUE(worker.told('y'));
+  EXPECT_TRUE(worker.told('y'));
+  EXPECT_TRUE(worker.told('y'));
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+// C-01
+TEST_F(WorkerProtocol, PlainFunctionsAndCoroutinesAnswer) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("echo", std::string("hello"));
+  EXPECT_EQ(worker.result().as<std::string>(), "hello");
+  worker.call("add", 40, 2L);
+  EXPECT_EQ(worker.result().as<long>(), 42);
+  worker.call("nothing");
+  const Answer nothing = worker.result();
+  EXPECT_EQ(nothing.status(), ResultStatus::ok);
+  EXPECT_TRUE(nothing.body.empty());
+  worker.call("nap", 10, 0);
+  EXPECT_EQ(worker.result().as<std::string>(), "slept");
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, ManyCallsInOneWriteAreAnsweredInOrder) {
+  Worker worker;
+  worker.expect_hello();
+  // No more at a time than the sockets hold: who does not read is not read from either.
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < 500; ++i) worker.queue_call("add", i, 1L);
+    Worker::flush(worker.data);
+    for (int i = 0; i < 500; ++i) {
+      const Answer answer = worker.result();
+      ASSERT_EQ(answer.header.id, static_cast<std::uint64_t>(500 * round + i + 1));
+      ASSERT_EQ(answer.as<long>(), i + 1);
+    }
+  }
+  EXPECT_EQ(worker.status().served, 5000u);
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, PlainCallsAndCoroutinesShareTheLoop) {
+  Worker worker;
+  worker.expect_hello();
+  for (int i = 0; i < 200; ++i) worker.queue_call("nap", i % 20, 0);
+  for (int i = 0; i < 200; ++i) worker.queue_call("add", i, 1L);
+  Worker::flush(worker.data);
+  std::vector<bool> seen(401);
+  for (int i = 0; i < 400; ++i) {
+    const Answer answer = worker.result();
+    ASSERT_LE(answer.header.id, 400u);
+    EXPECT_FALSE(seen[answer.header.id]);
+    seen[answer.header.id] = true;
+    EXPECT_EQ(answer.status(), ResultStatus::ok);
+  }
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, ViewsLiveAsLongAsTheCoroutine) {
+  Worker worker;
+  worker.expect_hello();
+  const std::string large(100'000, 'v');
+  worker.queue_call("napping_view", std::string_view("small"));
+  worker.queue_call("napping_view", std::string_view(large));
+  worker.queue_call("echo", std::string(60'000, 'x'));  // writes over where the first one was
+  Worker::flush(worker.data);
+  EXPECT_EQ(worker.result().header.id, 3u);
+  std::vector<std::string> results{worker.result().as<std::string>(), worker.result().as<std::string>()};
+  std::sort(results.begin(), results.end());
+  EXPECT_EQ(results[0], "small!");
+  EXPECT_EQ(results[1], large + "!");
+  expect_clean_stop(worker);
+}
+
+// C-01
+TEST_F(WorkerProtocol, FiftyMebibytesBothWays) {
+  Worker worker;
+  worker.expect_hello();
+  const std::string large(50u << 20, 'l');
+  worker.call("echo", large);
+  EXPECT_EQ(worker.result().as<std::string>(), large);
+  expect_clean_stop(worker);
+}
+
+// C-02
+TEST_F(WorkerProtocol, WrongCallsAreAnsweredAndHarmNothing) {
+  Worker worker({.max_message_size = 10'000});
+  worker.expect_hello();
+
+  worker.call("missing");
+  Answer answer = worker.result();
+  EXPECT_EQ(answer.status(), ResultStatus::unknown_routine);
+  EXPECT_NE(answer.texts().at(0).find("missing"), std::string::npos);
+
+  worker.call("add", std::string("no number"), 2L);
+  answer = worker.result();
+  EXPECT_EQ(answer.status(), ResultStatus::bad_arguments);
+  EXPECT_NE(answer.texts().at(0).find("add(int, long"), std::string::npos) << answer.texts().at(0);
+
+  worker.call("add", 1);
+  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
+  worker.call("add", 1, 2L, 3);
+  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
+  worker.call("nap", std::string("x"));
+  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
+
+  worker.call("bytes", std::uint64_t{20'000});
+  answer = worker.result();
+  EXPECT_EQ(answer.status(), ResultStatus::message_too_large);
+  EXPECT_NE(answer.texts().at(0).find("bytes"), std::string::npos);
+
+  worker.call("echo", std::string("still here"));
+  EXPECT_EQ(worker.result().as<std::string>(), "still here");
+  expect_clean_stop(worker);
+}
+
+// C-03
+TEST_F(WorkerProtocol, ExceptionsTravelWithTypeAndText) {
+  Worker worker({.max_message_size = 10'000});
+  worker.expect_hello();
+  const auto thrown = [&](std::string_view routine) {
+    worker.call(routine);
+    const Answer answer = worker.result();
+    EXPECT_EQ(answer.status(), ResultStatus::remote_error);
+    return answer.texts();
+  };
+  EXPECT_EQ(thrown("throw_error"), (std::vector<std::string>{"std::runtime_error", "as it goes"}));
+  EXPECT_EQ(thrown("throw_unusual"), (std::vector<std::string>{"(anonymous namespace)::Unusual", ""}));
+  EXPECT_EQ(thrown("throw_int"), (std::vector<std::string>{"int", ""}));
+  EXPECT_EQ(thrown("no_memory").at(0), "std::bad_alloc");
+  EXPECT_LT(thrown("throw_long").at(1).size(), 10'000u);
+  EXPECT_GT(thrown("throw_long").at(1).size(), 9'000u);
+  EXPECT_EQ(thrown("aborts_by_itself").at(0), "std::system_error") << "nobody has cancelled it";
+  expect_clean_stop(worker);
+}
+
+// C-06
+TEST_F(WorkerProtocol, CancelReachesACoroutineOnceAndItMayCleanUp) {
+  Worker worker;
+  worker.expect_hello();
+  const auto id = worker.call("nap", 30000, 100);
+  ASSERT_TRUE(worker.told('b'));
+  worker.cancel(id);
+  worker.cancel(id);
+  const Answer answer = worker.result();
+  EXPECT_EQ(answer.status(), ResultStatus::cancelled);
+  EXPECT_TRUE(worker.told('c')) << "its clean-up, which awaits, was cancelled too";
+  expect_clean_stop(worker);
+}
+
+// C-06
+TEST_F(WorkerProtocol, CancelReachesAStopTokenThatBlocksTheMainThread) {
+  Worker worker;
+  worker.expect_hello();
+  auto id = worker.call("until_stopped");
+  ASSERT_TRUE(worker.told('b'));
+  worker.cancel(id);
+  EXPECT_EQ(worker.result().as<std::string>(), "stopped");
+  EXPECT_TRUE(worker.told('c'));
+  id = worker.call("abort_when_stopped");
+  ASSERT_TRUE(worker.told('b'));
+  worker.cancel(id);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  id = worker.call("coroutine_until_stopped");
+  ASSERT_TRUE(worker.told('b'));
+  worker.cancel(id);
+  EXPECT_EQ(worker.result().as<int>(), 1);
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, CancelThatOvertakesItsCallIsNotLost) {
+  Worker worker;
+  worker.expect_hello();
+  for (const char* routine : {"nap", "until_stopped", "spin", "echo"}) {
+    SCOPED_TRACE(routine);
+    worker.cancel(worker.last_call + 1);
+    worker.status();  // CANCEL has been read
+    worker.call(routine);
+    EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  }
+  EXPECT_TRUE(worker.told_nothing());
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, CancelOfACallThatWaitsBehindAnother) {
+  Worker worker;
+  worker.expect_hello();
+  worker.queue_call("work", 300);
+  const auto second = worker.queue_call("spin");
+  const auto third = worker.queue_call("nap", 30000, 0);
+  Worker::flush(worker.data);
+  ASSERT_TRUE(worker.told('b'));
+  worker.cancel(second);
+  worker.cancel(third);
+  EXPECT_EQ(worker.result().as<std::string>(), "worked");
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, LateCancelsAreIgnored) {
+  Worker worker;
+  worker.expect_hello();
+  for (int i = 0; i < 3000; ++i) {  // more than a block of the queue
+    const auto id = worker.call("echo", std::string("x"));
+    ASSERT_EQ(worker.result().status(), ResultStatus::ok);
+    worker.cancel(id);
+  }
+  worker.call("echo", std::string("y"));
+  EXPECT_EQ(worker.result().as<std::string>(), "y");
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, CancelRacesTheStartOfItsCall) {
+  Worker worker;
+  worker.expect_hello();
+  for (int i = 0; i < 300; ++i) {
+    const auto id = worker.call(i % 2 == 0 ? "until_stopped" : "coroutine_until_stopped");
+    if (i % 3 == 0) std::this_thread::yield();
+    worker.cancel(id);
+    ASSERT_EQ(worker.result().header.id, id);
+  }
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, StatusCountsWhatIsInFlight) {
+  Worker worker;
+  worker.expect_hello();
+  auto status = worker.status();
+  EXPECT_EQ(status.in_flight, 0u);
+  EXPECT_EQ(status.served, 0u);
+  EXPECT_GT(status.idle_ns, 0);
+  worker.call("nap", 30000, 0);
+  worker.call("nap", 30000, 0);
+  ASSERT_TRUE(worker.told('b'));
+  ASSERT_TRUE(worker.told('b'));
+  status = worker.status();
+  EXPECT_EQ(status.in_flight, 2u);
+  EXPECT_EQ(status.idle_ns, 0);
+  worker.cancel(1);
+  worker.result();
+  status = worker.status();
+  EXPECT_EQ(status.in_flight, 1u);
+  EXPECT_EQ(status.served, 1u);
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, StatusIsAnsweredWhileTheMainThreadSpins) {
+  for (const char* routine : {"spin", "block_stop_callback", "hold_the_allocator"}) {
+    SCOPED_TRACE(routine);
+    Worker worker;
+    worker.expect_hello();
+    worker.call(routine);
+    ASSERT_TRUE(worker.told('b'));
+    if (std::string_view(routine) == "block_stop_callback") {
+      worker.cancel(1);
+      ASSERT_TRUE(worker.told('c'));  // the callback blocks now
+    }
+    Clock::duration slowest{};
+    for (int i = 0; i < 50; ++i) {
+      const Clock::time_point asked = Clock::now();
+      EXPECT_EQ(worker.status().in_flight, 1u);
+      slowest = std::max(slowest, Clock::now() - asked);
+    }
+    EXPECT_LT(slowest, 1500ms);
+    worker.stop(0s, 0s);
+    EXPECT_EQ(worker.stop_reply().cut, 1u);
+    EXPECT_EQ(worker.exit_status(), 1);
+  }
+}
+
+TEST_F(WorkerProtocol, ManyStatusRequestsThatNobodyReadsYet) {
+  Worker worker;
+  worker.expect_hello();
+  FrameHeader header;
+  header.type = FrameType::status;
+  for (header.id = 1; header.id <= 3000; ++header.id) worker.control.queue(header);
+  Worker::flush(worker.control);
+  for (std::uint64_t id = 1; id <= 3000; ++id) {
+    const auto answer = worker.next(worker.control);
+    ASSERT_TRUE(answer);
+    ASSERT_EQ(answer->header.id, id);
+  }
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, MalformedFramesEndTheWorker) {
+  const auto header = [](FrameType type, std::uint64_t id) {
+    FrameHeader h;
+    h.type = type;
+    h.id = id;
+    return h;
+  };
+  std::vector<FrameHeader> on_data{header(FrameType::status, 1), header(FrameType{99}, 1), header(FrameType::call, 0)};
+  on_data.push_back(header(FrameType::call, 1));
+  on_data.back().zero = 1;
+  on_data.push_back(header(FrameType::call, 1));
+  on_data.back().size = 1u << 31;
+  for (const FrameHeader& bad : on_data) {
+    Worker worker;
+    worker.expect_hello();
+    ASSERT_EQ(::send(worker.data.fd(), &bad, sizeof bad, 0), static_cast<ssize_t>(sizeof bad));
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+  std::vector<FrameHeader> on_control{header(FrameType::call, 1), header(FrameType::hello, 1),
+                                      header(FrameType::stop, 1)};
+  for (const FrameHeader& bad : on_control) {
+    Worker worker;
+    worker.expect_hello();
+    ASSERT_EQ(::send(worker.control.fd(), &bad, sizeof bad, 0), static_cast<ssize_t>(sizeof bad));
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
+TEST_F(WorkerProtocol, AMalformedCallIsABadCall) {
+  Worker worker;
+  worker.expect_hello();
+  FrameHeader header;
+  header.type = FrameType::call;
+  header.id = ++worker.last_call;
+  header.slot = 1001;
+  worker.data.queue(header, std::as_bytes(std::span("rubbish")));
+  Worker::flush(worker.data);
+  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
+  expect_clean_stop(worker);
+}
+
+std::string output_of(const std::string& command) {
+  FILE* const pipe = ::popen(command.c_str(), "re");
+  std::string text(1000, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), pipe));
+  ::pclose(pipe);
+  return text;
+}
+
+// D-06
+TEST_F(WorkerProtocol, WhatRoutinesSpawnIsNoWorkerAndHasCleanSignals) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("environment");
+  EXPECT_EQ(worker.result().as<std::string>(), "gone");
+  worker.call("in_child", std::string("cat /proc/self/status"));
+  const auto status = worker.result().as<std::string>();
+  EXPECT_NE(status.find("SigBlk:\t0000000000000000\n"), std::string::npos) << status;
+  EXPECT_NE(status.find("SigIgn:\t0000000180000000\n"), std::string::npos)
+      << "all but glibc's own 32 and 33: " << status;
+  EXPECT_NE(status.find("SigCgt:\t0000000000000000\n"), std::string::npos) << status;
+  // What the test itself was started with is passed on; none of what drover has opened.
+  const std::string kinds = "ls -l /proc/self/fd | grep -cE 'socket|eventfd|eventpoll|timerfd|pidfd|memfd'; true";
+  worker.call("in_child", kinds);
+  EXPECT_LE(std::stoi(worker.result().as<std::string>()), std::stoi(output_of(kinds)));
+  expect_clean_stop(worker);
+}
+
+}  // namespace

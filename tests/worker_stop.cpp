@@ -1,0 +1,358 @@
+// How a worker ends when it is asked to: STOP, signals, and the hard exit when nothing else helps.
+#include <random>
+#include <thread>
+
+#include "support/raw_parent.hpp"
+
+namespace {
+
+using namespace raw;
+
+class WorkerStop : public raw::Test {};
+class WorkerSignals : public raw::Test {};
+
+// STOP --------------------------------------------------------------------------------------------
+
+// S-01
+TEST_F(WorkerStop, AnIdleWorkerEndsAtOnceWhateverTheGrace) {
+  using Grace = std::optional<Clock::duration>;
+  for (const Grace grace : {Grace(0s), Grace(5s), Grace(60s), Grace()}) {
+    Worker worker;
+    worker.expect_hello();
+    const Stopwatch watch;
+    worker.stop(grace, grace ? Grace(*grace + 5s) : Grace());
+    const auto reply = worker.stop_reply();
+    EXPECT_EQ(reply.drained + reply.cancelled + reply.cut, 0u);
+    EXPECT_EQ(worker.exit_status(), 0);
+    EXPECT_LT(watch.elapsed(), slack);
+  }
+}
+
+// S-02
+TEST_F(WorkerStop, WhatFinishesInTimeIsDrained) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 300, 0);
+  worker.call("work", 100);
+  ASSERT_TRUE(worker.told('b'));
+  ASSERT_TRUE(worker.told('b'));
+  worker.stop(10s, 15s);
+  EXPECT_EQ(worker.result().as<std::string>(), "worked");
+  EXPECT_EQ(worker.result().as<std::string>(), "slept");
+  const auto reply = worker.stop_reply();
+  EXPECT_EQ(reply.drained, 2u);
+  EXPECT_EQ(reply.cancelled, 0u);
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+// S-03
+TEST_F(WorkerStop, WhatDoesNotIsCancelledAndMayCleanUp) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 30000, 200);
+  ASSERT_TRUE(worker.told('b'));
+  const Stopwatch watch;
+  worker.stop(1s, 6s);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_GE(watch.elapsed(), 1200ms);
+  EXPECT_TRUE(worker.told('c'));
+  const auto reply = worker.stop_reply();
+  EXPECT_EQ(reply.drained, 0u);
+  EXPECT_EQ(reply.cancelled, 1u);
+  EXPECT_EQ(reply.cut, 0u);
+  EXPECT_EQ(worker.exit_status(), 0);
+  EXPECT_LT(watch.elapsed(), 1200ms + slack);
+}
+
+// S-04
+TEST_F(WorkerStop, GraceZeroCancelsAtOnce) {
+  for (const char* routine : {"until_stopped", "coroutine_until_stopped", "abort_when_stopped"}) {
+    SCOPED_TRACE(routine);
+    Worker worker;
+    worker.expect_hello();
+    worker.call(routine);
+    ASSERT_TRUE(worker.told('b'));
+    const Stopwatch watch;
+    worker.stop(0s, 5s);
+    worker.result();
+    EXPECT_EQ(worker.stop_reply().cancelled, 1u);
+    EXPECT_EQ(worker.exit_status(), 0);
+    EXPECT_LT(watch.elapsed(), slack);
+  }
+}
+
+// S-04, D-05
+TEST_F(WorkerStop, WhatNeverEndsIsCutShortlyBeforeTheEndOfTheBudget) {
+  for (const char* routine : {"spin", "block_stop_callback", "hold_the_allocator"}) {
+    SCOPED_TRACE(routine);
+    Worker worker;
+    worker.expect_hello();
+    worker.queue_call("echo", std::string("x"));
+    worker.queue_call(routine);
+    worker.queue_call("echo", std::string("waits behind it"));
+    Worker::flush(worker.data);
+    ASSERT_TRUE(worker.told('b'));
+    const Stopwatch watch;
+    worker.stop(300ms, 800ms);
+    const auto reply = worker.stop_reply();
+    EXPECT_GE(watch.elapsed(), 700ms);
+    EXPECT_EQ(reply.cut, 1u);
+    EXPECT_EQ(reply.cancelled, 2u);
+    EXPECT_EQ(worker.exit_status(), 1);
+    EXPECT_LT(watch.elapsed(), 700ms + slack);
+  }
+}
+
+// S-12
+TEST_F(WorkerStop, CallsThatHaveNotBeenReadYetAreInFlightToo) {
+  for (int i = 0; i < 100; ++i) {
+    Worker worker;
+    worker.expect_hello();
+    // All that can be on its way when STOP overtakes it.
+    worker.queue_call("echo", std::string(150'000, 'a'));
+    worker.queue_call("nap", 1, 0);
+    worker.queue_call("add", 1, 2L);
+    if (i % 2 == 0) {
+      worker.stop(std::nullopt, std::nullopt);
+      Worker::flush(worker.data);
+    } else {
+      Worker::flush(worker.data);
+      worker.stop(1s, 6s);
+    }
+    for (int n = 0; n < 3; ++n) ASSERT_EQ(worker.result().status(), ResultStatus::ok);
+    EXPECT_EQ(worker.stop_reply().cancelled, 0u);
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
+TEST_F(WorkerStop, CallsThatArriveCancelledAreAnswered) {
+  Worker worker;
+  worker.expect_hello();
+  worker.queue_call("spin");
+  worker.queue_call("nap", 30000, 0);
+  worker.stop(0s, 5s);
+  worker.status();
+  Worker::flush(worker.data);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(worker.stop_reply().cancelled, 2u);
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+TEST_F(WorkerStop, TheReplyWaitsForResultsThatNobodyReadsYet) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("bytes", std::uint64_t{8u << 20});
+  while (worker.status().served == 0) std::this_thread::yield();
+  worker.stop(std::nullopt, std::nullopt);
+  EXPECT_EQ(worker.status().served, 1u);
+  EXPECT_FALSE(readable(worker.control.fd(), 200ms)) << "acknowledged before the result is out";
+  EXPECT_EQ(worker.result().as<std::string>().size(), 8u << 20);
+  EXPECT_EQ(worker.stop_reply().cut, 0u);
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+// S-08
+TEST_F(WorkerStop, ASecondStopOnlyShortens) {
+  {
+    Worker worker;
+    worker.expect_hello();
+    worker.call("nap", 30000, 0);
+    ASSERT_TRUE(worker.told('b'));
+    worker.stop(30s, 35s);
+    worker.status();
+    const Stopwatch watch;
+    worker.stop(0s, 5s);
+    EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+    EXPECT_EQ(worker.exit_status(), 0);
+    EXPECT_LT(watch.elapsed(), slack);
+  }
+  Worker worker;
+  worker.expect_hello();
+  worker.call("spin");
+  ASSERT_TRUE(worker.told('b'));
+  const Stopwatch watch;
+  worker.stop(0s, 500ms);
+  worker.stop(30s, 35s);
+  worker.stop(std::nullopt, std::nullopt);
+  EXPECT_EQ(worker.exit_status(), 1);
+  EXPECT_LT(watch.elapsed(), 500ms + slack);
+}
+
+// W-09
+TEST_F(WorkerStop, AHangingStaticDestructorDoesNotOutliveTheBudget) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("hang_at_exit");
+  worker.result();
+  const Stopwatch watch;
+  worker.stop(1s, 1600ms);
+  EXPECT_EQ(worker.stop_reply().cut, 0u);
+  ASSERT_TRUE(worker.told('d'));
+  EXPECT_EQ(worker.exit_status(), 1);
+  EXPECT_GE(watch.elapsed(), 1500ms);
+  EXPECT_LT(watch.elapsed(), 1500ms + slack);
+}
+
+TEST_F(WorkerStop, AHangingStaticDestructorIsBoundedWithoutABudgetToo) {
+  for (const bool by_signal : {false, true}) {
+    Worker worker({.shutdown_grace = 800ms});
+    worker.expect_hello();
+    worker.call("hang_at_exit");
+    worker.result();
+    const Stopwatch watch;
+    if (by_signal)
+      ::kill(worker.pid, SIGINT);
+    else
+      worker.stop(std::nullopt, std::nullopt);
+    ASSERT_TRUE(worker.told('d'));
+    EXPECT_EQ(worker.exit_status(), 1);
+    EXPECT_GE(watch.elapsed(), 700ms);  // shortly before the grace, for which a parent waits
+    EXPECT_LT(watch.elapsed(), 700ms + slack);
+  }
+}
+
+// Signals -----------------------------------------------------------------------------------------
+
+// D-04
+TEST_F(WorkerSignals, TerminateCancels) {
+  for (const int signo : {SIGTERM, SIGHUP}) {
+    Worker worker;
+    worker.expect_hello();
+    worker.call("nap", 30000, 50);
+    ASSERT_TRUE(worker.told('b'));
+    ::kill(worker.pid, signo);
+    EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+    EXPECT_TRUE(worker.told('c'));
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
+// D-04
+TEST_F(WorkerSignals, InterruptDrainsAndASecondOneCancels) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 300, 0);
+  ::kill(worker.pid, SIGINT);  // the call may not have been read yet
+  EXPECT_EQ(worker.result().as<std::string>(), "slept");
+  EXPECT_EQ(worker.exit_status(), 0);
+
+  Worker other;
+  other.expect_hello();
+  other.call("nap", 30000, 0);
+  ASSERT_TRUE(other.told('b'));
+  ::kill(other.pid, SIGINT);
+  other.wait_until_delivered(SIGINT);  // two that are pending at the same time are one
+  ::kill(other.pid, SIGINT);
+  EXPECT_EQ(other.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(other.exit_status(), 0);
+}
+
+// D-04
+TEST_F(WorkerSignals, TerminateShortensADrainThatInterruptBegan) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 30000, 0);
+  ASSERT_TRUE(worker.told('b'));
+  ::kill(worker.pid, SIGINT);
+  worker.wait_until_delivered(SIGINT);
+  worker.status();
+  const Stopwatch watch;
+  ::kill(worker.pid, SIGTERM);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(worker.exit_status(), 0);
+  EXPECT_LT(watch.elapsed(), slack);
+}
+
+TEST_F(WorkerSignals, TerminateShortensAStop) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 30000, 0);
+  ASSERT_TRUE(worker.told('b'));
+  worker.stop(std::nullopt, std::nullopt);
+  worker.status();
+  ::kill(worker.pid, SIGTERM);
+  EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
+  EXPECT_EQ(worker.stop_reply().cancelled, 1u);
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+TEST_F(WorkerSignals, AStopThatJoinsADrainIsAnswered) {
+  Worker worker;
+  worker.expect_hello();
+  worker.call("nap", 300, 0);
+  ASSERT_TRUE(worker.told('b'));
+  ::kill(worker.pid, SIGINT);
+  worker.wait_until_delivered(SIGINT);
+  worker.status();
+  worker.call("nap", 100, 0);  // on its way when the STOP is sent: it counts
+  worker.stop(10s, 15s);
+  EXPECT_EQ(worker.result().status(), ResultStatus::ok);
+  EXPECT_EQ(worker.result().status(), ResultStatus::ok);
+  EXPECT_EQ(worker.stop_reply().drained, 2u);
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+TEST_F(WorkerSignals, TerminateEndsAnEndlessLoopAtTheGrace) {
+  Worker worker({.shutdown_grace = 600ms});
+  worker.expect_hello();
+  worker.call("spin");
+  ASSERT_TRUE(worker.told('b'));
+  const Stopwatch watch;
+  ::kill(worker.pid, SIGTERM);
+  EXPECT_EQ(worker.exit_status(), 1);
+  EXPECT_GE(watch.elapsed(), 600ms);
+  EXPECT_LT(watch.elapsed(), 600ms + slack);
+}
+
+// W-03
+TEST_F(WorkerSignals, BeforeServeTheyDoWhatTheyDoByDefault) {
+  for (const int signo : {SIGTERM, SIGINT}) {
+    Worker worker({.args = {"slow-boot"}, .shutdown_grace = 60s});
+    ASSERT_TRUE(worker.told('b'));
+    ::kill(worker.pid, signo);
+    EXPECT_EQ(worker.exit_status(), -signo);
+  }
+}
+
+// D-05
+TEST_F(WorkerSignals, AnyMixtureEndsCleanly) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 30; ++round) {
+    Worker worker;
+    worker.expect_hello();
+    worker.call("nap", 20, 5);
+    if (round % 2 == 0) worker.call("signals", 50);
+    const UniqueFd pidfd = pidfd_of(worker.pid);
+    for (int i = 0; i < 100 && !readable(pidfd.get(), 0ms); ++i) {
+      ::kill(worker.pid, random() % 2 == 0 ? SIGTERM : SIGINT);
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 300));
+    }
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
+// D-05
+TEST_F(WorkerSignals, ABlockingReadIsNotInterrupted) {
+  const std::string path = "/tmp/drover-test-fifo-" + std::to_string(::getpid());
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const UniqueFd keeper(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  {
+    Worker worker;
+    worker.expect_hello();
+    worker.call("blocking_read", path);
+    ASSERT_TRUE(worker.told('b'));
+    ::kill(worker.pid, SIGINT);
+    worker.status();
+    for (int i = 0; i < 20; ++i) {
+      ::kill(worker.pid, SIGTERM);
+      worker.status();
+    }
+    ASSERT_EQ(::write(keeper.get(), "x", 1), 1);
+    EXPECT_EQ(worker.result().as<int>(), 0) << "EINTR";
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+  ::unlink(path.c_str());
+}
+
+}  // namespace
