@@ -51,9 +51,17 @@ std::size_t parse(std::string name, std::string text) {
   return pairs;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
 // The parser gets bad_alloc instead of all the memory there is. Not under a sanitizer, which reserves more than that.
 void limit_memory() {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef SANITIZED
   constexpr rlim_t most = rlim_t{512} << 20;
   const rlimit limit{most, most};
   ::setrlimit(RLIMIT_AS, &limit);

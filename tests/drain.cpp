@@ -59,16 +59,16 @@ TEST(Drain, StopCancelsAtItsFirstDeadlineAndLeavesShortlyBeforeItsSecond) {
   EXPECT_EQ(drain.deadline(), start + 1s);
   EXPECT_EQ(drain.next(start + 1s), Action::cancel_calls);
   EXPECT_EQ(drain.next(start + 1s), Action::none);
-  EXPECT_EQ(drain.deadline(), start + 6s - 100ms);
-  EXPECT_EQ(drain.next(start + 6s - 100ms - 1ns), Action::none);
-  EXPECT_EQ(drain.next(start + 6s - 100ms), Action::leave);
+  EXPECT_EQ(drain.deadline(), start + 6s - 250ms);
+  EXPECT_EQ(drain.next(start + 6s - 250ms - 1ns), Action::none);
+  EXPECT_EQ(drain.next(start + 6s - 250ms), Action::leave);
   EXPECT_EQ(drain.next(start + 7s), Action::leave);
 }
 
 TEST(Drain, AShortBudgetIsNotEatenByTheMargin) {
   Drain drain(grace);
   drain.stop(start, start, start + 80ms);
-  EXPECT_EQ(Course::of(drain, start).left, start + 70ms);
+  EXPECT_EQ(Course::of(drain, start).left, start + 60ms);
 }
 
 TEST(Drain, ABudgetThatIsOverEndsAtOnce) {
@@ -119,7 +119,7 @@ TEST(Drain, WhatFollowsTheEndOfTheWorkKeepsItsBudget) {
   drain.finished(start + 1s);
   const Course course = Course::of(drain, start + 1s);
   EXPECT_EQ(course.cancelled, std::nullopt) << "there is nothing left to cancel";
-  EXPECT_EQ(course.left, start + 35s - 100ms);
+  EXPECT_EQ(course.left, start + 35s - 250ms);
 }
 
 TEST(Drain, WhatFollowsTheEndOfTheWorkIsBoundedEvenWithoutABudget) {
@@ -127,7 +127,7 @@ TEST(Drain, WhatFollowsTheEndOfTheWorkIsBoundedEvenWithoutABudget) {
   drain.interrupt(start);
   drain.finished(start + 100s);
   drain.finished(start + 105s);
-  EXPECT_EQ(Course::of(drain, start + 105s).left, start + 100s + grace - 100ms);
+  EXPECT_EQ(Course::of(drain, start + 105s).left, start + 100s + grace - 250ms);
 }
 
 // Every pair of events, in both orders, the second at any point of the first one's course: nothing is ever lengthened.

@@ -1,6 +1,7 @@
 #include <cstdlib>
 
 #include "program.hpp"
+#include "../support/sanitizers.hpp"
 
 namespace {
 
@@ -41,7 +42,7 @@ TEST_F(UntrustedParser, EveryFileGetsItsVerdictWhateverTheParserDoes) {
   EXPECT_NE(line_of(result.out, "refused").find("refused: line 1"), std::string::npos) << result.out;
   EXPECT_NE(line_of(result.out, "hang").find("hung"), std::string::npos) << result.out;
   EXPECT_NE(line_of(result.out, "exit").find("ended its process: exited with code 0"), std::string::npos) << result.out;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(DROVER_TEST_ASAN) || defined(DROVER_TEST_TSAN)
   // Sanitizers report crashes themselves and take memory as they like.
   EXPECT_NE(line_of(result.out, "crash"), "");
 #else

@@ -198,7 +198,7 @@ TEST_F(Signals, TheControlThreadAnswersWhateverTheRoutineDoes) {
     const StopReport report = co_await s.worker->stop(0s);
     EXPECT_EQ(report.exit.value, 1);
     EXPECT_FALSE(report.terminated);
-    EXPECT_EQ(co_await failure_of(s.worker->status()), Errc::worker_exited);
+    EXPECT_EQ(co_await failure_of(s.worker->status()), Errc::not_running);
     co_await spin.ended();
   }});
 }

@@ -276,8 +276,8 @@ TEST_F(StoppingRaces, ACallMadeJustBeforeTheStopIsDrained) {
   run_together({
       [&] { return repeat(std::nullopt, times); },
       [&] { return repeat(std::nullopt, times); },
-      [&] { return repeat(10s, times); },
-      [&] { return repeat(10s, times); },
+      [&] { return repeat(1s, times); },
+      [&] { return repeat(1s, times); },
   });
 }
 

@@ -18,14 +18,15 @@ using namespace support;
 
 class Watchdog : public Workers {};
 
-/// A host, see host.cpp, that has come to where it says what is awaited.
+/// A host, see host.cpp, that has come to where it says what is awaited, and has told of so many workers at least.
 struct Host {
   std::shared_ptr<ReadPipe> pipe = std::make_shared<ReadPipe>();
   Process process;
   std::map<std::string, std::vector<pid_t>> pids;  // "worker", "copy", "middle"
 };
 
-asio::awaitable<Host> host(std::vector<std::string> steps, std::vector<std::string> awaited) {
+asio::awaitable<Host> host(std::vector<std::string> steps, std::vector<std::string> awaited,
+                           std::size_t workers = 1) {
   Host h;
   Command command;
   command.program = DROVER_HELPER_HOST;
@@ -34,9 +35,10 @@ asio::awaitable<Host> host(std::vector<std::string> steps, std::vector<std::stri
   h.process = Process::spawn(command);
   h.pipe->close_write_end();
   const auto start = Clock::now();
-  while (!awaited.empty()) {
+  while (!awaited.empty() || h.pids["worker"].size() < workers) {
     while (!h.pipe->readable()) {
-      if (since(start) > 20s) throw std::runtime_error("the host never said '" + awaited.front() + "'");
+      if (since(start) > 20s)
+        throw std::runtime_error("the host never said '" + (awaited.empty() ? "worker" : awaited.front()) + "'");
       co_await pause_for(1ms);
     }
     const std::string line = h.pipe->line();
@@ -159,7 +161,7 @@ TEST_F(Watchdog, AParentMayDieAtAnyMomentOfTheStart) {
     for (int i = 0; i < 12; ++i) {
       const std::vector<std::string> steps{"say", "starting", "start-many", "20"};
       const std::vector<std::string> awaited{"starting"};
-      Host h = co_await host(steps, awaited);
+      Host h = co_await host(steps, awaited, 0);
       co_await pause_for(std::chrono::microseconds(1000 + 730 * (offset + 2 * i)));
       co_await kill_host(h.process);
       // The pipe ends when the last one has gone that holds it: the worker that nobody has been told of, too.
@@ -248,6 +250,7 @@ TEST_F(Watchdog, WorkersOfWorkersEndWithTheirOwnParents) {
     EXPECT_TRUE(co_await sees_gone(lowest, 1s + slack - since(start)));
     if (kill_the_middle) h.process.signal(SIGKILL);
     co_await h.process.wait();
+    for (const pid_t copy : h.pids["copy"]) ::kill(copy, SIGKILL);
   };
   run_together({
       [&] {

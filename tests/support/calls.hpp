@@ -24,18 +24,12 @@ namespace support {
 using drover::PoolOptions;
 using drover::RemoteError;
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-inline constexpr bool sanitized = true;
-#else
-inline constexpr bool sanitized = false;
-#endif
-
 inline WorkerOptions call_worker(std::vector<std::string> steps = {}) {
   WorkerOptions options;
   options.command.program = DROVER_HELPER_CALL_WORKER;
   options.command.args = std::move(steps);
   options.command.out = Stdio::null();
-#if defined(__SANITIZE_THREAD__)
+#ifdef DROVER_TEST_TSAN
   const char* const set = std::getenv("TSAN_OPTIONS");  // it sleeps for a second at every exit
   options.command.env["TSAN_OPTIONS"] = (set == nullptr ? "" : set + std::string(" ")) + "atexit_sleep_ms=0";
 #endif
@@ -84,7 +78,11 @@ inline void on_four_threads(const Scenario& scenario, Duration bound = 60s) {
   threads.join();
 }
 
+/// How many of them run in this process at the same time.
+inline int scenarios_at_once = 1;
+
 inline void run_where(Where where, const Scenario& scenario) {
+  scenarios_at_once = where == Where::two_pools ? 2 : 1;
   switch (where) {
     case Where::one_thread:
       return on_one_thread(scenario);

@@ -195,7 +195,7 @@ int in_new_namespace(std::vector<std::string> list) {
 
 }  // namespace
 
-#ifdef __SANITIZE_THREAD__
+#ifdef DROVER_TEST_TSAN
 extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
 #endif
 

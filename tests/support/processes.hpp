@@ -167,14 +167,15 @@ class Processes : public ::testing::Test {
     Command warm_up = child({});  // what is opened once stays open
     auto process = Process::spawn(warm_up);
     support::run(process.wait());  // not drover::run()
-    before_ = open_descriptors();
+    // The reaper may have a look around /proc yet, as below.
+    for (std::size_t count = 0; (before_ = open_descriptors()) != count; count = before_) ::poll(nullptr, 0, 2);
   }
   void TearDown() override {
     int status = 0;
     EXPECT_EQ(::waitpid(-1, &status, WNOHANG), -1) << "a child is left";
     // The reaper may have a look around /proc yet.
-    for (const auto start = Clock::now(); open_descriptors() > before_ && since(start) < slack;) ::poll(nullptr, 0, 2);
-    EXPECT_LE(open_descriptors(), before_);  // fewer, if the warm-up's were still open when they were counted
+    for (const auto start = Clock::now(); open_descriptors() != before_ && since(start) < slack;) ::poll(nullptr, 0, 2);
+    EXPECT_EQ(open_descriptors(), before_);
   }
 
  private:

@@ -60,7 +60,7 @@ int forgetful() {
 
 }  // namespace
 
-#ifdef __SANITIZE_THREAD__
+#ifdef DROVER_TEST_TSAN
 extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
 #endif
 

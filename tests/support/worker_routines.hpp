@@ -26,6 +26,8 @@
 
 #include <drover/worker/routines.hpp>
 
+#include "support/sanitizers.hpp"
+
 /// What the worker of the tests can be called for. Each routine that a test has to wait for says a line on stdout.
 namespace support {
 
@@ -51,7 +53,7 @@ inline void pass(int milliseconds) {
 }
 
 inline void spin() {
-#ifdef __SANITIZE_THREAD__
+#ifdef DROVER_TEST_TSAN
   for (;;) ::usleep(1);  // it runs signal handlers only where the program calls something
 #else
   for (volatile bool endless = true; endless;) continue;

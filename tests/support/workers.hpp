@@ -25,6 +25,7 @@
 #include <drover/pool/worker_process.hpp>
 
 #include "support/processes.hpp"
+#include "support/sanitizers.hpp"
 
 /// What tests of workers need.
 namespace support {
@@ -38,11 +39,7 @@ using drover::StopReport;
 using drover::WorkerOptions;
 using drover::WorkerPool;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool slowed_down = true;  // a process takes a multiple of its time to begin and to end
-#else
-inline constexpr bool slowed_down = false;
-#endif
+inline constexpr bool slowed_down = sanitized;  // a process takes a multiple of its time to begin and to end
 
 /// The test worker with these steps on its way to serve(), see worker.cpp.
 inline WorkerOptions worker_with(std::vector<std::string> steps) {

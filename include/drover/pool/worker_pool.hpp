@@ -89,7 +89,7 @@ inline asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
   WorkerPool pool;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   pool.core_ = detail::PoolCore::create(executor, std::move(options));
-  co_await detail::PoolCore::start(pool.core_);
+  co_await detail::PoolCore::start(pool.core_, true);
   co_return pool;
 }
 
@@ -120,18 +120,23 @@ inline asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exce
 
 /// Starts a pool, runs `body(pool)`, stops the pool however that ends, and returns its result or throws what it threw.
 ///
-///     int nine = co_await drover::with_pool({.size = 4}, [](drover::WorkerPool& pool) -> asio::awaitable<int> {
+///     drover::PoolOptions options{.size = 4};
+///     int nine = co_await drover::with_pool(options, [](drover::WorkerPool& pool) -> asio::awaitable<int> {
 ///       co_return co_await pool.call<int>("square", 3);
 ///     });
 ///
 /// The body is kept alive while it runs. Cancelling reaches the body first; the pool is then stopped without patience
 /// (SIGTERM, and SIGKILL after term_grace), and further cancellations change nothing: when with_pool() returns, all
-/// workers have been reaped. On GCC 12, name the options first where with_pool() is part of a `co_await` expression.
+/// workers have been reaped, also if it was cancelled while they were being started. GCC 12 destroys braced options twice
+/// in a `co_await` expression: name them first, as above.
 template <class Body>
 auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&> {
   using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;
-  WorkerPool pool = co_await WorkerPool::start(std::move(options));
-  const std::shared_ptr<detail::PoolCore> core = pool.core_;  // whatever the body does with the pool
+  WorkerPool pool;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  const std::shared_ptr<detail::PoolCore> core = detail::PoolCore::create(executor, std::move(options));
+  pool.core_ = core;  // the body may do with it what it likes
+  co_await detail::PoolCore::start(core, false);
   std::exception_ptr failure;
   std::conditional_t<std::is_void_v<Result>, std::monostate, std::optional<Result>> result;
   try {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,8 @@ class Lane {
     virtual void kill_worker() = 0;
     /// The data socket did not take everything; flush again when it is writable.
     virtual void await_writable() = 0;
+    /// Nothing more can be written to the data socket.
+    virtual void write_failed(std::error_code error) = 0;
     /// Reads and delivers what is in the data socket; without the mutex.
     virtual void read_results() = 0;
     virtual std::shared_ptr<Owner> share() = 0;
@@ -71,8 +74,7 @@ class Lane {
   /// Writes what is queued.
   void flush() {
     if (!data_ || blocked_) return;
-    // A failed write ends nothing here: what the worker has still sent is read first, and its end is seen by others.
-    (void)data_->flush();
+    if (const std::error_code error = data_->flush()) return owner_.write_failed(error);
     if (data_->wants_write()) {
       blocked_ = true;
       owner_.await_writable();

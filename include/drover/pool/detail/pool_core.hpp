@@ -12,8 +12,8 @@
 #include <vector>
 
 #include <drover/detail/async_event.hpp>
-#include <drover/detail/courier.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
+#include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/worker_core.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
@@ -29,8 +29,8 @@ class PoolCore final : public Resident,
 
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 
-  /// All workers or none.
-  static asio::awaitable<void> start(std::shared_ptr<PoolCore> pool);
+  /// All workers or none; `leaves`: does a second cancellation end the wait for the end of those that were started?
+  static asio::awaitable<void> start(std::shared_ptr<PoolCore> pool, bool leaves);
 
   /// Takes effect at once.
   void begin_stop(Timeout grace);
@@ -54,7 +54,7 @@ class PoolCore final : public Resident,
     std::unique_ptr<asio::steady_timer> backoff;  // while it waits to be replaced
   };
 
-  PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events)
+  PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
         dispatcher_(std::move(dispatcher)),
         events_(std::move(events)),
@@ -80,7 +80,7 @@ class PoolCore final : public Resident,
   const unsigned epoch_ = Reaper::epoch();
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::shared_ptr<Courier> events_;  // null without on_event
+  const std::shared_ptr<EventSink> events_;  // null without on_event
 
   std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
   std::vector<Member> members_;

@@ -11,7 +11,7 @@ namespace drover::inline v1::detail {
 inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& executor, PoolOptions options) {
   check(options);
   auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
-  auto events = options.worker.on_event ? Courier::create(executor) : nullptr;
+  auto events = EventSink::create(executor, options.worker.on_event);
   std::shared_ptr<PoolCore> pool(new PoolCore(std::move(options), std::move(dispatcher), std::move(events)));
   {
     const auto& home = pool->dispatcher_->home();
@@ -32,7 +32,7 @@ inline std::shared_ptr<WorkerCore> PoolCore::make_worker() {
 
 // ---- start ----------------------------------------------------------------------------------------------------------
 
-inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool) {
+inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, bool leaves) {
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
   bool cancelled = false;
@@ -68,7 +68,7 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool) {
   if (failure || cancelled) {
     pool->abort_stop();
     try {
-      co_await await_stop(pool, true, cancelled ? 1 : 0);
+      co_await await_stop(pool, leaves, cancelled ? 1 : 0);
     } catch (const std::system_error&) {  // cancelled again: the reaper goes on alone
     }
   }
@@ -300,13 +300,7 @@ inline void PoolCore::emit(Event::Kind kind, std::optional<ExitStatus> exit) con
   event.kind = kind;
   event.worker = options_.worker.name;
   event.exit = exit;
-  event.at = Clock::now();
-  events_->post([handler = options_.worker.on_event, event = std::move(event)] {
-    try {
-      handler(event);
-    } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
-    }
-  });
+  events_->tell(std::move(event));
 }
 
 }  // namespace drover::inline v1::detail

@@ -17,6 +17,7 @@
 #include <drover/detail/courier.hpp>
 #include <drover/os/detail/child.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
+#include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/lane.hpp>
 #include <drover/pool/detail/stop_state.hpp>
 #include <drover/pool/options.hpp>
@@ -48,7 +49,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   };
 
   static std::shared_ptr<WorkerCore> create(const asio::any_io_executor& executor, WorkerOptions options,
-                                            std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events, Mode mode);
+                                            std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events, Mode mode);
   ~WorkerCore();
 
   void supervise(std::weak_ptr<Supervision> supervision) { supervision_ = std::move(supervision); }
@@ -122,7 +123,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
     std::exception_ptr failure;
   };
 
-  WorkerCore(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Courier> events,
+  WorkerCore(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events,
              std::shared_ptr<Courier> to_executor, Mode mode)
       : options_(std::move(options)),
         mode_(mode),
@@ -135,6 +136,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   // Lane::Owner
   inline void send_cancel(std::uint64_t call) override;
   inline void kill_worker() override;
+  inline void write_failed(std::error_code error) override;
   inline void await_writable() override;
   inline void read_results() override;
   std::shared_ptr<Lane::Owner> share() override { return {shared_from_this(), this}; }
@@ -157,6 +159,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void hello(const Frame& frame);
   void fail_start(std::exception_ptr failure);
   void protocol_failure(std::exception_ptr failure);
+  void give_up(std::exception_ptr failure);
   void send_stop();
   void reap_within(Timeout patience);
   void emit(Event event) const;
@@ -165,7 +168,6 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void release_io() noexcept;
   void fail_status_requests(const Cause& cause);
   Cause end_cause() const;
-
 
   // Without.
   void on_control_readable();
@@ -180,7 +182,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   const WorkerOptions options_;
   const Mode mode_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::shared_ptr<Courier> events_;       // null without on_event
+  const std::shared_ptr<EventSink> events_;     // null without on_event
   const std::shared_ptr<Courier> to_executor_;  // for the reaper's thread
   std::weak_ptr<Supervision> supervision_;
 
@@ -206,7 +208,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   bool died_unasked_ = false;   // when the stop began it had ended already
   StopReport report_;           // counts, as far as they are known
   std::exception_ptr start_failure_;
-  std::exception_ptr protocol_failure_;
+  std::exception_ptr failure_;  // why it was given up
+  bool nonsense_ = false;       // what it sends is not read any more
   std::map<std::uint64_t, std::shared_ptr<StatusRequest>> status_requests_;
   std::uint64_t last_status_request_ = 0;
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();   // ready, or failed and gone
@@ -218,3 +221,4 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
 #include <drover/pool/detail/worker_start_impl.hpp>
 #include <drover/pool/detail/worker_io_impl.hpp>
 #include <drover/pool/detail/worker_stop_impl.hpp>
+#include <drover/pool/detail/worker_end_impl.hpp>

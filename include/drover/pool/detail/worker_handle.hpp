@@ -18,7 +18,7 @@ class WorkerHandle {
   WorkerHandle() = default;
   WorkerHandle(const asio::any_io_executor& executor, WorkerOptions options, bool takes_calls)
       : dispatcher_(Dispatcher::create(executor, options, std::nullopt)),
-        events_(options.on_event ? Courier::create(executor) : nullptr) {
+        events_(EventSink::create(executor, options.on_event)) {
     dispatcher_->refuse([what = "worker '" + options.name + "' is not running; await start() first"] {
       return std::make_exception_ptr(Error(Errc::not_running, what));
     });
@@ -51,7 +51,7 @@ class WorkerHandle {
   }
 
   std::shared_ptr<Dispatcher> dispatcher_;
-  std::shared_ptr<Courier> events_;
+  std::shared_ptr<EventSink> events_;
   std::shared_ptr<WorkerCore> core_;
 };
 

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <asio/bind_executor.hpp>
 #include <asio/post.hpp>
-#include <limits>
 
 #include <drover/error.hpp>
 #include <drover/os/credentials.hpp>
@@ -167,8 +165,21 @@ inline void WorkerCore::control_closed() {
 
 inline void WorkerCore::protocol_failure(std::exception_ptr failure) {
   if (phase_ == Phase::starting) return fail_start(std::move(failure));
-  if (phase_ != Phase::ready || protocol_failure_) return;
-  protocol_failure_ = std::move(failure);
+  nonsense_ = true;
+  give_up(std::move(failure));
+}
+
+inline void WorkerCore::write_failed(std::error_code error) {
+  // Mostly it is about to end, which is seen elsewhere; what it has still sent is read first.
+  if (error == std::errc::broken_pipe || error == std::errc::connection_reset) return;
+  give_up(std::make_exception_ptr(
+      Error(Errc::connection_lost, "cannot write to worker '" + options_.name + "': " + error.message())));
+}
+
+/// No more calls for it, and its end; those that it has fail with this.
+inline void WorkerCore::give_up(std::exception_ptr failure) {
+  if (phase_ != Phase::ready || failure_) return;
+  failure_ = std::move(failure);
   lane_.close();
   reap_within(Duration::zero());
 }
@@ -191,7 +202,7 @@ inline void WorkerCore::read_results() { read_data(16); }
 inline bool WorkerCore::read_data(int times) {
   auto held = lock();
   if (reading_) return false;
-  if (!lane_.has_data() || protocol_failure_) return true;  // nothing counts that follows nonsense
+  if (!lane_.has_data() || nonsense_) return true;  // nothing counts that follows nonsense
   reading_ = true;
   const Dispatcher* const batch_before = dispatcher_->open_batch();
 
@@ -247,146 +258,6 @@ inline bool WorkerCore::read_data(int times) {
 inline void WorkerCore::data_closed() {
   lane_.close();
   if (!stop_.begun()) reap_within(options_.shutdown_grace);
-}
-
-// ---- the end --------------------------------------------------------------------------------------------------------
-
-inline void WorkerCore::on_child_event(const ChildEvent& event) {
-  if (event.kind == ChildEvent::Kind::ended) {
-    // On the reaper's thread, which must not run what follows.
-    to_executor_->post([self = shared_from_this()] { self->on_ended(); });
-    return;
-  }
-  Event told;
-  told.kind = event.kind == ChildEvent::Kind::terminate_sent ? Event::Kind::terminate_sent : Event::Kind::kill_sent;
-  told.at = event.at;
-  emit(std::move(told));
-}
-
-inline Cause WorkerCore::end_cause() const {
-  return [what = "worker '" + options_.name + "' (" + std::to_string(child_->pid()) + ") ended",
-          status = child_->exit_status()] { return std::make_exception_ptr(Error(Errc::worker_exited, what, status)); };
-}
-
-inline void WorkerCore::on_ended() {
-  {
-    const auto held = lock();
-    if (phase_ == Phase::ended) return;
-    // Somebody is still starting it, or at the data socket, on another thread or further up this one's stack; he calls
-    // again.
-    if (!child_ || reading_) {
-      end_waits_ = true;
-      return;
-    }
-    take_control_frames();
-  }
-  try {
-    // What it has answered counts, to the last byte.
-    while (!read_data(std::numeric_limits<int>::max())) {
-      const auto held = lock();
-      if (!reading_) continue;
-      end_waits_ = true;
-      return;
-    }
-  } catch (...) {  // a completion handler of the user's; there is more to be done
-    to_executor_->post([self = shared_from_this()] { self->on_ended(); });
-    throw;
-  }
-  std::vector<std::shared_ptr<Call>> calls;
-  Cause cause;
-  {
-    const auto held = lock();
-    if (phase_ == Phase::ended) return;
-    if (reading_) {
-      end_waits_ = true;
-      return;
-    }
-    cause = end_cause();
-    const ReapReport reaped = child_->report();
-    report_.exit = reaped.exit;
-    report_.terminated = reaped.terminated;
-    report_.killed = reaped.killed;
-    if (phase_ == Phase::starting && !start_failure_) {
-      if (stop_.begun())
-        start_failure_ = std::make_exception_ptr(std::system_error(std::error_code(asio::error::operation_aborted)));
-      else if (reaped.terminated)
-        start_failure_ = std::make_exception_ptr(
-            Error(Errc::protocol_error, "worker '" + options_.name + "' closed its control socket before it was ready"));
-      else
-        start_failure_ = std::make_exception_ptr(
-            Error(Errc::start_failed, "worker '" + options_.name + "' (" + options_.command.program.string() +
-                                          ") ended before it was ready; does its main() reach drover::serve()?", reaped.exit));
-    }
-    phase_ = Phase::ended;
-    if (stop_.begun()) {
-      report_.rpc = died_unasked_ ? make_error_code(Errc::worker_exited) : stop_.rpc(reaped.terminated);
-      report_.elapsed = Clock::now() - stop_.begun_at();
-    }
-    lane_.close();  // first, or what waits would be handed to it as its calls end
-    dispatcher_->remove_lane(lane_);
-    for (const auto& call : lane_.calls())
-      if (dispatcher_->settle(*call, CallEvent::worker_ended)) calls.push_back(call);
-    if (mode_.solo && !stop_.begun()) dispatcher_->refuse(cause);
-    fail_status_requests(cause);
-    if (protocol_failure_) cause = [failure = protocol_failure_] { return failure; };
-    Event told;
-    told.kind = Event::Kind::exited;
-    told.exit = reaped.exit;
-    told.expected = expected_end_ || (stop_.begun() && !died_unasked_);
-    emit(told);
-    told.kind = Event::Kind::reaped;
-    emit(std::move(told));
-    if (mode_.solo) {
-      auto waiting = dispatcher_->drop_queue();
-      calls.insert(calls.end(), waiting.begin(), waiting.end());
-    }
-    dispatcher_->disarm();
-    release_io();
-  }
-  Dispatcher::fail(std::move(calls), cause);
-  started_->set();
-  finished_->set();
-  if (const auto supervision = supervision_.lock()) supervision->worker_ended(*this);
-}
-
-inline void WorkerCore::release_io() noexcept {
-  if (foreign()) (void)io_.release();  // a forked copy shares the original's epoll: not to be touched
-  io_.reset();
-  if (!reading_) lane_.disconnect();  // or else whoever is at its buffer does it
-  data_socket_.reset();
-  control_.reset();
-}
-
-inline void WorkerCore::evict() noexcept {
-  drop([what = "the io_context of worker '" + options_.name + "' is gone"] {
-    return std::make_exception_ptr(Error(Errc::connection_lost, what));
-  });
-}
-
-/// The process is the reaper's from now on, and whoever waits for something else is told why he waits in vain.
-inline void WorkerCore::drop(const Cause& gone) noexcept {
-  std::vector<std::shared_ptr<Call>> calls;
-  {
-    const auto held = lock();
-    evicted_ = true;
-    executor_before_start_ = {};
-    release_io();
-    if (child_) child_->abandon();
-    lane_.close();
-    dispatcher_->remove_lane(lane_);
-    for (const auto& call : lane_.calls())
-      if (dispatcher_->settle(*call, CallEvent::worker_ended)) calls.push_back(call);
-    if (mode_.solo) {
-      auto waiting = dispatcher_->drop_queue();
-      calls.insert(calls.end(), waiting.begin(), waiting.end());
-      dispatcher_->refuse(gone);
-    }
-    if (phase_ == Phase::starting && !start_failure_) start_failure_ = gone();
-    fail_status_requests(gone);
-  }
-  Dispatcher::fail(std::move(calls), gone);
-  started_->set();
-  finished_->set();
 }
 
 }  // namespace drover::inline v1::detail

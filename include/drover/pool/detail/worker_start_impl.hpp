@@ -23,7 +23,7 @@ inline WorkerCore::Io::~Io() {
 
 inline std::shared_ptr<WorkerCore> WorkerCore::create(const asio::any_io_executor& executor, WorkerOptions options,
                                                       std::shared_ptr<Dispatcher> dispatcher,
-                                                      std::shared_ptr<Courier> events, Mode mode) {
+                                                      std::shared_ptr<EventSink> events, Mode mode) {
   std::shared_ptr<WorkerCore> core(new WorkerCore(std::move(options), std::move(dispatcher), std::move(events),
                                                   Courier::create(executor), mode));
   const auto& home = core->dispatcher_->home();

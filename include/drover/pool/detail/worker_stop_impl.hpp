@@ -195,7 +195,7 @@ inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<Work
       header.type = FrameType::status;
       header.id = id;
       core->queue_control(header);
-    } else if (core->phase_ == Phase::ended && core->child_) {
+    } else if (core->phase_ == Phase::ended && core->child_ && (!core->stop_.begun() || core->died_unasked_)) {
       failure = core->end_cause()();
     } else {
       failure =
@@ -229,7 +229,12 @@ inline void WorkerCore::send_cancel(std::uint64_t call) {
 }
 
 inline void WorkerCore::kill_worker() {
-  if (child_) child_->signal(SIGKILL);
+  if (!child_ || !child_->running()) return;
+  try {
+    child_->signal(SIGKILL);
+  } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it keeps its place and works on
+    return;
+  }
   expected_end_ = killed_for_a_call_ = true;
   emit(Event::Kind::kill_sent);
 }
@@ -237,7 +242,6 @@ inline void WorkerCore::kill_worker() {
 inline void WorkerCore::emit(Event::Kind kind) const {
   Event event;
   event.kind = kind;
-  event.at = Clock::now();
   emit(std::move(event));
 }
 
@@ -245,13 +249,7 @@ inline void WorkerCore::emit(Event event) const {
   if (!events_) return;
   event.worker = options_.name;
   if (child_) event.pid = child_->pid();
-  if (event.at == Clock::time_point{}) event.at = Clock::now();
-  events_->post([handler = options_.on_event, event = std::move(event)] {
-    try {
-      handler(event);
-    } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
-    }
-  });
+  events_->tell(std::move(event));
 }
 
 inline WorkerCore::Phase WorkerCore::phase() const {

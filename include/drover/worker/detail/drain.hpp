@@ -68,7 +68,7 @@ class Drain {
  private:
   /// So long before the end of the budget the worker leaves by itself: whoever set the budget must see it gone in time.
   static Duration margin(Duration budget) noexcept {
-    return std::clamp<Duration>(budget / 8, Duration::zero(), std::chrono::milliseconds(100));
+    return std::clamp<Duration>(budget / 4, Duration::zero(), std::chrono::milliseconds(250));
   }
 
   void cut_short(Clock::time_point at) noexcept {

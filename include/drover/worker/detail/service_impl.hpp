@@ -288,8 +288,10 @@ inline void WorkerService::ended(bool cancelled) {
 }
 
 inline void WorkerService::flush() {
-  // A failed write says nothing new: what ends the connection is the end of the reading.
-  full_ = !data_.flush() && data_.wants_write();
+  const std::error_code error = data_.flush();
+  full_ = !error && data_.wants_write();
+  // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.
+  if (error && error != std::errc::broken_pipe && error != std::errc::connection_reset) connection_lost();
 }
 
 // What the control thread says --------------------------------------------------------------------

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <asio/any_io_executor.hpp>
+#include <functional>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include <drover/detail/courier.hpp>
+#include <drover/event.hpp>
+
+namespace drover::inline v1::detail {
+
+/// Brings events to the user's on_event, in order and on the executor of the worker or pool that they are about. May be
+/// told of them under locks and on any thread: the handler itself is not touched there.
+class EventSink {
+ public:
+  using Handler = std::function<void(const Event&)>;
+
+  /// Null if there is no handler.
+  static std::shared_ptr<EventSink> create(const asio::any_io_executor& executor, Handler handler) {
+    if (!handler) return nullptr;
+    return std::make_shared<EventSink>(executor, std::move(handler));
+  }
+
+  EventSink(const asio::any_io_executor& executor, Handler handler)
+      : courier_(Courier::create(executor)), handler_(std::make_shared<const Handler>(std::move(handler))) {}
+
+  /// Without the memory for it the event is lost, and nothing else.
+  void tell(Event event) noexcept {
+    try {
+      if (event.at == Clock::time_point{}) event.at = Clock::now();
+      courier_->post([handler = handler_, event = std::move(event)] {
+        try {
+          (*handler)(event);
+        } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
+        }
+      });
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
+  /// No more are told; those on their way still arrive.
+  void finish() noexcept { courier_->finish(); }
+
+ private:
+  const std::shared_ptr<Courier> courier_;
+  const std::shared_ptr<const Handler> handler_;
+};
+
+}  // namespace drover::inline v1::detail
