@@ -29,6 +29,8 @@ function(drover_helper source)
   endif()
 endfunction()
 
+add_custom_target(drover_tests)  # all that is declared by drover_test()
+
 # drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [TIMEOUT seconds])
 # name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
@@ -44,6 +46,7 @@ function(drover_test source)
   set(target test_${name})
 
   add_executable(${target} ${source})
+  add_dependencies(drover_tests ${target})
   target_link_libraries(${target} PRIVATE drover_develop GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   foreach(helper IN LISTS arg_HELPERS)
