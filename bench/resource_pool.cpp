@@ -226,17 +226,13 @@ void add(Order order) {
   const auto bench = [&](const std::string& what, auto run, auto setup) {
     benchmark::RegisterBenchmark((what + suffix).c_str(), run)->Setup(setup)->Apply(sizes_and_threads);
   };
-  bench(
-      "raw_lock_lookup", [order](benchmark::State& s) { raw_lookup(s, order); }, prepare_raw);
-  bench(
-      "raw_pair", [order](benchmark::State& s) { raw_pair(s, order); }, prepare_raw);
+  bench("raw_lock_lookup", [order](benchmark::State& s) { raw_lookup(s, order); }, prepare_raw);
+  bench("raw_pair", [order](benchmark::State& s) { raw_pair(s, order); }, prepare_raw);
   benchmark::RegisterBenchmark(("steady_timer_per_key/idle" + suffix).c_str(), [order](benchmark::State& s) {
     timer_per_key(s, order);
   })->Apply(sizes);
-  bench(
-      "try_acquire_drop/held", [order](benchmark::State& s) { try_acquire<true>(s, order); }, prepare<true>);
-  bench(
-      "try_acquire_drop/idle", [order](benchmark::State& s) { try_acquire<false>(s, order); }, prepare<false>);
+  bench("try_acquire_drop/held", [order](benchmark::State& s) { try_acquire<true>(s, order); }, prepare<true>);
+  bench("try_acquire_drop/idle", [order](benchmark::State& s) { try_acquire<false>(s, order); }, prepare<false>);
   bench(
       "acquire_drop/held", [order](benchmark::State& s) { in_coroutine<true>(s, order, acquire_and_drop); },
       prepare<true>);

@@ -19,7 +19,7 @@ endif()
 function(drover_helper source)
   cmake_parse_arguments(arg "PLAIN" "" "" ${ARGN})
   get_filename_component(name ${source} NAME_WE)
-  add_executable(helper_${name} ${source})
+  add_executable(helper_${name} ${source} support/sanitizer_options.cpp)
   target_link_libraries(helper_${name} PRIVATE drover_develop ${arg_UNPARSED_ARGUMENTS})
   target_include_directories(helper_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   set_target_properties(helper_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/helpers)
@@ -59,8 +59,10 @@ function(drover_test source)
   if(arg_SERIAL)
     list(APPEND properties RUN_SERIAL TRUE)
   endif()
-  # ThreadSanitizer delays every exit by a second otherwise.
-  list(APPEND properties ENVIRONMENT_MODIFICATION TSAN_OPTIONS=set:atexit_sleep_ms=0)
+  # ThreadSanitizer delays every exit by a second otherwise, and Asio counts its references with fences that it does not
+  # follow.
+  list(APPEND properties ENVIRONMENT_MODIFICATION
+       "TSAN_OPTIONS=set:atexit_sleep_ms=0 suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan_suppressions.txt")
   if(arg_NO_LEAK_CHECK)
     list(APPEND properties ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endif()

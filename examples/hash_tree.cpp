@@ -57,7 +57,7 @@ Digest sha256(std::stop_token stop, std::string path) {
   // Not to wait for a writer, should a FIFO have taken the file's place meanwhile.
   const drover::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) throw_errno();
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file.get(), &status) != 0) throw_errno();
   if (!S_ISREG(status.st_mode)) throw std::runtime_error("no longer a regular file");
 
@@ -103,17 +103,10 @@ std::string checksum_line(const std::string& hex, const std::string& path) {
   std::string name;
   for (const char c : path) {
     switch (c) {
-      case '\\':
-        name += "\\\\";
-        break;
-      case '\n':
-        name += "\\n";
-        break;
-      case '\r':
-        name += "\\r";
-        break;
-      default:
-        name += c;
+      case '\\': name += "\\\\"; break;
+      case '\n': name += "\\n"; break;
+      case '\r': name += "\\r"; break;
+      default: name += c;
     }
   }
   return (name.size() == path.size() ? "" : "\\") + hex + "  " + name + '\n';
@@ -259,12 +252,8 @@ asio::awaitable<void> wreak_havoc(drover::WorkerPool& pool, Job& job) {
     if (workers.empty()) continue;
     const pid_t victim = workers[random() % workers.size()].pid;
     switch (random() % 3) {
-      case 0:
-        ::kill(victim, SIGKILL);
-        break;
-      case 1:
-        ::kill(victim, SIGSTOP);
-        break;
+      case 0: ::kill(victim, SIGKILL); break;
+      case 1: ::kill(victim, SIGSTOP); break;
       default:
         try {
           const drover::CallOptions call{.deadline = 100ms, .kill_after = 0ms};

@@ -60,22 +60,16 @@ CommandLine parse_command_line(int argc, char** argv) {
   // "+": what follows COMMAND belongs to it.
   for (int found; (found = getopt(argc, argv, "+:k:h-:")) != -1;) {
     switch (found) {
-      case 'k':
-        result.plan.term_grace = parse_seconds(optarg);
-        break;
-      case 'h':
-        std::cout << usage;
-        std::exit(0);
+      case 'k': result.plan.term_grace = parse_seconds(optarg); break;
+      case 'h': std::cout << usage; std::exit(0);
       case '-':
         if (std::string_view(optarg) == "help") {
           std::cout << usage;
           std::exit(0);
         }
         refuse_command_line("unknown option '--" + std::string(optarg) + "'");
-      case ':':
-        refuse_command_line(std::string("option '-") + static_cast<char>(optopt) + "' needs a value");
-      default:
-        refuse_command_line(std::string("unknown option '-") + static_cast<char>(optopt) + "'");
+      case ':': refuse_command_line(std::string("option '-") + static_cast<char>(optopt) + "' needs a value");
+      default: refuse_command_line(std::string("unknown option '-") + static_cast<char>(optopt) + "'");
     }
   }
   if (argc - optind < 2) refuse_command_line(optind == argc ? "how many seconds?" : "which command?");

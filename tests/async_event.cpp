@@ -1,4 +1,6 @@
-#include <drover/detail/async_event.hpp>
+#include <atomic>
+#include <gtest/gtest.h>
+#include <thread>
 
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
@@ -7,10 +9,8 @@
 #include <asio/io_context.hpp>
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
-#include <atomic>
-#include <thread>
 
-#include <gtest/gtest.h>
+#include <drover/detail/async_event.hpp>
 
 namespace {
 
@@ -81,7 +81,8 @@ TEST(AsyncEvent, SetAndCancelAtOnceEndsEachWaiterOnce) {
   }
 }
 
-// The frame of a parked coroutine must go with its context, on every kind of executor, and setting afterwards is silent.
+// The frame of a parked coroutine must go with its context, on every kind of executor, and setting afterwards is
+// silent.
 template <class Context, class Executor>
 void dies_with_context(Executor (*executor_of)(Context&)) {
   auto event = std::make_shared<AsyncEvent>();

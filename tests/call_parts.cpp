@@ -1,9 +1,8 @@
 // The pure parts of a call in the parent: its states, the deadlines, the queue.
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <gtest/gtest.h>
 #include <memory>
 #include <random>
 #include <string>
@@ -28,7 +27,8 @@ using drover::detail::DeadlineHook;
 using drover::detail::Deadlines;
 using drover::detail::step;
 
-// ---- the states ------------------------------------------------------------------------------------------------------
+// ---- the states
+// ------------------------------------------------------------------------------------------------------
 
 constexpr std::array states{CallState::queued, CallState::running, CallState::abandoned, CallState::ended};
 constexpr std::array events{CallEvent::sent,    CallEvent::answered,     CallEvent::cancelled,
@@ -120,7 +120,8 @@ TEST(CallState, NoSequenceOfEventsAnswersTwiceOrLosesAPlace) {
   }
 }
 
-// ---- the deadlines ---------------------------------------------------------------------------------------------------
+// ---- the deadlines
+// ---------------------------------------------------------------------------------------------------
 
 struct Item {
   DeadlineHook deadline;
@@ -159,8 +160,8 @@ TEST(Deadlines, BehaveAsASortedListDoes) {
       ASSERT_FALSE(deadlines.next());
       continue;
     }
-    const auto earliest = std::min_element(model.begin(), model.end(),
-                                           [](Item* a, Item* b) { return a->deadline.at < b->deadline.at; });
+    const auto earliest =
+        std::min_element(model.begin(), model.end(), [](Item* a, Item* b) { return a->deadline.at < b->deadline.at; });
     ASSERT_EQ(deadlines.first().deadline.at, (*earliest)->deadline.at);
     ASSERT_EQ(deadlines.next(), (*earliest)->deadline.at);
   }
@@ -180,7 +181,8 @@ TEST(Deadlines, ComeOutInOrder) {
   EXPECT_TRUE(deadlines.empty());
 }
 
-// ---- the queue -------------------------------------------------------------------------------------------------------
+// ---- the queue
+// -------------------------------------------------------------------------------------------------------
 
 TEST(CallQueue, KeepsItsOrderWhoeverLeaves) {
   std::mt19937 random(17);

@@ -186,7 +186,7 @@ TEST_F(Lines, AGrandchildThatHoldsThePipeDelaysNothing) {
     asio::io_context context;
     std::vector<std::string> lines;
     // It has left the group, so it lives on.
-    Command command = telling({"fork", "new-session", "say-pid", "pause", "end", "exit-on", "10", "0", "3", "pause"},
+    Command command = telling({"exit-on", "10", "0", "3", "fork", "new-session", "say-pid", "pause", "end", "pause"},
                               context.get_executor(), [&](std::string_view line) {
                                 lines.emplace_back(line);
                                 context.stop();
@@ -214,7 +214,7 @@ TEST_F(Lines, AGrandchildThatFloodsThePipeDelaysNothing) {
   asio::io_context context;
   pid_t grandchild = 0;
   Command command =
-      telling({"fork", "new-session", "say-pid", "flood", "100000000", "end", "exit-on", "10", "0", "3", "pause"},
+      telling({"exit-on", "10", "0", "3", "fork", "new-session", "say-pid", "flood", "100000000", "end", "pause"},
               context.get_executor(), [&](std::string_view line) {
                 if (std::exchange(grandchild, grandchild == 0 ? std::stoi(std::string(line)) : grandchild) == 0)
                   context.stop();

@@ -1,10 +1,9 @@
 // What decides in the parent, as data: which worker, which replacement, which stop; and the checks of the options.
-#include <gtest/gtest.h>
-
 #include <array>
 #include <concepts>
 #include <cstddef>
 #include <functional>
+#include <gtest/gtest.h>
 #include <limits>
 #include <optional>
 #include <random>
@@ -22,18 +21,19 @@ namespace {
 
 using namespace std::chrono_literals;
 using drover::Clock;
-using drover::detail::Deadline;
 using drover::Duration;
 using drover::Errc;
 using drover::least_loaded;
 using drover::Load;
 using drover::RestartPolicy;
 using drover::Supervisor;
+using drover::detail::Deadline;
 using drover::detail::StopState;
 
 constexpr Clock::time_point zero{};
 
-// ---- the balancer ----------------------------------------------------------------------------------------------------
+// ---- the balancer
+// ----------------------------------------------------------------------------------------------------
 
 TEST(Balancer, NobodyIsChosenAmongNone) {
   EXPECT_EQ(least_loaded({}), std::nullopt);
@@ -41,7 +41,8 @@ TEST(Balancer, NobodyIsChosenAmongNone) {
 }
 
 TEST(Balancer, PassesOverThoseThatAreFullOrNotReady) {
-  const std::array loads{Load{.ready = false, .in_flight = 0, .capacity = 4}, Load{.ready = true, .in_flight = 1, .capacity = 1},
+  const std::array loads{Load{.ready = false, .in_flight = 0, .capacity = 4},
+                         Load{.ready = true, .in_flight = 1, .capacity = 1},
                          Load{.ready = true, .in_flight = 3, .capacity = 4}};
   for (std::size_t start = 0; start < 5; ++start) EXPECT_EQ(least_loaded(loads, start), 2U);
   EXPECT_EQ(least_loaded(std::span(loads).first(2)), std::nullopt);
@@ -60,7 +61,8 @@ TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
   std::mt19937 random(3);
   for (int round = 0; round < 20000; ++round) {
     std::vector<Load> loads(random() % 7);
-    for (Load& load : loads) load = {.ready = random() % 3 != 0, .in_flight = random() % 4, .capacity = 1 + random() % 4};
+    for (Load& load : loads)
+      load = {.ready = random() % 3 != 0, .in_flight = random() % 4, .capacity = 1 + random() % 4};
     const auto chosen = least_loaded(loads, random() % 16);
     std::size_t least = std::numeric_limits<std::size_t>::max();
     for (const Load& load : loads)
@@ -76,7 +78,8 @@ TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
   }
 }
 
-// ---- the supervisor --------------------------------------------------------------------------------------------------
+// ---- the supervisor
+// --------------------------------------------------------------------------------------------------
 
 RestartPolicy policy(std::size_t max, Duration within, Duration backoff, Duration max_backoff) {
   return {.max_restarts = max, .within = within, .backoff = backoff, .max_backoff = max_backoff};
@@ -127,7 +130,8 @@ TEST(Supervisor, ExtremeDelaysDoNotOverflow) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero), 0s);  // nothing is ever within no time
 }
 
-// ---- the stop --------------------------------------------------------------------------------------------------------
+// ---- the stop
+// --------------------------------------------------------------------------------------------------------
 
 constexpr StopState::Limits limits{.stop_margin = 5s, .shutdown_grace = 10s};
 
@@ -265,7 +269,8 @@ TEST(StopState, NothingEverLengthensIt) {
   }
 }
 
-// ---- the options -----------------------------------------------------------------------------------------------------
+// ---- the options
+// -----------------------------------------------------------------------------------------------------
 
 template <class Options>
 std::string refusal(const std::function<void(Options&)>& spoil) {

@@ -265,19 +265,13 @@ TEST_P(ReapingSurvives, WhateverBecomesOfWhoAwaitsIt) {
       context->run_for(moment == 100 ? 10s : 20ms);
       EXPECT_EQ(ends, 1);
       break;
-    case Blow::stop_context:
-      context->stop();
-      break;
-    case Blow::destroy_context:
-      context.reset();
-      break;
+    case Blow::stop_context: context->stop(); break;
+    case Blow::destroy_context: context.reset(); break;
     case Blow::everything:
       cancel.emit(asio::cancellation_type::terminal);
       context.reset();
       [[fallthrough]];
-    case Blow::destroy_owner:
-      process.reset();
-      break;
+    case Blow::destroy_owner: process.reset(); break;
   }
   EXPECT_TRUE(soon_reaped(pid, 100ms + slack));
   EXPECT_GE(since(start), 100ms);  // and not by being killed too early

@@ -253,7 +253,9 @@ TEST(ResourcePool, WithoutTtlReleaseReturnsAfterTheFinalizer) {
     co_await lease.release();
     EXPECT_EQ(finalized, std::vector{1});
     EXPECT_EQ(pool.stats().total_entries, 0u);
-    { auto dropped = co_await pool.acquire("a"); }
+    {
+      auto dropped = co_await pool.acquire("a");
+    }
     EXPECT_EQ(pool.pending_cleanup(), std::vector<std::string>{"a"});
     // Its finalizer has been spawned; whoever wants the key again waits for that.
     auto next = co_await pool.acquire("a");
@@ -311,7 +313,9 @@ TEST(ResourcePool, AFalseValueIsAValueLikeAnyOther) {
                                                           ++finalized;
                                                         }});
   run(context, [&]() -> asio::awaitable<void> {
-    { auto lease = co_await pool.acquire(0); }
+    {
+      auto lease = co_await pool.acquire(0);
+    }
     auto lease = co_await pool.acquire(0);
     EXPECT_TRUE(lease);
     EXPECT_EQ(made, 1);

@@ -50,7 +50,9 @@ struct Recorded {
 TEST(ResourcePoolExpire, AnIdleValueIsFinalizedNow) {
   Recorded r(1h);
   run(r.context, [&]() -> asio::awaitable<void> {
-    { auto lease = co_await r.pool.acquire(1); }
+    {
+      auto lease = co_await r.pool.acquire(1);
+    }
     co_await r.pool.expire(1);
     EXPECT_EQ(r.finalized, std::vector{1});
     EXPECT_EQ(r.pool.stats().total_entries, 0u);
@@ -180,7 +182,9 @@ TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
     EXPECT_EQ(finalized.size(), 9u);
     EXPECT_EQ(errors.size(), 6u);  // all told before clear() returned
     EXPECT_EQ(pool.stats().total_entries, 0u);
-    { auto lease = co_await pool.acquire(0); }
+    {
+      auto lease = co_await pool.acquire(0);
+    }
     co_await pool.expire(0);
     EXPECT_EQ(errors.size(), 7u);
     EXPECT_EQ(errors.back(), "broken 0");

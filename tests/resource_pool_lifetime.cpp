@@ -65,9 +65,13 @@ struct Scene {
                         co_await pass(never);
                       }});
     auto body = [](Scene* self, Gate set) -> asio::awaitable<void> {
-      { auto idle = co_await self->pool->acquire("idle"); }
+      {
+        auto idle = co_await self->pool->acquire("idle");
+      }
       self->lease = co_await self->pool->acquire("leased");
-      { auto leaving = co_await self->pool->acquire("being finalized"); }
+      {
+        auto leaving = co_await self->pool->acquire("being finalized");
+      }
       asio::co_spawn(co_await asio::this_coro::executor, self->pool->expire("being finalized"), asio::detached);
       asio::co_spawn(co_await asio::this_coro::executor, acquire_into(*self->pool, "being made", self->made),
                      asio::detached);

@@ -36,7 +36,9 @@ TEST(ResourcePoolOptions, BeyondMaxIdleTheLeastRecentlyUsedValueLeaves) {
     for (int key : {1, 2, 3, 2}) auto lease = co_await pool.acquire(key);
     co_await breathe();
     EXPECT_EQ(finalized, std::vector{1});
-    { auto lease = co_await pool.acquire(4); }
+    {
+      auto lease = co_await pool.acquire(4);
+    }
     co_await breathe();
     EXPECT_EQ(finalized, (std::vector{1, 3}));
     EXPECT_EQ(pool.pending_cleanup(), (std::vector{2, 4}));
@@ -72,9 +74,15 @@ TEST(ResourcePoolOptions, EventsTellTheStoryInOrder) {
                throw 1;  // is dropped
              }});
   run(context, [&]() -> asio::awaitable<void> {
-    { auto lease = co_await pool.acquire("a"); }
-    { auto lease = co_await pool.acquire("a"); }
-    { auto lease = co_await pool.acquire("b"); }
+    {
+      auto lease = co_await pool.acquire("a");
+    }
+    {
+      auto lease = co_await pool.acquire("a");
+    }
+    {
+      auto lease = co_await pool.acquire("b");
+    }
     co_await pool.expire("b");
     auto bad = pool.acquire("bad");
     EXPECT_THROW(co_await std::move(bad), std::runtime_error);
@@ -133,15 +141,21 @@ TEST(ResourcePoolLookup, StringKeysAreFoundByAnyViewOfThem) {
       context.get_executor(), [](const std::string& key) { return static_cast<int>(key.size()); }, {.ttl = 1h});
   run(context, [&]() -> asio::awaitable<void> {
     constexpr std::string_view view = "a rather long key, too long for small strings";
-    { auto lease = co_await pool.acquire(view); }
-    { auto lease = co_await pool.acquire(std::string(view)); }
+    {
+      auto lease = co_await pool.acquire(view);
+    }
+    {
+      auto lease = co_await pool.acquire(std::string(view));
+    }
     EXPECT_EQ(pool.stats().total_entries, 1u);
     EXPECT_TRUE(pool.try_acquire(view));
     EXPECT_TRUE(pool.try_acquire(std::string(view).c_str()));
     EXPECT_FALSE(pool.try_acquire("another"));
     co_await pool.expire(view);
     EXPECT_EQ(pool.stats().total_entries, 0u);
-    { auto lease = co_await pool.acquire("literal"); }
+    {
+      auto lease = co_await pool.acquire("literal");
+    }
     co_await pool.clear("literal");
     EXPECT_THROW((void)pool.clear(view), std::out_of_range);
   });
@@ -229,7 +243,9 @@ TEST(ResourcePoolValues, WithoutAFinalizerAreDestroyedAtOnce) {
   auto shared = std::make_shared<int>(1);
   drover::ResourcePool<int, std::shared_ptr<int>> pool(context.get_executor(), [&](int) { return shared; });
   run(context, [&]() -> asio::awaitable<void> {
-    { auto lease = co_await pool.acquire(1); }
+    {
+      auto lease = co_await pool.acquire(1);
+    }
     EXPECT_EQ(pool.stats().total_entries, 0u);
     EXPECT_EQ(shared.use_count(), 1);
   });
@@ -263,7 +279,9 @@ TEST(ResourcePoolExecutor, FactoriesFinalizersAndHandlersRunOnIt) {
                  }});
   run(context, [&]() -> asio::awaitable<void> {
     EXPECT_FALSE(strand.running_in_this_thread());
-    { auto lease = co_await pool.acquire(1); }
+    {
+      auto lease = co_await pool.acquire(1);
+    }
     EXPECT_FALSE(strand.running_in_this_thread());
     co_await pool.expire(1);
     EXPECT_FALSE(strand.running_in_this_thread());

@@ -75,9 +75,7 @@ Outcome outcome(unsigned how) {
 bool perform(const Step& step, int id, Model& model, Driver& driver) {
   const int key = static_cast<int>(step.which % keys);
   switch (step.op) {
-    case Op::acquire:
-      model.acquire(id, key);
-      return driver.acquire(id, key), true;
+    case Op::acquire: model.acquire(id, key); return driver.acquire(id, key), true;
     case Op::drop: {
       if (model.leases.empty()) return false;
       const int lease = pick(model.leases, step.which)->first;
@@ -103,9 +101,7 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
       model.cancel(waiter);
       return driver.cancel(waiter), true;
     }
-    case Op::expire:
-      model.expire(key, id);
-      return driver.expire(key, id), true;
+    case Op::expire: model.expire(key, id); return driver.expire(key, id), true;
     case Op::clear_key: {
       if (!model.entries.contains(key)) {
         EXPECT_THROW((void)driver.core().clear(key), std::out_of_range);

@@ -122,22 +122,14 @@ struct Storm {
           co_await leases.back().release();
           leases.pop_back();
           break;
-        case 6:
-          leases.clear();
-          break;
-        case 7:
-          co_await pool.expire(key);
-          break;
-        case 8:
-          try {
-            co_await pool.clear(key);
+        case 6: leases.clear(); break;
+        case 7: co_await pool.expire(key); break;
+        case 8: try { co_await pool.clear(key);
           } catch (const std::out_of_range&) {
             failed = true;
           }
           break;
-        case 9:
-          co_await pool.clear();
-          break;
+        case 9: co_await pool.clear(); break;
       }
       if (i % 8 == 0) {
         const auto stats = pool.stats();

@@ -133,10 +133,7 @@ TEST(Routines, EveryKindOfParameterAndResult) {
       .add("bytes", [](std::span<const std::byte> bytes) { return bytes.size(); })
       .add("move-only", [](std::unique_ptr<int> value) { return value; })
       .add("several", [](int a, std::optional<int> b, std::map<std::string, int> c) { return a + *b + c.at("c"); })
-      .add("struct",
-           [](Point p) {
-             return Point{p.y, p.x};
-           })
+      .add("struct", [](Point p) { return Point{p.y, p.x}; })
       .add("tuple", [] { return std::tuple(1, std::string("two")); })
       .add("reference to const", [text = std::string("kept")]() -> const std::string& { return text; })
       .add("coroutine by reference",

@@ -143,7 +143,7 @@ Result throughput(double seconds, std::size_t bytes, Once once) {
 
 /// The client's side of a library; each is called with the path of the server's socket.
 struct Client {
-  std::function<Result(const std::string&path, double seconds)> latency, rate;
+  std::function<Result(const std::string& path, double seconds)> latency, rate;
   std::function<Result(const std::string& path, double seconds, std::size_t bytes)> transfer;
 };
 

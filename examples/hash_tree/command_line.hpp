@@ -54,14 +54,9 @@ inline CommandLine parse_command_line(int argc, char** argv) {
           refuse_command_line("the number of workers is '" + std::string(text) + "', but has to be 1 to 256");
         break;
       }
-      case 'c':
-        result.chaos = true;
-        break;
-      case 'h':
-        std::cout << usage;
-        std::exit(0);
-      case ':':
-        refuse_command_line("option '" + std::string(argv[optind - 1]) + "' needs a value");
+      case 'c': result.chaos = true; break;
+      case 'h': std::cout << usage; std::exit(0);
+      case ':': refuse_command_line("option '" + std::string(argv[optind - 1]) + "' needs a value");
       default:
         refuse_command_line("unknown option '" +
                             (optopt != 0 ? std::string{'-', static_cast<char>(optopt)} : argv[optind - 1]) + "'");

@@ -40,36 +40,21 @@ class ErrorCategory final : public std::error_category {
 
   std::string message(int value) const override {
     switch (static_cast<Errc>(value)) {
-      case Errc::start_timeout:
-        return "The worker did not become ready in time.";
-      case Errc::start_failed:
-        return "The worker ended before it was ready.";
-      case Errc::version_mismatch:
-        return "The worker speaks another version of the protocol.";
-      case Errc::protocol_error:
-        return "What was received is not a valid message.";
-      case Errc::not_running:
-        return "There is no running process behind this object.";
-      case Errc::stopping:
-        return "It is being stopped, or has been stopped.";
-      case Errc::deadline_exceeded:
-        return "The deadline has passed.";
-      case Errc::worker_exited:
-        return "The worker ended before it answered.";
-      case Errc::connection_lost:
-        return "The worker closed its connection.";
-      case Errc::unknown_routine:
-        return "The worker has no such routine.";
-      case Errc::bad_arguments:
-        return "The arguments do not fit the routine.";
-      case Errc::overloaded:
-        return "Too many calls are waiting already.";
-      case Errc::message_too_large:
-        return "The message is larger than max_message_size.";
-      case Errc::no_such_worker:
-        return "No worker has the tags that were asked for.";
-      case Errc::pool_failed:
-        return "The pool gave up because its workers keep ending.";
+      case Errc::start_timeout: return "The worker did not become ready in time.";
+      case Errc::start_failed: return "The worker ended before it was ready.";
+      case Errc::version_mismatch: return "The worker speaks another version of the protocol.";
+      case Errc::protocol_error: return "What was received is not a valid message.";
+      case Errc::not_running: return "There is no running process behind this object.";
+      case Errc::stopping: return "It is being stopped, or has been stopped.";
+      case Errc::deadline_exceeded: return "The deadline has passed.";
+      case Errc::worker_exited: return "The worker ended before it answered.";
+      case Errc::connection_lost: return "The worker closed its connection.";
+      case Errc::unknown_routine: return "The worker has no such routine.";
+      case Errc::bad_arguments: return "The arguments do not fit the routine.";
+      case Errc::overloaded: return "Too many calls are waiting already.";
+      case Errc::message_too_large: return "The message is larger than max_message_size.";
+      case Errc::no_such_worker: return "No worker has the tags that were asked for.";
+      case Errc::pool_failed: return "The pool gave up because its workers keep ending.";
     }
     return "An unknown error of drover's.";
   }

@@ -40,33 +40,15 @@ struct Event {
     if (pid != 0) text += " (" + std::to_string(pid) + ")";
     text += ": ";
     switch (kind) {
-      case Kind::spawned:
-        text += "spawned";
-        break;
-      case Kind::ready:
-        text += "ready";
-        break;
-      case Kind::stopping:
-        text += "stopping";
-        break;
-      case Kind::terminate_sent:
-        text += "sent SIGTERM";
-        break;
-      case Kind::kill_sent:
-        text += "sent SIGKILL";
-        break;
-      case Kind::exited:
-        text += expected ? "exited" : "exited unexpectedly";
-        break;
-      case Kind::reaped:
-        text += "reaped";
-        break;
-      case Kind::restarting:
-        text += "restarting";
-        break;
-      case Kind::gave_up:
-        text += "gave up";
-        break;
+      case Kind::spawned: text += "spawned"; break;
+      case Kind::ready: text += "ready"; break;
+      case Kind::stopping: text += "stopping"; break;
+      case Kind::terminate_sent: text += "sent SIGTERM"; break;
+      case Kind::kill_sent: text += "sent SIGKILL"; break;
+      case Kind::exited: text += expected ? "exited" : "exited unexpectedly"; break;
+      case Kind::reaped: text += "reaped"; break;
+      case Kind::restarting: text += "restarting"; break;
+      case Kind::gave_up: text += "gave up"; break;
     }
     if (exit) text += ": " + exit->to_string();
     return text;

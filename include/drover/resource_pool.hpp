@@ -77,7 +77,8 @@ class ResourcePool {
     Finalizer(std::nullptr_t) {}
 
     template <class F>
-    requires(!std::is_same_v<F, Finalizer> && std::is_invocable_v<F&, Value&>) Finalizer(F f)
+      requires(!std::is_same_v<F, Finalizer> && std::is_invocable_v<F&, Value&>)
+    Finalizer(F f)
         : std::function<asio::awaitable<void>(Value&)>(detail::resource_pool::as_finalizer<Value>(std::move(f))) {}
   };
 
@@ -118,13 +119,13 @@ class ResourcePool {
   ///   function, where T is Value or std::unique_ptr<Value>. The key stays where it is while the factory runs.
   /// @throws std::invalid_argument if the ttl is negative, or the factory is a null function.
   template <class Factory>
-  requires detail::resource_pool::FactoryOf<Factory, Key, Value> ResourcePool(asio::any_io_executor executor,
-                                                                              Factory factory)
+    requires detail::resource_pool::FactoryOf<Factory, Key, Value>
+  ResourcePool(asio::any_io_executor executor, Factory factory)
       : ResourcePool(std::move(executor), std::move(factory), Options{}) {}
 
   template <class Factory>
-  requires detail::resource_pool::FactoryOf<Factory, Key, Value> ResourcePool(asio::any_io_executor executor,
-                                                                              Factory factory, Options options) {
+    requires detail::resource_pool::FactoryOf<Factory, Key, Value>
+  ResourcePool(asio::any_io_executor executor, Factory factory, Options options) {
     detail::require_not_negative(options.ttl, "ResourcePool::Options::ttl");
     if (detail::resource_pool::is_null(factory))
       throw std::invalid_argument("drover::ResourcePool: the factory is a null function");
@@ -158,15 +159,19 @@ class ResourcePool {
   [[nodiscard]] asio::awaitable<Lease> acquire(Key key) { return core().template acquire<Lease>(std::move(key)); }
 
   template <class K>
-  requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
-  [[nodiscard]] asio::awaitable<Lease> acquire(const K& key) { return core().template acquire<Lease>(key); }
+    requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
+  [[nodiscard]] asio::awaitable<Lease> acquire(const K& key) {
+    return core().template acquire<Lease>(key);
+  }
 
   /// A hit only: the value if it is leased or idle, else nullopt. Never suspends.
   [[nodiscard]] std::optional<Lease> try_acquire(const Key& key) { return lease(core().try_acquire(key)); }
 
   template <class K>
-  requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
-  [[nodiscard]] std::optional<Lease> try_acquire(const K& key) { return lease(core().try_acquire(key)); }
+    requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
+  [[nodiscard]] std::optional<Lease> try_acquire(const K& key) {
+    return lease(core().try_acquire(key));
+  }
 
   /// Lets a value go early. Idle: it is finalized now, and the awaitable waits for that. Being finalized: waits for
   /// that. Leased or being made: it is finalized at the last release, unless it is acquired again first; nothing to
@@ -174,8 +179,10 @@ class ResourcePool {
   [[nodiscard]] asio::awaitable<void> expire(Key key) { return core().expire(key); }
 
   template <class K>
-  requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
-  [[nodiscard]] asio::awaitable<void> expire(const K& key) { return core().expire(key); }
+    requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
+  [[nodiscard]] asio::awaitable<void> expire(const K& key) {
+    return core().expire(key);
+  }
 
   /// Finalizes the value of a key now, even if it is leased, and waits for that. Leases of it keep the object
   /// (finalized, but not destroyed) until they are released, which does nothing else. Being made: it is finalized once
@@ -184,8 +191,10 @@ class ResourcePool {
   [[nodiscard]] asio::awaitable<void> clear(Key key) { return core().clear(key); }
 
   template <class K>
-  requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
-  [[nodiscard]] asio::awaitable<void> clear(const K& key) { return core().clear(key); }
+    requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
+  [[nodiscard]] asio::awaitable<void> clear(const K& key) {
+    return core().clear(key);
+  }
 
   /// Clears all keys at the same time and waits until all of them have gone, those included that were being finalized
   /// already. Finalizers that throw are reported to on_error and stop nothing.

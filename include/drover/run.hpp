@@ -39,13 +39,13 @@ struct RunState {
 
   /// nohup(1) and shells without job control mean it: who started this program does not want it to hear that signal.
   static bool ignored(int number) {
-    struct sigaction action {};
+    struct sigaction action{};
     return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
   }
 
   /// SA_RESTART, so that the host's blocking calls on other threads are not interrupted; signal_set does not set it.
   static void restart_system_calls(int number) {
-    struct sigaction action {};
+    struct sigaction action{};
     if (::sigaction(number, nullptr, &action) != 0) return;
     action.sa_flags |= SA_RESTART;
     ::sigaction(number, &action, nullptr);

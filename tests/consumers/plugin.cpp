@@ -13,8 +13,7 @@ asio::awaitable<int> use_a_process() {
 asio::awaitable<int> use_a_pool() {
   using Pool = drover::ResourcePool<int, int>;
   const Pool::Options options{.ttl = std::chrono::hours(1)};
-  Pool pool(
-      co_await asio::this_coro::executor, [](const int& key) { return key + 1; }, options);
+  Pool pool(co_await asio::this_coro::executor, [](const int& key) { return key + 1; }, options);
   Pool::Lease lease = co_await pool.acquire(41);
   const int value = *lease;
   co_await lease.release();

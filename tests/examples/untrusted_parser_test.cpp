@@ -1,7 +1,7 @@
 #include <cstdlib>
 
-#include "program.hpp"
 #include "../support/sanitizers.hpp"
+#include "program.hpp"
 
 namespace {
 

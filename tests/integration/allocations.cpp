@@ -1,10 +1,9 @@
 // What one call allocates in the parent, in the steady state: the frames of its coroutines, and nothing else.
-#include "support/calls.hpp"
-
 #include <cstdlib>
+#include <gtest/gtest.h>
 #include <new>
 
-#include <gtest/gtest.h>
+#include "support/calls.hpp"
 
 namespace {
 std::atomic<std::size_t> allocations{0};

@@ -1,10 +1,9 @@
 // Calls whose worker ends, misbehaves or goes while they wait: each ends exactly once, and nobody else notices.
-#include "support/calls.hpp"
-
+#include <gtest/gtest.h>
 #include <numeric>
 #include <set>
 
-#include <gtest/gtest.h>
+#include "support/calls.hpp"
 
 namespace {
 
@@ -149,10 +148,10 @@ asio::awaitable<void> malformed() {
   options.restart.max_backoff = 5ms;
   options.worker.term_grace = 200ms;
   WorkerPool pool = co_await WorkerPool::start(options);
-  const char* const protocol_errors[] = {"garbage",    "garbage on control", "over the limit", "unknown type",
-                                         "a call",     "padding",            "more padding",   "unknown slot",
-                                         "huge slot",  "other id",           "result on control",
-                                         "second greeting", "malformed status reply"};
+  const char* const protocol_errors[] = {
+      "garbage",           "garbage on control", "over the limit",        "unknown type", "a call",
+      "padding",           "more padding",       "unknown slot",          "huge slot",    "other id",
+      "result on control", "second greeting",    "malformed status reply"};
   for (const std::string how : protocol_errors) {
     const bool ready = co_await soon([&] { return pool.stats().ready == 2; });
     EXPECT_TRUE(ready) << how;
@@ -243,7 +242,9 @@ TEST_F(Calls, GivenUpLeaveNothingBehind) {
     std::size_t before = 0;
     for (int i = 0; i < 400; ++i) {
       if (i == 40) before = resident_bytes();
-      { auto dropped = worker.call<std::vector<std::byte>>("bytes", 1u << 20); }
+      {
+        auto dropped = worker.call<std::vector<std::byte>>("bytes", 1u << 20);
+      }
       co_await worker.call<int>("square", 3);
     }
     EXPECT_TRUE(sanitized || resident_bytes() < before + (32u << 20));

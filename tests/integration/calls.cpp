@@ -218,7 +218,9 @@ asio::awaitable<void> never_sent() {
   const auto before = Clock::now();
   auto queued = worker.call<int>(soon_over, "bump");
   EXPECT_TRUE(co_await failure_of(worker.call<int>(over, "bump")) == Errc::deadline_exceeded);
-  { auto dropped = worker.call<int>("bump"); }
+  {
+    auto dropped = worker.call<int>("bump");
+  }
   EXPECT_TRUE(co_await failure_of(std::move(queued)) == Errc::deadline_exceeded);
   EXPECT_GE(since(before), 100ms);
   EXPECT_LT(since(before), 380ms) << "it covers the time in the queue";

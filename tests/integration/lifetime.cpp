@@ -55,14 +55,10 @@ class Place {
 
   asio::any_io_executor executor() {
     switch (kind_) {
-      case Kind::loop:
-        return context_->get_executor();
-      case Kind::strand_of_two_threads:
-        return asio::make_strand(*context_);
-      case Kind::pool_of_threads:
-        return pool_->get_executor();
-      case Kind::strand_of_pool:
-        return asio::make_strand(*pool_);
+      case Kind::loop: return context_->get_executor();
+      case Kind::strand_of_two_threads: return asio::make_strand(*context_);
+      case Kind::pool_of_threads: return pool_->get_executor();
+      case Kind::strand_of_pool: return asio::make_strand(*pool_);
     }
     return {};
   }

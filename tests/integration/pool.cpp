@@ -1,10 +1,9 @@
 // Pools: their start, supervision, queue and choice of workers.
-#include "support/calls.hpp"
-
+#include <gtest/gtest.h>
 #include <map>
 #include <set>
 
-#include <gtest/gtest.h>
+#include "support/calls.hpp"
 
 namespace {
 
@@ -24,8 +23,7 @@ asio::awaitable<void> all_or_none() {
   const Failure failure = co_await failure_of(WorkerPool::start(options));
   EXPECT_TRUE(failure == Errc::start_failed) << failure;
   EXPECT_TRUE(failure.exit && failure.exit->value == 7) << failure;
-  for (const Event& event : log.all())
-    EXPECT_TRUE(event.kind != Event::Kind::spawned || gone(event.pid));
+  for (const Event& event : log.all()) EXPECT_TRUE(event.kind != Event::Kind::spawned || gone(event.pid));
   const bool told = co_await soon([&] { return log.count(Event::Kind::reaped) == log.count(Event::Kind::spawned); });
   EXPECT_TRUE(told);
   PoolOptions missing = call_pool(3);
@@ -173,7 +171,9 @@ asio::awaitable<void> bounded_queue() {
   const auto began = Clock::now();
   EXPECT_TRUE(co_await failure_of(pool.call("append", file, 99)) == Errc::overloaded);
   EXPECT_LT(since(began), 200ms) << "at once";
-  { const auto leaving = std::move(waiting[1]); }  // who leaves makes room for another
+  {
+    const auto leaving = std::move(waiting[1]);
+  }  // who leaves makes room for another
   waiting.erase(waiting.begin() + 1);
   EXPECT_EQ(pool.stats().queued, 4u);
   waiting.push_back(pool.call("append", file, 5));

@@ -1,7 +1,7 @@
 // How pools stop: all at once under one budget, with_pool() however its body ends.
-#include "support/calls.hpp"
-
 #include <gtest/gtest.h>
+
+#include "support/calls.hpp"
 
 namespace {
 
@@ -133,7 +133,7 @@ asio::awaitable<void> with_pool_ends() {
   // A capturing lambda may be the body, and be the last to refer to what it has captured.
   auto factor = std::make_shared<int>(6);
   const auto body = [factor](WorkerPool& pool) -> asio::awaitable<int> {
-    co_return *factor * co_await pool.call<int>("square", 1);
+    co_return *factor* co_await pool.call<int>("square", 1);
   };
   EXPECT_EQ(co_await with_pool(options, body), 6);
 }
@@ -211,6 +211,43 @@ asio::awaitable<void> teardown_cancelled() {
 }
 TEST_P(CallsAnywhere, InWithPoolWhoseTeardownIsCancelledAreCutShortAndNothingIsLeft) {
   run_scenario([] { return in_strand(teardown_cancelled); });
+}
+
+// L-06: as long as its workers have not even been started.
+asio::awaitable<void> start_cancelled() {
+  const auto here = co_await asio::this_coro::executor;
+  for (const int times : {1, 2, 3}) {
+    EventLog log;
+    auto told = std::make_shared<ReadPipe>();
+    PoolOptions options;
+    options.size = 2;
+    options.worker = worker_with({"ignore", "15", "say", "deaf", "pause"});
+    options.worker.command.out = told->stdio();
+    options.worker.on_event = log.handler();
+    options.worker.term_grace = 300ms;
+    bool begun = false;
+    const auto body = [&begun](WorkerPool&) -> asio::awaitable<void> {
+      begun = true;
+      co_return;
+    };
+    Task running(here, with_pool(options, body));
+    co_await said(told, "deaf");
+    co_await said(told, "deaf");
+    const auto began = Clock::now();
+    for (int i = 0; i < times; ++i) {
+      running.cancel();
+      co_await asio::post(here, asio::use_awaitable);
+    }
+    EXPECT_TRUE((co_await running.failure()).aborted());
+    EXPECT_GE(since(began), 300ms) << "it did not wait for SIGKILL";
+    EXPECT_LT(since(began), 300ms + slack);
+    EXPECT_FALSE(begun);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 2);
+    for (const Event& event : log.all()) EXPECT_TRUE(gone(event.pid)) << times;
+  }
+}
+TEST_P(CallsAnywhere, InWithPoolThatIsCancelledWhileItStartsHaveNothingLeftWhenItReturns) {
+  run_scenario([] { return in_strand(start_cancelled); });
 }
 
 asio::awaitable<void> stop_cancelled() {

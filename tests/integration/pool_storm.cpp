@@ -1,10 +1,9 @@
 // Calls from four threads while workers are killed at random: each ends exactly once, and the pool is whole at the end.
-#include "support/calls.hpp"
-
+#include <gtest/gtest.h>
 #include <random>
 #include <set>
 
-#include <gtest/gtest.h>
+#include "support/calls.hpp"
 
 namespace {
 
@@ -58,7 +57,8 @@ void storm(std::size_t max_in_flight) {
         std::mt19937 random(99);
         const auto until = Clock::now() + 100s;
         const auto over = [&] {
-          return std::all_of(running.begin(), running.end(), [](auto& each) { return each.wait_for(0s) == std::future_status::ready; });
+          return std::all_of(running.begin(), running.end(),
+                             [](auto& each) { return each.wait_for(0s) == std::future_status::ready; });
         };
         while (!over() && Clock::now() < until) {
           co_await pause_for(50ms);
@@ -71,8 +71,8 @@ void storm(std::size_t max_in_flight) {
         EXPECT_TRUE(over()) << counts.ended() << " of " << total << " calls have ended";
         const bool whole = co_await soon([&] {
           const auto workers = pool.workers();
-          return workers.size() == 4 &&
-                 std::none_of(workers.begin(), workers.end(), [&](auto& worker) { return killed.contains(worker.pid); });
+          return workers.size() == 4 && std::none_of(workers.begin(), workers.end(),
+                                                     [&](auto& worker) { return killed.contains(worker.pid); });
         });
         EXPECT_TRUE(whole);
         const auto stats = pool.stats();

@@ -1,12 +1,11 @@
-// run() and run_main(): what becomes of programs that are asked to end. This program is its own host and its own worker.
-#include <drover/run.hpp>
-
+// run() and run_main(): what becomes of programs that are asked to end. This program is its own host and its own
+// worker.
 #include <cstring>
+#include <gtest/gtest.h>
 #include <iostream>
 #include <string_view>
 
-#include <gtest/gtest.h>
-
+#include <drover/run.hpp>
 #include <drover/worker/serve.hpp>
 
 #include "support/calls.hpp"
@@ -23,7 +22,8 @@ PoolOptions own_pool(std::size_t size) {
   return options;
 }
 
-// ---- the hosts -------------------------------------------------------------------------------------------------------
+// ---- the hosts
+// -------------------------------------------------------------------------------------------------------
 
 void tell(const WorkerPool& pool) {
   for (const auto& worker : pool.workers()) support::say(std::to_string(worker.pid));
@@ -92,7 +92,8 @@ int host(std::string_view mode) {
   return 90;
 }
 
-// ---- the tests -------------------------------------------------------------------------------------------------------
+// ---- the tests
+// -------------------------------------------------------------------------------------------------------
 
 struct Host {
   std::shared_ptr<ReadPipe> told = std::make_shared<ReadPipe>(), errors = std::make_shared<ReadPipe>();
@@ -190,9 +191,9 @@ TEST_F(Calls, OfRunReturnWhatTheCoroutineReturns) {
   EXPECT_EQ(drover::run(value(7)), 7);
   EXPECT_EQ(*drover::run(pointer(8)), 8);
   EXPECT_THROW(drover::run(throws()), std::runtime_error);
-  EXPECT_EQ(drover::run(with_pool(own_pool(2), [](WorkerPool& pool) -> asio::awaitable<int> {
-              co_return co_await pool.call<int>("square", 7);
-            })),
+  EXPECT_EQ(drover::run(with_pool(
+                own_pool(2),
+                [](WorkerPool& pool) -> asio::awaitable<int> { co_return co_await pool.call<int>("square", 7); })),
             49);
 }
 

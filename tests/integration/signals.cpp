@@ -56,15 +56,9 @@ TEST_F(Signals, SigtermCancelsSigintDrainsAndEachMayShortenTheOther) {
       [] { return signalled({SIGTERM}, 30000, false, 0ms, 0ms); },
       [] { return signalled({SIGHUP}, 30000, false, 0ms, 0ms); },
       [] { return signalled({SIGINT}, 700, true, 600ms, 700ms); },
-      [] {
-        return signalled({SIGINT, SIGINT}, 30000, false, 200ms, 200ms);
-      },
-      [] {
-        return signalled({SIGINT, SIGTERM}, 30000, false, 200ms, 200ms);
-      },
-      [] {
-        return signalled({SIGTERM, SIGINT}, 30000, false, 0ms, 200ms);
-      },
+      [] { return signalled({SIGINT, SIGINT}, 30000, false, 200ms, 200ms); },
+      [] { return signalled({SIGINT, SIGTERM}, 30000, false, 200ms, 200ms); },
+      [] { return signalled({SIGTERM, SIGINT}, 30000, false, 0ms, 200ms); },
   });
 }
 

@@ -140,19 +140,11 @@ TEST_F(Starting, ACancelledStartLeavesNothing) {
     EXPECT_LT(since(begin), after + slack);
   };
   run_together({
-      [&] {
-        return cancelled({"sleep", "30000"}, 50ms);
-      },
-      [&] {
-        return cancelled({"sleep", "30000"}, 0ms);
-      },
+      [&] { return cancelled({"sleep", "30000"}, 50ms); },
+      [&] { return cancelled({"sleep", "30000"}, 0ms); },
       [&] { return cancelled({"stop"}, 50ms); },
-      [&] {
-        return cancelled({"unarmed", "sleep", "30000"}, 5ms);
-      },
-      [&] {
-        return cancelled({"grandchild", "stubborn", "pause"}, 50ms);
-      },
+      [&] { return cancelled({"unarmed", "sleep", "30000"}, 5ms); },
+      [&] { return cancelled({"grandchild", "stubborn", "pause"}, 50ms); },
   });
 }
 

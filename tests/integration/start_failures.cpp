@@ -65,28 +65,14 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
   };
   run_together({
       [&] { return never_ready({"pause"}); },
-      [&] {
-        return never_ready({"unarmed", "pause"});
-      },
-      [&] {
-        return never_ready({"unarmed", "close-channels", "pause"});
-      },
-      [&] {
-        return never_ready({"grandchild", "stubborn", "pause"});
-      },
+      [&] { return never_ready({"unarmed", "pause"}); },
+      [&] { return never_ready({"unarmed", "close-channels", "pause"}); },
+      [&] { return never_ready({"grandchild", "stubborn", "pause"}); },
       [&] { return never_ready({"stop"}); },
-      [&] {
-        return never_ready({"unarmed", "stop"});
-      },
-      [&] {
-        return stubborn({"ignore", "15", "pause"});
-      },
-      [&] {
-        return stubborn({"ignore", "15", "stop", "pause"});
-      },
-      [&] {
-        return stubborn({"unarmed", "ignore", "15", "close-channels", "pause"});
-      },
+      [&] { return never_ready({"unarmed", "stop"}); },
+      [&] { return stubborn({"ignore", "15", "pause"}); },
+      [&] { return stubborn({"ignore", "15", "stop", "pause"}); },
+      [&] { return stubborn({"unarmed", "ignore", "15", "close-channels", "pause"}); },
   });
 }
 
@@ -103,27 +89,13 @@ TEST_F(FailingStarts, AWorkerThatEndsBeforeItIsReadyIsToldWithItsStatusAtOnce) {
   };
   using enum ExitStatus::Kind;
   run_together({
-      [&] {
-        return ending({"exit", "3"}, {exited, 3});
-      },
-      [&] {
-        return ending({"unarmed", "exit", "3"}, {exited, 3});
-      },
-      [&] {
-        return ending({"unarmed", "exit", "0"}, {exited, 0});
-      },
-      [&] {
-        return ending({"crash", "11"}, {signaled, SIGSEGV});
-      },
-      [&] {
-        return ending({"crash", "9"}, {signaled, SIGKILL});
-      },
-      [&] {
-        return ending({"unarmed", "close-channels", "sleep", "50", "exit", "4"}, {exited, 4});
-      },
-      [&] {
-        return ending({"unarmed", "grandchild", "holding", "exit", "5"}, {exited, 5});
-      },
+      [&] { return ending({"exit", "3"}, {exited, 3}); },
+      [&] { return ending({"unarmed", "exit", "3"}, {exited, 3}); },
+      [&] { return ending({"unarmed", "exit", "0"}, {exited, 0}); },
+      [&] { return ending({"crash", "11"}, {signaled, SIGSEGV}); },
+      [&] { return ending({"crash", "9"}, {signaled, SIGKILL}); },
+      [&] { return ending({"unarmed", "close-channels", "sleep", "50", "exit", "4"}, {exited, 4}); },
+      [&] { return ending({"unarmed", "grandchild", "holding", "exit", "5"}, {exited, 5}); },
   });
 }
 
@@ -141,27 +113,13 @@ TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
     }
   };
   run_together({
-      [&] {
-        return refused({"unarmed", "version", "77", "pause"}, Errc::version_mismatch);
-      },
-      [&] {
-        return refused({"unarmed", "version", "77", "exit", "0"}, Errc::version_mismatch);
-      },
-      [&] {
-        return refused({"unarmed", "garbage", "pause"}, Errc::protocol_error);
-      },
-      [&] {
-        return refused({"unarmed", "garbage", "exit", "0"}, Errc::protocol_error);
-      },
-      [&] {
-        return refused({"unarmed", "huge-frame", "pause"}, Errc::protocol_error);
-      },
-      [&] {
-        return refused({"unarmed", "half-frame", "close-channels", "pause"}, Errc::protocol_error);
-      },
-      [&] {
-        return refused({"unarmed", "half-frame", "exit", "0"}, Errc::protocol_error);
-      },
+      [&] { return refused({"unarmed", "version", "77", "pause"}, Errc::version_mismatch); },
+      [&] { return refused({"unarmed", "version", "77", "exit", "0"}, Errc::version_mismatch); },
+      [&] { return refused({"unarmed", "garbage", "pause"}, Errc::protocol_error); },
+      [&] { return refused({"unarmed", "garbage", "exit", "0"}, Errc::protocol_error); },
+      [&] { return refused({"unarmed", "huge-frame", "pause"}, Errc::protocol_error); },
+      [&] { return refused({"unarmed", "half-frame", "close-channels", "pause"}, Errc::protocol_error); },
+      [&] { return refused({"unarmed", "half-frame", "exit", "0"}, Errc::protocol_error); },
   });
 }
 

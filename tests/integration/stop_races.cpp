@@ -200,6 +200,7 @@ TEST_F(StoppingRaces, AStopDuringTheStartEndsTheStart) {
     EXPECT_TRUE((co_await start.failure()).aborted());
     EXPECT_LT(since(begin), after + slack);
     EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown);
+    EXPECT_EQ(report.rpc, make_error_code(Errc::not_running));
     expect_gone(worker);
   };
   run_together({

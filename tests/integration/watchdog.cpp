@@ -25,8 +25,7 @@ struct Host {
   std::map<std::string, std::vector<pid_t>> pids;  // "worker", "copy", "middle"
 };
 
-asio::awaitable<Host> host(std::vector<std::string> steps, std::vector<std::string> awaited,
-                           std::size_t workers = 1) {
+asio::awaitable<Host> host(std::vector<std::string> steps, std::vector<std::string> awaited, std::size_t workers = 1) {
   Host h;
   Command command;
   command.program = DROVER_HELPER_HOST;
@@ -86,15 +85,9 @@ TEST_F(Watchdog, WorkersDoNotOutliveTheirParent) {
     };
     run_together({
         [&] { return orphans(forked({"start"}), {"done"}); },
-        [&] {
-          return orphans(forked({"start", "nap", "0"}), {"done", "napping"});
-        },
-        [&] {
-          return orphans(forked({"start", "nap", "200"}), {"done", "napping"}, 200ms);
-        },
-        [&] {
-          return orphans(forked({"start", "call", "until_stopped"}), {"done", "looping"});
-        },
+        [&] { return orphans(forked({"start", "nap", "0"}), {"done", "napping"}); },
+        [&] { return orphans(forked({"start", "nap", "200"}), {"done", "napping"}, 200ms); },
+        [&] { return orphans(forked({"start", "call", "until_stopped"}), {"done", "looping"}); },
         [&] {
           return orphans(forked({"grace", "1200", "start", "call", "spin"}), {"done", "spinning"}, 1200ms, 1200ms);
         },
@@ -102,18 +95,10 @@ TEST_F(Watchdog, WorkersDoNotOutliveTheirParent) {
           return orphans(forked({"grace", "1200", "start", "call", "block_stop_callback"}), {"done", "spinning"},
                          1200ms, 1200ms);
         },
-        [&] {
-          return orphans(forked({"start-slowly"}), {"done", "booting"});
-        },
-        [&] {
-          return orphans(forked({"start", "nap", "0", "drain"}), {"done", "napping"});
-        },
-        [&] {
-          return orphans(forked({"start-on-a-thread"}), {"done", "ready"});
-        },
-        [&] {
-          return orphans(forked({"start-many", "5"}), {"done", "ready"});
-        },
+        [&] { return orphans(forked({"start-slowly"}), {"done", "booting"}); },
+        [&] { return orphans(forked({"start", "nap", "0", "drain"}), {"done", "napping"}); },
+        [&] { return orphans(forked({"start-on-a-thread"}), {"done", "ready"}); },
+        [&] { return orphans(forked({"start-many", "5"}), {"done", "ready"}); },
     });
   }
 }
@@ -134,24 +119,12 @@ asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vecto
 
 TEST_F(Watchdog, AStoppedWorkerWakesUpToSeeItsParentDead) {
   run_together({
-      [] {
-        return stopped_orphans({"start", "say", "done"}, {"done"});
-      },
-      [] {
-        return stopped_orphans({"start", "fork", "say", "done"}, {"done"});
-      },
-      [] {
-        return stopped_orphans({"start", "nap", "0", "say", "done"}, {"done", "napping"});
-      },
-      [] {
-        return stopped_orphans({"start", "nap", "0", "fork", "say", "done"}, {"done", "napping"});
-      },
-      [] {
-        return stopped_orphans({"start-slowly", "say", "done"}, {"done", "booting"});
-      },
-      [] {
-        return stopped_orphans({"start-on-a-thread", "fork", "say", "done"}, {"done", "ready"});
-      },
+      [] { return stopped_orphans({"start", "say", "done"}, {"done"}); },
+      [] { return stopped_orphans({"start", "fork", "say", "done"}, {"done"}); },
+      [] { return stopped_orphans({"start", "nap", "0", "say", "done"}, {"done", "napping"}); },
+      [] { return stopped_orphans({"start", "nap", "0", "fork", "say", "done"}, {"done", "napping"}); },
+      [] { return stopped_orphans({"start-slowly", "say", "done"}, {"done", "booting"}); },
+      [] { return stopped_orphans({"start-on-a-thread", "fork", "say", "done"}, {"done", "ready"}); },
   });
 }
 
@@ -195,12 +168,8 @@ asio::awaitable<void> interrupted_orphan(std::vector<std::string> steps) {
 
 TEST_F(Watchdog, AParentsDeathCutsADrainShort) {
   run_together({
-      [] {
-        return interrupted_orphan({"start", "nap", "0"});
-      },
-      [] {
-        return interrupted_orphan({"start", "nap", "0", "drain"});
-      },
+      [] { return interrupted_orphan({"start", "nap", "0"}); },
+      [] { return interrupted_orphan({"start", "nap", "0", "drain"}); },
   });
 }
 
@@ -225,15 +194,9 @@ TEST_F(Watchdog, WhatRoutinesHaveSpawnedDiesWithTheParent) {
     return before;
   };
   run_together({
-      [&] {
-        return grandchildren(with({}, {"call-with", "say", "done"}), {"done"}, 1s);
-      },
-      [&] {
-        return grandchildren(with({"grace", "700"}, {"call", "spin"}), {"spinning"}, 700ms);
-      },
-      [&] {
-        return grandchildren(with({}, {"call-with", "say", "done", "nap", "100"}), {"done", "napping"}, 1s);
-      },
+      [&] { return grandchildren(with({}, {"call-with", "say", "done"}), {"done"}, 1s); },
+      [&] { return grandchildren(with({"grace", "700"}, {"call", "spin"}), {"spinning"}, 700ms); },
+      [&] { return grandchildren(with({}, {"call-with", "say", "done", "nap", "100"}), {"done", "napping"}, 1s); },
   });
 }
 
@@ -253,24 +216,12 @@ TEST_F(Watchdog, WorkersOfWorkersEndWithTheirOwnParents) {
     for (const pid_t copy : h.pids["copy"]) ::kill(copy, SIGKILL);
   };
   run_together({
-      [&] {
-        return nested(false, {"start", "say", "done"}, {"done"});
-      },
-      [&] {
-        return nested(true, {"start", "say", "done"}, {"done"});
-      },
-      [&] {
-        return nested(false, {"start", "nap", "0"}, {"napping"});
-      },
-      [&] {
-        return nested(true, {"start", "nap", "0"}, {"napping"});
-      },
-      [&] {
-        return nested(true, {"start", "fork", "say", "done"}, {"done"});
-      },
-      [&] {
-        return nested(false, {"grace", "300", "start", "call", "spin"}, {"spinning"});
-      },
+      [&] { return nested(false, {"start", "say", "done"}, {"done"}); },
+      [&] { return nested(true, {"start", "say", "done"}, {"done"}); },
+      [&] { return nested(false, {"start", "nap", "0"}, {"napping"}); },
+      [&] { return nested(true, {"start", "nap", "0"}, {"napping"}); },
+      [&] { return nested(true, {"start", "fork", "say", "done"}, {"done"}); },
+      [&] { return nested(false, {"grace", "300", "start", "call", "spin"}, {"spinning"}); },
   });
 }
 

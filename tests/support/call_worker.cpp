@@ -1,5 +1,5 @@
-// A worker for tests of calls and pools. The routines of worker.cpp, those of its own, and among them some that break the
-// protocol. Arguments are steps on the way to serve().
+// A worker for tests of calls and pools. The routines of worker.cpp, those of its own, and among them some that break
+// the protocol. Arguments are steps on the way to serve().
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -118,16 +118,18 @@ void add_types(drover::Routines& routines) {
   using std::string, std::vector, std::map, std::tuple, std::optional;
   routines.add("nothing", [] {})
       .add("add", [](int a, long b) { return a + b; })
-      .add("join", [](const vector<string>& parts, std::string_view separator) {
-        string text;
-        for (const auto& part : parts) text += (text.empty() ? "" : string(separator)) + part;
-        return text;
-      })
-      .add("invert", [](map<string, int> m) {
-        map<int, string> inverted;
-        for (auto& [key, value] : m) inverted[value] = key;
-        return inverted;
-      })
+      .add("join",
+           [](const vector<string>& parts, std::string_view separator) {
+             string text;
+             for (const auto& part : parts) text += (text.empty() ? "" : string(separator)) + part;
+             return text;
+           })
+      .add("invert",
+           [](map<string, int> m) {
+             map<int, string> inverted;
+             for (auto& [key, value] : m) inverted[value] = key;
+             return inverted;
+           })
       .add("swap", [](tuple<int, string> t) { return tuple(std::get<1>(t), std::get<0>(t)); })
       .add("half", [](int x) -> optional<int> { return x % 2 == 0 ? optional(x / 2) : std::nullopt; })
       .add("mirror", [](support::Point p) { return support::Point{p.y, p.x}; })
@@ -136,11 +138,12 @@ void add_types(drover::Routines& routines) {
       .add("shout", [](support::Message m) { return m.text += "!", m; })
       .add("wrap", [](std::unique_ptr<string> text) { return support::Parcel{std::move(text)}; })
       .add("forward", forward)
-      .add("sum", [](std::span<const std::byte> bytes) {
-        std::uint64_t sum = 0;
-        for (const std::byte byte : bytes) sum += std::to_integer<unsigned>(byte);
-        return sum;
-      })
+      .add("sum",
+           [](std::span<const std::byte> bytes) {
+             std::uint64_t sum = 0;
+             for (const std::byte byte : bytes) sum += std::to_integer<unsigned>(byte);
+             return sum;
+           })
       .add("bytes", [](std::uint64_t count) { return vector<std::byte>(count, std::byte{1}); })
       .add("blob", [](vector<std::byte> bytes) { return bytes; })
       .add("slow_echo", slow_echo);

@@ -29,10 +29,6 @@ inline WorkerOptions call_worker(std::vector<std::string> steps = {}) {
   options.command.program = DROVER_HELPER_CALL_WORKER;
   options.command.args = std::move(steps);
   options.command.out = Stdio::null();
-#ifdef DROVER_TEST_TSAN
-  const char* const set = std::getenv("TSAN_OPTIONS");  // it sleeps for a second at every exit
-  options.command.env["TSAN_OPTIONS"] = (set == nullptr ? "" : set + std::string(" ")) + "atexit_sleep_ms=0";
-#endif
   return options;
 }
 
@@ -84,10 +80,8 @@ inline int scenarios_at_once = 1;
 inline void run_where(Where where, const Scenario& scenario) {
   scenarios_at_once = where == Where::two_pools ? 2 : 1;
   switch (where) {
-    case Where::one_thread:
-      return on_one_thread(scenario);
-    case Where::four_threads:
-      return on_four_threads(scenario);
+    case Where::one_thread: return on_one_thread(scenario);
+    case Where::four_threads: return on_four_threads(scenario);
     case Where::two_pools: {
       std::thread other([&] { on_one_thread(scenario); });
       on_one_thread(scenario);
@@ -163,8 +157,8 @@ inline std::string what_is_open() {
   return text;
 }
 
-/// Where calls and pools are tested. What outlives a scenario has to end soon after it: no child is left then, and no more
-/// descriptors are open than before (the reaper closes its own last, those of the warm-up too).
+/// Where calls and pools are tested. What outlives a scenario has to end soon after it: no child is left then, and no
+/// more descriptors are open than before (the reaper closes its own last, those of the warm-up too).
 class Calls : public Workers {
  protected:
   void TearDown() override {

@@ -195,10 +195,6 @@ int in_new_namespace(std::vector<std::string> list) {
 
 }  // namespace
 
-#ifdef DROVER_TEST_TSAN
-extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
-#endif
-
 int main(int argc, char** argv) {
   if (drover::in_worker()) {
     drover::Routines routines = support::worker_routines();

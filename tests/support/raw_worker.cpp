@@ -26,9 +26,6 @@
 
 #include <drover/worker/serve.hpp>
 
-// ThreadSanitizer delays every exit by a second otherwise.
-extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
-
 /// An allocator with a lock, which a routine can hold for ever.
 std::mutex allocator;
 [[gnu::noinline]] void* operator new(std::size_t size) {

@@ -64,9 +64,7 @@ class Model {
         std::erase(idle, key);
         e.state = Entry::State::live;
         [[fallthrough]];
-      case Entry::State::live:
-        leases[id] = {key, e.number};
-        [[fallthrough]];
+      case Entry::State::live: leases[id] = {key, e.number}; [[fallthrough]];
       case Entry::State::making:
         e.holders.insert(id);
         e.expired = false;

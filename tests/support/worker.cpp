@@ -60,10 +60,6 @@ int forgetful() {
 
 }  // namespace
 
-#ifdef DROVER_TEST_TSAN
-extern "C" const char* __tsan_default_options() { return "atexit_sleep_ms=0"; }
-#endif
-
 int main(int argc, char** argv) {
   int at = 1;
   if (argc > 1 && std::strcmp(argv[1], "unarmed") == 0)

@@ -86,7 +86,7 @@ inline std::string signals_report() {
     if (::sigismember(&mask, signo) == 1) text += " " + std::to_string(signo);
   text += "; not default";
   for (int signo = 1; signo < NSIG; ++signo) {
-    struct sigaction action {};
+    struct sigaction action{};
     if (::sigaction(signo, nullptr, &action) == 0 && action.sa_handler != SIG_DFL) text += " " + std::to_string(signo);
   }
   return text;

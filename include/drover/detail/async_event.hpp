@@ -1,5 +1,12 @@
 #pragma once
 
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <utility>
+#include <vector>
+
 #include <asio/any_io_executor.hpp>
 #include <asio/associated_cancellation_slot.hpp>
 #include <asio/associated_executor.hpp>
@@ -11,12 +18,6 @@
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 #include <asio/use_awaitable.hpp>
-#include <memory>
-#include <mutex>
-#include <optional>
-#include <system_error>
-#include <utility>
-#include <vector>
 
 #include <drover/detail/home.hpp>
 

@@ -1,9 +1,10 @@
 #pragma once
 
-#include <asio/execution_context.hpp>
 #include <memory>
 #include <mutex>
 #include <utility>
+
+#include <asio/execution_context.hpp>
 
 #include <drover/detail/pin.hpp>
 

@@ -147,13 +147,9 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   Hold grant(Node& node, std::shared_ptr<AsyncEvent>& ready) {
     switch (machine_.acquire(node)) {
       case Grant::held:
-      case Grant::revived:
-        return Hold(node);
-      case Grant::wait:
-        ready = node.transit->ready;
-        return Hold(node);
-      case Grant::leaving:
-        break;
+      case Grant::revived: return Hold(node);
+      case Grant::wait: ready = node.transit->ready; return Hold(node);
+      case Grant::leaving: break;
     }
     if (!node.transit || node.transit->successor == nullptr) return {};
     return grant(*node.transit->successor, ready);

@@ -106,8 +106,7 @@ class Machine {
         hold(node);
         return Grant::wait;
       case State::finalizing:
-      case State::gone:
-        break;
+      case State::gone: break;
     }
     return Grant::leaving;
   }
@@ -132,18 +131,15 @@ class Machine {
     if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     --leased_;
     switch (node.state) {
-      case State::live:
-        return rest(node, now);
+      case State::live: return rest(node, now);
       case State::queued:  // not begun, and nobody waits any more
         node.previous->transit->successor = nullptr;
         node.state = State::gone;
         return discard(node);
-      case State::gone:
-        return discard(node);
+      case State::gone: return discard(node);
       case State::making:  // is kept once made
       case State::idle:
-      case State::finalizing:
-        return;
+      case State::finalizing: return;
     }
   }
 
@@ -202,9 +198,7 @@ class Machine {
       case State::finalizing:
         if (node.transit && node.transit->successor != nullptr) node.transit->successor->expired = true;
         return true;
-      default:
-        node.expired = true;
-        return false;
+      default: node.expired = true; return false;
     }
   }
 

@@ -29,7 +29,7 @@ struct Awaited<asio::awaitable<T>> {
 /// What a factory may come to: the value, or a value on the heap for types that can't be moved.
 template <class R, class Value>
 concept Makes = std::same_as<std::remove_cvref_t<R>, Value> || std::convertible_to<R, Value> ||
-    std::same_as<R, std::unique_ptr<Value>>;
+                std::same_as<R, std::unique_ptr<Value>>;
 
 template <class F, class Key, class Value>
 concept FactoryOf =

@@ -20,8 +20,7 @@ struct Lookup {
   static constexpr bool accepts = requires {
     typename Hash::is_transparent;
     typename Equal::is_transparent;
-  }
-  &&std::constructible_from<Key, const K&>;
+  } && std::constructible_from<Key, const K&>;
 
   template <class K>
   std::size_t hash(const K& key) const {

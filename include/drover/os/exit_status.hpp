@@ -44,12 +44,9 @@ inline ExitStatus to_exit_status(const siginfo_t& info) noexcept {
 
 inline std::string ExitStatus::to_string() const {
   switch (kind) {
-    case Kind::exited:
-      return "exited with code " + std::to_string(value);
-    case Kind::signaled:
-      return "killed by " + detail::signal_name(value) + (core_dumped ? " (core dumped)" : "");
-    case Kind::unknown:
-      break;
+    case Kind::exited: return "exited with code " + std::to_string(value);
+    case Kind::signaled: return "killed by " + detail::signal_name(value) + (core_dumped ? " (core dumped)" : "");
+    case Kind::unknown: break;
   }
   return "ended with an unknown status";
 }

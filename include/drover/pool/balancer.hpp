@@ -8,13 +8,13 @@ namespace drover::inline v1 {
 
 /// How busy a worker is, as far as choosing one goes.
 struct Load {
-  bool ready{};               ///< it takes calls
+  bool ready{};  ///< it takes calls
   std::size_t in_flight{};
-  std::size_t capacity{1};    ///< calls it may have in flight
+  std::size_t capacity{1};  ///< calls it may have in flight
 };
 
-/// The ready worker with the fewest calls in flight that has room for another; nullopt if there is none. `start` is where
-/// the search begins, so that equals take turns when the caller moves it on.
+/// The ready worker with the fewest calls in flight that has room for another; nullopt if there is none. `start` is
+/// where the search begins, so that equals take turns when the caller moves it on.
 inline std::optional<std::size_t> least_loaded(std::span<const Load> loads, std::size_t start = 0) {
   std::optional<std::size_t> best;
   for (std::size_t i = 0; i < loads.size(); ++i) {

@@ -69,8 +69,8 @@ struct WorkerStatus {
 /// How a stop went.
 struct StopReport {
   /// What became of the request to stop: success if the worker acknowledged it, Errc::deadline_exceeded if it did not
-  /// in time, Errc::connection_lost, Errc::worker_exited if it was dead already, operation_aborted if the caller was
-  /// cancelled.
+  /// in time, Errc::connection_lost, Errc::worker_exited if it was dead already, Errc::not_running if it had not
+  /// been ready yet, operation_aborted if the caller was cancelled.
   std::error_code rpc{};
   ExitStatus exit{};
   bool terminated{}, killed{};         ///< SIGTERM, SIGKILL had to be sent
@@ -139,9 +139,8 @@ struct PoolStats {
 class RoutineName {
  public:
   template <class S>
-  requires std::convertible_to<const S&, std::string_view> &&
-      (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)RoutineName(const S& name)
-      : name_(static_cast<std::string_view>(name)) {}
+    requires std::convertible_to<const S&, std::string_view> && (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)
+  RoutineName(const S& name) : name_(static_cast<std::string_view>(name)) {}
 
   std::string_view view() const noexcept { return name_; }
 

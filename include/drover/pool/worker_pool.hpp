@@ -1,7 +1,5 @@
 #pragma once
 
-#include <asio/awaitable.hpp>
-#include <asio/this_coro.hpp>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -9,6 +7,9 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include <asio/awaitable.hpp>
+#include <asio/this_coro.hpp>
 
 #include <drover/pool/detail/begin_call.hpp>
 #include <drover/pool/detail/pool_core.hpp>
@@ -23,10 +24,11 @@ namespace drover::inline v1 {
 ///     int nine = co_await pool.call<int>("square", 3);
 ///     co_await pool.stop();
 ///
-/// with_pool() does the last line whatever happens in between. Any member may be called from any thread; a coroutine that
-/// awaits is resumed on its own executor. The pool and its io_context may be destroyed in any order and at any time: the
-/// processes then get SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with operation_aborted or
-/// Errc::connection_lost. Move-only; a moved-from or default-constructed one is empty and answers Errc::not_running.
+/// with_pool() does the last line whatever happens in between. Any member may be called from any thread; a coroutine
+/// that awaits is resumed on its own executor. The pool and its io_context may be destroyed in any order and at any
+/// time: the processes then get SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with
+/// operation_aborted or Errc::connection_lost. Move-only; a moved-from or default-constructed one is empty and answers
+/// Errc::not_running.
 class [[nodiscard]] WorkerPool {
  public:
   WorkerPool() = default;
@@ -45,9 +47,9 @@ class [[nodiscard]] WorkerPool {
   [[nodiscard]] static asio::awaitable<WorkerPool> start();
   [[nodiscard]] static asio::awaitable<WorkerPool> start(PoolOptions options);
 
-  /// Runs a routine in the worker that has the fewest calls in flight; if all are full the call waits its turn. Otherwise
-  /// as LocalWorker::call(), with Errc::overloaded if PoolOptions::max_queued calls wait already, and Errc::pool_failed
-  /// if the pool has given up replacing workers.
+  /// Runs a routine in the worker that has the fewest calls in flight; if all are full the call waits its turn.
+  /// Otherwise as LocalWorker::call(), with Errc::overloaded if PoolOptions::max_queued calls wait already, and
+  /// Errc::pool_failed if the pool has given up replacing workers.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
     return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::as_const(arguments)...);
@@ -57,10 +59,10 @@ class [[nodiscard]] WorkerPool {
     return detail::begin_call<R>(dispatcher(), options, routine, std::as_const(arguments)...);
   }
 
-  /// Stops all workers at the same time under one budget, waits until they have been reaped and tells how each went, see
-  /// LocalWorker::stop(). Takes effect when called; the awaitable only waits. A later one joins it. Cancelled once, the
-  /// workers get SIGTERM (and SIGKILL after term_grace), it waits for that and throws operation_aborted; cancelled twice
-  /// it ends at once and the reaper goes on alone.
+  /// Stops all workers at the same time under one budget, waits until they have been reaped and tells how each went,
+  /// see LocalWorker::stop(). Takes effect when called; the awaitable only waits. A later one joins it. Cancelled once,
+  /// the workers get SIGTERM (and SIGKILL after term_grace), it waits for that and throws operation_aborted; cancelled
+  /// twice it ends at once and the reaper goes on alone.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
 
   /// Those that are ready.
@@ -127,8 +129,8 @@ inline asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exce
 ///
 /// The body is kept alive while it runs. Cancelling reaches the body first; the pool is then stopped without patience
 /// (SIGTERM, and SIGKILL after term_grace), and further cancellations change nothing: when with_pool() returns, all
-/// workers have been reaped, also if it was cancelled while they were being started. GCC 12 destroys braced options twice
-/// in a `co_await` expression: name them first, as above.
+/// workers have been reaped, also if it was cancelled while they were being started. GCC 12 destroys braced options
+/// twice in a `co_await` expression: name them first, as above.
 template <class Body>
 auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&> {
   using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;

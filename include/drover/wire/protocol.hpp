@@ -110,8 +110,8 @@ struct WorkerEnvironment {
 
   std::string to_string() const;
 
-  /// Nothing if it is malformed. The version in it is of no account: a worker of another version must know that it is one,
-  /// so that its HELLO can tell.
+  /// Nothing if it is malformed. The version in it is of no account: a worker of another version must know that it is
+  /// one, so that its HELLO can tell.
   static std::optional<WorkerEnvironment> parse(std::string_view text);
 };
 

@@ -180,7 +180,7 @@ class Launch {
 
   [[noreturn]] void fail(int error, const std::filesystem::path& file) const {
     std::string what = "cannot start '" + name_ + "'";
-    struct stat status {};
+    struct stat status{};
     if (!command_.cwd.empty() && ::stat((command_.cwd / ".").c_str(), &status) != 0)
       what += ": its working directory '" + command_.cwd.native() + "' cannot be entered";
     else if (error == ENOENT && has_slash(file) && ::stat(file.c_str(), &status) == 0)

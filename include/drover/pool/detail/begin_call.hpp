@@ -1,5 +1,13 @@
 #pragma once
 
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
 #include <asio/any_io_executor.hpp>
 #include <asio/associated_cancellation_slot.hpp>
 #include <asio/associated_executor.hpp>
@@ -10,13 +18,6 @@
 #include <asio/post.hpp>
 #include <asio/prefer.hpp>
 #include <asio/use_awaitable.hpp>
-#include <exception>
-#include <memory>
-#include <optional>
-#include <string>
-#include <system_error>
-#include <type_traits>
-#include <utility>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
@@ -56,7 +57,8 @@ R open_outcome(const Outcome& outcome) {
       return result;
     }
   } catch (const DecodeError& error) {
-    throw Error(Errc::bad_arguments, std::string("the result is not of the type that call() asked for: ") + error.what());
+    throw Error(Errc::bad_arguments,
+                std::string("the result is not of the type that call() asked for: ") + error.what());
   }
 }
 
@@ -169,9 +171,10 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of call<R>() has to be default-constructible: asio::awaitable needs it");
   if constexpr (!std::is_void_v<R>)
-    static_assert(!refers_to_message<R>,
-                  "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
-                  "std::vector");
+    static_assert(
+        !refers_to_message<R>,
+        "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
+        "std::vector");
   try {
     if (!dispatcher) std::rethrow_exception(empty_handle());
     check(options);
@@ -181,8 +184,8 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
     (encoder.put(arguments), ...);
     dispatcher->submit(call, options);
     AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
-    return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(std::move(await),
-                                                                                                   asio::use_awaitable);
+    return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(
+        std::move(await), asio::use_awaitable);
   } catch (...) {
     return failed<R>(std::current_exception());
   }

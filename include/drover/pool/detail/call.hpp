@@ -1,12 +1,5 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
-#include <asio/associated_cancellation_slot.hpp>
-#include <asio/associated_executor.hpp>
-#include <asio/error.hpp>
-#include <asio/execution.hpp>
-#include <asio/post.hpp>
-#include <asio/prefer.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -20,6 +13,14 @@
 #include <system_error>
 #include <utility>
 
+#include <asio/any_io_executor.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/error.hpp>
+#include <asio/execution.hpp>
+#include <asio/post.hpp>
+#include <asio/prefer.hpp>
+
 #include <drover/detail/home.hpp>
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
@@ -32,8 +33,8 @@ namespace drover::inline v1::detail {
 class Dispatcher;
 class Lane;
 
-/// Makes the exception of a failure, anew for each caller: they may be on different threads, and ThreadSanitizer doesn't
-/// see the count of owners that libstdc++ keeps in an exception.
+/// Makes the exception of a failure, anew for each caller: they may be on different threads, and ThreadSanitizer
+/// doesn't see the count of owners that libstdc++ keeps in an exception.
 using Cause = std::function<std::exception_ptr()>;
 
 inline std::exception_ptr aborted() {
@@ -59,21 +60,21 @@ class Receiver {
   virtual void post(std::shared_ptr<class Call> call) = 0;
 };
 
-/// One call, from call() until its routine has ended. The fields in the first group are guarded by the dispatcher's mutex.
-/// Who awaits it (the receiver) is a resident of the awaiting coroutine's context: whoever moves it out of that home may
-/// resume it. Calls are reused, with the memory they have grown.
+/// One call, from call() until its routine has ended. The fields in the first group are guarded by the dispatcher's
+/// mutex. Who awaits it (the receiver) is a resident of the awaiting coroutine's context: whoever moves it out of that
+/// home may resume it. Calls are reused, with the memory they have grown.
 class Call final : public Resident, public std::enable_shared_from_this<Call> {
  public:
   CallState state = CallState::queued;
-  DeadlineHook deadline;                 // of the call while the caller waits; then of kill_after
+  DeadlineHook deadline;  // of the call while the caller waits; then of kill_after
   Timeout kill_after;
-  Lane* lane = nullptr;                  // while it has a place in a worker
+  Lane* lane = nullptr;  // while it has a place in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  ByteBuffer request;                    // routine and arguments, until it is sent
-  std::shared_ptr<Call> next;            // in the queue, towards its end
+  ByteBuffer request;          // routine and arguments, until it is sent
+  std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
-  bool has_outcome = false;              // it ended before it was awaited, or is to be resumed by a post
+  bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post
 
   std::weak_ptr<Dispatcher> dispatcher;
 

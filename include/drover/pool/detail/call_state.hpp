@@ -26,10 +26,10 @@ enum class CallEvent : std::uint8_t {
 
 struct CallStep {
   CallState next{};
-  bool answers_caller{};      ///< with what belongs to the event
+  bool answers_caller{};  ///< with what belongs to the event
   bool leaves_queue{};
   bool gives_place_back{};
-  bool cancels_in_worker{};   ///< sends CANCEL, and from now on `kill_after` runs
+  bool cancels_in_worker{};  ///< sends CANCEL, and from now on `kill_after` runs
 
   friend constexpr bool operator==(const CallStep&, const CallStep&) = default;
 };

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
-#include <asio/query.hpp>
-#include <asio/steady_timer.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -13,6 +10,10 @@
 #include <system_error>
 #include <utility>
 #include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/query.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/balancer.hpp>
@@ -106,8 +107,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   const Dispatcher* open_batch() const noexcept { return std::exchange(gathering, this); }
   void close_batch(const Dispatcher* before);
 
-  /// A RESULT is there, or the worker has gone. Gives the place back, hands it to the next call in line and tells whether
-  /// the caller is to be told: with finish(), once the mutex is free.
+  /// A RESULT is there, or the worker has gone. Gives the place back, hands it to the next call in line and tells
+  /// whether the caller is to be told: with finish(), once the mutex is free.
   bool settle(Call& call, CallEvent event);
 
   std::size_t queued() const noexcept { return queue_.size(); }

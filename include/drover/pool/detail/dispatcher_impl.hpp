@@ -1,8 +1,9 @@
 #pragma once
 
+#include <algorithm>
+
 #include <asio/bind_executor.hpp>
 #include <asio/error.hpp>
-#include <algorithm>
 
 #include <drover/pool/detail/dispatcher.hpp>
 
@@ -14,11 +15,14 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
     std::string wanted;
     for (const auto& tag : options.tags)
       if (!tags_.contains(tag)) wanted += (wanted.empty() ? "" : ", ") + tag;
-    return std::make_exception_ptr(Error(Errc::no_such_worker, "CallOptions::tags asks for what WorkerOptions::tags does not have: " + wanted));
+    return std::make_exception_ptr(
+        Error(Errc::no_such_worker, "CallOptions::tags asks for what WorkerOptions::tags does not have: " + wanted));
   }
   if (call.request.size() > max_message_size_)
-    return std::make_exception_ptr(Error(Errc::message_too_large, "the arguments take " + std::to_string(call.request.size()) +
-                                             " bytes, WorkerOptions::max_message_size allows " + std::to_string(max_message_size_)));
+    return std::make_exception_ptr(
+        Error(Errc::message_too_large, "the arguments take " + std::to_string(call.request.size()) +
+                                           " bytes, WorkerOptions::max_message_size allows " +
+                                           std::to_string(max_message_size_)));
   if (options.deadline && *options.deadline <= Duration::zero())
     return std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call's deadline was over when it was made"));
   return std::nullopt;
@@ -60,8 +64,9 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   Lane* lane = nullptr;
   if (!refusal && queue_.empty()) lane = choose();
   if (!refusal && lane == nullptr && max_queued_ && queue_.size() >= *max_queued_)
-    refusal = std::make_exception_ptr(Error(Errc::overloaded, std::to_string(queue_.size()) +
-                                                " calls wait already, as many as PoolOptions::max_queued allows"));
+    refusal = std::make_exception_ptr(
+        Error(Errc::overloaded,
+              std::to_string(queue_.size()) + " calls wait already, as many as PoolOptions::max_queued allows"));
   if (refusal) {
     call->state = step(call->state, CallEvent::refused).next;
     call->keep({std::move(*refusal), {}, {}});
@@ -141,7 +146,8 @@ inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr fail
     if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
     if (todo.cancels_in_worker) {
       call.lane->owner().send_cancel(call.id);
-      if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at) time(call, *kill_at);
+      if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
+        time(call, *kill_at);
     }
     if (!todo.answers_caller) return;
   }

@@ -1,10 +1,11 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
 #include <functional>
 #include <memory>
 #include <new>
 #include <utility>
+
+#include <asio/any_io_executor.hpp>
 
 #include <drover/detail/courier.hpp>
 #include <drover/event.hpp>

@@ -39,7 +39,9 @@ class Lane {
   Lane(Owner& owner, std::size_t capacity) : owner_(owner), capacity_(capacity) {}
 
   Owner& owner() const noexcept { return owner_; }
-  Load load() const noexcept { return {.ready = open_ && data_.has_value(), .in_flight = in_flight_, .capacity = capacity_}; }
+  Load load() const noexcept {
+    return {.ready = open_ && data_.has_value(), .in_flight = in_flight_, .capacity = capacity_};
+  }
   bool has_data() const noexcept { return data_.has_value(); }
   Channel& data() noexcept { return *data_; }
   std::uint64_t last_id() const noexcept { return last_id_; }
@@ -91,7 +93,8 @@ class Lane {
   std::shared_ptr<Call> answered(const FrameHeader& header) {
     if (header.type != FrameType::result || header.slot >= places_.size() || !places_[header.slot] ||
         places_[header.slot]->id != header.id)
-      throw Error(Errc::protocol_error, "a worker answered a call that it was not given (" + std::to_string(header.id) + ")");
+      throw Error(Errc::protocol_error,
+                  "a worker answered a call that it was not given (" + std::to_string(header.id) + ")");
     return places_[header.slot];
   }
 

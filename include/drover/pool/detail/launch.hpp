@@ -1,22 +1,21 @@
 #pragma once
 
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <utility>
 
 #include <drover/os/credentials.hpp>
 #include <drover/os/detail/child.hpp>
-#include <drover/os/fd.hpp>
 #include <drover/os/detail/pidfd.hpp>
+#include <drover/os/fd.hpp>
 #include <drover/os/life_lock.hpp>
 #include <drover/pool/options.hpp>
-#include <drover/wire/protocol.hpp>
 #include <drover/wire/detail/role.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover::inline v1::detail {
 
@@ -43,7 +42,8 @@ inline void widen_send_buffer(int fd) noexcept {
 inline Launched launch(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
-        "this process is itself a worker that has not reached drover::serve() yet: call drover::in_worker() first thing in "
+        "this process is itself a worker that has not reached drover::serve() yet: call drover::in_worker() first "
+        "thing in "
         "main() and serve() if it says true, or workers will start workers without end");
   auto [control, control_of_worker] = socket_pair();
   auto [data, data_of_worker] = socket_pair();
@@ -73,7 +73,9 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   extras.env.emplace_back(environment_name, environment.to_string());
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
-  return {.child = Child::spawn(options.command, std::move(extras)), .control = std::move(control), .data = std::move(data)};
+  return {.child = Child::spawn(options.command, std::move(extras)),
+          .control = std::move(control),
+          .data = std::move(data)};
 }
 
 }  // namespace drover::inline v1::detail

@@ -1,15 +1,16 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
-#include <asio/awaitable.hpp>
-#include <asio/post.hpp>
-#include <asio/steady_timer.hpp>
-#include <asio/this_coro.hpp>
 #include <exception>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
 
 #include <drover/detail/async_event.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
@@ -21,9 +22,7 @@
 namespace drover::inline v1::detail {
 
 /// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
-class PoolCore final : public Resident,
-                       public WorkerCore::Supervision,
-                       public std::enable_shared_from_this<PoolCore> {
+class PoolCore final : public Resident, public WorkerCore::Supervision, public std::enable_shared_from_this<PoolCore> {
  public:
   static std::shared_ptr<PoolCore> create(const asio::any_io_executor& executor, PoolOptions options);
 
@@ -89,7 +88,8 @@ class PoolCore final : public Resident,
   bool stopping_ = false;
   std::size_t ready_at_start_ = 0;
   std::exception_ptr start_failure_;  // the first
-  const std::shared_ptr<AsyncEvent> start_settled_ = std::make_shared<AsyncEvent>();  // all are ready, or one has failed
+  const std::shared_ptr<AsyncEvent> start_settled_ =
+      std::make_shared<AsyncEvent>();  // all are ready, or one has failed
   std::uint64_t crashes_ = 0;
   std::uint64_t restarts_ = 0;
 };

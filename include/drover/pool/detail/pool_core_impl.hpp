@@ -1,7 +1,8 @@
 #pragma once
 
-#include <asio/use_awaitable.hpp>
 #include <string>
+
+#include <asio/use_awaitable.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/pool_core.hpp>
@@ -25,7 +26,8 @@ inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& e
 }
 
 inline std::shared_ptr<WorkerCore> PoolCore::make_worker() {
-  auto core = WorkerCore::create(*executor_, options_.worker, dispatcher_, events_, {.takes_calls = true, .solo = false});
+  auto core =
+      WorkerCore::create(*executor_, options_.worker, dispatcher_, events_, {.takes_calls = true, .solo = false});
   core->supervise(weak_from_this());
   return core;
 }
@@ -94,8 +96,8 @@ inline void PoolCore::worker_ended(WorkerCore& core) {
     if (stopping_) return;
     if (starting_) {
       if (!cause)
-        cause = std::make_exception_ptr(
-            Error(Errc::start_failed, "worker '" + options_.worker.name + "' ended while the others were started", exit));
+        cause = std::make_exception_ptr(Error(
+            Errc::start_failed, "worker '" + options_.worker.name + "' ended while the others were started", exit));
       if (!start_failure_) start_failure_ = std::move(cause);
       start_settled_->set();
       return;

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <asio/error.hpp>
 #include <optional>
 #include <system_error>
+
+#include <asio/error.hpp>
 
 #include <drover/error.hpp>
 #include <drover/timeout.hpp>
@@ -10,7 +11,8 @@
 namespace drover::inline v1::detail {
 
 /// The parent's half of stopping a worker, as data. However many ask, there is one stop with one absolute budget, which
-/// later ones may only shorten. Pure; whoever carries it out brings the time, sends STOP and hands `end_by` to the reap.
+/// later ones may only shorten. Pure; whoever carries it out brings the time, sends STOP and hands `end_by` to the
+/// reap.
 class StopState {
  public:
   struct Limits {
@@ -29,7 +31,8 @@ class StopState {
   /// SIGTERM is sent then if the worker has not gone.
   Deadline end_by() const noexcept { return end_by_; }
 
-  /// Someone wants it to stop. True if the limits are new or shorter now: STOP is to be sent (again), and the reap told.
+  /// Someone wants it to stop. True if the limits are new or shorter now: STOP is to be sent (again), and the reap
+  /// told.
   bool ask(Clock::time_point now, Timeout grace) {
     const Deadline drain = deadline_after(now, grace);
     const Deadline end = drain ? deadline_after(*drain, limits_.stop_margin) : Deadline{};

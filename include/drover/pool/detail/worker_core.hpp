@@ -1,9 +1,5 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
-#include <asio/awaitable.hpp>
-#include <asio/posix/stream_descriptor.hpp>
-#include <asio/steady_timer.hpp>
 #include <cstdint>
 #include <exception>
 #include <map>
@@ -12,6 +8,11 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <drover/detail/async_event.hpp>
 #include <drover/detail/courier.hpp>
@@ -26,8 +27,8 @@
 
 namespace drover::inline v1::detail {
 
-/// One worker process, from before its start until it has been reaped: the handshake, its two sockets, the stop. Guarded
-/// by its dispatcher's mutex. The process belongs to the reaper; this only asks for things.
+/// One worker process, from before its start until it has been reaped: the handshake, its two sockets, the stop.
+/// Guarded by its dispatcher's mutex. The process belongs to the reaper; this only asks for things.
 class WorkerCore final : public Resident, public Lane::Owner, public std::enable_shared_from_this<WorkerCore> {
  public:
   /// Who supervises it.
@@ -42,14 +43,15 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
 
   enum class Phase { fresh, starting, ready, ended };
 
-  /// `takes_calls`: connects the data socket once the worker is ready. `solo`: the dispatcher serves this worker only, so
-  /// that the worker's state is what new calls are told.
+  /// `takes_calls`: connects the data socket once the worker is ready. `solo`: the dispatcher serves this worker only,
+  /// so that the worker's state is what new calls are told.
   struct Mode {
     bool takes_calls = true, solo = true;
   };
 
   static std::shared_ptr<WorkerCore> create(const asio::any_io_executor& executor, WorkerOptions options,
-                                            std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events, Mode mode);
+                                            std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events,
+                                            Mode mode);
   ~WorkerCore();
 
   void supervise(std::weak_ptr<Supervision> supervision) { supervision_ = std::move(supervision); }
@@ -187,26 +189,26 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   std::weak_ptr<Supervision> supervision_;
 
   Phase phase_ = Phase::fresh;
-  bool announced_ = false;      // starting, but begin_start() has not come yet
-  std::unique_ptr<Io> io_;      // while the process lives and the context does
+  bool announced_ = false;                       // starting, but begin_start() has not come yet
+  std::unique_ptr<Io> io_;                       // while the process lives and the context does
   asio::any_io_executor executor_before_start_;  // moved into io_ at the start
   bool evicted_ = false;
   std::shared_ptr<Child> child_;
   std::optional<Channel> control_;
-  UniqueFd data_socket_;        // until the worker is ready
+  UniqueFd data_socket_;  // until the worker is ready
   Lane lane_;
   bool control_blocked_ = false;
   bool control_closed_ = false;
   bool start_bounded_ = false;
-  bool reading_ = false;        // someone is at the data socket
-  bool end_waits_ = false;      // on_ended() came meanwhile
-  bool watching_ = false;       // the data socket
+  bool reading_ = false;    // someone is at the data socket
+  bool end_waits_ = false;  // on_ended() came meanwhile
+  bool watching_ = false;   // the data socket
   std::optional<WorkerMetadata> metadata_;
   StopState stop_;
   bool expected_end_ = false;
   bool killed_for_a_call_ = false;
-  bool died_unasked_ = false;   // when the stop began it had ended already
-  StopReport report_;           // counts, as far as they are known
+  bool died_unasked_ = false;  // when the stop began it had ended already
+  StopReport report_;          // counts, as far as they are known
   std::exception_ptr start_failure_;
   std::exception_ptr failure_;  // why it was given up
   bool nonsense_ = false;       // what it sends is not read any more
@@ -218,7 +220,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
 
 }  // namespace drover::inline v1::detail
 
-#include <drover/pool/detail/worker_start_impl.hpp>
-#include <drover/pool/detail/worker_io_impl.hpp>
-#include <drover/pool/detail/worker_stop_impl.hpp>
 #include <drover/pool/detail/worker_end_impl.hpp>
+#include <drover/pool/detail/worker_io_impl.hpp>
+#include <drover/pool/detail/worker_start_impl.hpp>
+#include <drover/pool/detail/worker_stop_impl.hpp>

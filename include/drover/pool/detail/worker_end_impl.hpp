@@ -1,7 +1,8 @@
 #pragma once
 
-#include <asio/error.hpp>
 #include <limits>
+
+#include <asio/error.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/worker_core.hpp>
@@ -68,12 +69,14 @@ inline void WorkerCore::on_ended() {
       if (stop_.begun())
         start_failure_ = std::make_exception_ptr(std::system_error(std::error_code(asio::error::operation_aborted)));
       else if (reaped.terminated)
-        start_failure_ = std::make_exception_ptr(
-            Error(Errc::protocol_error, "worker '" + options_.name + "' closed its control socket before it was ready"));
+        start_failure_ = std::make_exception_ptr(Error(
+            Errc::protocol_error, "worker '" + options_.name + "' closed its control socket before it was ready"));
       else
-        start_failure_ = std::make_exception_ptr(
-            Error(Errc::start_failed, "worker '" + options_.name + "' (" + options_.command.program.string() +
-                                          ") ended before it was ready; does its main() reach drover::serve()?", reaped.exit));
+        start_failure_ =
+            std::make_exception_ptr(Error(Errc::start_failed,
+                                          "worker '" + options_.name + "' (" + options_.command.program.string() +
+                                              ") ended before it was ready; does its main() reach drover::serve()?",
+                                          reaped.exit));
     }
     phase_ = Phase::ended;
     if (stop_.begun()) {

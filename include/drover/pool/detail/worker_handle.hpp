@@ -1,10 +1,11 @@
 #pragma once
 
-#include <asio/any_io_executor.hpp>
-#include <asio/awaitable.hpp>
 #include <exception>
 #include <memory>
 #include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/worker_core.hpp>

@@ -76,8 +76,9 @@ inline Channel::Received WorkerCore::receive_control() {
     const auto received = receive_with_credentials(control_->fd(), room);
     if (received.bytes == 0) return Channel::Received::closed;
     if (received.sender && *received.sender != child_->pid())
-      throw Error(Errc::protocol_error, "process " + std::to_string(*received.sender) + " wrote to the control socket of worker '" +
-                                            options_.name + "', which is process " + std::to_string(child_->pid()));
+      throw Error(Errc::protocol_error, "process " + std::to_string(*received.sender) +
+                                            " wrote to the control socket of worker '" + options_.name +
+                                            "', which is process " + std::to_string(child_->pid()));
     control_->reader().commit(received.bytes);
     return Channel::Received::some;
   } catch (const Error&) {
@@ -137,7 +138,8 @@ inline void WorkerCore::control_frame(const Frame& frame) {
     }
     default: break;
   }
-  throw Error(Errc::protocol_error, "worker '" + options_.name + "' sent a message that does not belong on the control socket");
+  throw Error(Errc::protocol_error,
+              "worker '" + options_.name + "' sent a message that does not belong on the control socket");
 }
 
 inline void WorkerCore::control_closed() {
@@ -146,7 +148,8 @@ inline void WorkerCore::control_closed() {
   if (phase_ == Phase::starting && !start_failure_ && !stop_.begun()) {
     if (cut_off) {
       fail_start(std::make_exception_ptr(
-          Error(Errc::protocol_error, "worker '" + options_.name + "' closed its control socket in the middle of its greeting")));
+          Error(Errc::protocol_error,
+                "worker '" + options_.name + "' closed its control socket in the middle of its greeting")));
       return;
     }
     // Mostly it has ended, and how is about to be known. If not, it will never be ready, and its time will be over; but
@@ -197,8 +200,8 @@ inline void WorkerCore::fail_status_requests(const Cause& cause) {
 // Bounded: a worker that answers as fast as it is asked would keep this thread for ever.
 inline void WorkerCore::read_results() { read_data(16); }
 
-/// Reads at most so many times, or until nothing is left, and delivers; then watches the socket again. False if somebody
-/// else is at it, on another thread or further up this one's stack, who then does the rest.
+/// Reads at most so many times, or until nothing is left, and delivers; then watches the socket again. False if
+/// somebody else is at it, on another thread or further up this one's stack, who then does the rest.
 inline bool WorkerCore::read_data(int times) {
   auto held = lock();
   if (reading_) return false;
@@ -238,7 +241,8 @@ inline bool WorkerCore::read_data(int times) {
         auto call = lane_.answered(frame->header);
         if (!dispatcher_->settle(*call, CallEvent::answered)) continue;
         held.unlock();
-        Dispatcher::finish(std::move(call), {nullptr, static_cast<ResultStatus>(frame->header.status), frame->body}, true);
+        Dispatcher::finish(std::move(call), {nullptr, static_cast<ResultStatus>(frame->header.status), frame->body},
+                           true);
         held.lock();
         if (evicted_) break;  // meanwhile; its calls have been ended
       }

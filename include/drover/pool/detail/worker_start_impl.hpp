@@ -1,10 +1,11 @@
 #pragma once
 
+#include <algorithm>
+#include <stdexcept>
+
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
-#include <algorithm>
-#include <stdexcept>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/launch.hpp>
@@ -13,7 +14,11 @@
 namespace drover::inline v1::detail {
 
 inline WorkerCore::Io::Io(const asio::any_io_executor& ex)
-    : executor(ex), work(asio::prefer(ex, asio::execution::outstanding_work.tracked)), control(ex), data(ex), start_timer(ex) {}
+    : executor(ex),
+      work(asio::prefer(ex, asio::execution::outstanding_work.tracked)),
+      control(ex),
+      data(ex),
+      start_timer(ex) {}
 
 inline WorkerCore::Io::~Io() {
   // The channels own the descriptors; this only watches them.
@@ -24,8 +29,8 @@ inline WorkerCore::Io::~Io() {
 inline std::shared_ptr<WorkerCore> WorkerCore::create(const asio::any_io_executor& executor, WorkerOptions options,
                                                       std::shared_ptr<Dispatcher> dispatcher,
                                                       std::shared_ptr<EventSink> events, Mode mode) {
-  std::shared_ptr<WorkerCore> core(new WorkerCore(std::move(options), std::move(dispatcher), std::move(events),
-                                                  Courier::create(executor), mode));
+  std::shared_ptr<WorkerCore> core(
+      new WorkerCore(std::move(options), std::move(dispatcher), std::move(events), Courier::create(executor), mode));
   const auto& home = core->dispatcher_->home();
   const auto at_home = home->lock();
   if (home->down()) {
@@ -143,8 +148,8 @@ inline void WorkerCore::hello(const Frame& frame) {
   if (!version) throw Error(Errc::protocol_error, "the first message is no greeting of a drover worker");
   if (*version != protocol_version)
     throw Error(Errc::version_mismatch, "worker '" + options_.name + "' speaks version " + std::to_string(*version) +
-                                            " of the protocol, this program speaks " + std::to_string(protocol_version) +
-                                            "; build both with the same drover");
+                                            " of the protocol, this program speaks " +
+                                            std::to_string(protocol_version) + "; build both with the same drover");
   if (phase_ != Phase::starting || start_failure_ || stop_.begun()) return;
   WorkerMetadata metadata;
   try {

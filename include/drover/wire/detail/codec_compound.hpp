@@ -151,7 +151,8 @@ struct Wire<T, Form::fields> {
     std::apply([&out](const auto&... fields) { detail::encode_fields(out, fields...); }, fields_of(value));
   }
 
-  static T decode(Decoder& in) requires std::default_initializable<T> && requires(T& value) { drover_fields(value); }
+  static T decode(Decoder& in)
+    requires std::default_initializable<T> && requires(T& value) { drover_fields(value); }
   {
     const Level level(Raw::of(in));
     T value{};

@@ -42,9 +42,7 @@ std::size_t trusted(const RawDecoder& in, std::size_t claimed) {
 }
 
 template <class C>
-concept HasPlace = requires(C& c, typename C::value_type&& value) {
-  c.insert(std::move(value)).second;
-};
+concept HasPlace = requires(C& c, typename C::value_type&& value) { c.insert(std::move(value)).second; };
 template <class C>
 concept Fillable = std::default_initializable<C> &&(
     requires(C& c, typename C::value_type&& value) { c.push_back(std::move(value)); } ||
@@ -107,7 +105,9 @@ struct Wire<T, Form::sequence> {
     detail::encode_elements<Element>(out, value, detail::size_of(value));
   }
 
-  static T decode(Decoder& in) requires Fillable<T> {
+  static T decode(Decoder& in)
+    requires Fillable<T>
+  {
     RawDecoder& raw = Raw::of(in);
     T value;
     if constexpr (Packable<Element>) {
@@ -131,9 +131,8 @@ struct Wire<T, Form::sequence> {
   }
 
  private:
-  static constexpr bool copyable_at_once = Contiguous<T> && !std::same_as<Element, bool> && requires(T & c) {
-    c.resize(1);
-  };
+  static constexpr bool copyable_at_once =
+      Contiguous<T> && !std::same_as<Element, bool> && requires(T& c) { c.resize(1); };
 
   static void fill(T& value, const NumberRun& run) {
     if constexpr (copyable_at_once) {
@@ -177,7 +176,9 @@ struct Wire<T, Form::fixed_sequence> {
 
   static void encode(Encoder& out, const T& value) { detail::encode_elements<Element>(out, value, std::size(value)); }
 
-  static Decoded<T> decode(Decoder& in) requires(!std::is_array_v<T> && std::default_initializable<T>) {
+  static Decoded<T> decode(Decoder& in)
+    requires(!std::is_array_v<T> && std::default_initializable<T>)
+  {
     T value{};
     decode_elements(in, value);
     return value;
@@ -220,7 +221,9 @@ struct Wire<T, Form::map> {
     }
   }
 
-  static T decode(Decoder& in) requires std::default_initializable<T> {
+  static T decode(Decoder& in)
+    requires std::default_initializable<T>
+  {
     RawDecoder& raw = Raw::of(in);
     const Level level(raw);
     raw.expect(Kind::map);

@@ -36,40 +36,23 @@ enum class Kind : std::uint8_t {
 
 constexpr const char* describe(Kind kind) noexcept {
   switch (kind) {
-    case Kind::boolean:
-      return "a bool";
-    case Kind::integer:
-      return "an integer";
-    case Kind::unsigned_int:
-      return "an unsigned integer";
-    case Kind::floating:
-      return "a floating-point number";
-    case Kind::extended:
-      return "a long double";
-    case Kind::text:
-      return "a string";
-    case Kind::bytes:
-      return "bytes";
-    case Kind::numbers:
-      return "a sequence of numbers";
-    case Kind::sequence:
-      return "a sequence";
-    case Kind::map:
-      return "a map";
-    case Kind::optional:
-      return "an optional";
-    case Kind::variant:
-      return "a variant";
-    case Kind::tuple:
-      return "a tuple";
-    case Kind::duration:
-      return "a duration";
-    case Kind::time_point:
-      return "a time point";
-    case Kind::message:
-      return "a serialised message";
-    case Kind::custom:
-      return "a value with a codec of its own";
+    case Kind::boolean: return "a bool";
+    case Kind::integer: return "an integer";
+    case Kind::unsigned_int: return "an unsigned integer";
+    case Kind::floating: return "a floating-point number";
+    case Kind::extended: return "a long double";
+    case Kind::text: return "a string";
+    case Kind::bytes: return "bytes";
+    case Kind::numbers: return "a sequence of numbers";
+    case Kind::sequence: return "a sequence";
+    case Kind::map: return "a map";
+    case Kind::optional: return "an optional";
+    case Kind::variant: return "a variant";
+    case Kind::tuple: return "a tuple";
+    case Kind::duration: return "a duration";
+    case Kind::time_point: return "a time point";
+    case Kind::message: return "a serialised message";
+    case Kind::custom: return "a value with a codec of its own";
   }
   return "something malformed";
 }

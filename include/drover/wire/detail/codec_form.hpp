@@ -48,40 +48,32 @@ template <template <class...> class Template, class... Args>
 inline constexpr bool is_a<Template<Args...>, Template> = true;
 
 template <class T>
-concept HasCodec = requires {
-  sizeof(Codec<T>);
-};
+concept HasCodec = requires { sizeof(Codec<T>); };
 
 // drover_fields() may take its argument by reference or by const reference.
 template <class T>
-concept HasConstFields = requires(const T& value) {
-  drover_fields(value);
-};
+concept HasConstFields = requires(const T& value) { drover_fields(value); };
 template <class T>
-concept HasSomeFields = HasConstFields<T> || requires(T& value) {
-  drover_fields(value);
-};
+concept HasSomeFields = HasConstFields<T> || requires(T& value) { drover_fields(value); };
 
 // Converts to a T and to nothing else; or to what a T would be converted to, but not to a T.
 template <class T>
 struct OnlyA {
   template <class U>
-  requires std::same_as<std::remove_const_t<U>, T>
+    requires std::same_as<std::remove_const_t<U>, T>
   operator U&() const;
 };
 template <class T>
 struct OnlyLikeA {
   template <class U>
-  requires(!std::same_as<std::remove_const_t<U>, T> && (std::is_base_of_v<U, T> || std::is_convertible_v<T&, U>))
+    requires(!std::same_as<std::remove_const_t<U>, T> && (std::is_base_of_v<U, T> || std::is_convertible_v<T&, U>))
   operator U&() const;
 };
 
 /// Only a base class of it, or something that it converts to, has drover_fields(): the rest of it would get lost.
 template <class T>
-concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) {
-  drover_fields(value);
-}
-&&requires(OnlyLikeA<T> value) { drover_fields(value); };
+concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) { drover_fields(value); } &&
+                         requires(OnlyLikeA<T> value) { drover_fields(value); };
 template <class T>
 concept HasFields = HasSomeFields<T> && !InheritsFields<T>;
 
@@ -90,8 +82,7 @@ concept MessageLike = requires(const T& in, T& out, void* to, const void* from) 
   { in.ByteSizeLong() } -> std::convertible_to<std::size_t>;
   { in.SerializeToArray(to, 0) } -> std::convertible_to<bool>;
   { out.ParseFromArray(from, 0) } -> std::convertible_to<bool>;
-}
-|| requires(const T& in, T& out, std::string* to, const std::string& from) {
+} || requires(const T& in, T& out, std::string* to, const std::string& from) {
   { in.SerializeToString(to) } -> std::convertible_to<bool>;
   { out.ParseFromString(from) } -> std::convertible_to<bool>;
 };
@@ -101,8 +92,7 @@ concept PathLike = requires(const T& path) {
   typename T::string_type;
   typename T::format;
   { path.native() } -> std::same_as<const typename T::string_type&>;
-}
-&&std::constructible_from<T, typename T::string_type>;
+} && std::constructible_from<T, typename T::string_type>;
 
 template <class T, class... Others>
 inline constexpr bool is_one_of = (std::same_as<T, Others> || ...);
@@ -112,16 +102,15 @@ concept Iterable = requires(const T& c) {
   typename T::value_type;
   { c.begin() != c.end() } -> std::convertible_to<bool>;
   { *c.begin() } -> std::convertible_to<const typename T::value_type&>;
-}
-&&!std::same_as<typename T::value_type, T>;
+} && !std::same_as<typename T::value_type, T>;
 
 // Bytes: containers of std::byte whose elements lie side by side.
 template <class T>
-concept ByteRange = Iterable<T> && std::same_as<std::remove_cv_t<typename T::value_type>, std::byte> &&
-    requires(const T& c) {
-  { c.data() } -> std::convertible_to<const std::byte*>;
-  c.size();
-};
+concept ByteRange =
+    Iterable<T> && std::same_as<std::remove_cv_t<typename T::value_type>, std::byte> && requires(const T& c) {
+      { c.data() } -> std::convertible_to<const std::byte*>;
+      c.size();
+    };
 
 template <class T>
 concept MapLike = Iterable<T> && requires {
@@ -140,8 +129,9 @@ template <class T>
 inline constexpr bool is_own_pointer<std::unique_ptr<T>> = !std::is_array_v<T>;
 
 template <class T>
-concept StringLike = std::same_as<T, std::string_view> ||
-    (is_a<T, std::basic_string>&& requires(const T& text) { {std::string_view(text)}; });
+concept StringLike = std::same_as<T, std::string_view> || (is_a<T, std::basic_string> && requires(const T& text) {
+                       { std::string_view(text) };
+                     });
 
 /// For a T without const and volatile; the first that fits.
 template <class T>
@@ -223,9 +213,8 @@ inline constexpr bool refers_to_message = std::same_as<T, std::string_view>;
 template <class T, std::size_t Extent>
 inline constexpr bool refers_to_message<std::span<T, Extent>> = true;
 template <template <class...> class Template, class... Args>
-requires(
-    !std::same_as<Template<Args...>, std::string_view>) inline constexpr bool refers_to_message<Template<Args...>> =
-    (refers_to_message<Args> || ...);
+  requires(!std::same_as<Template<Args...>, std::string_view>)
+inline constexpr bool refers_to_message<Template<Args...>> = (refers_to_message<Args> || ...);
 
 template <class T>
 struct Wire<T, Form::custom> {
@@ -236,9 +225,10 @@ struct Wire<T, Form::custom> {
     Codec<T>::encode(out, value);
   }
 
-  static T decode(Decoder& in) requires requires {
-    { Codec<T>::decode(in) } -> std::convertible_to<T>;
-  }
+  static T decode(Decoder& in)
+    requires requires {
+      { Codec<T>::decode(in) } -> std::convertible_to<T>;
+    }
   {
     auto& raw = Raw::of(in);
     const Level level(raw);

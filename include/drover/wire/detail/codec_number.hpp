@@ -25,14 +25,10 @@ struct Number {
 
   Kind kind() const noexcept {
     switch (what) {
-      case Class::boolean:
-        return Kind::boolean;
-      case Class::integer:
-        return Kind::integer;
-      case Class::unsigned_int:
-        return Kind::unsigned_int;
-      default:
-        return Kind::floating;
+      case Class::boolean: return Kind::boolean;
+      case Class::integer: return Kind::integer;
+      case Class::unsigned_int: return Kind::unsigned_int;
+      default: return Kind::floating;
     }
   }
 };
@@ -101,14 +97,10 @@ T to_number(const Number& number) {
 inline Number take_number(RawDecoder& in, const char* wanted) {
   const Kind kind = in.kind(wanted);
   switch (kind) {
-    case Kind::integer:
-      return {.what = Number::Class::integer, .integer = in.fixed<std::int64_t>()};
-    case Kind::unsigned_int:
-      return {.what = Number::Class::unsigned_int, .unsigned_int = in.fixed<std::uint64_t>()};
-    case Kind::floating:
-      return {.what = Number::Class::floating, .floating = in.fixed<double>()};
-    default:
-      RawDecoder::mismatch(wanted, kind);
+    case Kind::integer: return {.what = Number::Class::integer, .integer = in.fixed<std::int64_t>()};
+    case Kind::unsigned_int: return {.what = Number::Class::unsigned_int, .unsigned_int = in.fixed<std::uint64_t>()};
+    case Kind::floating: return {.what = Number::Class::floating, .floating = in.fixed<double>()};
+    default: RawDecoder::mismatch(wanted, kind);
   }
 }
 
@@ -230,26 +222,16 @@ struct NumberRun {
         if (value > 1) decode_failed("malformed bool");
         return {.what = Number::Class::boolean, .unsigned_int = value};
       }
-      case 0x21:
-        return {.what = Number::Class::integer, .integer = load<std::int8_t>(place)};
-      case 0x22:
-        return {.what = Number::Class::integer, .integer = load<std::int16_t>(place)};
-      case 0x24:
-        return {.what = Number::Class::integer, .integer = load<std::int32_t>(place)};
-      case 0x28:
-        return {.what = Number::Class::integer, .integer = load<std::int64_t>(place)};
-      case 0x31:
-        return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint8_t>(place)};
-      case 0x32:
-        return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint16_t>(place)};
-      case 0x34:
-        return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint32_t>(place)};
-      case 0x38:
-        return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint64_t>(place)};
-      case 0x44:
-        return {.what = Number::Class::floating, .floating = static_cast<double>(load<float>(place))};
-      default:
-        return {.what = Number::Class::floating, .floating = load<double>(place)};
+      case 0x21: return {.what = Number::Class::integer, .integer = load<std::int8_t>(place)};
+      case 0x22: return {.what = Number::Class::integer, .integer = load<std::int16_t>(place)};
+      case 0x24: return {.what = Number::Class::integer, .integer = load<std::int32_t>(place)};
+      case 0x28: return {.what = Number::Class::integer, .integer = load<std::int64_t>(place)};
+      case 0x31: return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint8_t>(place)};
+      case 0x32: return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint16_t>(place)};
+      case 0x34: return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint32_t>(place)};
+      case 0x38: return {.what = Number::Class::unsigned_int, .unsigned_int = load<std::uint64_t>(place)};
+      case 0x44: return {.what = Number::Class::floating, .floating = static_cast<double>(load<float>(place))};
+      default: return {.what = Number::Class::floating, .floating = load<double>(place)};
     }
   }
 

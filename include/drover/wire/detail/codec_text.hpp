@@ -37,7 +37,9 @@ struct Wire<T, Form::text> {
     Raw::of(out).tagged_bytes(Kind::text, text.data(), text.size());
   }
 
-  static Decoded<T> decode(Decoder& in) requires(!std::is_array_v<T> && !std::is_pointer_v<T>) {
+  static Decoded<T> decode(Decoder& in)
+    requires(!std::is_array_v<T> && !std::is_pointer_v<T>)
+  {
     Raw::of(in).expect(Kind::text);
     const std::string_view text = Raw::of(in).counted_bytes();
     if constexpr (PathLike<T>)
@@ -82,10 +84,10 @@ struct Wire<T, Form::bytes> {
     Raw::of(out).tagged_bytes(Kind::bytes, value.data(), value.size());
   }
 
-  static Decoded<T> decode(Decoder& in) requires std::same_as<T, std::span<const std::byte>> ||
-      requires(T& c, const std::byte* at) {
-    c.assign(at, at);
-  } || is_std_array<T> {
+  static Decoded<T> decode(Decoder& in)
+    requires std::same_as<T, std::span<const std::byte>> ||
+             requires(T& c, const std::byte* at) { c.assign(at, at); } || is_std_array<T>
+  {
     const std::span<const std::byte> bytes = take_bytes(Raw::of(in));
     if constexpr (is_std_array<T>) {
       T value;
@@ -124,7 +126,9 @@ struct Wire<T, Form::message> {
     if (!done) throw std::invalid_argument("a message could not be serialised: " + std::string(name));
   }
 
-  static T decode(Decoder& in) requires std::default_initializable<T> {
+  static T decode(Decoder& in)
+    requires std::default_initializable<T>
+  {
     RawDecoder& raw = Raw::of(in);
     raw.expect(Kind::message);
     T value;

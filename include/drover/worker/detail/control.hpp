@@ -158,12 +158,9 @@ class ControlThread {
       case FrameType::stop:
         if (const auto body = decode_body<StopBody>(frame.body)) return stop(frame.header.id, *body, now);
         break;
-      case FrameType::cancel:
-        return cancel(frame.header.id);
-      case FrameType::status:
-        return report(frame.header.id, now);
-      default:
-        break;
+      case FrameType::cancel: return cancel(frame.header.id);
+      case FrameType::status: return report(frame.header.id, now);
+      default: break;
     }
     throw Error(Errc::protocol_error, "unexpected frame on the control socket");
   }

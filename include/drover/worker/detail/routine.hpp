@@ -66,10 +66,9 @@ struct Signature {
   /// Calls f(values...), each as the parameter it is for: moved unless it is wanted by const reference.
   template <class F>
   static Result call(F& f, const std::stop_token&, Values& values) {
-    return [&]<std::size_t... I>(std::index_sequence<I...>)->Result {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) -> Result {
       return f(static_cast<Parameters&&>(std::get<I>(values))...);
-    }
-    (std::index_sequence_for<Parameters...>{});
+    }(std::index_sequence_for<Parameters...>{});
   }
 };
 
@@ -80,10 +79,9 @@ struct StoppableSignature : Signature<Result, Parameters...> {
 
   template <class F>
   static Result call(F& f, const std::stop_token& stop, Values& values) {
-    return [&]<std::size_t... I>(std::index_sequence<I...>)->Result {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) -> Result {
       return f(stop, static_cast<Parameters&&>(std::get<I>(values))...);
-    }
-    (std::index_sequence_for<Parameters...>{});
+    }(std::index_sequence_for<Parameters...>{});
   }
 };
 
@@ -92,7 +90,7 @@ struct SignatureFor {
   using type = Signature<Result, Parameters...>;
 };
 template <class Result, class First, class... Rest>
-requires std::is_same_v<std::decay_t<First>, std::stop_token>
+  requires std::is_same_v<std::decay_t<First>, std::stop_token>
 struct SignatureFor<Result, First, Rest...> {
   static_assert(!std::is_lvalue_reference_v<First> || std::is_const_v<std::remove_reference_t<First>>,
                 "take the std::stop_token by value");
@@ -102,7 +100,7 @@ struct SignatureFor<Result, First, Rest...> {
 template <class F>
 struct SignatureOf {};
 template <class F>
-requires requires { &F::operator(); }
+  requires requires { &F::operator(); }
 struct SignatureOf<F> : SignatureOf<decltype(&F::operator())> {};
 template <class R, class... P>
 struct SignatureOf<R (*)(P...)> : SignatureFor<R, P...> {};
@@ -118,9 +116,7 @@ template <class R, class C, class... P>
 struct SignatureOf<R (C::*)(P...) const noexcept> : SignatureFor<R, P...> {};
 
 template <class F>
-concept HasSignature = requires {
-  typename SignatureOf<F>::type;
-};
+concept HasSignature = requires { typename SignatureOf<F>::type; };
 
 template <class T>
 inline constexpr bool is_awaitable = false;

@@ -17,7 +17,7 @@ inline void on_worker_signal(int signo) noexcept {
   const int saved = errno;
   WorkerState* const state = this_worker.load();
   if (state == nullptr || ::getpid() != state->pid || state->phase.load() == WorkerState::Phase::booting) {
-    struct sigaction by_default {};
+    struct sigaction by_default{};
     by_default.sa_handler = SIG_DFL;
     ::sigaction(signo, &by_default, nullptr);
     ::raise(signo);  // blocked until this handler returns
@@ -31,7 +31,7 @@ inline void on_worker_signal(int signo) noexcept {
 /// What main() has set up otherwise stays as it is.
 inline void install_worker_signals() noexcept {
   for (const int signo : {SIGTERM, SIGINT, SIGHUP}) {
-    struct sigaction action {};
+    struct sigaction action{};
     if (::sigaction(signo, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
     action = {};
     action.sa_handler = on_worker_signal;
