@@ -27,8 +27,7 @@ using drover::detail::DeadlineHook;
 using drover::detail::Deadlines;
 using drover::detail::step;
 
-// ---- the states
-// ------------------------------------------------------------------------------------------------------
+// ---- the states -----------------------------------------------------------------------------------------------------
 
 constexpr std::array states{CallState::queued, CallState::running, CallState::abandoned, CallState::ended};
 constexpr std::array events{CallEvent::sent,    CallEvent::answered,     CallEvent::cancelled,
@@ -120,8 +119,7 @@ TEST(CallState, NoSequenceOfEventsAnswersTwiceOrLosesAPlace) {
   }
 }
 
-// ---- the deadlines
-// ---------------------------------------------------------------------------------------------------
+// ---- the deadlines --------------------------------------------------------------------------------------------------
 
 struct Item {
   DeadlineHook deadline;
@@ -181,8 +179,7 @@ TEST(Deadlines, ComeOutInOrder) {
   EXPECT_TRUE(deadlines.empty());
 }
 
-// ---- the queue
-// -------------------------------------------------------------------------------------------------------
+// ---- the queue ------------------------------------------------------------------------------------------------------
 
 TEST(CallQueue, KeepsItsOrderWhoeverLeaves) {
   std::mt19937 random(17);

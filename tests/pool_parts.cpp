@@ -32,8 +32,7 @@ using drover::detail::StopState;
 
 constexpr Clock::time_point zero{};
 
-// ---- the balancer
-// ----------------------------------------------------------------------------------------------------
+// ---- the balancer ---------------------------------------------------------------------------------------------------
 
 TEST(Balancer, NobodyIsChosenAmongNone) {
   EXPECT_EQ(least_loaded({}), std::nullopt);
@@ -78,8 +77,7 @@ TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
   }
 }
 
-// ---- the supervisor
-// --------------------------------------------------------------------------------------------------
+// ---- the supervisor -------------------------------------------------------------------------------------------------
 
 RestartPolicy policy(std::size_t max, Duration within, Duration backoff, Duration max_backoff) {
   return {.max_restarts = max, .within = within, .backoff = backoff, .max_backoff = max_backoff};
@@ -130,8 +128,7 @@ TEST(Supervisor, ExtremeDelaysDoNotOverflow) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero), 0s);  // nothing is ever within no time
 }
 
-// ---- the stop
-// --------------------------------------------------------------------------------------------------------
+// ---- the stop -------------------------------------------------------------------------------------------------------
 
 constexpr StopState::Limits limits{.stop_margin = 5s, .shutdown_grace = 10s};
 
@@ -269,8 +266,7 @@ TEST(StopState, NothingEverLengthensIt) {
   }
 }
 
-// ---- the options
-// -----------------------------------------------------------------------------------------------------
+// ---- the options ----------------------------------------------------------------------------------------------------
 
 template <class Options>
 std::string refusal(const std::function<void(Options&)>& spoil) {

@@ -179,6 +179,31 @@ TEST(ResourcePoolEnd, WhatIsPostedButNotBegunGoesWithTheContext) {
   }
 }
 
+// A strand goes before what drover keeps in its context: who waits on it is destroyed where his wait is ended, and what
+// he holds is given back there.
+TEST(ResourcePoolEnd, LeasesOfThoseThatWaitOnAStrandGoWithThem) {
+  int finalized = 0;
+  std::optional<Pool> pool;
+  {
+    asio::io_context context;
+    Pool before(context.get_executor(), [](const std::string&) { return Value(); });
+    const asio::any_io_executor strand = asio::make_strand(context);
+    pool.emplace(
+        strand, [](const std::string&) { return Value(); }, Pool::Options{.finalizer = [&](Value&) { ++finalized; }});
+    bool waits = false;
+    const auto hold_and_wait = [](Pool& from, bool& about_to) -> asio::awaitable<void> {
+      const Pool::Lease held = co_await from.acquire("held");
+      auto never_made = from.acquire("never made");
+      about_to = true;
+      const Pool::Lease none = co_await std::move(never_made);
+    };
+    asio::co_spawn(strand, hold_and_wait(*pool, waits), asio::detached);
+    while (!waits) ASSERT_NE(context.poll_one(), 0u);
+  }
+  EXPECT_EQ(finalized, 0);
+  EXPECT_EQ(pool->stats().total_entries, 0u);
+}
+
 TEST(ResourcePoolEnd, ThoseThatWaitInAnotherContextAreToldThatThePoolsIsGone) {
   asio::io_context other;
   Ending acquiring, releasing;

@@ -34,8 +34,7 @@ WorkerOptions brief() {
   return options;
 }
 
-// ---- orders of destruction
-// --------------------------------------------------------------------------------------------
+// ---- orders of destruction ------------------------------------------------------------------------------------------
 
 /// A context with threads that run it, and the executor that things are made with.
 class Place {
@@ -204,8 +203,7 @@ TEST_F(Lifetimes, ManyThreadsMayUseWorkersOfOneContext) {
   place.end();
 }
 
-// ---- handlers of events
-// -----------------------------------------------------------------------------------------------
+// ---- handlers of events ---------------------------------------------------------------------------------------------
 
 // L-09
 TEST_F(Lifetimes, AnEventHandlerThatThrowsOrIsSlowHarmsNothingAndSeesTheOrder) {
@@ -281,6 +279,36 @@ TEST_F(Lifetimes, AnEventHandlerMayStopOrDestroyItsWorker) {
         EXPECT_FALSE((*worker)->alive());
       },
   });
+  EXPECT_TRUE(soon_childless());
+}
+
+// A strand goes before what drover keeps in its context: who waits on it is destroyed where his wait is ended, and what
+// he owns goes there, too.
+TEST_F(Lifetimes, WorkersOfThoseThatWaitOnAStrandGoWithThem) {
+  {
+    asio::io_context context;
+    auto called = std::make_unique<LocalWorker>(context.get_executor(), brief());
+    auto other = std::make_unique<LocalWorker>(context.get_executor(), brief());
+    run(context, called->start());
+    run(context, other->start());
+    context.restart();
+    const auto strand = asio::make_strand(context);
+    bool waits = false, queued = false;
+    const auto wait = [](LocalWorker& worker, std::unique_ptr<LocalWorker>, bool& about_to) -> asio::awaitable<void> {
+      auto call = worker.call<std::string>("doze", 30000);
+      about_to = true;
+      co_await std::move(call);
+    };
+    const auto queue = [](std::unique_ptr<LocalWorker>, bool& about_to) -> asio::awaitable<void> {
+      const auto executor = co_await asio::this_coro::executor;
+      about_to = true;
+      co_await asio::post(executor, asio::use_awaitable);
+    };
+    asio::co_spawn(strand, wait(*called, std::move(other), waits), asio::detached);
+    while (!waits) ASSERT_NE(context.run_one(), 0u);
+    asio::co_spawn(strand, queue(std::move(called), queued), asio::detached);
+    while (!queued) ASSERT_NE(context.run_one(), 0u);
+  }
   EXPECT_TRUE(soon_childless());
 }
 

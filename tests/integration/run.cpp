@@ -22,8 +22,7 @@ PoolOptions own_pool(std::size_t size) {
   return options;
 }
 
-// ---- the hosts
-// -------------------------------------------------------------------------------------------------------
+// ---- the hosts ------------------------------------------------------------------------------------------------------
 
 void tell(const WorkerPool& pool) {
   for (const auto& worker : pool.workers()) support::say(std::to_string(worker.pid));
@@ -92,8 +91,7 @@ int host(std::string_view mode) {
   return 90;
 }
 
-// ---- the tests
-// -------------------------------------------------------------------------------------------------------
+// ---- the tests ------------------------------------------------------------------------------------------------------
 
 struct Host {
   std::shared_ptr<ReadPipe> told = std::make_shared<ReadPipe>(), errors = std::make_shared<ReadPipe>();

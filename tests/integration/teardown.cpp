@@ -34,8 +34,7 @@ WorkerOptions brief() {
   return options;
 }
 
-// ---- a scenario is torn down after each number of handlers
-// ------------------------------------------------------------
+// ---- a scenario is torn down after each number of handlers ----------------------------------------------------------
 
 /// What a scenario leaves to be destroyed before or after its context.
 struct Owned {
@@ -154,8 +153,7 @@ TEST_F(TearingDown, AFailingStartMayBreakOffAfterAnyHandler) {
 TEST_F(TearingDown, APoolsLifeMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_a_pool); }
 TEST_F(TearingDown, WithPoolMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_a_pool_around); }
 
-// ---- cancelled after each number of handlers
-// --------------------------------------------------------------------------
+// ---- cancelled after each number of handlers ------------------------------------------------------------------------
 
 /// Cancels the scenario once or twice, the second time some handlers later. False if it was over before.
 bool cancelled_after(int handlers, int again_after, asio::awaitable<void> (*scenario)(std::shared_ptr<Owned>)) {

@@ -26,6 +26,8 @@
 
 #include <drover/worker/serve.hpp>
 
+#include "support/sanitizers.hpp"
+
 /// An allocator with a lock, which a routine can hold for ever.
 std::mutex allocator;
 [[gnu::noinline]] void* operator new(std::size_t size) {
@@ -44,6 +46,9 @@ void tell(char what) { [[maybe_unused]] const auto written = ::write(STDOUT_FILE
 volatile bool endless = true;
 void spin() {
   while (endless) {
+#ifdef DROVER_TEST_TSAN
+    ::usleep(1);  // it runs signal handlers only where the program calls something
+#endif
   }
 }
 

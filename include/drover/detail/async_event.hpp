@@ -32,7 +32,7 @@ class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
 
   /// From any thread, any number of times; the first one counts.
   void complete(std::error_code ec) {
-    const auto held = home_->lock();
+    const Home::Posting posting(*home_);
     if (done_ || home_->down()) return;
     done_ = true;
     result_ = ec;
@@ -89,9 +89,10 @@ class HandlerWaiter final : public Waiter {
     Completion(Completion&&) noexcept = default;
     Completion& operator=(Completion&&) = delete;
     ~Completion() {
-      if (waiter) waiter->pending_.reset();
+      if (waiter && !Home::Posting::postpone(waiter, let_go)) let_go(waiter.get());
     }
     void operator()() { std::exchange(waiter, nullptr)->finish(); }
+    static void let_go(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
 
     std::shared_ptr<HandlerWaiter> waiter;
   };

@@ -38,8 +38,8 @@ class Resident {
 /// What drover keeps in an execution context, one for each context. Objects outside hold it by shared_ptr and so may
 /// outlive the context: from then on the home is down, and nothing can be posted or moved in any more.
 ///
-/// Lock order: an object's own mutex first, a home's last. Under a home's lock only move in, move out and post; never
-/// run code of the user's.
+/// Lock order: an object's own mutex first, a home's last. Under a home's lock only move in, move out and post (see
+/// Posting); never run code of the user's.
 class Home {
  public:
   static std::shared_ptr<Home> of(asio::execution_context& context);
@@ -68,6 +68,37 @@ class Home {
     r.previous_ = r.next_ = nullptr;
     return std::exchange(r.self_, nullptr);
   }
+
+  /// Holds the lock while something is posted. An executor whose context is half gone (a strand, say, goes before the
+  /// homes do) destroys at once what it is given; handlers of the user's have to wait for the end of the lock.
+  class Posting {
+   public:
+    explicit Posting(Home& home) : before_(std::exchange(current_, this)), held_(home.mutex_) {}
+    Posting(const Posting&) = delete;
+    Posting& operator=(const Posting&) = delete;
+    ~Posting() {
+      current_ = before_;
+      held_.unlock();
+      if (dropped_) let_go_(dropped_.get());
+    }
+
+    /// What was posted is being destroyed, and with it `owner`, which is to let go of something. If this thread is
+    /// posting that is done once the lock has gone; false: the caller may do it now.
+    static bool postpone(std::shared_ptr<void> owner, void (*let_go)(void*) noexcept) noexcept {
+      if (current_ == nullptr) return false;
+      current_->dropped_ = std::move(owner);
+      current_->let_go_ = let_go;
+      return true;
+    }
+
+   private:
+    static constinit inline thread_local Posting* current_ = nullptr;
+
+    Posting* const before_;
+    std::shared_ptr<void> dropped_;
+    void (*let_go_)(void*) noexcept = nullptr;
+    std::unique_lock<std::mutex> held_;
+  };
 
  private:
   class Service;

@@ -120,8 +120,9 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
 
   /// Resumes by a post to the coroutine's executor, with the kept outcome.
   void post_receiver() {
-    const auto held = home->lock();
-    if (home->down()) return;
+    const std::shared_ptr<Home> at = home;
+    const Home::Posting posting(*at);
+    if (at->down()) return;
     if (const auto self = home->move_out(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
   }
 
@@ -168,12 +169,14 @@ class Resumption {
   Resumption(Resumption&&) noexcept = default;
   Resumption& operator=(Resumption&&) = delete;
   ~Resumption() {
-    if (call_) call_->destroy_receiver();
+    if (call_ && !Home::Posting::postpone(call_, let_go)) let_go(call_.get());
   }
 
   void operator()() { Call::resume_with_kept_outcome(std::move(call_)); }
 
  private:
+  static void let_go(void* dropped) noexcept { static_cast<Call*>(dropped)->destroy_receiver(); }
+
   std::shared_ptr<Call> call_;
 };
 

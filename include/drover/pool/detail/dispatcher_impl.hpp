@@ -157,16 +157,18 @@ inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr fail
 template <class Emplace>
 bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Emplace emplace) {
   auto home = Home::of(asio::query(executor, asio::execution::context));
-  const auto held = lock();
+  bool ended = false;
   {
+    const auto held = lock();
     const auto at_home = home->lock();
     if (home->down()) return false;
     call->home = home;
     call->same_executor = io_ && io_->executor == executor;
     emplace(*call);
     home->move_in(call);
+    ended = call->has_outcome;
   }
-  if (call->has_outcome) call->post_receiver();
+  if (ended) call->post_receiver();
   return true;
 }
 
