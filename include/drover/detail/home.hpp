@@ -4,9 +4,14 @@
 #include <mutex>
 #include <utility>
 
+#include <asio/basic_waitable_timer.hpp>
 #include <asio/execution_context.hpp>
+#include <asio/io_context.hpp>
+#include <asio/strand.hpp>
 
+#include <drover/detail/context_executor.hpp>
 #include <drover/detail/pin.hpp>
+#include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail {
 
@@ -129,13 +134,25 @@ class Home::Service : public asio::execution_context::service {
  public:
   inline static asio::execution_context::id id;
 
-  explicit Service(asio::execution_context& context) : service(context), home_(std::make_shared<Home>()) {
+  explicit Service(asio::execution_context& context) : service(after_asio(context)), home_(std::make_shared<Home>()) {
     pin_this_object();
   }
 
   const std::shared_ptr<Home>& home() const noexcept { return home_; }
 
  private:
+  /// Services are shut down in the reverse order of their making, and some of Asio's take it ill if they are used from
+  /// other threads meanwhile (timers) or afterwards (strands). So they are made first. Another kind of context than
+  /// Asio's gets nothing that it has not asked for.
+  static asio::execution_context& after_asio(asio::execution_context& context) {
+    if (asio::has_service<asio::detail::io_context_impl>(context)) {
+      const ContextExecutor here(context);
+      const asio::strand<ContextExecutor> strand(here);
+      const asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer(here);
+    }
+    return context;
+  }
+
   void shutdown() noexcept override { home_->shut_down(); }
 
   std::shared_ptr<Home> home_;

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include <asio/basic_waitable_timer.hpp>
-#include <asio/execution.hpp>
 #include <asio/execution_context.hpp>
 #include <asio/io_context.hpp>
 
+#include <drover/detail/context_executor.hpp>
 #include <drover/detail/home.hpp>
 #include <drover/timeout.hpp>
 
@@ -25,31 +25,13 @@ class TimerTarget {
   ~TimerTarget() = default;
 };
 
-/// The scheduler that every context of Asio's runs on, as far as this file needs it. It is the one thing that drover
-/// uses of Asio's internals; where it has changed, the timer counts as work.
+/// The scheduler that every context of Asio's runs on, as far as this file needs it. It and its name are all that
+/// drover uses of Asio's internals; where it has changed, the timer counts as work.
 template <class S>
 concept CountsWork = requires(S& scheduler) {
   scheduler.work_started();
   scheduler.work_finished();
   { scheduler.can_dispatch() } -> std::convertible_to<bool>;
-};
-
-/// Knows the context and nothing else: it tracks no work, and what it executes runs where it is.
-class ContextExecutor {
- public:
-  explicit ContextExecutor(asio::execution_context& context) noexcept : context_(&context) {}
-
-  asio::execution_context& query(asio::execution::context_t) const noexcept { return *context_; }
-
-  template <class F>
-  void execute(F function) const {
-    std::move(function)();
-  }
-
-  friend bool operator==(const ContextExecutor& a, const ContextExecutor& b) noexcept = default;
-
- private:
-  asio::execution_context* context_;
 };
 
 /// A steady timer whose pending wait is not work: it does not keep run() or join() from returning. The Asio timer is
