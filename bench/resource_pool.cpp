@@ -23,6 +23,7 @@
 #include <vector>
 
 #include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
 #include <asio/io_context.hpp>
 #include <asio/steady_timer.hpp>
 
@@ -190,6 +191,17 @@ void try_acquire(benchmark::State& state, Order order) {
   }
 }
 
+/// What an awaitable costs that does nothing: acquire() is one, release() another.
+asio::awaitable<void> nothing() { co_return; }
+asio::awaitable<void> await_nothing(benchmark::State& state) {
+  for (auto _ : state) co_await nothing();
+}
+void raw_await(benchmark::State& state) {
+  asio::io_context context;
+  asio::co_spawn(context, await_nothing(state), asio::detached);
+  context.run();
+}
+
 asio::awaitable<void> acquire_and_drop(benchmark::State& state, Pool& pool, Walk walk) {
   for (auto _ : state) {
     auto lease = co_await pool.acquire(std::string_view(walk.next()));
@@ -254,6 +266,7 @@ int main(int argc, char** argv) {
   std::thread([] {}).join();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RegisterBenchmark("raw_await", raw_await);
   add(Order::hot);
   add(Order::any);
   benchmark::RunSpecifiedBenchmarks();

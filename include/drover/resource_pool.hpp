@@ -97,12 +97,16 @@ class ResourcePool {
   };
 
   struct Options {
-    Duration ttl{};         // how long a value is kept that nobody leases; 0: not at all
-    Finalizer finalizer{};  // none: the value is just destroyed, on the thread that let it go
-    std::function<void(std::exception_ptr)>
-        on_error{};                                // a finalizer threw, or a factory for which nobody waits any more
-    std::optional<std::size_t> max_idle{};         // more idle values than that: the least recently used one goes
-    std::function<void(const Event&)> on_event{};  // in order, one at a time; what it throws is dropped
+    /// How long a value is kept that nobody leases; 0: not at all.
+    Duration ttl{};
+    /// None: the value is just destroyed, on the thread that let it go.
+    Finalizer finalizer{};
+    /// A finalizer threw, or a factory for which nobody waits any more.
+    std::function<void(std::exception_ptr)> on_error{};
+    /// More idle values than that: the least recently used one goes.
+    std::optional<std::size_t> max_idle{};
+    /// In order, one at a time; what it throws is dropped.
+    std::function<void(const Event&)> on_event{};
   };
 
   /// Exact at the moment of the call. Every key that has an entry is in one of three states: its value is being made,

@@ -19,6 +19,7 @@
 
 #include <asio/co_spawn.hpp>
 #include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <drover/os/detail/child.hpp>
 #include <drover/os/process.hpp>
@@ -179,6 +180,7 @@ int closed_stdio(int closed, const std::string& report) {
 // Not even the background thread has been started when there are no descriptors left.
 int no_descriptors() {
   asio::io_context context;
+  const asio::steady_timer timer(context);  // Asio's own descriptors
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = 32;

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
+#include <fcntl.h>
 #include <memory>
 #include <mutex>
+#include <unistd.h>
 #include <utility>
 
 #include <asio/basic_waitable_timer.hpp>
@@ -145,12 +148,22 @@ class Home::Service : public asio::execution_context::service {
   /// other threads meanwhile (timers) or afterwards (strands). So they are made first. Another kind of context than
   /// Asio's gets nothing that it has not asked for.
   static asio::execution_context& after_asio(asio::execution_context& context) {
-    if (asio::has_service<asio::detail::io_context_impl>(context)) {
-      const ContextExecutor here(context);
-      const asio::strand<ContextExecutor> strand(here);
+    if (!asio::has_service<asio::detail::io_context_impl>(context)) return context;
+    const ContextExecutor here(context);
+    const asio::strand<ContextExecutor> strand(here);
+    // Asio's reactor takes up to four descriptors; where they run out half-way it loses the first ones.
+    if (descriptors_left(4))
       const asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer(here);
-    }
     return context;
+  }
+
+  static bool descriptors_left(std::size_t count) noexcept {
+    if (count == 0) return true;
+    const int fd = ::open("/", O_PATH | O_CLOEXEC);
+    if (fd < 0) return false;
+    const bool left = descriptors_left(count - 1);
+    ::close(fd);
+    return left;
   }
 
   void shutdown() noexcept override { home_->shut_down(); }
