@@ -1,5 +1,6 @@
 #include <atomic>
 #include <gtest/gtest.h>
+#include <string>
 #include <thread>
 
 #include <asio/bind_cancellation_slot.hpp>
@@ -7,6 +8,7 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
 
@@ -30,6 +32,23 @@ TEST(AsyncEvent, AlreadySetDoesNotSuspend) {
   Counts counts;
   asio::co_spawn(context, AsyncEvent::wait(event), counts.counter());
   context.run();
+  EXPECT_EQ(counts.ended, 1);
+}
+
+TEST(AsyncEvent, AlreadySetMayComeBackAfterWhatWasPostedBefore) {
+  auto event = std::make_shared<AsyncEvent>();
+  asio::io_context context;
+  std::string order;
+  auto body = [&]() -> asio::awaitable<void> {
+    asio::post(context, [&] { order += "posted "; });
+    event->set();
+    co_await AsyncEvent::wait(event, AsyncEvent::Resume::posted);
+    order += "told";
+  };
+  Counts counts;
+  asio::co_spawn(context, body(), counts.counter());
+  context.run();
+  EXPECT_EQ(order, "posted told");
   EXPECT_EQ(counts.ended, 1);
 }
 

@@ -148,28 +148,13 @@ class EventLog {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-inline std::string what_is_open() {
-  std::string text;
-  for (const auto& each : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code ec;
-    text += each.path().filename().string() + " " + std::filesystem::read_symlink(each.path(), ec).string() + "\n";
-  }
-  return text;
-}
-
-/// Where calls and pools are tested. What outlives a scenario has to end soon after it: no child is left then, and no
-/// more descriptors are open than before (the reaper closes its own last, those of the warm-up too).
+/// Where calls and pools are tested. What outlives a scenario has to end soon after it.
 class Calls : public Workers {
  protected:
   void TearDown() override {
     EXPECT_TRUE(soon_childless(8s));
-    for (const auto until = Clock::now() + slack; open_descriptors() > before_ && Clock::now() < until;)
-      ::poll(nullptr, 0, 1);
-    EXPECT_LE(open_descriptors(), before_) << what_is_open();
+    Workers::TearDown();
   }
-
- private:
-  const std::size_t before_ = open_descriptors();
 };
 class CallsAnywhere : public Calls, public ::testing::WithParamInterface<Where> {
  protected:

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <exception>
 #include <fcntl.h>
+#include <filesystem>
 #include <gtest/gtest.h>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <sys/wait.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -151,12 +153,21 @@ inline void await_stopped(pid_t pid) {
   ::waitid(P_PID, static_cast<id_t>(pid), &info, WSTOPPED | WNOWAIT);
 }
 
-inline std::size_t open_descriptors() {
+/// What is open, a line each. Without those in /proc: the reaper's thread may be having a look around there.
+inline std::vector<std::string> what_is_open(bool in_proc_too = false) {
+  std::vector<std::string> open;
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir("/proc/self/fd"), &::closedir);
-  std::size_t count = 0;
-  while (::readdir(folder.get()) != nullptr) ++count;
-  return count;
+  while (const dirent* entry = ::readdir(folder.get())) {
+    if (entry->d_name[0] == '.' || std::stoi(entry->d_name) == ::dirfd(folder.get())) continue;
+    std::error_code ec;
+    const std::string file = std::filesystem::read_symlink(std::string("/proc/self/fd/") + entry->d_name, ec).string();
+    if (ec || (!in_proc_too && file.starts_with("/proc/"))) continue;
+    open.push_back(std::string(entry->d_name) + " " + file);
+  }
+  return open;
 }
+
+inline std::size_t open_descriptors() { return what_is_open().size(); }
 
 inline Duration since(Clock::time_point start) { return Clock::now() - start; }
 
@@ -167,19 +178,19 @@ class Processes : public ::testing::Test {
     Command warm_up = child({});  // what is opened once stays open
     auto process = Process::spawn(warm_up);
     support::run(process.wait());  // not drover::run()
-    // The reaper may have a look around /proc yet, as below.
-    for (std::size_t count = 0; (before_ = open_descriptors()) != count; count = before_) ::poll(nullptr, 0, 2);
+    before_ = what_is_open();
   }
   void TearDown() override {
     int status = 0;
     EXPECT_EQ(::waitpid(-1, &status, WNOHANG), -1) << "a child is left";
-    // The reaper may have a look around /proc yet.
-    for (const auto start = Clock::now(); open_descriptors() != before_ && since(start) < slack;) ::poll(nullptr, 0, 2);
-    EXPECT_EQ(open_descriptors(), before_);
+    for (const auto start = Clock::now(); what_is_open(true).size() != before_.size() && since(start) < slack;)
+      ::poll(nullptr, 0, 2);
+    const auto after = what_is_open(true);
+    EXPECT_EQ(after.size(), before_.size()) << ::testing::PrintToString(before_) << ::testing::PrintToString(after);
   }
 
  private:
-  std::size_t before_ = 0;
+  std::vector<std::string> before_;
 };
 
 }  // namespace support

@@ -134,9 +134,12 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
       if (const auto waiter = weak.lock()) waiter->complete({});
   }
 
-  /// Ends with operation_aborted if it is cancelled, which leaves the event and its other waiters as they are.
-  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
-    if (event->is_set()) co_return;
+  enum class Resume { at_once, posted };
+
+  /// Ends with operation_aborted if it is cancelled, which leaves the event and its other waiters as they are. If it is
+  /// set already this comes back at once, or else after what its executor was given before.
+  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event, Resume resume = Resume::at_once) {
+    if (resume == Resume::at_once && event->is_set()) co_return;
     Initiation initiation{std::move(event)};
     co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::error_code)>(std::move(initiation),
                                                                                         asio::use_awaitable);

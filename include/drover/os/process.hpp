@@ -8,9 +8,6 @@
 #include <utility>
 
 #include <asio/awaitable.hpp>
-#include <asio/post.hpp>
-#include <asio/this_coro.hpp>
-#include <asio/use_awaitable.hpp>
 
 #include <drover/detail/async_event.hpp>
 #include <drover/error.hpp>
@@ -113,12 +110,9 @@ class Process {
   static asio::awaitable<void> told(ChildPtr child, std::shared_ptr<detail::AsyncEvent> event) {
     if (child->foreign())
       throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
-    const bool suspends = !event->is_set();
-    co_await detail::AsyncEvent::wait(event);
-    if (suspends || !child->has_lines()) co_return;
-    // The last lines may be queued on this very executor: let them go first.
-    auto executor = co_await asio::this_coro::executor;
-    co_await asio::post(executor, asio::use_awaitable);
+    // Its last lines may be queued on this very executor: let them go first.
+    const auto resume = child->has_lines() ? detail::AsyncEvent::Resume::posted : detail::AsyncEvent::Resume::at_once;
+    co_await detail::AsyncEvent::wait(event, resume);
   }
 
   ChildPtr child_;
