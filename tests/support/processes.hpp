@@ -161,7 +161,7 @@ inline std::vector<std::string> what_is_open(bool in_proc_too = false) {
     if (entry->d_name[0] == '.' || std::stoi(entry->d_name) == ::dirfd(folder.get())) continue;
     std::error_code ec;
     const std::string file = std::filesystem::read_symlink(std::string("/proc/self/fd/") + entry->d_name, ec).string();
-    if (ec || (!in_proc_too && file.starts_with("/proc/"))) continue;
+    if (ec || (!in_proc_too && file.starts_with("/proc"))) continue;
     open.push_back(std::string(entry->d_name) + " " + file);
   }
   return open;
@@ -183,9 +183,11 @@ class Processes : public ::testing::Test {
   void TearDown() override {
     int status = 0;
     EXPECT_EQ(::waitpid(-1, &status, WNOHANG), -1) << "a child is left";
-    for (const auto start = Clock::now(); what_is_open(true).size() != before_.size() && since(start) < slack;)
+    auto after = what_is_open(true);
+    for (const auto start = Clock::now(); after.size() != before_.size() && since(start) < slack;) {
       ::poll(nullptr, 0, 2);
-    const auto after = what_is_open(true);
+      after = what_is_open(true);
+    }
     EXPECT_EQ(after.size(), before_.size()) << ::testing::PrintToString(before_) << ::testing::PrintToString(after);
   }
 
