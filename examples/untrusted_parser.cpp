@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <sys/resource.h>
@@ -34,7 +35,8 @@ void sabotage(const std::string& name) {
     for (volatile bool forever = true; forever;) {
     }
   if (name.starts_with("leak"))
-    for (std::vector<std::string> hoard;;) hoard.emplace_back(std::size_t{1} << 24, 'x');
+    for (std::vector<std::unique_ptr<char[]>> hoard;;)
+      hoard.push_back(std::make_unique_for_overwrite<char[]>(std::size_t{1} << 24));
 }
 
 std::size_t parse(std::string name, std::string text) {

@@ -26,6 +26,7 @@
 
 #include "support/processes.hpp"
 #include "support/sanitizers.hpp"
+#include "support/ticker.hpp"
 
 /// What tests of workers need.
 namespace support {
@@ -205,37 +206,6 @@ inline void run_together(std::vector<std::function<asio::awaitable<void>()>> sce
   context.run_for(bound);
   EXPECT_EQ(left, 0u) << "scenarios did not finish";
 }
-
-/// Tells whether somebody has blocked the loop: ticks every 10 ms, and remembers the longest gap.
-class Ticker {
- public:
-  explicit Ticker(asio::any_io_executor executor) : state_(std::make_shared<State>(executor)) {
-    asio::co_spawn(executor, tick(state_), [](std::exception_ptr) {});
-  }
-  ~Ticker() {
-    state_->stopped = true;
-    state_->timer.cancel();
-  }
-  Duration longest_gap() const { return state_->longest; }
-
- private:
-  struct State {
-    explicit State(const asio::any_io_executor& executor) : timer(executor) {}
-    asio::steady_timer timer;
-    Duration longest{};
-    bool stopped = false;
-  };
-  static asio::awaitable<void> tick(std::shared_ptr<State> state) {
-    for (auto last = Clock::now(); !state->stopped;) {
-      state->timer.expires_after(10ms);
-      co_await state->timer.async_wait(asio::use_awaitable);
-      const auto now = Clock::now();
-      state->longest = std::max<Duration>(state->longest, now - last);
-      last = now;
-    }
-  }
-  std::shared_ptr<State> state_;
-};
 
 /// Until `text` comes as a line from the pipe, without blocking the loop.
 inline asio::awaitable<void> said(std::shared_ptr<ReadPipe> pipe, std::string text) {
