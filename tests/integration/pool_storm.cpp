@@ -72,7 +72,7 @@ void storm(std::size_t max_in_flight) {
           const std::set<pid_t> there = pids(pool);
           std::erase_if(dying, [&](pid_t pid) { return !there.contains(pid); });
           if (there.empty()) continue;
-          const pid_t pid = *std::next(there.begin(), random() % there.size());
+          const pid_t pid = *std::next(there.begin(), static_cast<std::ptrdiff_t>(random() % there.size()));
           if (!dying.insert(pid).second) continue;
           ::kill(pid, SIGKILL);
           ++killed;
