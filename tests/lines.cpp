@@ -267,6 +267,25 @@ TEST_F(Lines, TheirHandlerGoesWithTheLastThatNeedsIt) {
   EXPECT_EQ(held.use_count(), 1);
 }
 
+TEST_F(Lines, GoNowhereOnceTheOwnerOfTheRunningProcessIsGone) {
+  asio::io_context context;
+  std::vector<std::string> lines;
+  Command command = telling({"ignore", "15", "say", "a\n", "sleep", "50", "say", "b\n", "sleep", "20"},
+                            context.get_executor(), [&](std::string_view line) { lines.emplace_back(line); });
+  auto process = Process::spawn(command);
+  const pid_t pid = process.pid();
+  while (lines.empty()) {
+    context.restart();
+    context.run_for(1ms);
+  }
+  process = Process();
+  EXPECT_TRUE(soon_gone(pid));
+  while (::waitpid(-1, nullptr, WNOHANG) != -1) ::poll(nullptr, 0, 1);  // it has been reaped, too
+  context.restart();
+  context.poll();
+  EXPECT_EQ(lines, std::vector<std::string>{"a"});
+}
+
 TEST_F(Lines, EndRacesTheEndOfTheContext) {
   for (int round = 0; round < 50; ++round) {
     Process process;

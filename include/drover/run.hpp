@@ -18,6 +18,8 @@
 #include <asio/io_context.hpp>
 #include <asio/signal_set.hpp>
 
+#include <drover/wire/detail/role.hpp>
+
 namespace drover::inline v1 {
 namespace detail {
 
@@ -52,6 +54,7 @@ struct RunState {
   }
 
   void watch_signals() {
+    if (started_as_worker()) return;  // there the signals are the worker's own
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
       if (ignored(number)) continue;
       signals.add(number);
@@ -95,11 +98,14 @@ T run(asio::awaitable<T> main, int& signal) {
 }  // namespace detail
 
 /// Runs a coroutine to its end on an io_context of its own, on this thread, and returns its result or throws what it
-/// threw. SIGINT, SIGTERM and SIGHUP cancel it (terminal cancellation), each time one comes; it then has to end by
-/// itself. One that is ignored stays so. Their dispositions are taken over for that time, and set to the default
-/// afterwards, as asio::signal_set does. Returns when the coroutine has ended: what else waits on the context then goes
-/// with it silently, so await in the coroutine what has to be finished, or stop() what has to be stopped. If somebody
-/// stops the context before that, it throws operation_aborted.
+/// threw. Returns when the coroutine has ended: what else waits on the context then goes with it silently, so await in
+/// the coroutine what has to be finished, or stop() what has to be stopped. If somebody stops the context before that,
+/// it throws operation_aborted.
+///
+/// SIGINT, SIGTERM and SIGHUP cancel it (terminal cancellation), each time one comes; it then has to end by itself. One
+/// that is ignored stays so. Their dispositions are taken over for that time, and set to the default afterwards, as
+/// asio::signal_set does. Not in a worker, which has its own use for these signals: routines may call this, and nothing
+/// cancels it there.
 template <class T>
 T run(asio::awaitable<T> main) {
   int signal = 0;

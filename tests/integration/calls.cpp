@@ -92,6 +92,37 @@ asio::awaitable<void> large_payloads() {
 }
 TEST_F(Calls, OfFiftyMebibytesBothWays) { on_one_thread(large_payloads); }
 
+// The bound is of calls and answers; what drover itself has to say gets through, however small it is.
+asio::awaitable<void> small_messages() {
+  for (const std::size_t size : {std::size_t{1}, std::size_t{60}, std::size_t{200}}) {
+    WorkerOptions options = call_worker();
+    options.max_message_size = size;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const pid_t pid = worker.pid();
+    const std::string text(size, 'x');
+    EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", text)) == Errc::message_too_large);
+    if (size > 1) {
+      EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+      const std::uint64_t count = size;
+      EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", count)) == Errc::message_too_large);
+      EXPECT_TRUE(co_await failure_of(worker.call("no such routine")) == Errc::unknown_routine);
+      try {
+        co_await worker.call("throw_int");
+        ADD_FAILURE() << "it did not throw";
+      } catch (const RemoteError& error) {
+        EXPECT_EQ(error.type(), "int");
+      }
+    }
+    EXPECT_EQ((co_await worker.status()).in_flight, 0u);
+    EXPECT_EQ(worker.pid(), pid);
+    const StopReport report = co_await worker.stop();
+    EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+    EXPECT_FALSE(report.rpc);
+  }
+}
+TEST_P(CallsAnywhere, MayBeHeldToSmallMessages) { run_scenario(small_messages); }
+
 // C-02
 asio::awaitable<void> refusals() {
   WorkerOptions options = call_worker();

@@ -110,6 +110,23 @@ TEST_F(Signals, ASignalShortensAStopAndAStopADrainThatASignalBegan) {
 }
 
 // D-05
+// A routine may use run(), which takes signals over in other programs; in a worker they stay the worker's.
+TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const Started s = co_await started();
+    EXPECT_EQ(co_await s.worker->call<int>("run_inside"), 9);
+    const Task<std::string> call(executor, s.worker->call<std::string>("nap", 30000, 0));
+    co_await said(s.pipe, "napping");
+    ::kill(s.worker->pid(), SIGTERM);
+    const Failure failure = co_await call.failure();
+    EXPECT_EQ(failure, Errc::stopping);
+    co_await until_ended(s.worker, slack);
+    const StopReport report = co_await s.worker->stop();
+    EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  }});
+}
+
 TEST_F(Signals, ManySignalsAtRandomTimesEndAWorkerCleanly) {
   const auto storm = [](unsigned seed) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;

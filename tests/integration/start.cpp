@@ -73,6 +73,20 @@ TEST_F(Starting, ConstructionIsInert) {
   const StopReport report = run(context, fresh.stop());
   EXPECT_FALSE(report.rpc);
   EXPECT_EQ(report.exit.kind, ExitStatus::Kind::unknown);
+  {
+    // A stop begins when it is called: this one had nothing to stop, whenever it is awaited.
+    auto too_early = fresh.stop();
+    run(context, fresh.start());
+    EXPECT_EQ(run(context, std::move(too_early)).exit.kind, ExitStatus::Kind::unknown);
+    EXPECT_TRUE(fresh.alive());
+    EXPECT_TRUE(run(context, fresh.stop()).exit.success());
+    drover::WorkerProcess process(context.get_executor(), plain_worker());
+    auto reap_too_early = process.reap();
+    run(context, process.start());
+    EXPECT_FALSE(run(context, std::move(reap_too_early)).terminated);
+    EXPECT_TRUE(process.alive());
+    run(context, process.reap(0s));
+  }
   LocalWorker empty;
   EXPECT_EQ(run(context, failure_of(empty.start())), Errc::not_running);
   EXPECT_EQ(run(context, failure_of(empty.stop())), Errc::not_running);

@@ -24,6 +24,7 @@
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 
+#include <drover/run.hpp>
 #include <drover/worker/routines.hpp>
 
 #include "support/sanitizers.hpp"
@@ -132,6 +133,11 @@ inline drover::Routines worker_routines() {
       .add("square", [](int x) { return x * x; })
       .add("nap", nap)
       .add("nap_long", [] { return nap(30000, 0); })
+      .add("run_inside",
+           [] {
+             const auto nine = []() -> asio::awaitable<int> { co_return 9; };
+             return drover::run(nine());
+           })
       .add("doze",  // as nap, without a word
            [](int milliseconds) -> asio::awaitable<std::string> {
              asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(milliseconds));

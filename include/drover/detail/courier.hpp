@@ -34,7 +34,7 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   /// False if the context is gone.
   bool post(std::function<void()> function) {
     const std::lock_guard held(mutex_);
-    if (!executor_ || finishing_) return false;
+    if (!executor_) return false;
     queue_.push_back(std::move(function));
     if (!std::exchange(under_way_, true)) send();
     return true;
@@ -44,16 +44,6 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   void close() noexcept {
     evict();
     leave();
-  }
-
-  /// Nothing more is taken; what has been taken still runs.
-  void finish() noexcept {
-    {
-      const std::lock_guard held(mutex_);
-      finishing_ = true;
-      if (under_way_) return;
-    }
-    close();
   }
 
  private:
@@ -72,13 +62,9 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
     struct Next {  // also if one throws, which goes to whoever runs the context
       Courier& courier;
       ~Next() {
-        {
-          const std::lock_guard held(courier.mutex_);
-          courier.under_way_ = !courier.queue_.empty() && courier.executor_;
-          if (courier.under_way_) courier.send();
-          if (courier.under_way_ || !courier.finishing_) return;
-        }
-        courier.close();
+        const std::lock_guard held(courier.mutex_);
+        courier.under_way_ = !courier.queue_.empty() && courier.executor_;
+        if (courier.under_way_) courier.send();
       }
     } next{*this};
     std::size_t left = 0;
@@ -117,7 +103,6 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   std::optional<asio::any_io_executor> executor_;  // empty: closed
   std::deque<std::function<void()>> queue_;
   bool under_way_ = false;  // one is posted, or runs
-  bool finishing_ = false;
 };
 
 }  // namespace drover::inline v1::detail

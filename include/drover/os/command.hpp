@@ -44,7 +44,8 @@ class Stdio {
   /// even if some other process holds its other end.
   ///
   /// The handler runs in order and one call at a time, also where one Stdio serves several processes. What it throws is
-  /// ignored. Lines to come are no work that keeps a context running; when it is gone they go nowhere.
+  /// ignored. Lines to come are no work that keeps a context running; when it is gone they go nowhere, nor once the
+  /// owner of the running process (Process, LocalWorker, ...) has been destroyed.
   /// The Stdio may outlive it. The handler is destroyed with the last Stdio and process that need it, or with the
   /// context. Throws std::invalid_argument if executor or handler is empty.
   static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler) {

@@ -26,9 +26,9 @@ namespace drover::inline v1 {
 /// not covered. drover's background thread waits for it; the host must not: a status taken by somebody else
 /// (waitpid(-1), SIGCHLD ignored) is told as ExitStatus::Kind::unknown.
 ///
-/// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking. So does a normal end of the
-/// program, which then lasts until its processes are gone, but no longer than term_grace + 1 s. In a forked copy of the
-/// program destructors do nothing.
+/// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking; its lines (Stdio::lines) go
+/// nowhere from then on. A normal end of the program ends it too, and then lasts until its processes are gone, but no
+/// longer than term_grace + 1 s. In a forked copy of the program destructors do nothing.
 ///
 /// Any thread may call any member, but not move, assign or destroy it meanwhile. Moving disturbs nothing that waits. An
 /// empty one, default-constructed or moved from, does not run.

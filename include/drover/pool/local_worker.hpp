@@ -97,8 +97,8 @@ inline asio::awaitable<StopReport> LocalWorker::stop() {
 }
 inline asio::awaitable<StopReport> LocalWorker::stop(Timeout grace) {
   if (!handle_) return detail::failed<StopReport>(detail::empty_handle());
-  handle_.core()->begin_stop(grace);
-  return detail::WorkerCore::await_stop(handle_.core());
+  const bool begun = handle_.core()->begin_stop(grace);
+  return detail::WorkerCore::await_stop(begun ? handle_.core() : nullptr);
 }
 
 inline asio::awaitable<WorkerStatus> LocalWorker::status() {

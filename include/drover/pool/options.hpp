@@ -43,9 +43,11 @@ struct WorkerOptions {
   /// Calls that the worker runs at a time, the others wait in the parent. With 1 a crash takes one call with it; raise
   /// it for routines that are coroutines.
   std::size_t max_in_flight = 1;
-  /// Bytes of one message, each way.
+  /// Bytes of one message, each way: a call with its arguments, an answer.
   std::size_t max_message_size = std::size_t{64} << 20;
-  /// Told what happens to the worker, in order, on the executor the worker was made with. What it throws is dropped.
+  /// Told what happens to the worker, in order, on the executor that the worker or the pool was made with. What it
+  /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must
+  /// not block until they return); nothing is told once the worker or the pool has been destroyed.
   std::function<void(const Event&)> on_event{};
 };
 

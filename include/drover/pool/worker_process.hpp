@@ -54,8 +54,8 @@ inline asio::awaitable<ReapReport> WorkerProcess::reap() {
 }
 inline asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
   if (!handle_) return detail::failed<ReapReport>(detail::empty_handle());
-  handle_.core()->begin_reap(patience);
-  return detail::WorkerCore::await_reap(handle_.core());
+  const bool begun = handle_.core()->begin_reap(patience);
+  return detail::WorkerCore::await_reap(begun ? handle_.core() : nullptr);
 }
 
 inline pid_t WorkerProcess::pid() const { return handle_ ? handle_.core()->pid() : 0; }

@@ -36,7 +36,7 @@ struct RoutinesAccess;
 /// `std::stop_token` as the first parameter is stopped as well, even while the routine blocks the main thread; stop
 /// callbacks run on a thread of their own. A plain function without one can't be cancelled once it has begun.
 ///
-/// **Exceptions** become RemoteError at the caller, with type and text. They never end the worker.
+/// **Exceptions** become RemoteError at the caller, with type and text, of 64 KiB at most. They never end the worker.
 ///
 /// One thread at a time; nothing may be added once serve() has begun.
 class Routines {

@@ -77,7 +77,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// Begins at once, joins an earlier one and may only shorten it. What is due is sent from this thread.
   void reap(const ReapPlan& plan);
 
-  /// The owner is gone: reap with patience 0; after the end of the program kill.
+  /// The owner is gone: no more lines, and reap with patience 0; after the end of the program kill.
   void abandon() noexcept;
 
   /// Set once it has been reaped, and what was left of its group is gone or has been waited for in vain.
@@ -109,6 +109,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   void send(Rung rung) noexcept;
   void look_at_group(Clock::time_point now) noexcept;
   void close_readers(bool rest) noexcept;
+  void reap_now() noexcept;
   void tell(ChildEvent::Kind kind) noexcept {
     if (observer_) observer_({kind, Clock::now()});
   }
@@ -213,12 +214,18 @@ inline void Child::reap(const ReapPlan& plan) {
 
 inline void Child::abandon() noexcept {
   if (foreign() || !running()) return;
+  for (const auto& reader : readers_)
+    if (reader) reader->silence();
+  reap_now();
+}
+
+inline void Child::reap_now() noexcept {
   const Duration none = Duration::zero();
   reap({.patience = none, .term_grace = Reaper::ended() ? none : term_grace_});
 }
 
 inline Clock::time_point Child::at_exit() noexcept {
-  abandon();
+  reap_now();
   const Lock held(mutex_);
   return ladder_.last().value_or(Clock::now());
 }

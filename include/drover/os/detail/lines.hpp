@@ -101,6 +101,14 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     if (pipe_ && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
   }
 
+  /// From now on what comes is read and goes nowhere, what waits for the handler too.
+  void silence() noexcept {
+    std::shared_ptr<LineTarget> gone;  // destroyed without the lock
+    const std::lock_guard held(mutex_);
+    gone = std::move(target_);
+    buffer_ = {};
+  }
+
   /// Calls `unwatch(fd)` first, once.
   template <class Unwatch>
   void close(Unwatch unwatch) noexcept {
@@ -132,7 +140,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
       if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
       open = got > 0;
       if (!open) break;
-      guarded([&] { buffer_.append({bytes, static_cast<std::size_t>(got)}); });
+      if (target_) guarded([&] { buffer_.append({bytes, static_cast<std::size_t>(got)}); });
       most -= static_cast<std::size_t>(got);
       if (static_cast<std::size_t>(got) < sizeof bytes) break;  // it was empty then
     }
@@ -141,7 +149,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   }
 
   void announce() noexcept {
-    if (announced_ || (pipe_ && !buffer_.has_lines())) return;  // the end is announced as well
+    if (!target_ || announced_ || (pipe_ && !buffer_.has_lines())) return;  // the end is announced as well
     guarded([this] {
       target_->announce(shared_from_this());
       announced_ = true;

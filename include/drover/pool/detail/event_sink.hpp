@@ -3,10 +3,13 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
 
+#include <drover/detail/async_event.hpp>
 #include <drover/detail/courier.hpp>
 #include <drover/event.hpp>
 
@@ -41,10 +44,29 @@ class EventSink {
     }
   }
 
-  /// No more are told; those on their way still arrive.
-  void finish() noexcept { courier_->finish(); }
+  /// No more are told, not even those on their way. The handler may be at work on another thread yet.
+  void close() noexcept { courier_->close(); }
+
+  /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled.
+  static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink) {
+    const auto told = std::make_shared<AsyncEvent>();
+    sink->courier_->post([mark = std::make_shared<const Mark>(told)] {});
+    try {
+      co_await AsyncEvent::wait(told);
+    } catch (const std::system_error&) {  // cancelled
+    }
+  }
 
  private:
+  /// Set when it goes, whether its turn has come or its queue has been dropped.
+  struct Mark {
+    explicit Mark(std::shared_ptr<AsyncEvent> event) noexcept : reached(std::move(event)) {}
+    Mark(const Mark&) = delete;
+    Mark& operator=(const Mark&) = delete;
+    ~Mark() { reached->set(); }
+    const std::shared_ptr<AsyncEvent> reached;
+  };
+
   const std::shared_ptr<Courier> courier_;
   const std::shared_ptr<const Handler> handler_;
 };

@@ -247,6 +247,7 @@ inline void PoolCore::let_go(const Cause& gone) noexcept {
 }
 
 inline void PoolCore::abandon() noexcept {
+  if (events_) events_->close();
   std::vector<std::shared_ptr<WorkerCore>> all;
   let_go(aborted);
   {
@@ -255,7 +256,6 @@ inline void PoolCore::abandon() noexcept {
   }
   for (const auto& core : all) core->abandon();
   dispatcher_->close();
-  if (events_) events_->finish();
   std::shared_ptr<Resident> self;
   const auto& home = dispatcher_->home();
   const auto at_home = home->lock();

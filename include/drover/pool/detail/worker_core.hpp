@@ -68,14 +68,17 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   /// Waits for the handshake that begin_start() began; throws what start() throws, once nothing is left of the process.
   static asio::awaitable<void> await_start(std::shared_ptr<WorkerCore> core);
 
-  void begin_stop(Timeout grace);
+  /// False, and nothing is done, if it has not begun to start.
+  bool begin_stop(Timeout grace);
   /// A bound on the stop that comes from elsewhere.
   void cut_stop(Clock::time_point at);
   /// No more patience.
   void abort_stop();
+  /// Null: an empty report.
   static asio::awaitable<StopReport> await_stop(std::shared_ptr<WorkerCore> core);
 
-  void begin_reap(Timeout patience);
+  /// As begin_stop() and await_stop().
+  bool begin_reap(Timeout patience);
   static asio::awaitable<ReapReport> await_reap(std::shared_ptr<WorkerCore> core);
 
   static asio::awaitable<WorkerStatus> ask_status(std::shared_ptr<WorkerCore> core);

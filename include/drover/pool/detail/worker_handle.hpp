@@ -44,9 +44,9 @@ class WorkerHandle {
  private:
   void let_go() noexcept {
     if (core_ && !core_->foreign()) {  // in a forked copy of the program the worker is not ours
+      if (events_) events_->close();
       core_->abandon();
       dispatcher_->close();
-      if (events_) events_->finish();
     }
     core_.reset();
   }

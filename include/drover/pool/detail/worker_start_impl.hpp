@@ -86,7 +86,7 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
   const auto& home = dispatcher_->home();
   const auto at_home = home->lock();
   constexpr std::size_t control_buffer = 4096;  // its frames are small
-  control_.emplace(std::move(control), options_.max_message_size, control_buffer);
+  control_.emplace(std::move(control), max_control_body, control_buffer);
   data_socket_ = std::move(data);
   if (home->down()) return;
   io_ = std::make_unique<Io>(executor_before_start_);
@@ -122,7 +122,10 @@ inline asio::awaitable<void> WorkerCore::await_start(std::shared_ptr<WorkerCore>
   }
   co_await asio::this_coro::throw_if_cancelled(throws);
   if (cancelled) throw std::system_error(std::error_code(asio::error::operation_aborted));
-  if (const auto failure = core->start_failure()) std::rethrow_exception(failure);
+  const std::exception_ptr failure = core->start_failure();
+  if (!failure) co_return;
+  if (core->events_) co_await EventSink::all_told(core->events_);
+  std::rethrow_exception(failure);
 }
 
 inline void WorkerCore::on_start_timeout() {
@@ -171,7 +174,7 @@ inline void WorkerCore::hello(const Frame& frame) {
   io_->start_timer.cancel();
   emit(Event::Kind::ready);
   if (mode_.takes_calls) {
-    lane_.connect(std::move(data_socket_), options_.max_message_size);
+    lane_.connect(std::move(data_socket_), std::max(options_.max_message_size, least_max_body));
     if (child_->running()) lane_.open();  // what waits is not for one that has ended already
     dispatcher_->add_lane(lane_);
     watch_data();

@@ -1,27 +1,25 @@
 #pragma once
 
-#include <asio/post.hpp>
 #include <asio/this_coro.hpp>
-#include <asio/use_awaitable.hpp>
 
 #include <drover/pool/detail/worker_core.hpp>
 
 namespace drover::inline v1::detail {
 
-inline void WorkerCore::begin_stop(Timeout grace) {
+inline bool WorkerCore::begin_stop(Timeout grace) {
   require_not_negative(grace, "the grace of stop()");
   std::vector<std::shared_ptr<Call>> waiting;
   {
     const auto held = lock();
-    if (phase_ == Phase::fresh) return;
+    if (phase_ == Phase::fresh) return false;
     const auto now = Clock::now();
     if (phase_ == Phase::ended) {
       if (child_ && !stop_.begun()) {  // it went before it was asked to
         stop_.ask(now, grace);
-        report_.rpc = make_error_code(Errc::worker_exited);
+        report_.rpc = make_error_code(metadata_ ? Errc::worker_exited : Errc::not_running);
         report_.terminated = report_.killed = false;
       }
-      return;
+      return true;
     }
     const bool first = !stop_.begun();
     const bool shorter = stop_.ask(now, grace);
@@ -37,6 +35,7 @@ inline void WorkerCore::begin_stop(Timeout grace) {
     }
   }
   Dispatcher::fail(std::move(waiting), dispatcher_refusal());
+  return true;
 }
 
 inline void WorkerCore::stopping_now(std::vector<std::shared_ptr<Call>>& dropped) {
@@ -94,12 +93,12 @@ inline void WorkerCore::abort_stop() {
   Dispatcher::fail(std::move(waiting), dispatcher_refusal());
 }
 
-inline void WorkerCore::begin_reap(Timeout patience) {
+inline bool WorkerCore::begin_reap(Timeout patience) {
   require_not_negative(patience, "the patience of reap()");
   std::vector<std::shared_ptr<Call>> waiting;
   {
     const auto held = lock();
-    if (phase_ != Phase::starting && phase_ != Phase::ready) return;
+    if (phase_ != Phase::starting && phase_ != Phase::ready) return phase_ != Phase::fresh;
     if (!stop_.begun()) {
       stop_.ask(Clock::now(), std::nullopt);
       stopping_now(waiting);
@@ -107,6 +106,7 @@ inline void WorkerCore::begin_reap(Timeout patience) {
     reap_within(phase_ == Phase::starting ? Timeout(Duration::zero()) : patience);
   }
   Dispatcher::fail(std::move(waiting), dispatcher_refusal());
+  return true;
 }
 
 inline Cause WorkerCore::dispatcher_refusal() const {
@@ -126,8 +126,6 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
   const asio::cancellation_state before = co_await asio::this_coro::cancellation_state;
   const bool cancelled_before = before.cancelled() != asio::cancellation_type::none;
   std::error_code refused;
-  bool told = false;  // somebody listens to events
-  for (const auto& core : cores) told = told || core->events_;
   for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1);) {
     const std::shared_ptr<WorkerCore> core = cores[at];
     std::shared_ptr<Child> child;
@@ -155,9 +153,12 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
     if (cancelled && ++cancellations == 1)
       for (const auto& each : cores) each->abort_stop();
   }
-  if (told && cancellations == 0) {  // events of the end are on their way already: they come first
-    const asio::any_io_executor here = co_await asio::this_coro::executor;
-    co_await asio::post(here, asio::use_awaitable);
+  // What has happened is told before this returns: who listens may go then.
+  std::shared_ptr<EventSink> last;
+  for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1); ++at) {
+    if (!cores[at]->events_ || cores[at]->events_ == last) continue;
+    last = cores[at]->events_;
+    co_await EventSink::all_told(last);
   }
   co_await asio::this_coro::throw_if_cancelled(throws);
   if (cancellations != 0) throw std::system_error(std::error_code(asio::error::operation_aborted));
@@ -165,13 +166,13 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
 }
 
 inline asio::awaitable<StopReport> WorkerCore::await_stop(std::shared_ptr<WorkerCore> core) {
-  if (core->phase() == Phase::fresh) co_return StopReport{};
+  if (!core) co_return StopReport{};
   co_await await_end(core);
   co_return core->stop_report();
 }
 
 inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<WorkerCore> core) {
-  if (core->phase() == Phase::fresh) co_return ReapReport{};
+  if (!core) co_return ReapReport{};
   co_await await_end(core);
   std::shared_ptr<Child> child;
   {

@@ -20,8 +20,9 @@
 /// What becomes of a call that has no result: the body of its RESULT.
 namespace drover::inline v1::detail {
 
-/// The body must not get larger than `limit`, however long the texts are.
+/// The body must not get larger than `limit`, or least_max_body if that is more, however long the texts are.
 inline void encode_texts(ByteBuffer& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
+  limit = std::max(limit, least_max_body);
   constexpr std::size_t overhead = 16;  // of an encoded text, or less
   constexpr std::size_t longest = 64 * 1024;
   body.clear();

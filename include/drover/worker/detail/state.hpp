@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -66,7 +67,7 @@ struct WorkerState {
       : environment(std::move(e)),
         shutdown_grace(std::chrono::nanoseconds(environment.shutdown_grace_ns)),
         control(environment.control.fd),
-        data(UniqueFd(environment.data.fd), environment.max_message_size),
+        data(UniqueFd(environment.data.fd), std::max<std::size_t>(environment.max_message_size, least_max_body)),
         parent(environment.parent.fd),
         lock(environment.lock.fd) {}
 

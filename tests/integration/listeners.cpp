@@ -1,0 +1,198 @@
+// What listens (on_event, Stdio::lines) is told in time, and not any more once what it listens to has gone.
+#include <algorithm>
+#include <atomic>
+#include <gtest/gtest.h>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_future.hpp>
+
+#include "support/workers.hpp"
+
+namespace {
+
+using namespace support;
+using Kind = Event::Kind;
+
+class Listeners : public Workers {};
+
+/// What it has heard while those were there that it listens to, and how often it was told anything afterwards.
+struct Heard {
+  std::vector<Kind> kinds;
+  std::atomic<bool> gone{false};
+  std::atomic<int> late{0};
+
+  static std::function<void(const Event&)> by(std::shared_ptr<Heard> heard, Duration pace = 0s) {
+    return [heard, pace](const Event& event) {
+      if (pace > 0s) std::this_thread::sleep_for(pace);
+      if (heard->gone) ++heard->late;
+      heard->kinds.push_back(event.kind);
+    };
+  }
+};
+
+/// Set at the end of a scope, after all that was declared later is gone.
+struct GoneAtTheEnd {
+  std::shared_ptr<Heard> heard;
+  ~GoneAtTheEnd() { heard->gone = true; }
+};
+
+WorkerOptions heard_by(std::shared_ptr<Heard> heard, Duration pace = 0s) {
+  WorkerOptions options = plain_worker();
+  options.on_event = Heard::by(std::move(heard), pace);
+  return options;
+}
+
+asio::awaitable<void> stop_while_it_works(std::shared_ptr<Heard> heard) {
+  const GoneAtTheEnd end{heard};
+  const auto executor = co_await asio::this_coro::executor;
+  LocalWorker worker(executor, heard_by(heard));
+  co_await worker.start();
+  const Task<std::string> call(executor, worker.call<std::string>("nap", 30000, 100));
+  co_await worker.stop(30s);
+}
+
+TEST_F(Listeners, OfAStopThatIsCancelledAreToldAllBeforeItReturns) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const auto heard = std::make_shared<Heard>();
+    asio::cancellation_signal signal;
+    bool ended = false;
+    asio::co_spawn(executor, stop_while_it_works(heard),
+                   asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr thrown) {
+                     EXPECT_TRUE(describe(thrown).aborted());
+                     ended = true;
+                   }));
+    while (heard->kinds.size() < 3) co_await pause_for(1ms);  // it is being stopped
+    signal.emit(asio::cancellation_type::terminal);
+    while (!ended) co_await pause_for(1ms);
+    const std::vector<Kind> kinds = heard->kinds;
+    EXPECT_TRUE(kinds.size() > 2 && kinds.back() == Kind::reaped);
+    co_await pause_for(200ms);
+    EXPECT_EQ(heard->late, 0);
+  }});
+}
+
+TEST_F(Listeners, OfAStartThatFailsOrIsCancelledAreToldAllBeforeItReturns) {
+  const auto failing = [](std::vector<std::string> steps, bool cancels) -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const auto heard = std::make_shared<Heard>();
+    auto worker = std::make_unique<LocalWorker>(executor, [&] {
+      WorkerOptions options = worker_with(steps);
+      options.on_event = Heard::by(heard);
+      return options;
+    }());
+    asio::cancellation_signal signal;
+    bool ended = false;
+    asio::co_spawn(executor, worker->start(),
+                   asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr thrown) {
+                     EXPECT_TRUE(thrown);
+                     worker.reset();
+                     heard->gone = ended = true;
+                   }));
+    while (cancels && heard->kinds.empty()) co_await pause_for(1ms);
+    if (cancels) signal.emit(asio::cancellation_type::terminal);
+    while (!ended) co_await pause_for(1ms);
+    const std::vector<Kind> kinds = heard->kinds;
+    EXPECT_TRUE(!kinds.empty() && kinds.back() == Kind::reaped);
+    co_await pause_for(200ms);
+    EXPECT_EQ(heard->late, 0);
+  };
+  run_together({[&] { return failing({"exit", "3"}, false); }, [&] { return failing({"sleep", "20000"}, true); }});
+}
+
+TEST_F(Listeners, HearNothingOnceTheWorkerOrThePoolIsGone) {
+  run_together({
+      []() -> asio::awaitable<void> {
+        const auto executor = co_await asio::this_coro::executor;
+        const auto heard = std::make_shared<Heard>();
+        pid_t pid = 0;
+        {
+          const GoneAtTheEnd end{heard};
+          LocalWorker worker(executor, heard_by(heard));
+          co_await worker.start();
+          pid = worker.pid();
+        }
+        EXPECT_TRUE(co_await sees_gone(pid));
+        co_await pause_for(50ms);
+        EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready}));
+      },
+      []() -> asio::awaitable<void> {
+        const auto heard = std::make_shared<Heard>();
+        pid_t pid = 0;
+        {
+          const GoneAtTheEnd end{heard};
+          drover::PoolOptions options;
+          options.size = 1;
+          options.worker = heard_by(heard);
+          const WorkerPool pool = co_await WorkerPool::start(options);
+          pid = pool.workers().front().pid;
+        }
+        EXPECT_TRUE(co_await sees_gone(pid));
+        co_await pause_for(50ms);
+        EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready}));
+      },
+  });
+}
+
+TEST_F(Listeners, ThatAreSlowAreToldAllBeforeAPoolOnThreadsIsStopped) {
+  asio::thread_pool threads(3);
+  for (int round = 0; round < (slowed_down ? 3 : 20); ++round) {
+    const auto heard = std::make_shared<Heard>();
+    drover::PoolOptions options;
+    options.size = 2;
+    options.worker = heard_by(heard, 1ms);
+    const auto body = [](WorkerPool&) -> asio::awaitable<void> { co_return; };
+    asio::co_spawn(threads, drover::with_pool(options, body), asio::use_future).get();
+    heard->gone = true;
+    EXPECT_EQ(std::count(heard->kinds.begin(), heard->kinds.end(), Kind::reaped), 2);
+    std::this_thread::sleep_for(5ms);
+    EXPECT_EQ(heard->late, 0);
+  }
+  threads.join();
+}
+
+// A worker that has its stop awaited may be destroyed by what listens to it: the stop comes back all the same.
+TEST_F(Listeners, MayDestroyTheWorkerThatIsBeingStopped) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    auto worker = std::make_shared<std::unique_ptr<LocalWorker>>();
+    WorkerOptions options = plain_worker();
+    options.on_event = [weak = std::weak_ptr(worker)](const Event& event) {
+      const auto held = weak.lock();
+      if (held && event.kind == Kind::exited) held->reset();
+    };
+    *worker = std::make_unique<LocalWorker>(executor, options);
+    co_await (*worker)->start();
+    const StopReport report = co_await (*worker)->stop(0s);
+    EXPECT_TRUE(report.exit.success());
+    EXPECT_EQ(*worker, nullptr);
+  }});
+}
+
+TEST_F(Listeners, GetNoLinesOnceTheWorkerIsGone) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    std::vector<std::string> lines;
+    pid_t pid = 0;
+    {
+      WorkerOptions options = plain_worker();
+      options.command.out = Stdio::lines(executor, [&](std::string_view line) { lines.emplace_back(line); });
+      LocalWorker worker(executor, options);
+      co_await worker.start();
+      pid = worker.pid();
+      const Task<std::string> call(executor, worker.call<std::string>("nap", 30000, 50));
+      while (lines.empty()) co_await pause_for(1ms);
+    }
+    EXPECT_TRUE(co_await sees_gone(pid));
+    co_await pause_for(50ms);
+    EXPECT_EQ(lines, (std::vector<std::string>{"napping"}));  // and not: cleaned up
+  }});
+}
+
+}  // namespace
