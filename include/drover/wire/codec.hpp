@@ -20,7 +20,8 @@
 ///     struct Point { int x, y; };
 ///     auto drover_fields(Point& p) { return std::tie(p.x, p.y); }
 ///
-/// It must be default-constructible to be decoded. For all else specialise drover::Codec.
+/// It must be default-constructible to be decoded. Constrain it to your types if it is a template: it is tried with
+/// others, too. For all else specialise drover::Codec.
 ///
 /// **What is sent is described in the message, so that a wrong type is an error and never a wrong value.** Where C++
 /// itself would convert without loss, so does decoding: integers and floating-point numbers of any width, if the very
