@@ -157,6 +157,17 @@ TEST_F(Listeners, ThatAreSlowAreToldAllBeforeAPoolOnThreadsIsStopped) {
   threads.join();
 }
 
+// Nobody runs the worker's own context any more: all has been told, so nothing is waited for.
+TEST_F(Listeners, AreNotWaitedForWhereNobodyRunsTheirContext) {
+  asio::io_context own, other;
+  const auto heard = std::make_shared<Heard>();
+  LocalWorker worker(own.get_executor(), heard_by(heard));
+  run(own, worker.start());
+  EXPECT_TRUE(run(own, worker.stop()).exit.success());
+  EXPECT_EQ(heard->kinds.back(), Kind::reaped);
+  EXPECT_TRUE(run(other, worker.stop()).exit.success());
+}
+
 // A worker that has its stop awaited may be destroyed by what listens to it: the stop comes back all the same.
 TEST_F(Listeners, MayDestroyTheWorkerThatIsBeingStopped) {
   run_together({[]() -> asio::awaitable<void> {

@@ -40,6 +40,12 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
     return true;
   }
 
+  /// All that was posted has run.
+  bool idle() const {
+    const std::lock_guard held(mutex_);
+    return !under_way_;
+  }
+
   /// Nothing more is taken; what has not run yet is dropped.
   void close() noexcept {
     evict();
@@ -99,7 +105,7 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   }
 
   std::shared_ptr<Home> home_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::optional<asio::any_io_executor> executor_;  // empty: closed
   std::deque<std::function<void()>> queue_;
   bool under_way_ = false;  // one is posted, or runs

@@ -49,6 +49,7 @@ class EventSink {
 
   /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled.
   static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink) {
+    if (sink->courier_->idle()) co_return;  // nobody may run its context any more
     const auto told = std::make_shared<AsyncEvent>();
     sink->courier_->post([mark = std::make_shared<const Mark>(told)] {});
     try {
