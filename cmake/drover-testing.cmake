@@ -59,10 +59,8 @@ function(drover_test source)
   if(arg_SERIAL)
     list(APPEND properties RUN_SERIAL TRUE)
   endif()
-  # ThreadSanitizer delays every exit by a second otherwise, and Asio counts its references with fences that it does not
-  # follow.
-  list(APPEND properties ENVIRONMENT_MODIFICATION
-       "TSAN_OPTIONS=set:atexit_sleep_ms=0 suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan_suppressions.txt")
+  # ThreadSanitizer delays every exit by a second otherwise.
+  list(APPEND properties ENVIRONMENT_MODIFICATION "TSAN_OPTIONS=set:atexit_sleep_ms=0")
   if(arg_NO_LEAK_CHECK)
     list(APPEND properties ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endif()
