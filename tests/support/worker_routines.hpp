@@ -63,14 +63,24 @@ inline void spin() {
 
 /// A process in the worker's group that does not end by itself. "plain"; "holding": keeps stdout open; "setsid": leaves
 /// the group; "holding all": leaves the group and keeps all that the worker has open; "stubborn": ignores SIGTERM.
+/// Returns once it is what it is to be.
 inline int grandchild(const std::string& kind) {
+  int ready[2] = {-1, -1};
+  if (::pipe2(ready, O_CLOEXEC) != 0) leave(99);
   const pid_t pid = ::fork();
-  if (pid != 0) return pid;
+  if (pid != 0) {
+    char byte = 0;
+    ::close(ready[1]);
+    while (::read(ready[0], &byte, 1) < 0 && errno == EINTR) continue;
+    ::close(ready[0]);
+    return pid;
+  }
   ::alarm(60);  // nothing is left even where a test fails
   if (kind == "setsid" || kind == "holding all") ::setsid();
   if (kind == "stubborn") ::signal(SIGTERM, SIG_IGN);
   for (int fd = 0; fd < 64 && kind != "holding all"; ++fd)
-    if (kind != "holding" || fd != 1) ::close(fd);
+    if ((kind != "holding" || fd != 1) && fd != ready[1]) ::close(fd);
+  ::close(ready[1]);
   for (;;) ::pause();
 }
 
