@@ -138,6 +138,7 @@ TEST_F(Listeners, HearNothingOnceTheWorkerOrThePoolIsGone) {
         EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready}));
       },
   });
+  EXPECT_TRUE(soon_childless());
 }
 
 TEST_F(Listeners, ThatAreSlowAreToldAllBeforeAPoolOnThreadsIsStopped) {
@@ -204,6 +205,7 @@ TEST_F(Listeners, GetNoLinesOnceTheWorkerIsGone) {
     co_await pause_for(50ms);
     EXPECT_EQ(lines, (std::vector<std::string>{"napping"}));  // and not: cleaned up
   }});
+  EXPECT_TRUE(soon_childless());
 }
 
 }  // namespace
