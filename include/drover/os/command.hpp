@@ -1,11 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,12 +14,19 @@
 
 #include <asio/any_io_executor.hpp>
 
-#include <drover/os/detail/line_handler.hpp>
+#include <drover/detail/config.hpp>
 
 namespace drover::inline v1 {
 namespace detail {
+
 struct StdioAccess;
-}
+class LineTarget;
+
+inline constexpr std::size_t max_line = 64 * 1024;
+inline constexpr std::size_t max_pending_lines = 1024 * 1024;
+inline constexpr const char* own_program = "/proc/self/exe";
+
+}  // namespace detail
 
 /// What one of a child's three standard descriptors is. They are always open in the child, whatever the host has
 /// closed.
@@ -48,9 +55,7 @@ class Stdio {
   /// owner of the running process (Process, LocalWorker, ...) has been destroyed.
   /// The Stdio may outlive it. The handler is destroyed with the last Stdio and process that need it, or with the
   /// context. Throws std::invalid_argument if executor or handler is empty.
-  static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler) {
-    return Stdio(std::make_shared<detail::LineTarget>(std::move(executor), std::move(handler)));
-  }
+  static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler);
 
   static constexpr std::size_t max_line = detail::max_line;              ///< bytes: 64 KiB
   static constexpr std::size_t max_pending = detail::max_pending_lines;  ///< bytes: 1 MiB
@@ -88,3 +93,7 @@ struct Command {
 };
 
 }  // namespace drover::inline v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/os/detail/command_impl.hpp>
+#endif

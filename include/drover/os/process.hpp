@@ -1,23 +1,22 @@
 #pragma once
 
-#include <cerrno>
 #include <memory>
 #include <optional>
 #include <sys/types.h>
-#include <system_error>
 #include <utility>
 
 #include <asio/awaitable.hpp>
 
-#include <drover/detail/async_event.hpp>
-#include <drover/error.hpp>
+#include <drover/detail/config.hpp>
 #include <drover/os/command.hpp>
-#include <drover/os/detail/child.hpp>
 #include <drover/os/exit_status.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover::inline v1 {
+namespace detail {
+class Child;
+}
 
 /// A child process that can't be leaked: not by a cancelled coroutine, a destroyed io_context or an error on the way.
 ///
@@ -40,7 +39,7 @@ class Process {
   /// at fault (ENOENT: no such program, working directory or input file; EACCES: not executable; EMFILE: no descriptors
   /// left), std::invalid_argument for what no program can be given. Then nothing was started and nothing is left open.
   /// Also throws, with ECANCELED, once the program is ending. See posix_spawn(3).
-  static Process spawn(const Command& command) { return Process(detail::Child::spawn(command)); }
+  static Process spawn(const Command& command);
 
   Process(Process&&) noexcept = default;
   Process& operator=(Process&& other) noexcept {
@@ -48,29 +47,25 @@ class Process {
     child_ = std::move(other.child_);
     return *this;
   }
-  ~Process() {
-    if (child_) child_->abandon();
-  }
+  ~Process();
 
   /// Good for messages and for comparing, not for kill(2): once it has ended the number may be another process's. 0 if
   /// empty.
-  pid_t pid() const noexcept { return child_ ? child_->pid() : 0; }
+  pid_t pid() const noexcept;
 
   /// False once it has been reaped, which comes within moments of its end.
-  bool running() const noexcept { return child_ && child_->running(); }
+  bool running() const noexcept;
 
   /// Set once it has been reaped.
-  std::optional<ExitStatus> exit_status() const { return child_ ? child_->exit_status() : std::nullopt; }
+  std::optional<ExitStatus> exit_status() const;
 
   /// Sends a signal to the process, not to its group. No-op once it has ended. Throws std::system_error: EPERM if
   /// refused, EINVAL if there is no such signal.
-  void signal(int signo) {
-    if (child_) child_->signal(signo);
-  }
+  void signal(int signo);
 
   /// Waits for its end, any number of coroutines at a time. Cancelling ends this wait and nothing else. Throws
   /// Error(Errc::not_running) if empty.
-  [[nodiscard]] asio::awaitable<ExitStatus> wait() { return end_of(child_); }
+  [[nodiscard]] asio::awaitable<ExitStatus> wait();
 
   /// Brings it to its end: see ReapPlan. The reap begins when this is called and goes on whatever becomes of the
   /// awaitable, of its context or of this object; cancelling ends only the waiting. A second reap joins the first and
@@ -80,42 +75,16 @@ class Process {
   /// is refused, as by a set-user-ID program; it is then still waited for in the background.
   [[nodiscard]] asio::awaitable<ReapReport> reap() { return reap(ReapPlan{}); }
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience) { return reap(ReapPlan{.patience = patience}); }
-  [[nodiscard]] asio::awaitable<ReapReport> reap(ReapPlan plan) {
-    detail::require_not_negative(plan.patience, "the patience of a reap");
-    detail::require_not_negative(plan.term_grace, "the term_grace of a reap");
-    if (child_) child_->reap(plan);
-    return report_of(child_);
-  }
+  [[nodiscard]] asio::awaitable<ReapReport> reap(ReapPlan plan);
 
  private:
-  using ChildPtr = std::shared_ptr<detail::Child>;
+  explicit Process(std::shared_ptr<detail::Child> child) : child_(std::move(child)) {}
 
-  explicit Process(ChildPtr child) : child_(std::move(child)) {}
-
-  static asio::awaitable<ExitStatus> end_of(ChildPtr child) {
-    if (!child) throw Error(Errc::not_running, "cannot wait for a process that was never started");
-    co_await told(child, child->ended());
-    co_return child->report().exit;
-  }
-
-  static asio::awaitable<ReapReport> report_of(ChildPtr child) {
-    if (!child) co_return ReapReport{};
-    co_await told(child, child->settled());
-    const std::error_code refused = child->refused();
-    if (refused && !child->ended()->is_set())
-      throw std::system_error(refused, "process " + std::to_string(child->pid()) + " cannot be killed");
-    co_return child->report();
-  }
-
-  static asio::awaitable<void> told(ChildPtr child, std::shared_ptr<detail::AsyncEvent> event) {
-    if (child->foreign())
-      throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
-    // Its last lines may be queued on this very executor: let them go first.
-    const auto resume = child->has_lines() ? detail::AsyncEvent::Resume::posted : detail::AsyncEvent::Resume::at_once;
-    co_await detail::AsyncEvent::wait(event, resume);
-  }
-
-  ChildPtr child_;
+  std::shared_ptr<detail::Child> child_;
 };
 
 }  // namespace drover::inline v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/os/detail/process_impl.hpp>
+#endif

@@ -5,6 +5,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
+#include <drover/detail/config.hpp>
 #include <drover/pool/detail/begin_call.hpp>
 #include <drover/pool/detail/worker_handle.hpp>
 #include <drover/pool/options.hpp>
@@ -87,32 +88,8 @@ class [[nodiscard]] LocalWorker {
   detail::WorkerHandle handle_;
 };
 
-inline asio::awaitable<void> LocalWorker::start() { return start(std::chrono::seconds(30)); }
-inline asio::awaitable<void> LocalWorker::start(Timeout timeout) {
-  return detail::start_and_wait(handle_.core(), timeout);
-}
-
-inline asio::awaitable<StopReport> LocalWorker::stop() {
-  return stop(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
-}
-inline asio::awaitable<StopReport> LocalWorker::stop(Timeout grace) {
-  if (!handle_) return detail::failed<StopReport>(detail::empty_handle());
-  const bool begun = handle_.core()->begin_stop(grace);
-  return detail::WorkerCore::await_stop(begun ? handle_.core() : nullptr);
-}
-
-inline asio::awaitable<WorkerStatus> LocalWorker::status() {
-  if (!handle_) return detail::failed<WorkerStatus>(detail::empty_handle());
-  return detail::WorkerCore::ask_status(handle_.core());
-}
-
-inline pid_t LocalWorker::pid() const { return handle_ ? handle_.core()->pid() : 0; }
-inline bool LocalWorker::alive() const { return handle_ && handle_.core()->alive(); }
-inline const WorkerMetadata& LocalWorker::metadata() const {
-  if (!handle_) std::rethrow_exception(detail::empty_handle());
-  const auto& metadata = handle_.core()->metadata();
-  if (!metadata) throw Error(Errc::not_running, "worker '" + handle_.core()->options().name + "' has not been started");
-  return *metadata;
-}
-
 }  // namespace drover::inline v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/local_worker_impl.hpp>
+#endif

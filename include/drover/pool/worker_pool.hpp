@@ -8,14 +8,18 @@
 #include <variant>
 #include <vector>
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/this_coro.hpp>
 
+#include <drover/detail/config.hpp>
 #include <drover/pool/detail/begin_call.hpp>
-#include <drover/pool/detail/pool_core.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover::inline v1 {
+namespace detail {
+class PoolCore;
+}
 
 /// A fixed number of workers that share calls among them; those that end unasked are replaced.
 ///
@@ -66,57 +70,27 @@ class [[nodiscard]] WorkerPool {
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
 
   /// Those that are ready.
-  std::vector<WorkerMetadata> workers() const { return core_ ? core_->workers() : std::vector<WorkerMetadata>{}; }
-  PoolStats stats() const { return core_ ? core_->stats() : PoolStats{}; }
+  std::vector<WorkerMetadata> workers() const;
+  PoolStats stats() const;
 
  private:
   template <class Body>
   friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
 
-  std::shared_ptr<detail::Dispatcher> dispatcher() const noexcept { return core_ ? core_->dispatcher() : nullptr; }
-  void let_go() noexcept {
-    if (core_ && !core_->foreign()) core_->abandon();  // in a forked copy of the program the workers are not ours
-    core_.reset();
-  }
+  std::shared_ptr<detail::Dispatcher> dispatcher() const noexcept;
+  void let_go() noexcept;
 
   std::shared_ptr<detail::PoolCore> core_;
 };
 
-inline asio::awaitable<WorkerPool> WorkerPool::start() {
-  PoolOptions options;
-  return start(std::move(options));
-}
-
-inline asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
-  WorkerPool pool;
-  const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  pool.core_ = detail::PoolCore::create(executor, std::move(options));
-  co_await detail::PoolCore::start(pool.core_, true);
-  co_return pool;
-}
-
-inline asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
-  if (!core_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
-  core_->begin_stop(core_->options().shutdown_grace);
-  return detail::PoolCore::await_stop(core_, true);
-}
-
 namespace detail {
 
+// The steps of with_pool() that do not depend on its body.
+std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& executor, PoolOptions options);
+asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool);
 /// Ends the pool whatever happens to the coroutine that waits for it, then throws what the body has thrown. No
 /// cancellation makes it return early.
-inline asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
-  const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
-  pool->begin_stop(pool->options().shutdown_grace);
-  if (state.cancelled() != asio::cancellation_type::none) pool->abort_stop();
-  std::exception_ptr failure = body_failure;
-  try {
-    co_await PoolCore::await_stop(pool, false);
-  } catch (...) {
-    if (!failure) failure = std::current_exception();
-  }
-  if (failure) std::rethrow_exception(failure);
-}
+asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure);
 
 }  // namespace detail
 
@@ -136,9 +110,9 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
   using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;
   WorkerPool pool;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  const std::shared_ptr<detail::PoolCore> core = detail::PoolCore::create(executor, std::move(options));
+  const std::shared_ptr<detail::PoolCore> core = detail::make_pool(executor, std::move(options));
   pool.core_ = core;  // the body may do with it what it likes
-  co_await detail::PoolCore::start(core, false);
+  co_await detail::set_up(core);
   std::exception_ptr failure;
   std::conditional_t<std::is_void_v<Result>, std::monostate, std::optional<Result>> result;
   try {
@@ -163,3 +137,7 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
 }
 
 }  // namespace drover::inline v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/worker_pool_impl.hpp>
+#endif

@@ -6,6 +6,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
+#include <drover/detail/config.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/pool/detail/worker_handle.hpp>
 #include <drover/pool/options.hpp>
@@ -44,25 +45,8 @@ class [[nodiscard]] WorkerProcess {
   detail::WorkerHandle handle_;
 };
 
-inline asio::awaitable<WorkerMetadata> WorkerProcess::start() { return start(std::chrono::seconds(30)); }
-inline asio::awaitable<WorkerMetadata> WorkerProcess::start(Timeout timeout) {
-  return detail::start_and_introduce(handle_.core(), timeout);
-}
-
-inline asio::awaitable<ReapReport> WorkerProcess::reap() {
-  return reap(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
-}
-inline asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
-  if (!handle_) return detail::failed<ReapReport>(detail::empty_handle());
-  const bool begun = handle_.core()->begin_reap(patience);
-  return detail::WorkerCore::await_reap(begun ? handle_.core() : nullptr);
-}
-
-inline pid_t WorkerProcess::pid() const { return handle_ ? handle_.core()->pid() : 0; }
-inline bool WorkerProcess::alive() const { return handle_ && handle_.core()->alive(); }
-inline const std::optional<WorkerMetadata>& WorkerProcess::metadata() const {
-  static const std::optional<WorkerMetadata> none;
-  return handle_ ? handle_.core()->metadata() : none;
-}
-
 }  // namespace drover::inline v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/worker_process_impl.hpp>
+#endif

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <drover/detail/config.hpp>
 #include <drover/wire/buffer.hpp>
 
 /// Frames: what travels on the sockets between a program and its workers. A frame is a header of 24 bytes and a body of
@@ -141,4 +142,6 @@ class FrameWriter {
 
 }  // namespace drover::inline v1::detail
 
+#if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/wire/detail/frame_impl.hpp>
+#endif

@@ -21,10 +21,6 @@
 
 namespace drover::inline v1::detail {
 
-inline constexpr std::size_t max_line = 64 * 1024;
-inline constexpr std::size_t max_pending_lines = 1024 * 1024;
-inline constexpr const char* own_program = "/proc/self/exe";
-
 class LineTarget;
 
 /// Where lines wait for the handler.

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include <drover/os/command.hpp>
 #include <drover/os/detail/line_handler.hpp>
 #include <drover/os/fd.hpp>
 

@@ -13,36 +13,40 @@
 #include <asio/associated_executor.hpp>
 #include <asio/async_result.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/error.hpp>
 #include <asio/execution.hpp>
-#include <asio/post.hpp>
 #include <asio/prefer.hpp>
 #include <asio/use_awaitable.hpp>
 
+#include <drover/detail/config.hpp>
 #include <drover/error.hpp>
-#include <drover/pool/detail/dispatcher.hpp>
-#include <drover/pool/detail/worker_handle.hpp>
+#include <drover/pool/detail/call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
 
 namespace drover::inline v1::detail {
 
+class Dispatcher;
+
+// What is no template of a call, in begin_call_impl.hpp.
+
 /// Throws what a RESULT that is not ok stands for.
-[[noreturn]] inline void throw_refusal(const Outcome& outcome) {
-  Decoder body(outcome.body);
-  switch (outcome.status) {
-    case ResultStatus::remote_error: {
-      auto type = body.get<std::string>();
-      auto text = body.get<std::string>();
-      throw RemoteError(std::move(type), std::move(text));
-    }
-    case ResultStatus::unknown_routine: throw Error(Errc::unknown_routine, body.get<std::string>());
-    case ResultStatus::bad_arguments: throw Error(Errc::bad_arguments, body.get<std::string>());
-    case ResultStatus::message_too_large: throw Error(Errc::message_too_large, body.get<std::string>());
-    case ResultStatus::cancelled: throw Error(Errc::stopping, "the call was cancelled because its worker is stopping");
-    case ResultStatus::ok: break;
-  }
-  throw Error(Errc::protocol_error, "a worker answered with a status that does not exist");
+[[noreturn]] void throw_refusal(const Outcome& outcome);
+/// What an empty handle answers.
+std::exception_ptr empty_handle();
+/// Throws if there is no dispatcher, or for options out of range.
+std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
+/// Takes the encoded call on: sends it, lets it wait, or ends it there and then.
+void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
+
+template <class T>
+asio::awaitable<T> failed(std::exception_ptr failure) {
+  std::rethrow_exception(failure);
+  co_return T();
+}
+template <>
+inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
+  std::rethrow_exception(failure);
+  co_return;
 }
 
 template <class R>
@@ -90,7 +94,7 @@ class HandlerReceiver final : public Receiver {
       } catch (...) {
         failure = std::current_exception();
       }
-      give_back(std::move(call));
+      Call::give_back(std::move(call));
       std::move(handler)(failure);
     } else {
       std::optional<R> result;
@@ -99,20 +103,15 @@ class HandlerReceiver final : public Receiver {
       } catch (...) {
         failure = std::current_exception();
       }
-      give_back(std::move(call));
+      Call::give_back(std::move(call));
       if (!result) result.emplace();
       std::move(handler)(failure, std::move(*result));
     }
   }
 
-  void post(std::shared_ptr<Call> call) override { asio::post(work_, Resumption(std::move(call))); }
+  void post(std::shared_ptr<Call> call) override { Call::post_resumption(std::move(call), work_); }
 
  private:
-  static void give_back(std::shared_ptr<Call> call) {  // destroys the receiver
-    call->destroy_receiver();
-    if (const auto dispatcher = call->dispatcher.lock()) dispatcher->recycle(std::move(call));
-  }
-
   asio::associated_cancellation_slot_t<Handler> slot_;
   asio::any_io_executor work_;
   Handler handler_;
@@ -126,29 +125,38 @@ class BegunCall {
   BegunCall(BegunCall&&) noexcept = default;
   BegunCall& operator=(BegunCall&&) = delete;
   ~BegunCall() {
-    if (call_) dispatcher_->end(*call_, CallEvent::cancelled, nullptr);
+    if (call_) cancel_unawaited();
   }
 
   template <class R, class Handler>
   void await(Handler handler) {
-    const std::shared_ptr<Call> call = std::exchange(call_, nullptr);
-    const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
-    auto slot = asio::get_associated_cancellation_slot(handler);
-    const bool attached = dispatcher_->attach(call, executor, [&](Call& c) {
-      c.template emplace_receiver<HandlerReceiver<R, Handler>>(std::move(handler), executor);
-      if (slot.is_connected())
-        slot.assign([weak = std::weak_ptr<Call>(call)](asio::cancellation_type type) {
-          if (type != asio::cancellation_type::none) cancel(weak.lock());
-        });
-    });
-    if (!attached) dispatcher_->end(*call, CallEvent::cancelled, nullptr);
+    ReceiverEmplacement<R, Handler> emplacement(std::move(handler));
+    await(emplacement, emplacement.executor);
   }
 
+  static void cancel(std::shared_ptr<Call> call);
+
  private:
-  static void cancel(std::shared_ptr<Call> call) {
-    if (!call) return;
-    if (const auto dispatcher = call->dispatcher.lock()) dispatcher->end(*call, CallEvent::cancelled, aborted());
-  }
+  template <class R, class Handler>
+  struct ReceiverEmplacement final : Emplacement {
+    explicit ReceiverEmplacement(Handler h)
+        : handler(std::move(h)), executor(asio::get_associated_executor(handler, asio::any_io_executor{})) {}
+
+    void emplace(Call& call) override {
+      auto slot = asio::get_associated_cancellation_slot(handler);
+      call.emplace_receiver<HandlerReceiver<R, Handler>>(std::move(handler), executor);
+      if (slot.is_connected())
+        slot.assign([weak = call.weak_from_this()](asio::cancellation_type type) {
+          if (type != asio::cancellation_type::none) cancel(weak.lock());
+        });
+    }
+
+    Handler handler;
+    const asio::any_io_executor executor;
+  };
+
+  void await(Emplacement& emplacement, const asio::any_io_executor& executor);
+  void cancel_unawaited();
 
   std::shared_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<Call> call_;
@@ -176,13 +184,11 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
         "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
         "std::vector");
   try {
-    if (!dispatcher) std::rethrow_exception(empty_handle());
-    check(options);
-    auto call = dispatcher->take_call();
+    auto call = take_call(dispatcher, options);
     Encoder encoder(call->request);
     encoder.put(routine.view());
     (encoder.put(arguments), ...);
-    dispatcher->submit(call, options);
+    submit(*dispatcher, call, options);
     AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
     return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(
         std::move(await), asio::use_awaitable);
@@ -192,3 +198,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
 }
 
 }  // namespace drover::inline v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/begin_call_impl.hpp>
+#endif

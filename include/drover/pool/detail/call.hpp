@@ -7,20 +7,12 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <set>
 #include <span>
-#include <string>
-#include <system_error>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/associated_cancellation_slot.hpp>
-#include <asio/associated_executor.hpp>
-#include <asio/error.hpp>
-#include <asio/execution.hpp>
-#include <asio/post.hpp>
-#include <asio/prefer.hpp>
 
+#include <drover/detail/config.hpp>
 #include <drover/detail/home.hpp>
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
@@ -37,10 +29,7 @@ class Lane;
 /// doesn't see the count of owners that libstdc++ keeps in an exception.
 using Cause = std::function<std::exception_ptr()>;
 
-inline std::exception_ptr aborted() {
-  const std::error_code code = asio::error::operation_aborted;
-  return std::make_exception_ptr(std::system_error(code));
-}
+std::exception_ptr aborted();
 
 /// What a call ended with: a failure on this side, or the worker's RESULT, whose bytes are only borrowed.
 struct Outcome {
@@ -58,6 +47,15 @@ class Receiver {
   virtual void resume(std::shared_ptr<class Call> call, const Outcome& outcome) = 0;
   /// Posts a Resumption to the coroutine's executor; only enqueues.
   virtual void post(std::shared_ptr<class Call> call) = 0;
+};
+
+/// Puts the receiver of a call where it belongs, once, under the dispatcher's mutex.
+class Emplacement {
+ public:
+  virtual void emplace(class Call& call) = 0;
+
+ protected:
+  ~Emplacement() = default;
 };
 
 /// One call, from call() until its routine has ended. The fields in the first group are guarded by the dispatcher's
@@ -79,13 +77,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   std::weak_ptr<Dispatcher> dispatcher;
 
   /// Keeps an outcome whose bytes are about to go.
-  void keep(Outcome outcome) {
-    failure_ = std::move(outcome.failure);
-    status_ = outcome.status;
-    body_.clear();
-    body_.append(outcome.body);
-    has_outcome = true;
-  }
+  void keep(Outcome outcome);
 
   template <class T, class... A>
   void emplace_receiver(A&&... args) {
@@ -112,47 +104,26 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   std::shared_ptr<Home> home;  // of the awaiting coroutine's context
 
   /// True for the one that may resume (or drop) the receiver from now on.
-  bool claim_receiver() {
-    std::shared_ptr<Resident> self;
-    const auto held = home->lock();
-    return !home->down() && (self = home->move_out(*this)) != nullptr;
-  }
+  bool claim_receiver();
 
   /// Resumes by a post to the coroutine's executor, with the kept outcome.
-  void post_receiver() {
-    const std::shared_ptr<Home> at = home;
-    const Home::Posting posting(*at);
-    if (at->down()) return;
-    if (const auto self = home->move_out(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
-  }
+  void post_receiver();
 
-  static void resume_with_kept_outcome(std::shared_ptr<Call> call) {
-    const Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
-    Receiver* const receiver = call->receiver_;
-    receiver->resume(std::move(call), outcome);
-  }
+  static void resume_with_kept_outcome(std::shared_ptr<Call> call);
+
+  /// For receivers: posts the above, and enqueues no more than that.
+  static void post_resumption(std::shared_ptr<Call> call, const asio::any_io_executor& executor);
+
+  /// For receivers, in resume(): destroys the receiver, and the call may be used again.
+  static void give_back(std::shared_ptr<Call> call);
 
   /// Ready for another one; keeps the memory, up to so many bytes of each buffer.
-  void reset(std::size_t most_kept) noexcept {
-    if (request.capacity() > most_kept) request = ByteBuffer();
-    if (body_.capacity() > most_kept) body_ = ByteBuffer();
-    state = CallState::queued;
-    kill_after.reset();
-    lane = nullptr;
-    slot = 0;
-    id = 0;
-    request.clear();
-    has_outcome = false;
-    failure_ = nullptr;
-    body_.clear();
-    home.reset();
-    same_executor = false;
-  }
+  void reset(std::size_t most_kept) noexcept;
 
   ~Call() { destroy_receiver(); }
 
  private:
-  inline void evict() noexcept override;  // dispatcher.hpp
+  DROVER_INLINE void evict() noexcept override;
 
   Receiver* receiver_ = nullptr;
   std::exception_ptr failure_;
@@ -161,23 +132,8 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   alignas(std::max_align_t) std::byte storage_[192];
 };
 
-/// What is posted to resume a receiver. If it is dropped, because the context is going, so is the receiver, whoever
-/// else holds the call: a routine that has not ended yet keeps it for long.
-class Resumption {
- public:
-  explicit Resumption(std::shared_ptr<Call> call) noexcept : call_(std::move(call)) {}
-  Resumption(Resumption&&) noexcept = default;
-  Resumption& operator=(Resumption&&) = delete;
-  ~Resumption() {
-    if (call_ && !Home::Posting::postpone(call_, let_go)) let_go(call_.get());
-  }
-
-  void operator()() { Call::resume_with_kept_outcome(std::move(call_)); }
-
- private:
-  static void let_go(void* dropped) noexcept { static_cast<Call*>(dropped)->destroy_receiver(); }
-
-  std::shared_ptr<Call> call_;
-};
-
 }  // namespace drover::inline v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/call_impl.hpp>
+#endif

@@ -75,9 +75,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   /// Ends a call from this side. Its caller, if it waits, is resumed by a post with `failure`.
   void end(Call& call, CallEvent event, std::exception_ptr failure);
 
-  /// The coroutine that awaits the call is there: `emplace` puts its receiver in. False if its context is gone.
-  template <class Emplace>
-  bool attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Emplace emplace);
+  /// The coroutine that awaits the call is there: puts its receiver in. False if its context is gone.
+  bool attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Emplacement& emplacement);
 
   /// The owner is gone.
   void close() noexcept {

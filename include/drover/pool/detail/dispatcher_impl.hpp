@@ -154,8 +154,8 @@ inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr fail
   finish(std::move(keep_alive), {std::move(failure), {}, {}}, false);
 }
 
-template <class Emplace>
-bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Emplace emplace) {
+inline bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
+                               Emplacement& emplacement) {
   auto home = Home::of(asio::query(executor, asio::execution::context));
   bool ended = false;
   {
@@ -164,7 +164,7 @@ bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_ex
     if (home->down()) return false;
     call->home = home;
     call->same_executor = io_ && io_->executor == executor;
-    emplace(*call);
+    emplacement.emplace(*call);
     home->move_in(call);
     ended = call->has_outcome;
   }
@@ -227,19 +227,6 @@ inline void Dispatcher::on_timer() {
     auto failure = std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call did not end in time"));
     end(*call, CallEvent::expired, std::move(failure));
   }
-}
-
-inline void Call::evict() noexcept {
-  // The caller's context is going: nobody waits any more.
-  const auto owner = dispatcher.lock();
-  Receiver* receiver = nullptr;
-  {
-    std::unique_lock<std::mutex> held;
-    if (owner) held = owner->lock();
-    receiver = std::exchange(receiver_, nullptr);
-  }
-  destroy(receiver);
-  if (owner) owner->end(*this, CallEvent::cancelled, nullptr);
 }
 
 }  // namespace drover::inline v1::detail

@@ -12,7 +12,7 @@
 
 namespace drover::inline v1::detail {
 
-inline std::span<std::byte> FrameReader::prepare() {
+DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   last_body_ = {};
   if (large_pending_) return {large_.data() + large_received_, large_header_.size - large_received_};
   large_ = ByteBuffer();
@@ -32,9 +32,9 @@ inline std::span<std::byte> FrameReader::prepare() {
   return {buffer_.data() + end_, buffer_.capacity() - end_};
 }
 
-inline void FrameReader::commit(std::size_t count) noexcept { (large_pending_ ? large_received_ : end_) += count; }
+DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept { (large_pending_ ? large_received_ : end_) += count; }
 
-inline void FrameReader::check(const FrameHeader& header) const {
+DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0 || header.zero2 != 0) refuse("frame header with padding that is not zero");
@@ -48,7 +48,7 @@ inline void FrameReader::check(const FrameHeader& header) const {
            " are allowed");
 }
 
-inline std::optional<Frame> FrameReader::next() {
+DROVER_INLINE std::optional<Frame> FrameReader::next() {
   if (!large_pending_) {
     FrameHeader header;
     if (end_ - begin_ < sizeof header) return std::nullopt;
@@ -76,7 +76,7 @@ inline std::optional<Frame> FrameReader::next() {
   return Frame{large_header_, last_body_};
 }
 
-inline ByteBuffer FrameReader::take_body() {
+DROVER_INLINE ByteBuffer FrameReader::take_body() {
   const std::span<const std::byte> body = std::exchange(last_body_, {});
   if (body.data() != nullptr && body.data() == large_.data()) return std::move(large_);
   ByteBuffer copy;
@@ -84,7 +84,7 @@ inline ByteBuffer FrameReader::take_body() {
   return copy;
 }
 
-inline ByteBuffer& FrameWriter::open_stretch() {
+DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
   // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
   if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().bytes.size() >= large_body) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
@@ -96,7 +96,7 @@ inline ByteBuffer& FrameWriter::open_stretch() {
   return stretches_.back().bytes;
 }
 
-inline void FrameWriter::queue(FrameHeader header, std::span<const std::byte> body) {
+DROVER_INLINE void FrameWriter::queue(FrameHeader header, std::span<const std::byte> body) {
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   header.size = static_cast<std::uint32_t>(body.size());
   ByteBuffer& bytes = open_stretch();
@@ -106,7 +106,7 @@ inline void FrameWriter::queue(FrameHeader header, std::span<const std::byte> bo
   pending_ += sizeof header + body.size();
 }
 
-inline void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
+DROVER_INLINE void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
   if (body.size() < large_body) return queue(header, body.view());
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   header.size = static_cast<std::uint32_t>(body.size());
@@ -117,7 +117,7 @@ inline void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
   stretches_.push_back({std::move(body), true});
 }
 
-inline std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noexcept {
+DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noexcept {
   std::size_t filled = 0;
   std::size_t skip = written_;
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
@@ -128,7 +128,7 @@ inline std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noex
   return filled;
 }
 
-inline void FrameWriter::consumed(std::size_t count) noexcept {
+DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
   pending_ -= count;
   written_ += count;
   while (head_ < stretches_.size() && written_ >= stretches_[head_].bytes.size()) {
@@ -147,7 +147,7 @@ inline void FrameWriter::consumed(std::size_t count) noexcept {
   }
 }
 
-inline void FrameWriter::clear() noexcept {
+DROVER_INLINE void FrameWriter::clear() noexcept {
   stretches_.clear();
   head_ = written_ = pending_ = 0;
 }

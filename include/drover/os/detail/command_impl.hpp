@@ -1,0 +1,19 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+
+#include <drover/os/command.hpp>
+#include <drover/os/detail/line_handler.hpp>
+
+namespace drover::inline v1 {
+
+DROVER_INLINE Stdio Stdio::lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler) {
+  return Stdio(std::make_shared<detail::LineTarget>(std::move(executor), std::move(handler)));
+}
+
+}  // namespace drover::inline v1

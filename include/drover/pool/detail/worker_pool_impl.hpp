@@ -1,0 +1,75 @@
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/this_coro.hpp>
+
+#include <drover/pool/detail/begin_call.hpp>
+#include <drover/pool/detail/pool_core.hpp>
+#include <drover/pool/worker_pool.hpp>
+
+namespace drover::inline v1 {
+namespace detail {
+
+DROVER_INLINE std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& executor, PoolOptions options) {
+  return PoolCore::create(executor, std::move(options));
+}
+
+DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool) {
+  return PoolCore::start(std::move(pool), false);
+}
+
+DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
+  const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
+  pool->begin_stop(pool->options().shutdown_grace);
+  if (state.cancelled() != asio::cancellation_type::none) pool->abort_stop();
+  std::exception_ptr failure = body_failure;
+  try {
+    co_await PoolCore::await_stop(pool, false);
+  } catch (...) {
+    if (!failure) failure = std::current_exception();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace detail
+
+DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start() {
+  PoolOptions options;
+  return start(std::move(options));
+}
+
+DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
+  WorkerPool pool;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  pool.core_ = detail::PoolCore::create(executor, std::move(options));
+  co_await detail::PoolCore::start(pool.core_, true);
+  co_return pool;
+}
+
+DROVER_INLINE asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
+  if (!core_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
+  core_->begin_stop(core_->options().shutdown_grace);
+  return detail::PoolCore::await_stop(core_, true);
+}
+
+DROVER_INLINE std::vector<WorkerMetadata> WorkerPool::workers() const {
+  return core_ ? core_->workers() : std::vector<WorkerMetadata>{};
+}
+DROVER_INLINE PoolStats WorkerPool::stats() const { return core_ ? core_->stats() : PoolStats{}; }
+
+DROVER_INLINE std::shared_ptr<detail::Dispatcher> WorkerPool::dispatcher() const noexcept {
+  return core_ ? core_->dispatcher() : nullptr;
+}
+
+DROVER_INLINE void WorkerPool::let_go() noexcept {
+  if (core_ && !core_->foreign()) core_->abandon();  // in a forked copy of the program the workers are not ours
+  core_.reset();
+}
+
+}  // namespace drover::inline v1
