@@ -52,7 +52,8 @@ void send_raw(benchmark::State& state, Placement placement, std::size_t size, bo
   samples.report(state);
 }
 
-asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size) {
+/// The string is moved in, or copied because it is needed again.
+asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size, bool moves) {
   const auto executor = co_await asio::this_coro::executor;
   auto options = bench::worker_options(placement);
   options.max_message_size = size + 4096;
@@ -63,8 +64,11 @@ asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, 
   bench::Samples samples(*state);
   const bench::Costs costs(worker.pid());
   for ([[maybe_unused]] auto _ : *state) {
+    std::string own = moves ? payload : std::string();
     const auto begin = Clock::now();
-    const auto received = co_await worker.call<std::uint64_t>("size", payload);
+    auto call =
+        moves ? worker.call<std::uint64_t>("size", std::move(own)) : worker.call<std::uint64_t>("size", payload);
+    const auto received = co_await std::move(call);
     const auto taken = Clock::now() - begin;
     if (received != size) throw std::runtime_error("not all has arrived");
     samples.add(*state, taken, gibi_a_second(size, taken));
@@ -90,7 +94,8 @@ int main(int argc, char** argv) {
       const double a_second = 2500.0 / static_cast<double>(size);
       bench::add(name + "raw", a_second, send_raw, placement, size * mebi, false);
       bench::add(name + "raw-wide", a_second, send_raw, placement, size * mebi, true);
-      bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi);
+      bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi, true);
+      bench::add_coroutine(name + "copied", a_second, placement, send_drover, placement, size * mebi, false);
     }
   }
   return bench::run(argc, argv);

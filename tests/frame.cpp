@@ -1,4 +1,5 @@
 // Bytes to frames and back, whatever way they are cut; W-05 and C-10: malformed headers.
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -51,6 +52,21 @@ std::string pattern(std::size_t size, char seed) {
   return text;
 }
 
+/// The bodies that arrive if the bytes come in pieces of at most this size.
+std::vector<std::string> transferred(FrameWriter& writer, std::size_t piece) {
+  FrameReader reader(1 << 20);
+  std::vector<std::string> arrived;
+  while (!writer.empty()) {
+    const auto room = reader.prepare();
+    const Bytes part = written(writer, std::min(piece, room.size()));
+    std::memcpy(room.data(), part.data(), part.size());
+    reader.commit(part.size());
+    while (const auto frame = reader.next()) arrived.push_back(text_of(frame->body));
+  }
+  EXPECT_FALSE(reader.mid_frame());
+  return arrived;
+}
+
 TEST(Frame, FramesSplitAtEveryByteArriveWhole) {
   FrameWriter writer;
   const std::string bodies[] = {"first", "", "the third one"};
@@ -84,6 +100,49 @@ TEST(Frame, OneByteAtATime) {
     feed(reader, std::span(stream).subspan(i, 1));
   }
   EXPECT_EQ(text_of(reader.next()->body), "body");
+}
+
+TEST(Frame, WhatIsMovedIntoABodyIsSentFromWhereItIs) {
+  std::string text = pattern(100000, 'a');
+  std::vector<std::byte> bytes(70000, std::byte{7});
+  const std::string expected = "before" + text + "between" + std::string(70000, '\7') + text + "behind";
+  const void* const places[] = {text.data(), bytes.data()};
+  std::string again = text;
+
+  FrameWriter writer;
+  writer.queue(call(1), bytes_of("small"));
+  Body body;
+  body.append(bytes_of("before"));
+  body.insert(std::move(text));
+  body.append(bytes_of("between"));
+  body.insert(std::move(bytes));
+  body.insert(std::move(again));
+  body.append(bytes_of("behind"));
+  EXPECT_EQ(body.size(), expected.size());
+  writer.queue(call(2), std::move(body));
+  EXPECT_EQ(body.size(), 0u);
+  writer.queue(call(3), bytes_of("small"));
+  EXPECT_EQ(writer.pending(), 3 * sizeof(FrameHeader) + expected.size() + 10);
+
+  iovec stretches[16];
+  const std::size_t count = writer.gather(stretches, std::size(stretches));
+  for (const void* place : places)
+    EXPECT_TRUE(std::any_of(stretches, stretches + count, [place](const iovec& s) { return s.iov_base == place; }));
+
+  EXPECT_TRUE(transferred(writer, 997) == (std::vector<std::string>{"small", expected, "small"}));
+}
+
+TEST(Frame, ABodyMayBeNothingButWhatWasMovedIn) {
+  FrameWriter writer;
+  Body body;
+  body.insert(pattern(80000, 'x'));
+  writer.queue(call(1), std::move(body));
+  Body cleared;
+  cleared.insert(pattern(80000, 'y'));
+  cleared.clear();
+  cleared.append(bytes_of("y"));
+  writer.queue(call(2), std::move(cleared));
+  EXPECT_TRUE(transferred(writer, 1 << 20) == (std::vector<std::string>{pattern(80000, 'x'), "y"}));
 }
 
 TEST(Frame, SmallAndLargeBodiesMixInAnyPieces) {

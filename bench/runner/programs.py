@@ -123,7 +123,8 @@ def find_peers(build, environment, expected, timeout):
 class Compiler:
     """T-13: compiles as the benchmarks were compiled; the driver and the compiler proper are measured together."""
 
-    SOURCES = {"raw": "selective_asio.cpp", "drover": "drover_call.cpp", "program": "drover_program.cpp"}
+    SOURCES = {"raw": "selective_asio.cpp", "drover": "drover_call.cpp", "header-only": "drover_call.cpp",
+               "program": "drover_program.cpp"}
 
     def __init__(self, folder, timeout):
         self.timeout = timeout
@@ -137,7 +138,8 @@ class Compiler:
     def run(self, figure, method, seconds):
         source = BENCH / "compile" / self.SOURCES[method]
         level = figure.id.rsplit("/", 1)[1]
-        command = [*self.command, f"-{level}", "-c", str(source), "-o", os.devnull]
+        separate = ["-DDROVER_SEPARATE_COMPILATION"] if method == "drover" else []
+        command = [*self.command, *separate, f"-{level}", "-c", str(source), "-o", os.devnull]
         # In a child of its own, whose descendants alone are counted.
         reading, writing = os.pipe()
         child = os.fork()

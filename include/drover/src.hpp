@@ -12,12 +12,11 @@
 #error "drover/src.hpp is for programs that define DROVER_SEPARATE_COMPILATION, in all of their files"
 #endif
 
-#include <drover/drover.hpp>
-
 #include <drover/detail/async_event_impl.hpp>
 #include <drover/detail/home_impl.hpp>
 #include <drover/detail/resource_pool_timer_impl.hpp>
 #include <drover/detail/run_impl.hpp>
+#include <drover/drover.hpp>
 #include <drover/os/detail/command_impl.hpp>
 #include <drover/os/detail/process_impl.hpp>
 #include <drover/pool/detail/begin_call_impl.hpp>

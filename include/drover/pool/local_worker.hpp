@@ -58,7 +58,9 @@ class [[nodiscard]] LocalWorker {
   [[nodiscard]] asio::awaitable<StopReport> stop(Timeout grace);
 
   /// Runs a routine in the worker. Arguments are encoded and the call is sent (or queued, in order) before call()
-  /// returns; the awaitable only waits, and cancels the call if it is destroyed unawaited. At most once.
+  /// returns; the awaitable only waits, and cancels the call if it is destroyed unawaited. At most once. A std::string
+  /// or std::vector<std::byte> of 64 KiB or more that is moved in is sent from where it is, without a copy; so is such
+  /// a result of a routine.
   ///
   /// Errors: RemoteError if the routine threw; Errc::unknown_routine, bad_arguments, message_too_large (the worker is
   /// unharmed); Errc::worker_exited with the status if the worker ended, even with status 0; Errc::stopping;
@@ -67,11 +69,11 @@ class [[nodiscard]] LocalWorker {
   /// when the routine has ended, or CallOptions::kill_after has killed the worker.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(handle_.dispatcher(), CallOptions{}, routine, std::as_const(arguments)...);
+    return detail::begin_call<R>(handle_.dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::as_const(arguments)...);
+    return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited.

@@ -56,11 +56,11 @@ class [[nodiscard]] WorkerPool {
   /// Errc::pool_failed if the pool has given up replacing workers.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::as_const(arguments)...);
+    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(dispatcher(), options, routine, std::as_const(arguments)...);
+    return detail::begin_call<R>(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
   /// Stops all workers at the same time under one budget, waits until they have been reaped and tells how each went,

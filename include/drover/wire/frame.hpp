@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <drover/detail/config.hpp>
+#include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
 
 /// Frames: what travels on the sockets between a program and its workers. A frame is a header of 24 bytes and a body of
@@ -108,6 +109,9 @@ class FrameWriter {
   /// Moves a large body in and leaves `body` empty; copies a small one and leaves it its capacity.
   void queue(FrameHeader header, ByteBuffer&& body);
 
+  /// The same; what was moved into the body is never copied.
+  void queue(FrameHeader header, Body&& body);
+
   bool empty() const noexcept { return pending_ == 0; }
 
   /// Bytes that wait.
@@ -124,11 +128,14 @@ class FrameWriter {
   void clear() noexcept;
 
  private:
-  static constexpr std::size_t large_body = 64 * 1024;  // from here on, moving is cheaper than copying
-
   struct Stretch {
-    ByteBuffer bytes;
+    ByteBuffer bytes{};
     bool closed = false;  // nothing is appended to it any more
+    MovedBytes moved{};   // instead of `bytes`, if it is closed
+
+    std::span<const std::byte> view() const noexcept {
+      return std::holds_alternative<std::monostate>(moved) ? bytes.view() : view_of(moved);
+    }
   };
 
   ByteBuffer& open_stretch();

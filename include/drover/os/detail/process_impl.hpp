@@ -18,8 +18,7 @@ namespace drover::inline v1 {
 namespace detail {
 
 inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_ptr<AsyncEvent> event) {
-  if (child->foreign())
-    throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
+  if (child->foreign()) throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
   // Its last lines may be queued on this very executor: let them go first.
   const auto resume = child->has_lines() ? AsyncEvent::Resume::posted : AsyncEvent::Resume::at_once;
   co_await AsyncEvent::wait(event, resume);

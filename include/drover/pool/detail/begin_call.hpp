@@ -175,7 +175,7 @@ struct AwaitCall {
 /// Encodes and sends (or queues) the call before it returns; the awaitable only waits for its end.
 template <class R, class... A>
 asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
-                              RoutineName routine, const A&... arguments) {
+                              RoutineName routine, A&&... arguments) {
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of call<R>() has to be default-constructible: asio::awaitable needs it");
   if constexpr (!std::is_void_v<R>)
@@ -187,7 +187,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
     auto call = take_call(dispatcher, options);
     Encoder encoder(call->request);
     encoder.put(routine.view());
-    (encoder.put(arguments), ...);
+    (put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
     submit(*dispatcher, call, options);
     AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
     return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(

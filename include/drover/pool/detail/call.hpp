@@ -17,6 +17,7 @@
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/frame.hpp>
 
@@ -69,7 +70,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   Lane* lane = nullptr;  // while it has a place in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  ByteBuffer request;          // routine and arguments, until it is sent
+  Body request;                // routine and arguments, until it is sent
   std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post

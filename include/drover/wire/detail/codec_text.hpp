@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <span>
@@ -8,7 +9,10 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
+#include <drover/wire/body.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 
@@ -102,6 +106,19 @@ struct Wire<T, Form::bytes> {
     }
   }
 };
+
+/// Encodes an argument or a result. A large string or vector of bytes that is given away is moved into the body.
+template <class T>
+void put_or_move(Encoder& out, Body& body, T&& value) {
+  constexpr bool text = std::is_same_v<T, std::string> && form_of<std::string>() == Form::text;
+  if constexpr (text || (std::is_same_v<T, std::vector<std::byte>> && form_of<T>() == Form::bytes)) {
+    if (value.size() >= worth_moving) {
+      Raw::of(out).tagged(text ? Kind::text : Kind::bytes, std::uint64_t{value.size()});
+      return body.insert(std::move(value));
+    }
+  }
+  out.put(std::as_const(value));
+}
 
 template <class T>
 struct Wire<T, Form::message> {

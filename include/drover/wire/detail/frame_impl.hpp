@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <drover/error.hpp>
 #include <drover/wire/frame.hpp>
@@ -32,7 +33,9 @@ DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   return {buffer_.data() + end_, buffer_.capacity() - end_};
 }
 
-DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept { (large_pending_ ? large_received_ : end_) += count; }
+DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept {
+  (large_pending_ ? large_received_ : end_) += count;
+}
 
 DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
@@ -86,12 +89,12 @@ DROVER_INLINE ByteBuffer FrameReader::take_body() {
 
 DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
   // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
-  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().bytes.size() >= large_body) {
+  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().bytes.size() >= worth_moving) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
       stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
       head_ = 0;
     }
-    stretches_.push_back({std::move(spare_), false});
+    stretches_.push_back({.bytes = std::move(spare_)});
   }
   return stretches_.back().bytes;
 }
@@ -107,23 +110,48 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, std::span<const std::b
 }
 
 DROVER_INLINE void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
-  if (body.size() < large_body) return queue(header, body.view());
+  if (body.size() < worth_moving) return queue(header, body.view());
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   header.size = static_cast<std::uint32_t>(body.size());
   open_stretch();
   stretches_.reserve(stretches_.size() + 1);  // from here on nothing fails half-way
   stretches_.back().bytes.append(&header, sizeof header);
   pending_ += sizeof header + body.size();
-  stretches_.push_back({std::move(body), true});
+  stretches_.push_back({.bytes = std::move(body), .closed = true});
+}
+
+DROVER_INLINE void FrameWriter::queue(FrameHeader header, Body&& body) {
+  std::vector<Body::Insert>& inserts = body.inserts();
+  if (inserts.empty()) return queue(header, static_cast<ByteBuffer&&>(body));
+  if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
+  header.size = static_cast<std::uint32_t>(body.size());
+  const std::span<const std::byte> around = body.view();
+  std::vector<Stretch> behind;  // what follows the first piece of the buffer
+  behind.reserve(2 * inserts.size());
+  for (std::size_t i = 0; i < inserts.size(); ++i) {
+    behind.push_back({.closed = true, .moved = std::move(inserts[i].bytes)});
+    const std::size_t end = i + 1 < inserts.size() ? inserts[i + 1].at : around.size();
+    if (end == inserts[i].at) continue;
+    behind.emplace_back().bytes.append(around.subspan(inserts[i].at, end - inserts[i].at));
+  }
+  open_stretch();
+  stretches_.reserve(stretches_.size() + behind.size());
+  ByteBuffer& bytes = stretches_.back().bytes;
+  std::byte* const place = bytes.extend(sizeof header + inserts.front().at);  // from here on nothing fails half-way
+  std::memcpy(place, &header, sizeof header);
+  if (inserts.front().at != 0) std::memcpy(place + sizeof header, around.data(), inserts.front().at);
+  pending_ += sizeof header + body.size();
+  for (Stretch& stretch : behind) stretches_.push_back(std::move(stretch));
+  body.clear();
 }
 
 DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noexcept {
   std::size_t filled = 0;
   std::size_t skip = written_;
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
-    ByteBuffer& bytes = stretches_[i].bytes;
+    const std::span<const std::byte> bytes = stretches_[i].view();
     if (bytes.size() == skip) continue;
-    stretches[filled++] = {bytes.data() + skip, bytes.size() - skip};
+    stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // only read from
   }
   return filled;
 }
@@ -131,14 +159,14 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
 DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
   pending_ -= count;
   written_ += count;
-  while (head_ < stretches_.size() && written_ >= stretches_[head_].bytes.size()) {
+  while (head_ < stretches_.size() && written_ >= stretches_[head_].view().size()) {
     Stretch& done = stretches_[head_++];
-    written_ -= done.bytes.size();
-    if (!done.closed && done.bytes.capacity() <= 2 * large_body) {
+    written_ -= done.view().size();
+    if (!done.closed && done.bytes.capacity() <= 2 * worth_moving) {
       spare_ = std::move(done.bytes);
       spare_.clear();
     } else {
-      done.bytes = ByteBuffer();
+      done = Stretch();
     }
   }
   if (pending_ == 0) {

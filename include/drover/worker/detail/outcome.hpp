@@ -11,7 +11,7 @@
 
 #include <asio/error.hpp>
 
-#include <drover/wire/buffer.hpp>
+#include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/worker/detail/routine.hpp>
@@ -21,7 +21,7 @@
 namespace drover::inline v1::detail {
 
 /// The body must not get larger than `limit`, or least_max_body if that is more, however long the texts are.
-inline void encode_texts(ByteBuffer& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
+inline void encode_texts(Body& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
   limit = std::max(limit, least_max_body);
   constexpr std::size_t overhead = 16;  // of an encoded text, or less
   constexpr std::size_t longest = 64 * 1024;
@@ -34,7 +34,7 @@ inline void encode_texts(ByteBuffer& body, std::size_t limit, std::initializer_l
 }
 
 /// For the exception that is being handled. `cancelled`: the call was, so that it may end with operation_aborted.
-inline ResultStatus encode_exception(ByteBuffer& body, std::size_t limit, std::string_view name, const Routine& routine,
+inline ResultStatus encode_exception(Body& body, std::size_t limit, std::string_view name, const Routine& routine,
                                      bool cancelled) {
   const auto remote = [&](std::string_view text) {
     encode_texts(body, limit, {current_exception_type(), text});
@@ -63,7 +63,7 @@ inline ResultStatus encode_exception(ByteBuffer& body, std::size_t limit, std::s
 /// Runs `step`, which leaves a result in `body`; turns what goes wrong into an answer as well, even with no memory
 /// left.
 template <class Step>
-ResultStatus conclude(ByteBuffer& body, std::size_t limit, std::string_view name, const Routine& routine,
+ResultStatus conclude(Body& body, std::size_t limit, std::string_view name, const Routine& routine,
                       const bool& cancelled, Step step) {
   try {
     try {

@@ -15,7 +15,7 @@
 
 #include <asio/awaitable.hpp>
 
-#include <drover/wire/buffer.hpp>
+#include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/worker/detail/type_name.hpp>
 
@@ -46,11 +46,11 @@ class Routine {
 
   /// Takes the arguments, runs a plain routine, appends its result. Throws BadArguments before it has begun, and what
   /// the routine throws.
-  virtual void run(Decoder& arguments, const std::stop_token& stop, ByteBuffer& result) = 0;
+  virtual void run(Decoder& arguments, const std::stop_token& stop, Body& result) = 0;
 
   /// The same for a coroutine. What the decoder reads from, the result's buffer and the routine must live until it
   /// ends.
-  virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, ByteBuffer& result) = 0;
+  virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, Body& result) = 0;
 };
 
 // What kind of callable it is ---------------------------------------------------------------------
@@ -141,10 +141,13 @@ Values decode_arguments(Decoder& arguments) {
   }
 }
 
-template <class T>
-void encode_result(ByteBuffer& result, const T& value) {
+template <class T, class Given>
+void encode_result(Body& result, Given&& value) {
   Encoder encoder(result);
-  encoder.put(value);
+  if constexpr (std::is_same_v<T, std::remove_cvref_t<Given>>)
+    put_or_move(encoder, result, std::forward<Given>(value));
+  else
+    encoder.put<T>(value);
 }
 
 template <class... V>
@@ -179,7 +182,7 @@ class PlainRoutine final : public TypedRoutine<F> {
   using TypedRoutine<F>::TypedRoutine;
   using typename TypedRoutine<F>::Sig;
 
-  void run(Decoder& arguments, const std::stop_token& stop, ByteBuffer& result) override {
+  void run(Decoder& arguments, const std::stop_token& stop, Body& result) override {
     auto values = decode_arguments<typename Sig::Values>(arguments);
     if constexpr (std::is_void_v<typename Sig::ResultType>)
       Sig::call(this->f_, stop, values);
@@ -187,7 +190,7 @@ class PlainRoutine final : public TypedRoutine<F> {
       encode_result<std::decay_t<typename Sig::ResultType>>(result, Sig::call(this->f_, stop, values));
   }
 
-  asio::awaitable<void> start(Decoder, std::stop_token, ByteBuffer&) override {
+  asio::awaitable<void> start(Decoder, std::stop_token, Body&) override {
     throw std::logic_error("a plain routine is run");
   }
 };
@@ -198,9 +201,9 @@ class CoroutineRoutine final : public TypedRoutine<F> {
   using TypedRoutine<F>::TypedRoutine;
   using typename TypedRoutine<F>::Sig;
 
-  void run(Decoder&, const std::stop_token&, ByteBuffer&) override { throw std::logic_error("a coroutine is started"); }
+  void run(Decoder&, const std::stop_token&, Body&) override { throw std::logic_error("a coroutine is started"); }
 
-  asio::awaitable<void> start(Decoder arguments, std::stop_token stop, ByteBuffer& result) override {
+  asio::awaitable<void> start(Decoder arguments, std::stop_token stop, Body& result) override {
     using Result = typename Sig::ResultType::value_type;
     // They live in this frame, so the routine may take them by reference.
     auto values = decode_arguments<typename Sig::Values>(arguments);
@@ -208,8 +211,8 @@ class CoroutineRoutine final : public TypedRoutine<F> {
     if constexpr (std::is_void_v<Result>) {
       co_await std::move(work);
     } else {
-      const Result value = co_await std::move(work);
-      encode_result<Result>(result, value);
+      Result value = co_await std::move(work);
+      encode_result<Result>(result, std::move(value));
     }
   }
 };

@@ -1,0 +1,2 @@
+// What is no template, compiled once.
+#include <drover/src.hpp>
