@@ -16,7 +16,7 @@ endif()
 # drover_helper(support/name.cpp [library...] [PLAIN]): a program that tests start. A test that has it among its HELPERS
 # finds its path in the macro DROVER_HELPER_NAME.
 #   PLAIN  never sanitized: a sanitizer's signal handlers and its slow exit are not what drover gives a child.
-#   HEADER_ONLY  has a copy of the library of its own, whatever DROVER_SEPARATE_COMPILATION says.
+#   HEADER_ONLY  has a copy of the library of its own, whatever DROVER_DEVELOP_SEPARATE says.
 function(drover_helper source)
   cmake_parse_arguments(arg "PLAIN;HEADER_ONLY" "" "" ${ARGN})
   set(library drover_develop)

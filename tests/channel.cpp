@@ -53,9 +53,9 @@ TEST(Channel, WritesStopWhenTheSocketIsFullAndResume) {
   std::string expected, arrived;
   for (std::uint64_t i = 0; i < 300; ++i) {
     const std::string body(i % 7 == 0 ? 100000 : i, static_cast<char>('a' + i % 26));
-    ByteBuffer buffer;
-    buffer.append(bytes_of(body));
-    ends.near.queue(call(i), std::move(buffer));
+    FrameBody queued;
+    queued.buffer().append(bytes_of(body));
+    ends.near.queue(call(i), std::move(queued));
     expected += body;
   }
   EXPECT_FALSE(ends.near.flush());
@@ -88,9 +88,9 @@ TEST(Channel, MoreStretchesThanOneCallTakesAreSentAll) {
     }
   });
   for (std::uint64_t i = 0; i < 100; ++i) {
-    ByteBuffer buffer;
-    std::memset(buffer.extend(70000), 1, 70000);
-    ends.near.queue(call(i), std::move(buffer));
+    FrameBody body;
+    std::memset(body.buffer().extend(70000), 1, 70000);
+    ends.near.queue(call(i), std::move(body));
   }
   while (ends.near.wants_write()) ASSERT_FALSE(ends.near.flush());
   reader.join();
@@ -156,8 +156,8 @@ TEST(Channel, GarbageIsAProtocolError) {
 
 TEST(Channel, ALargeBodyTakesOneReadPerSocketBuffer) {
   Ends ends;
-  ByteBuffer body;
-  std::memset(body.extend(4u << 20), 7, 4u << 20);
+  FrameBody body;
+  std::memset(body.buffer().extend(4u << 20), 7, 4u << 20);
   ends.near.queue(call(1), std::move(body));
   std::size_t reads = 0, some = 0;
   std::optional<Frame> frame;

@@ -111,13 +111,13 @@ TEST(Frame, WhatIsMovedIntoABodyIsSentFromWhereItIs) {
 
   FrameWriter writer;
   writer.queue(call(1), bytes_of("small"));
-  Body body;
-  body.append(bytes_of("before"));
+  FrameBody body;
+  body.buffer().append(bytes_of("before"));
   body.insert(std::move(text));
-  body.append(bytes_of("between"));
+  body.buffer().append(bytes_of("between"));
   body.insert(std::move(bytes));
   body.insert(std::move(again));
-  body.append(bytes_of("behind"));
+  body.buffer().append(bytes_of("behind"));
   EXPECT_EQ(body.size(), expected.size());
   writer.queue(call(2), std::move(body));
   EXPECT_EQ(body.size(), 0u);
@@ -132,15 +132,34 @@ TEST(Frame, WhatIsMovedIntoABodyIsSentFromWhereItIs) {
   EXPECT_TRUE(transferred(writer, 997) == (std::vector<std::string>{"small", expected, "small"}));
 }
 
+TEST(Frame, AnInsertCopiesNothingLargeAroundIt) {
+  FrameBody body;
+  const std::string before = pattern(300000, 'a'), between = pattern(90000, 'b'), text = pattern(70000, 'c');
+  body.buffer().append(bytes_of(before));
+  const void* const place_of_before = body.buffer().data();
+  body.insert(text);
+  body.buffer().append(bytes_of(between));
+  const void* const place_of_between = body.buffer().data();
+  body.insert(std::string());
+  body.buffer().append(bytes_of("behind"));
+  FrameWriter writer;
+  writer.queue(call(1), std::move(body));
+  iovec stretches[16];
+  const std::size_t count = writer.gather(stretches, std::size(stretches));
+  for (const void* place : {place_of_before, place_of_between})
+    EXPECT_TRUE(std::any_of(stretches, stretches + count, [place](const iovec& s) { return s.iov_base == place; }));
+  EXPECT_TRUE(transferred(writer, 50000) == std::vector<std::string>{before + text + between + "behind"});
+}
+
 TEST(Frame, ABodyMayBeNothingButWhatWasMovedIn) {
   FrameWriter writer;
-  Body body;
+  FrameBody body;
   body.insert(pattern(80000, 'x'));
   writer.queue(call(1), std::move(body));
-  Body cleared;
+  FrameBody cleared;
   cleared.insert(pattern(80000, 'y'));
   cleared.clear();
-  cleared.append(bytes_of("y"));
+  cleared.buffer().append(bytes_of("y"));
   writer.queue(call(2), std::move(cleared));
   EXPECT_TRUE(transferred(writer, 1 << 20) == (std::vector<std::string>{pattern(80000, 'x'), "y"}));
 }

@@ -48,18 +48,28 @@ struct Runner {
   std::size_t limit = 1000;
   bool cancelled = false;
 
+  /// As it arrives, so to say: in one piece.
+  static ByteBuffer whole(FrameBody body) {
+    ByteBuffer bytes;
+    for (const MovedBytes& piece : body.pieces()) bytes.append(view_of(piece));
+    bytes.append(body.buffer().view());
+    EXPECT_EQ(bytes.size(), body.size());
+    return bytes;
+  }
+
   template <class... Args>
   ByteBuffer run(const std::string& name, const Args&... args) {
     Routine* const routine = RoutinesAccess::table(routines).find(name);
     if (routine == nullptr) throw std::logic_error("no such routine");
-    ByteBuffer body, result;
+    ByteBuffer body;
+    FrameBody result;
     Encoder encoder(body);
     (encoder.put(args), ...);
     Decoder decoder(body.view());
     if (!routine->is_coroutine()) {
       status =
           conclude(result, limit, name, *routine, cancelled, [&] { routine->run(decoder, stop.get_token(), result); });
-      return result;
+      return whole(std::move(result));
     }
     asio::io_context context;
     std::exception_ptr failure;
@@ -69,7 +79,7 @@ struct Runner {
     status = conclude(result, limit, name, *routine, cancelled, [&] {
       if (failure) std::rethrow_exception(failure);
     });
-    return result;
+    return whole(std::move(result));
   }
 
   template <class R, class... Args>

@@ -133,7 +133,8 @@ class Compiler:
         except (OSError, ValueError):
             raise Broken(f"{folder}/compiler.json is missing: configure with -DDROVER_BUILD_BENCH=ON") from None
         includes = [f"-I{path}" for path in dict.fromkeys(described["include"]) if path and path != "/usr/include"]
-        self.command = [described["compiler"], "-std=c++20", *includes, *(f"-D{name}" for name in described["definitions"] if name)]
+        self.command = [described["compiler"], "-std=c++20", *includes, *(f"-D{name}" for name in described["definitions"]
+                        if name not in ("", "DROVER_SEPARATE_COMPILATION"))]
 
     def run(self, figure, method, seconds):
         source = BENCH / "compile" / self.SOURCES[method]

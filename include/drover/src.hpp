@@ -1,7 +1,8 @@
 #pragma once
 
-/// All of drover that is no template: for one source file of a program that defines DROVER_SEPARATE_COMPILATION, and
-/// for no other. The program's other files then compile several times as fast.
+/// All of drover that is no template: for one source file of a program (or of a shared library that hides its symbols)
+/// that defines DROVER_SEPARATE_COMPILATION, and for no other. The program's other files then compile several times as
+/// fast.
 ///
 ///     // drover.cpp
 ///     #include <drover/src.hpp>

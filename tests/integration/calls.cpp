@@ -106,9 +106,19 @@ asio::awaitable<void> moved_payloads() {
   EXPECT_TRUE(co_await worker.call<std::string>("join", ends, std::move(given)) == "a" + text + "b");
   std::vector<std::byte> bytes(100000, std::byte{2});
   EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", std::move(bytes)), 200000u);
+  given = text;
+  std::string separator = text;
+  const std::vector<std::string> three{"a", "b", "c"};
+  EXPECT_TRUE(co_await worker.call<std::string>("join", three, std::move(separator)) == "a" + text + "b" + text + "c");
+  EXPECT_TRUE(co_await worker.call<std::string>("slow_echo", std::move(given), 1) == text);  // not the last argument
   // What is refused, here or there, harms nobody.
   std::string too_large(5u << 20, 'x');
   EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", std::move(too_large))) == Errc::message_too_large);
+  EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 5u << 20)) == Errc::message_too_large);
+  std::string dropped = text;
+  const char* const null = nullptr;
+  EXPECT_THROW(co_await worker.call<std::string>("join", std::move(dropped), null), std::invalid_argument);
+  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
   co_await worker.stop();
 }
 TEST_F(Calls, SendLargeStringsThatAreMovedInAsTheyAre) { on_one_thread(moved_payloads); }

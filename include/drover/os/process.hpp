@@ -9,6 +9,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/os/command.hpp>
+#include <drover/os/detail/exit_guard.hpp>
 #include <drover/os/exit_status.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>

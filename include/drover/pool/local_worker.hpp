@@ -59,8 +59,8 @@ class [[nodiscard]] LocalWorker {
 
   /// Runs a routine in the worker. Arguments are encoded and the call is sent (or queued, in order) before call()
   /// returns; the awaitable only waits, and cancels the call if it is destroyed unawaited. At most once. A std::string
-  /// or std::vector<std::byte> of 64 KiB or more that is moved in is sent from where it is, without a copy; so is such
-  /// a result of a routine.
+  /// or std::vector<std::byte> of 64 KiB or more that is moved in is sent from where it is, without a copy, and gone
+  /// even if the call fails; such results of routines likewise.
   ///
   /// Errors: RemoteError if the routine threw; Errc::unknown_routine, bad_arguments, message_too_large (the worker is
   /// unharmed); Errc::worker_exited with the status if the worker ended, even with status 0; Errc::stopping;

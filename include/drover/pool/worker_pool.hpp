@@ -13,6 +13,7 @@
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/os/detail/exit_guard.hpp>
 #include <drover/pool/detail/begin_call.hpp>
 #include <drover/pool/options.hpp>
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
@@ -15,48 +14,66 @@ namespace drover::inline v1::detail {
 /// From here on, moving is cheaper than copying.
 inline constexpr std::size_t worth_moving = 64 * 1024;
 
-/// Bytes that somebody has let go of.
-using MovedBytes = std::variant<std::monostate, std::string, std::vector<std::byte>>;
+/// Bytes in whatever they came in.
+using MovedBytes = std::variant<ByteBuffer, std::string, std::vector<std::byte>>;
 
 inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
   if (const auto* text = std::get_if<std::string>(&moved)) return std::as_bytes(std::span(*text));
   if (const auto* bytes = std::get_if<std::vector<std::byte>>(&moved)) return *bytes;
-  return {};
+  const auto* buffer = std::get_if<ByteBuffer>(&moved);
+  return buffer != nullptr ? buffer->view() : std::span<const std::byte>();
 }
 
-/// The body of a frame that is to be sent: bytes, and between them large strings and vectors that were moved in. Those
-/// are sent from where they are.
-class Body final : public ByteBuffer {
+/// The body of a frame that is to be sent: a buffer to encode into, and before its bytes pieces that are complete,
+/// large strings and vectors among them that were moved in. Those are sent from where they are. Move-only.
+class FrameBody {
  public:
-  using ByteBuffer::ByteBuffer;
-
-  struct Insert {
-    std::size_t at;  // how many of the buffer's bytes come before it
-    MovedBytes bytes;
-  };
-
-  /// Comes behind what is in the buffer now.
-  void insert(MovedBytes bytes) {
-    const std::size_t size = view_of(bytes).size();
-    inserts_.push_back({ByteBuffer::size(), std::move(bytes)});
-    inserted_ += size;
+  FrameBody() = default;
+  explicit FrameBody(std::size_t capacity) : buffer_(capacity) {}
+  FrameBody(FrameBody&& other) noexcept
+      : pieces_(std::exchange(other.pieces_, {})),
+        size_of_pieces_(std::exchange(other.size_of_pieces_, 0)),
+        buffer_(std::move(other.buffer_)) {}
+  FrameBody& operator=(FrameBody&& other) noexcept {
+    pieces_ = std::exchange(other.pieces_, {});
+    size_of_pieces_ = std::exchange(other.size_of_pieces_, 0);
+    buffer_ = std::move(other.buffer_);
+    return *this;
   }
 
-  /// Of all of it.
-  std::size_t size() const noexcept { return ByteBuffer::size() + inserted_; }
+  /// What comes next is appended here.
+  ByteBuffer& buffer() noexcept { return buffer_; }
+  const ByteBuffer& buffer() const noexcept { return buffer_; }
 
-  std::vector<Insert>& inserts() noexcept { return inserts_; }
+  /// Puts the bytes behind what is there.
+  void insert(MovedBytes bytes) {
+    pieces_.reserve(pieces_.size() + 2);
+    if (!buffer_.empty()) add(std::move(buffer_));
+    add(std::move(bytes));
+  }
+
+  /// Those before the buffer's.
+  std::vector<MovedBytes>& pieces() noexcept { return pieces_; }
+
+  /// Of all of it.
+  std::size_t size() const noexcept { return size_of_pieces_ + buffer_.size(); }
 
   /// Keeps the capacity of the buffer.
   void clear() noexcept {
-    ByteBuffer::clear();
-    inserts_.clear();
-    inserted_ = 0;
+    pieces_.clear();
+    size_of_pieces_ = 0;
+    buffer_.clear();
   }
 
  private:
-  std::vector<Insert> inserts_;
-  std::size_t inserted_ = 0;
+  void add(MovedBytes piece) noexcept {  // there is room
+    size_of_pieces_ += view_of(piece).size();
+    pieces_.push_back(std::move(piece));
+  }
+
+  std::vector<MovedBytes> pieces_;
+  std::size_t size_of_pieces_ = 0;
+  ByteBuffer buffer_;
 };
 
 }  // namespace drover::inline v1::detail

@@ -37,7 +37,7 @@ class Channel {
   void queue(const FrameHeader& header, std::span<const std::byte> body = {}) {
     if (!write_error_) writer_.queue(header, body);
   }
-  void queue(const FrameHeader& header, Body&& body) {
+  void queue(const FrameHeader& header, FrameBody&& body) {
     if (!write_error_) writer_.queue(header, std::move(body));
   }
 

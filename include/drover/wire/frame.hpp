@@ -6,6 +6,7 @@
 #include <span>
 #include <sys/uio.h>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <drover/detail/config.hpp>
@@ -109,8 +110,8 @@ class FrameWriter {
   /// Moves a large body in and leaves `body` empty; copies a small one and leaves it its capacity.
   void queue(FrameHeader header, ByteBuffer&& body);
 
-  /// The same; what was moved into the body is never copied.
-  void queue(FrameHeader header, Body&& body);
+  /// The same; small pieces of it are copied, large ones moved. If this throws the body is as it was.
+  void queue(FrameHeader header, FrameBody&& body);
 
   bool empty() const noexcept { return pending_ == 0; }
 
@@ -129,16 +130,15 @@ class FrameWriter {
 
  private:
   struct Stretch {
-    ByteBuffer bytes{};
+    MovedBytes bytes{};
     bool closed = false;  // nothing is appended to it any more
-    MovedBytes moved{};   // instead of `bytes`, if it is closed
 
-    std::span<const std::byte> view() const noexcept {
-      return std::holds_alternative<std::monostate>(moved) ? bytes.view() : view_of(moved);
-    }
+    /// Of one that is open.
+    ByteBuffer& buffer() noexcept { return *std::get_if<ByteBuffer>(&bytes); }
   };
 
   ByteBuffer& open_stretch();
+  void make_room_for_stretches(std::size_t count);
 
   std::vector<Stretch> stretches_;  // those before head_ have been written
   std::size_t head_ = 0;

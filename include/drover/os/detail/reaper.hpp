@@ -17,7 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include <drover/detail/config.hpp>
 #include <drover/detail/pin.hpp>
+#include <drover/os/detail/exit_guard.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -248,14 +250,6 @@ class Reaper {
   Deadline timer_at_;
 };
 
-/// Built before every later global of each translation unit that includes this, so that globals that own processes are
-/// destroyed before the exit hook runs.
-struct ExitGuard {
-  ExitGuard() noexcept = default;
-  ~ExitGuard() { Reaper::end_program(); }
-  ExitGuard(const ExitGuard&) = delete;
-  ExitGuard& operator=(const ExitGuard&) = delete;
-};
-inline const ExitGuard exit_guard;
+DROVER_INLINE ExitGuard::~ExitGuard() { Reaper::end_program(); }
 
 }  // namespace drover::inline v1::detail

@@ -185,9 +185,9 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
         "std::vector");
   try {
     auto call = take_call(dispatcher, options);
-    Encoder encoder(call->request);
+    Encoder encoder(call->request.buffer());
     encoder.put(routine.view());
-    (put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
+    (detail::put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
     submit(*dispatcher, call, options);
     AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
     return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(

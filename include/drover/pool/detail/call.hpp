@@ -70,7 +70,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   Lane* lane = nullptr;  // while it has a place in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  Body request;                // routine and arguments, until it is sent
+  FrameBody request;           // routine and arguments, until it is sent
   std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post
@@ -134,7 +134,3 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
 };
 
 }  // namespace drover::inline v1::detail
-
-#if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/pool/detail/call_impl.hpp>
-#endif

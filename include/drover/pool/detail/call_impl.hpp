@@ -76,7 +76,7 @@ DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
 }
 
 DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
-  if (request.capacity() > most_kept) request = Body();
+  if (request.buffer().capacity() > most_kept) request = FrameBody();
   if (body_.capacity() > most_kept) body_ = ByteBuffer();
   state = CallState::queued;
   kill_after.reset();

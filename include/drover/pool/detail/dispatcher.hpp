@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -184,4 +185,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
 
 }  // namespace drover::inline v1::detail
 
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/call_impl.hpp>
+#endif
 #include <drover/pool/detail/dispatcher_impl.hpp>

@@ -6,6 +6,7 @@
 #include <asio/any_io_executor.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/os/detail/exit_guard.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover::inline v1::detail {

@@ -237,6 +237,7 @@ inline void WorkerCore::kill_worker() {
     return;
   }
   expected_end_ = killed_for_a_call_ = true;
+  lane_.close();  // an answer that it may yet have given frees no place
   emit(Event::Kind::kill_sent);
 }
 

@@ -109,12 +109,14 @@ struct Wire<T, Form::bytes> {
 
 /// Encodes an argument or a result. A large string or vector of bytes that is given away is moved into the body.
 template <class T>
-void put_or_move(Encoder& out, Body& body, T&& value) {
-  constexpr bool text = std::is_same_v<T, std::string> && form_of<std::string>() == Form::text;
-  if constexpr (text || (std::is_same_v<T, std::vector<std::byte>> && form_of<T>() == Form::bytes)) {
-    if (value.size() >= worth_moving) {
-      Raw::of(out).tagged(text ? Kind::text : Kind::bytes, std::uint64_t{value.size()});
-      return body.insert(std::move(value));
+void put_or_move(Encoder& out, FrameBody& body, T&& value) {
+  if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::vector<std::byte>>) {
+    constexpr Form form = form_of<T>();  // it may have a codec of the user's
+    if constexpr (form == Form::text || form == Form::bytes) {
+      if (value.size() >= worth_moving) {
+        Raw::of(out).tagged(form == Form::text ? Kind::text : Kind::bytes, std::uint64_t{value.size()});
+        return body.insert(std::move(value));
+      }
     }
   }
   out.put(std::as_const(value));

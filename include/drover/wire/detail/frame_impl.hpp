@@ -89,14 +89,19 @@ DROVER_INLINE ByteBuffer FrameReader::take_body() {
 
 DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
   // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
-  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().bytes.size() >= worth_moving) {
+  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().buffer().size() >= worth_moving) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
       stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
       head_ = 0;
     }
     stretches_.push_back({.bytes = std::move(spare_)});
   }
-  return stretches_.back().bytes;
+  return stretches_.back().buffer();
+}
+
+DROVER_INLINE void FrameWriter::make_room_for_stretches(std::size_t count) {
+  const std::size_t wanted = stretches_.size() + count;
+  if (wanted > stretches_.capacity()) stretches_.reserve(std::max(wanted, 2 * stretches_.capacity()));
 }
 
 DROVER_INLINE void FrameWriter::queue(FrameHeader header, std::span<const std::byte> body) {
@@ -114,34 +119,44 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   header.size = static_cast<std::uint32_t>(body.size());
   open_stretch();
-  stretches_.reserve(stretches_.size() + 1);  // from here on nothing fails half-way
-  stretches_.back().bytes.append(&header, sizeof header);
+  make_room_for_stretches(1);  // from here on nothing fails half-way
+  stretches_.back().buffer().append(&header, sizeof header);
   pending_ += sizeof header + body.size();
   stretches_.push_back({.bytes = std::move(body), .closed = true});
 }
 
-DROVER_INLINE void FrameWriter::queue(FrameHeader header, Body&& body) {
-  std::vector<Body::Insert>& inserts = body.inserts();
-  if (inserts.empty()) return queue(header, static_cast<ByteBuffer&&>(body));
+DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody&& body) {
+  if (body.pieces().empty()) return queue(header, std::move(body.buffer()));
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   header.size = static_cast<std::uint32_t>(body.size());
-  const std::span<const std::byte> around = body.view();
-  std::vector<Stretch> behind;  // what follows the first piece of the buffer
-  behind.reserve(2 * inserts.size());
-  for (std::size_t i = 0; i < inserts.size(); ++i) {
-    behind.push_back({.closed = true, .moved = std::move(inserts[i].bytes)});
-    const std::size_t end = i + 1 < inserts.size() ? inserts[i + 1].at : around.size();
-    if (end == inserts[i].at) continue;
-    behind.emplace_back().bytes.append(around.subspan(inserts[i].at, end - inserts[i].at));
+  const std::size_t size = body.size();
+  if (!body.buffer().empty()) body.insert(ByteBuffer());  // makes a piece of it
+  // What is copied comes first, as it may fail: the header and small pieces, up to the first large one, and between
+  // them.
+  std::vector<Stretch> made;
+  made.reserve(2 * body.pieces().size());
+  ByteBuffer first;
+  first.append(&header, sizeof header);
+  for (const MovedBytes& piece : body.pieces()) {
+    const std::span<const std::byte> bytes = view_of(piece);
+    if (bytes.size() >= worth_moving) {
+      made.push_back({.closed = true});
+    } else if (!bytes.empty()) {
+      if (!made.empty() && made.back().closed) made.emplace_back();
+      (made.empty() ? first : made.back().buffer()).append(bytes);
+    }
   }
   open_stretch();
-  stretches_.reserve(stretches_.size() + behind.size());
-  ByteBuffer& bytes = stretches_.back().bytes;
-  std::byte* const place = bytes.extend(sizeof header + inserts.front().at);  // from here on nothing fails half-way
-  std::memcpy(place, &header, sizeof header);
-  if (inserts.front().at != 0) std::memcpy(place + sizeof header, around.data(), inserts.front().at);
-  pending_ += sizeof header + body.size();
-  for (Stretch& stretch : behind) stretches_.push_back(std::move(stretch));
+  make_room_for_stretches(made.size());
+  stretches_.back().buffer().append(first.view());  // from here on nothing fails half-way
+  pending_ += sizeof header + size;
+  auto stretch = made.begin();
+  for (MovedBytes& piece : body.pieces()) {
+    if (view_of(piece).size() < worth_moving) continue;
+    while (!stretch->closed) ++stretch;
+    (stretch++)->bytes = std::move(piece);
+  }
+  for (Stretch& next : made) stretches_.push_back(std::move(next));
   body.clear();
 }
 
@@ -149,7 +164,7 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
   std::size_t filled = 0;
   std::size_t skip = written_;
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
-    const std::span<const std::byte> bytes = stretches_[i].view();
+    const std::span<const std::byte> bytes = view_of(stretches_[i].bytes);
     if (bytes.size() == skip) continue;
     stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // only read from
   }
@@ -159,14 +174,15 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
 DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
   pending_ -= count;
   written_ += count;
-  while (head_ < stretches_.size() && written_ >= stretches_[head_].view().size()) {
+  while (head_ < stretches_.size() && written_ >= view_of(stretches_[head_].bytes).size()) {
     Stretch& done = stretches_[head_++];
-    written_ -= done.view().size();
-    if (!done.closed && done.bytes.capacity() <= 2 * worth_moving) {
-      spare_ = std::move(done.bytes);
+    written_ -= view_of(done.bytes).size();
+    const std::size_t capacity = done.closed ? 0 : done.buffer().capacity();
+    if (capacity > spare_.capacity() && capacity <= 2 * worth_moving) {
+      spare_ = std::move(done.buffer());
       spare_.clear();
     } else {
-      done = Stretch();
+      done.bytes = ByteBuffer();
     }
   }
   if (pending_ == 0) {

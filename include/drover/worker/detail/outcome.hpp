@@ -21,12 +21,12 @@
 namespace drover::inline v1::detail {
 
 /// The body must not get larger than `limit`, or least_max_body if that is more, however long the texts are.
-inline void encode_texts(Body& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
+inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
   limit = std::max(limit, least_max_body);
   constexpr std::size_t overhead = 16;  // of an encoded text, or less
   constexpr std::size_t longest = 64 * 1024;
   body.clear();
-  Encoder encoder(body);
+  Encoder encoder(body.buffer());
   for (const std::string_view text : texts) {
     const std::size_t used = body.size() + overhead * texts.size();
     encoder.put(text.substr(0, std::min(longest, limit > used ? limit - used : 0)));
@@ -34,7 +34,7 @@ inline void encode_texts(Body& body, std::size_t limit, std::initializer_list<st
 }
 
 /// For the exception that is being handled. `cancelled`: the call was, so that it may end with operation_aborted.
-inline ResultStatus encode_exception(Body& body, std::size_t limit, std::string_view name, const Routine& routine,
+inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
                                      bool cancelled) {
   const auto remote = [&](std::string_view text) {
     encode_texts(body, limit, {current_exception_type(), text});
@@ -63,7 +63,7 @@ inline ResultStatus encode_exception(Body& body, std::size_t limit, std::string_
 /// Runs `step`, which leaves a result in `body`; turns what goes wrong into an answer as well, even with no memory
 /// left.
 template <class Step>
-ResultStatus conclude(Body& body, std::size_t limit, std::string_view name, const Routine& routine,
+ResultStatus conclude(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
                       const bool& cancelled, Step step) {
   try {
     try {

@@ -46,11 +46,11 @@ class Routine {
 
   /// Takes the arguments, runs a plain routine, appends its result. Throws BadArguments before it has begun, and what
   /// the routine throws.
-  virtual void run(Decoder& arguments, const std::stop_token& stop, Body& result) = 0;
+  virtual void run(Decoder& arguments, const std::stop_token& stop, FrameBody& result) = 0;
 
   /// The same for a coroutine. What the decoder reads from, the result's buffer and the routine must live until it
   /// ends.
-  virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, Body& result) = 0;
+  virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, FrameBody& result) = 0;
 };
 
 // What kind of callable it is ---------------------------------------------------------------------
@@ -142,10 +142,10 @@ Values decode_arguments(Decoder& arguments) {
 }
 
 template <class T, class Given>
-void encode_result(Body& result, Given&& value) {
-  Encoder encoder(result);
+void encode_result(FrameBody& result, Given&& value) {
+  Encoder encoder(result.buffer());
   if constexpr (std::is_same_v<T, std::remove_cvref_t<Given>>)
-    put_or_move(encoder, result, std::forward<Given>(value));
+    detail::put_or_move(encoder, result, std::forward<Given>(value));
   else
     encoder.put<T>(value);
 }
@@ -182,7 +182,7 @@ class PlainRoutine final : public TypedRoutine<F> {
   using TypedRoutine<F>::TypedRoutine;
   using typename TypedRoutine<F>::Sig;
 
-  void run(Decoder& arguments, const std::stop_token& stop, Body& result) override {
+  void run(Decoder& arguments, const std::stop_token& stop, FrameBody& result) override {
     auto values = decode_arguments<typename Sig::Values>(arguments);
     if constexpr (std::is_void_v<typename Sig::ResultType>)
       Sig::call(this->f_, stop, values);
@@ -190,7 +190,7 @@ class PlainRoutine final : public TypedRoutine<F> {
       encode_result<std::decay_t<typename Sig::ResultType>>(result, Sig::call(this->f_, stop, values));
   }
 
-  asio::awaitable<void> start(Decoder, std::stop_token, Body&) override {
+  asio::awaitable<void> start(Decoder, std::stop_token, FrameBody&) override {
     throw std::logic_error("a plain routine is run");
   }
 };
@@ -201,9 +201,9 @@ class CoroutineRoutine final : public TypedRoutine<F> {
   using TypedRoutine<F>::TypedRoutine;
   using typename TypedRoutine<F>::Sig;
 
-  void run(Decoder&, const std::stop_token&, Body&) override { throw std::logic_error("a coroutine is started"); }
+  void run(Decoder&, const std::stop_token&, FrameBody&) override { throw std::logic_error("a coroutine is started"); }
 
-  asio::awaitable<void> start(Decoder arguments, std::stop_token stop, Body& result) override {
+  asio::awaitable<void> start(Decoder arguments, std::stop_token stop, FrameBody& result) override {
     using Result = typename Sig::ResultType::value_type;
     // They live in this frame, so the routine may take them by reference.
     auto values = decode_arguments<typename Sig::Values>(arguments);

@@ -44,7 +44,7 @@ class WorkerService {
     Routine* routine = nullptr;
     std::string_view name;  // in the body
     ByteBuffer body;
-    Body result;
+    FrameBody result;
     asio::cancellation_signal cancellation;
     bool cancelled = false;
   };
@@ -71,7 +71,7 @@ class WorkerService {
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
 
   // What goes out.
-  void answer(const FrameHeader& call, ResultStatus status, Body& body);
+  void answer(const FrameHeader& call, ResultStatus status, FrameBody& body);
   void refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled = false);
   void ended(bool cancelled);
   void flush();
@@ -107,7 +107,7 @@ class WorkerService {
   bool full_ = false;               // the socket does not take more now
   Clock::time_point now_;           // when the last call ended, or the reading of calls began
   Clock::time_point unsent_since_;  // if anything is unsent
-  Body scratch_{4096};
+  FrameBody scratch_{4096};
 
   std::uint64_t current_ = 0;  // the call that is being accepted or run
   bool current_cancelled_ = false;

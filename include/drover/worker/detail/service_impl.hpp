@@ -263,7 +263,7 @@ inline void WorkerService::coroutine_ended(CoroutineCall& call, std::exception_p
 
 // What goes out -----------------------------------------------------------------------------------
 
-inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, Body& body) {
+inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
   FrameHeader header;
   header.type = FrameType::result;
   header.status = static_cast<std::uint8_t>(status);
