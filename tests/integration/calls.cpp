@@ -353,6 +353,36 @@ asio::awaitable<void> kill_after() {
 }
 TEST_P(CallsAnywhere, ThatDoNotEndAreKilledIfTheCallerSaysSo) { run_scenario(kill_after); }
 
+// Made once a worker has been killed, they go to the next one, though this one has places left.
+asio::awaitable<void> after_a_kill() {
+  const auto here = co_await asio::this_coro::executor;
+  const auto pool = std::make_shared<WorkerPool>();
+  const auto answered = std::make_shared<std::atomic<int>>(0);
+  PoolOptions options = call_pool(1);
+  options.worker.max_in_flight = 2;
+  options.worker.on_event = [here, answered, weak = std::weak_ptr(pool)](const Event& event) {
+    if (event.kind != Event::Kind::kill_sent) return;
+    asio::co_spawn(
+        here,
+        [](std::shared_ptr<WorkerPool> all, std::shared_ptr<std::atomic<int>> count) -> asio::awaitable<void> {
+          const int nine = co_await all->call<int>("square", 3);
+          *count += nine == 9;
+        }(weak.lock(), answered),
+        [](std::exception_ptr thrown) {
+          if (thrown) ADD_FAILURE() << describe(thrown);
+        });
+  };
+  *pool = co_await WorkerPool::start(options);
+  const CallOptions killing{.deadline = 50ms, .kill_after = 0ms};
+  for (int i = 1; i <= 10; ++i) {
+    EXPECT_TRUE(co_await failure_of(pool->call(killing, "spin")) == Errc::deadline_exceeded);
+    const bool made = co_await soon([&] { return *answered == i; });
+    EXPECT_TRUE(made);
+  }
+  co_await pool->stop();
+}
+TEST_F(Calls, MadeOnceTheirWorkerIsKilledGoToTheNextOne) { on_one_thread(after_a_kill); }
+
 // C-08
 TEST_F(Calls, OfSixtyFourCallersOnFourThreadsAreAllAnsweredRightAndInOrder) {
   constexpr int callers = 64, calls = sanitized ? 200 : 1600;

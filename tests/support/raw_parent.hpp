@@ -161,8 +161,8 @@ class Worker {
 
   template <class... Args>
   std::uint64_t queue_call(std::string_view name, const Args&... args) {
-    drover::detail::ByteBuffer body;
-    drover::Encoder encoder(body);
+    drover::detail::FrameBody body;
+    drover::Encoder encoder(body.buffer());
     encoder.put(name);
     (encoder.put(args), ...);
     FrameHeader header;
