@@ -18,6 +18,7 @@
 
 #include <drover/detail/async_event.hpp>
 #include <drover/os/command.hpp>
+#include <drover/os/detail/exit_guard.hpp>
 #include <drover/os/detail/group.hpp>
 #include <drover/os/detail/ladder.hpp>
 #include <drover/os/detail/pidfd.hpp>

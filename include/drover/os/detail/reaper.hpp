@@ -17,9 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include <drover/detail/config.hpp>
 #include <drover/detail/pin.hpp>
-#include <drover/os/detail/exit_guard.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -249,7 +247,5 @@ class Reaper {
   std::uint64_t last_id_ = 0;
   Deadline timer_at_;
 };
-
-DROVER_INLINE ExitGuard::~ExitGuard() { Reaper::end_program(); }
 
 }  // namespace drover::inline v1::detail
