@@ -86,7 +86,8 @@ class Run:
         self.seconds = options.seconds or (0.1 if options.quick else 0.5)
         allowed = sorted(os.sched_getaffinity(0))
         self.cores = options.cores or f"{allowed[0]},{allowed[min(1, len(allowed) - 1)]}"
-        self.environment = dict(os.environ) | {"DROVER_BENCH_CORES": self.cores}
+        tiny = self.build / "bench" / "bench_tiny"
+        self.environment = dict(os.environ) | {"DROVER_BENCH_CORES": self.cores, "DROVER_BENCH_TINY": str(tiny)}
         if options.quick:
             self.environment["DROVER_BENCH_MEMORY_MB"] = "512"
         timeout = 120 if options.quick else 600
@@ -187,7 +188,7 @@ def main():
         run = Run(options)
     except Broken as error:
         sys.exit(str(error))
-    machine = describe_machine(run.cores)
+    machine = describe_machine(run.cores) | run.compiler.versions()
     if machine["load_before"] > 1.0 and not options.quick:
         print(f"The load is {machine['load_before']}: others work on this machine, so trust the ratios only.", file=sys.stderr)
     for line in run.left_out:

@@ -136,6 +136,14 @@ class Compiler:
         self.command = [described["compiler"], "-std=c++20", *includes, *(f"-D{name}" for name in described["definitions"]
                         if name not in ("", "DROVER_SEPARATE_COMPILATION"))]
 
+    def versions(self):
+        """Of the compiler, and of Asio as it sees it."""
+        told = subprocess.run([self.command[0], "--version"], capture_output=True, text=True, timeout=self.timeout).stdout
+        asked = subprocess.run([*self.command, "-E", "-P", "-x", "c++", "-"], input="#include <asio/version.hpp>\nASIO_VERSION",
+                               capture_output=True, text=True, timeout=self.timeout).stdout.split()
+        asio = int(asked[-1]) if asked and asked[-1].isdigit() else 0
+        return {"compiler": told.split("\n")[0], "asio": f"{asio // 100000}.{asio // 100 % 1000}.{asio % 100}"}
+
     def run(self, figure, method, seconds):
         source = BENCH / "compile" / self.SOURCES[method]
         level = figure.id.rsplit("/", 1)[1]

@@ -110,7 +110,7 @@ def markdown(results, run):
     machine = run["machine"]
     lines = ["# What was measured", "",
              f"{machine['date']}, {machine['processor']}, {machine['cores']} cores (pinned to {machine['pinned_to']}), "
-             f"Linux {machine['kernel']}, load {machine['load_before']} beforehand. {run['mode']}: medians of {run['rounds']} "
+             f"Linux {machine['kernel']}, {machine['compiler']}, Asio {machine['asio']}, load {machine['load_before']} beforehand. {run['mode'].capitalize()}: medians of {run['rounds']} "
              "rounds, ranges in results.json. Ratios are of drover to raw in the same round; `best` is that of the best deciles.", "",
              "| figure | | raw | drover | ratio | best | target | met | peers |", "|---|---|---:|---:|---:|---:|---|---|---|"]
     def ratio(value):
