@@ -70,13 +70,15 @@ asio::awaitable<void> call_drover(benchmark::State* state, Placement placement) 
 
 // T-8 -----------------------------------------------------------------------------------------------------------------
 
-/// 64 requests, each with a write of its own, then 64 answers.
-void calls_raw(benchmark::State& state, Placement placement) {
+/// 64 requests, each with a write of its own or all in one, then 64 answers.
+void calls_raw(benchmark::State& state, Placement placement, bool at_once) {
   const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo);
   bench::ReadableLoop loop(peer.fd());
   std::array<char, 65536> buffer{};
   const auto calls = [&] {
-    for (int i = 0; i < in_flight; ++i) bench::checked(::write(peer.fd(), buffer.data(), payload_size), "write");
+    const int writes = at_once ? 1 : in_flight;
+    const std::size_t size = in_flight * payload_size / static_cast<std::size_t>(writes);
+    for (int i = 0; i < writes; ++i) bench::checked(::write(peer.fd(), buffer.data(), size), "write");
     for (std::size_t got = 0; got < in_flight * payload_size;) {
       loop.wait();
       got += static_cast<std::size_t>(bench::checked(::read(peer.fd(), buffer.data(), buffer.size()), "read"));
@@ -139,7 +141,8 @@ int main(int argc, char** argv) {
     const std::string where = one ? "/1c/" : "/2c/";
     bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw, placement);
     bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement);
-    bench::add("T-8" + where + "raw", 300, calls_raw, placement);
+    bench::add("T-8" + where + "raw", 300, calls_raw, placement, false);
+    bench::add("T-8" + where + "batched", 300, calls_raw, placement, true);
     bench::add_coroutine("T-8" + where + "drover", 300, placement, calls_drover, placement);
   }
   return bench::run(argc, argv);

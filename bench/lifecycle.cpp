@@ -2,10 +2,13 @@
 #include <chrono>
 #include <filesystem>
 #include <iterator>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
+#include "support/raw_threads.hpp"
 
 namespace {
 
@@ -21,12 +24,12 @@ std::size_t entries(const char* folder) {
 
 // T-3 -----------------------------------------------------------------------------------------------------------------
 
-void start_raw(benchmark::State& state) {
+void start_raw(benchmark::State& state, std::string_view role) {
   bench::pin_parent(Placement::anywhere);
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     const auto begin = Clock::now();
-    bench::RawWorker worker(Placement::anywhere);
+    bench::RawWorker worker(Placement::anywhere, role);
     worker.wait_until_ready();
     samples.add(state, Clock::now() - begin);
     worker.tell_to_stop();
@@ -51,8 +54,10 @@ asio::awaitable<void> start_drover(benchmark::State* state) {
 
 // T-4 -----------------------------------------------------------------------------------------------------------------
 
-void reap_raw(benchmark::State& state) {
+void reap_raw(benchmark::State& state, bool by_thread) {
   bench::pin_parent(Placement::anywhere);
+  std::optional<bench::ReaperThread> reaper;
+  if (by_thread) reaper.emplace();
   const bench::CapturedStderr child_output;
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
@@ -62,9 +67,10 @@ void reap_raw(benchmark::State& state) {
     errno = ::posix_spawn(&pid, program, nullptr, nullptr, arguments, environ);
     if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
     bench::receive_byte(child_output.read_end());
+    if (by_thread) reaper->watch(pid);
     const auto begin = Clock::now();
     ::kill(pid, SIGTERM);
-    bench::wait_for(pid);
+    by_thread ? reaper->wait() : bench::wait_for(pid);
     samples.add(state, Clock::now() - begin);
   }
   samples.report(state);
@@ -98,6 +104,23 @@ void stop_raw(benchmark::State& state, std::size_t count) {
     const auto begin = Clock::now();
     for (auto& worker : workers) worker.tell_to_stop();
     for (auto& worker : workers) worker.wait_for_end();
+    samples.add(state, Clock::now() - begin);
+  }
+  samples.report(state);
+}
+
+/// One worker, with a thread on either side that is told first.
+void stop_raw_threads(benchmark::State& state) {
+  bench::pin_parent(Placement::anywhere);
+  bench::ReaperThread reaper;
+  bench::Samples samples(state);
+  for ([[maybe_unused]] auto _ : state) {
+    bench::RawWorker worker(Placement::anywhere, bench::threaded_raw_worker_role);
+    worker.wait_until_ready();
+    reaper.watch(worker.pid());
+    const auto begin = Clock::now();
+    worker.tell_to_stop();
+    reaper.wait();
     samples.add(state, Clock::now() - begin);
   }
   samples.report(state);
@@ -145,16 +168,19 @@ asio::awaitable<void> stop_drover_pool(benchmark::State* state) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (bench::was_raw_worker(argc, argv)) return 0;
+  if (bench::was_raw_worker(argc, argv) || bench::was_threaded_raw_worker(argc, argv)) return 0;
   bench::pin_as_told();
   drover::Routines none;
   if (drover::in_worker()) return drover::serve(none);
 
-  bench::add("T-3/raw", 250, start_raw);
+  bench::add("T-3/raw", 250, start_raw, bench::raw_worker_role);
+  bench::add("T-3/threads", 250, start_raw, bench::threaded_raw_worker_role);
   bench::add_coroutine("T-3/drover", 250, Placement::anywhere, start_drover);
-  bench::add("T-4/raw", 400, reap_raw);
+  bench::add("T-4/raw", 400, reap_raw, false);
+  bench::add("T-4/threads", 400, reap_raw, true);
   bench::add_coroutine("T-4/drover", 400, Placement::anywhere, reap_drover);
   bench::add("T-5/raw", 250, stop_raw, std::size_t{1});
+  bench::add("T-5/threads", 250, stop_raw_threads);
   bench::add_coroutine("T-5/drover", 250, Placement::anywhere, stop_drover);
   bench::add("T-6/raw", 8, stop_raw, pool_size);
   bench::add_coroutine("T-6/drover", 8, Placement::anywhere, stop_drover_pool);

@@ -29,22 +29,26 @@ void swallow(int fd, std::size_t size) {
   }
 }
 
-void send_raw(benchmark::State& state, Placement placement, std::size_t size, bool wide) {
+/// From the same place again and again, or from memory that is given back once it has been sent.
+void send_raw(benchmark::State& state, Placement placement, std::size_t size, bool wide, bool fresh) {
   const bench::ForkedPeer peer(placement, 0, [size](int fd) { swallow(fd, size); });
   const int buffer = 1 << 20;
   if (wide) bench::checked(::setsockopt(peer.fd(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer), "setsockopt");
   const std::vector<char> payload(size, 'x');
-  const auto call = [&] {
+  const auto call = [&](std::string own) {
+    const char* const from = own.empty() ? payload.data() : own.data();
     for (std::size_t sent = 0; sent < size;)
-      sent += static_cast<std::size_t>(bench::checked(::write(peer.fd(), payload.data() + sent, size - sent), "write"));
+      sent += static_cast<std::size_t>(bench::checked(::write(peer.fd(), from + sent, size - sent), "write"));
+    own = std::string();
     bench::receive_byte(peer.fd());
   };
-  call();
+  call({});
   bench::Samples samples(state);
   const bench::Costs costs(peer.pid());
   for ([[maybe_unused]] auto _ : state) {
+    std::string own = fresh ? std::string(size, 'x') : std::string();
     const auto begin = Clock::now();
-    call();
+    call(std::move(own));
     const auto taken = Clock::now() - begin;
     samples.add(state, taken, gibi_a_second(size, taken));
   }
@@ -92,8 +96,9 @@ int main(int argc, char** argv) {
       const std::string name =
           "T-9/" + std::to_string(size) + "MiB/" + (placement == Placement::one_core ? "1c/" : "2c/");
       const double a_second = 2500.0 / static_cast<double>(size);
-      bench::add(name + "raw", a_second, send_raw, placement, size * mebi, false);
-      bench::add(name + "raw-wide", a_second, send_raw, placement, size * mebi, true);
+      bench::add(name + "raw", a_second, send_raw, placement, size * mebi, false, false);
+      bench::add(name + "raw-fresh", a_second, send_raw, placement, size * mebi, true, true);
+      bench::add(name + "raw-wide", a_second, send_raw, placement, size * mebi, true, false);
       bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi, true);
       bench::add_coroutine(name + "copied", a_second, placement, send_drover, placement, size * mebi, false);
     }

@@ -82,10 +82,13 @@ def _all():
     for size in ("10MB", "4GB"):
         yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
                      methods=("raw", "drover", "fork+exec"), labels={"raw": "posix_spawn"}, note=SMALL_PAGES)
-    yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, labels={"raw": "raw re-execution"}, note=LOOP)
-    yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, labels={"raw": "kill + waitid"},
+    yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
+                 labels={"raw": "raw re-execution", "threads": "raw, a control thread"}, note=LOOP)
+    yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
+                 labels={"raw": "kill + waitid", "threads": "raw, a thread that reaps"},
                  note="drover's includes the look before the signal, SIGCONT, and the kill of the group.")
-    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, labels={"raw": "raw stop message"}, note=STOP)
+    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, methods=("raw", "drover", "threads"),
+                 labels={"raw": "raw stop message", "threads": "raw, a thread at each end"}, note=STOP)
     yield Figure("T-6", "WorkerPool::stop(), 64 idle workers", "us", "lifecycle", ratio=1.3,
                  labels={"raw": "64 raw stops"}, note=STOP,
                  limits=(Limit("threads_with_64", equals="threads_with_1", text="no more threads than with one worker"),))
@@ -94,12 +97,14 @@ def _all():
                      labels={"raw": "raw epoll"}, note=ECHO)
     for cores in ("1c", "2c"):
         yield Figure(f"T-8/{cores}", f"Calls, 64 in flight, {cores}", "1/s", "call", ratio=1.5, more_is_better=True,
-                     ahead_of=("*",), labels={"raw": "64 separate writes"}, note=ECHO)
+                     ahead_of=("*",), methods=("raw", "drover", "batched"),
+                     labels={"raw": "64 separate writes", "batched": "raw, one write"}, note=ECHO)
     for size, ratio in (("1MiB", 0.75), ("64MiB", 0.85)):
         for cores in ("1c", "2c"):
             yield Figure(f"T-9/{size}/{cores}", f"{size} one way, {cores}", "GiB/s", "payload", ratio=ratio,
-                         more_is_better=True, ahead_of=("*",), methods=("raw", "drover", "copied", "raw-wide"),
-                         labels={"raw": "raw socket", "copied": "drover, argument copied", "raw-wide": "raw, wide buffer"},
+                         more_is_better=True, ahead_of=("*",), methods=("raw", "drover", "copied", "raw-wide", "raw-fresh"),
+                         labels={"raw": "raw socket", "copied": "drover, argument copied", "raw-wide": "raw, wide buffer",
+                                 "raw-fresh": "raw, wide buffer, memory given back"},
                          note=BULK)
     yield Figure("T-10", "Calls of 1 ms CPU time, 2 workers on 2 cores", "1/s", "pool", ratio=1.9, more_is_better=True,
                  methods=("raw", "drover", "machine"),

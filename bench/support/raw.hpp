@@ -160,12 +160,12 @@ inline bool was_raw_worker(int argc, char** argv) {
 
 class RawWorker {
  public:
-  explicit RawWorker(Placement placement) {
+  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role) {
     auto [ours, theirs] = stream_pair();
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
     ::posix_spawn_file_actions_adddup2(&actions, theirs.get(), 3);
-    std::string role(raw_worker_role), program = "/proc/self/exe", pin = pin_variable + ("=" + pin_value(placement));
+    std::string role(as), program = "/proc/self/exe", pin = pin_variable + ("=" + pin_value(placement));
     char* arguments[] = {program.data(), role.data(), nullptr};
     std::vector<char*> environment;
     for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
@@ -179,6 +179,7 @@ class RawWorker {
   void wait_until_ready() { receive_byte(ours_.get()); }
   void tell_to_stop() { send_byte(ours_.get()); }
   void wait_for_end() { wait_for(pid_); }
+  pid_t pid() const noexcept { return pid_; }
 
  private:
   Descriptor ours_;
