@@ -135,7 +135,8 @@ int main(int argc, char** argv) {
 
     const auto pass_on = [&process, &signals](const auto& self) -> void {
       signals.async_wait([&process, &self](const std::error_code& error, int signal) {
-        if (error) return;
+        // Once it has been reaped nobody cancels this wait any more: that has just happened, or is about to.
+        if (error || !process.running()) return;
         process.signal(signal);
         self(self);
       });
