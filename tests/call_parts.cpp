@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <memory>
 #include <random>
+#include <sched.h>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
+#include <drover/pool/detail/lane.hpp>
 
 namespace {
 
@@ -25,6 +28,7 @@ using drover::detail::CallState;
 using drover::detail::CallStep;
 using drover::detail::DeadlineHook;
 using drover::detail::Deadlines;
+using drover::detail::FrameHeader;
 using drover::detail::step;
 
 // ---- the states -----------------------------------------------------------------------------------------------------
@@ -223,6 +227,61 @@ TEST(CallQueue, ThatIsLongIsDestroyedWithoutDeepRecursion) {
   auto queue = std::make_unique<CallQueue>();
   for (int i = 0; i < 200000; ++i) queue->push(std::make_shared<Call>());
   queue.reset();
+}
+
+// ---- a worker's lane ------------------------------------------------------------------------------------------------
+
+struct NobodysLane final : drover::detail::Lane::Owner {
+  void send_cancel(std::uint64_t) override {}
+  void kill_worker() override {}
+  void await_writable() override {}
+  void write_failed(std::error_code) override {}
+  void read_results() override {}
+  std::shared_ptr<Owner> share() override { return nullptr; }
+};
+
+TEST(Lane, HoldsLessBackFromAWorkerOnAnotherCore) {
+  cpu_set_t before, one;
+  ::sched_getaffinity(0, sizeof before, &before);
+  CPU_ZERO(&one);
+  CPU_SET(::sched_getcpu(), &one);
+  ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+  const auto here = drover::detail::current_core();
+  ASSERT_NE(here, 0);
+
+  auto [ours, theirs] = drover::detail::socket_pair();
+  NobodysLane owner;
+  drover::detail::Lane lane(owner, 1000);
+  lane.connect(std::move(ours), 1 << 20);
+  lane.open();
+  const auto send = [&] {
+    auto call = std::make_shared<Call>();
+    lane.send(call);
+    return call;
+  };
+  const auto answer_from = [&](std::uint16_t core) {
+    lane.flush();
+    const auto call = send();
+    lane.flush();
+    const FrameHeader result{
+        .type = drover::detail::FrameType::result, .core = core, .slot = call->slot, .id = call->id};
+    lane.give_back(*lane.answered(result));
+  };
+  const auto sent_until_enough = [&] {
+    int sent = 0;
+    while (!lane.gathered_enough() && sent < 100) send(), ++sent;
+    return sent;
+  };
+  EXPECT_EQ(sent_until_enough(), 100);  // it has not told yet
+  answer_from(static_cast<std::uint16_t>(here + 1));
+  EXPECT_EQ(sent_until_enough(), drover::detail::frames_at_a_time);
+  lane.flush();
+  EXPECT_EQ(sent_until_enough(), drover::detail::frames_at_a_time);
+  answer_from(here);
+  EXPECT_EQ(sent_until_enough(), 100);
+  answer_from(0);
+  EXPECT_EQ(sent_until_enough(), 100);
+  ::sched_setaffinity(0, sizeof before, &before);
 }
 
 }  // namespace

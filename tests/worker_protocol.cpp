@@ -1,6 +1,7 @@
 // A worker seen from the other side of its sockets: the handshake, calls, cancellation, the answers it owes.
 #include <algorithm>
 #include <cstdio>
+#include <sched.h>
 #include <thread>
 
 #include "support/raw_parent.hpp"
@@ -307,6 +308,40 @@ TEST_F(WorkerProtocol, StatusIsAnsweredWhileTheMainThreadSpins) {
     EXPECT_EQ(worker.stop_reply().cut, 1u);
     EXPECT_EQ(worker.exit_status(), 1);
   }
+}
+
+// With what comes last, a routine that has been quick so far, they would leave only when that has ended.
+TEST_F(WorkerProtocol, ResultsForAnotherCoreDoNotWaitForAllThatWasAsked) {
+  Worker worker;
+  worker.expect_hello();
+  worker.core = 0xfffe;
+  worker.call("work", 0);
+  worker.result();
+  for (int i = 0; i < drover::detail::frames_at_a_time; ++i) worker.queue_call("nothing");
+  worker.queue_call("work", 1000);
+  const Stopwatch watch;
+  Worker::flush(worker.data);
+  for (int i = 0; i < drover::detail::frames_at_a_time; ++i) EXPECT_EQ(worker.result().status(), ResultStatus::ok);
+  EXPECT_LT(watch.elapsed(), 1s);
+  EXPECT_EQ(worker.result().as<std::string>(), "worked");
+  EXPECT_GE(watch.elapsed(), 1s);
+  expect_clean_stop(worker);
+}
+
+TEST_F(WorkerProtocol, ResultsSayWhichCoreTheyComeFrom) {
+  Worker worker;
+  worker.expect_hello();
+  cpu_set_t allowed, one;
+  ::sched_getaffinity(0, sizeof allowed, &allowed);
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &allowed)) continue;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    ASSERT_EQ(::sched_setaffinity(worker.pid, sizeof one, &one), 0);
+    worker.call("nothing");
+    EXPECT_EQ(worker.result().header.core, core + 1);
+  }
+  expect_clean_stop(worker);
 }
 
 TEST_F(WorkerProtocol, ManyStatusRequestsThatNobodyReadsYet) {

@@ -149,9 +149,9 @@ asio::awaitable<void> malformed() {
   options.worker.term_grace = 200ms;
   WorkerPool pool = co_await WorkerPool::start(options);
   const char* const protocol_errors[] = {
-      "garbage",           "garbage on control", "over the limit",        "unknown type", "a call",
-      "padding",           "more padding",       "unknown slot",          "huge slot",    "other id",
-      "result on control", "second greeting",    "malformed status reply"};
+      "garbage",         "garbage on control",    "over the limit", "unknown type", "a call",
+      "padding",         "unknown slot",          "huge slot",      "other id",     "result on control",
+      "second greeting", "malformed status reply"};
   for (const std::string how : protocol_errors) {
     const bool ready = co_await soon([&] { return pool.stats().ready == 2; });
     EXPECT_TRUE(ready) << how;

@@ -31,9 +31,9 @@ struct RawHeader {  // as in wire/frame.hpp, written down once more
   std::uint32_t size = 0;
   std::uint8_t type = 8;  // RESULT
   std::uint8_t status = 0;
-  std::uint16_t zero = 0;
+  std::uint16_t core = 0;
   std::uint32_t slot = 0;
-  std::uint32_t zero2 = 0;
+  std::uint32_t zero = 0;
   std::uint64_t id = 0;
 };
 static_assert(sizeof(RawHeader) == 24);
@@ -57,7 +57,6 @@ void misbehave(const std::string& how, std::uint64_t id) {
   if (how == "unknown type") header.type = 99, say(data);
   if (how == "a call") header.type = 7, say(data);
   if (how == "padding") header.zero = 1, say(data);
-  if (how == "more padding") header.zero2 = 1, say(data);
   if (how == "unknown slot") header.slot = 77, say(data);
   if (how == "huge slot") header.slot = 0xffffffffU, say(data);
   if (how == "other id") header.id += 1000, say(data);

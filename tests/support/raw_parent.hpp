@@ -131,6 +131,7 @@ class Worker {
   UniqueFd out;  // the worker's standard output
   drover::detail::Hello hello;
   std::uint64_t last_call = 0;
+  std::uint16_t core = 0;  // that calls say they come from
 
   /// Reads HELLO, checks who has sent it.
   void expect_hello() {
@@ -169,6 +170,7 @@ class Worker {
     header.type = FrameType::call;
     header.slot = static_cast<std::uint32_t>(1000 + ++last_call);
     header.id = last_call;
+    header.core = core;
     data.queue(header, std::move(body));
     return last_call;
   }

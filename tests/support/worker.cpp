@@ -33,9 +33,9 @@ struct RawHeader {
   std::uint32_t size = 0;
   std::uint8_t type = 1;  // HELLO
   std::uint8_t status = 0;
-  std::uint16_t zero = 0;
+  std::uint16_t core = 0;
   std::uint32_t slot = 0;
-  std::uint32_t zero2 = 0;
+  std::uint32_t zero = 0;
   std::uint64_t id = 0;
 };
 static_assert(sizeof(RawHeader) == 24);

@@ -18,6 +18,11 @@
 /// turn bytes into frames and frames into bytes (channel.hpp adds the socket).
 namespace drover::inline v1::detail {
 
+/// So many small frames leave together while their reader is at work on another core: it starts on them at once, and
+/// nobody waits until the other is through with all he has. On one core both take turns, and the more at a turn the
+/// better.
+inline constexpr int frames_at_a_time = 12;
+
 enum class FrameType : std::uint8_t { hello = 1, stop, stop_reply, cancel, status, status_reply, call, result };
 
 /// FrameHeader::status of a RESULT.
@@ -34,9 +39,9 @@ struct FrameHeader {
   std::uint32_t size = 0;  // of the body, in bytes
   FrameType type{};
   std::uint8_t status = 0;
-  std::uint16_t zero = 0;
+  std::uint16_t core = 0;  // of a CALL or RESULT: where its sender runs, as current_core() has it; only a hint
   std::uint32_t slot = 0;
-  std::uint32_t zero2 = 0;
+  std::uint32_t zero = 0;
   std::uint64_t id = 0;
 };
 static_assert(sizeof(FrameHeader) == 24 && std::is_trivially_copyable_v<FrameHeader>);

@@ -41,8 +41,8 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, Lane& lane) {
   const bool idle = lane.in_flight() == 0;
   call->state = step(call->state, CallEvent::sent).next;
   lane.send(std::move(call));
-  // In a batch a worker that has something to do gets the rest in one system call; an idle one does not wait.
-  if (gathering != this || idle)
+  // In a batch a worker that has something to do gets the rest in few system calls; an idle one does not wait.
+  if (gathering != this || idle || lane.gathered_enough())
     lane.flush();
   else
     lane.dirty = true;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <drover/error.hpp>
+#include <drover/os/detail/core.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call.hpp>
 #include <drover/wire/channel.hpp>
@@ -64,17 +65,24 @@ class Lane {
     call->lane = this;
     FrameHeader header;
     header.type = FrameType::call;
+    header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;
     data_->queue(header, std::move(call->request));
     free_.pop_back();
     ++last_id_;
     ++in_flight_;
+    ++gathered_;
+    elsewhere_ = header.core != worker_core_ && worker_core_ != 0;
     places_[call->slot] = std::move(call);
   }
 
+  /// The worker runs on another core and could be at what is queued.
+  bool gathered_enough() const noexcept { return elsewhere_ && gathered_ >= frames_at_a_time; }
+
   /// Writes what is queued.
   void flush() {
+    gathered_ = 0;
     if (!data_ || blocked_) return;
     if (const std::error_code error = data_->flush()) return owner_.write_failed(error);
     if (data_->wants_write()) {
@@ -95,6 +103,7 @@ class Lane {
         places_[header.slot]->id != header.id)
       throw Error(Errc::protocol_error,
                   "a worker answered a call that it was not given (" + std::to_string(header.id) + ")");
+    worker_core_ = header.core;
     return places_[header.slot];
   }
 
@@ -123,6 +132,9 @@ class Lane {
   std::vector<std::uint32_t> free_;
   std::uint64_t last_id_ = 0;
   std::size_t in_flight_ = 0;
+  int gathered_ = 0;               // frames that are queued since the last flush
+  std::uint16_t worker_core_ = 0;  // where it was as it answered; 0: not known
+  bool elsewhere_ = false;         // than the last call came from
   bool open_ = false;
   bool blocked_ = false;
 };

@@ -40,7 +40,7 @@ DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept {
 DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
-  if (header.zero != 0 || header.zero2 != 0) refuse("frame header with padding that is not zero");
+  if (header.zero != 0) refuse("frame header with padding that is not zero");
   if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::result))
     refuse("frame of unknown type " + std::to_string(type));
   if (header.status > static_cast<std::uint8_t>(ResultStatus::message_too_large) ||

@@ -15,6 +15,7 @@
 
 #include <drover/error.hpp>
 #include <drover/os/credentials.hpp>
+#include <drover/os/detail/core.hpp>
 #include <drover/wire/detail/version.hpp>
 #include <drover/worker/detail/control.hpp>
 #include <drover/worker/detail/notifier.hpp>
@@ -269,10 +270,12 @@ inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, 
   header.status = static_cast<std::uint8_t>(status);
   header.slot = call.slot;
   header.id = call.id;
+  header.core = current_core();
   const bool first = !data_.wants_write();
   data_.queue(header, std::move(body));
   now_ = Clock::now();
   if (first) unsent_since_ = now_;
+  if (++gathered_ >= frames_at_a_time && header.core != call.core) flush();
 }
 
 inline void WorkerService::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
@@ -288,6 +291,7 @@ inline void WorkerService::ended(bool cancelled) {
 }
 
 inline void WorkerService::flush() {
+  gathered_ = 0;
   const std::error_code error = data_.flush();
   full_ = !error && data_.wants_write();
   // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.

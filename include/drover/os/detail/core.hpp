@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+#include <sched.h>
+
+namespace drover::inline v1::detail {
+
+/// The core that this thread runs on, counted from 1; 0 if there is no telling. It may be another one by the time it is
+/// used, so this is good for guesses only. See sched_getcpu(3).
+inline std::uint16_t current_core() noexcept {
+  const int core = ::sched_getcpu();
+  return core >= 0 && core < 0xffff ? static_cast<std::uint16_t>(core + 1) : std::uint16_t{0};
+}
+
+}  // namespace drover::inline v1::detail
