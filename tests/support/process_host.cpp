@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <exception>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <signal.h>
 #include <string>
@@ -122,15 +124,31 @@ struct Late {
 };
 [[gnu::init_priority(200)]] Late late;
 
+/// How many descriptors are in this program's epoll sets.
+int watched_descriptors() {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+    std::ifstream file(entry.path());
+    for (std::string line; std::getline(file, line);) count += line.starts_with("tfd:") ? 1 : 0;
+  }
+  return count;
+}
+
 // A copy of this program may do what it likes.
 int forked_copy(const std::string& way) {
   Process mine = started({"say", "x", "pause"});
   global = started({"say", "x", "pause"});
+  auto context = std::make_unique<asio::io_context>();
+  bool ended = false;
+  asio::co_spawn(*context, mine.wait(), [&](std::exception_ptr e, drover::ExitStatus) { ended = !e; });
+  context->poll();
+  const int watched = watched_descriptors();
   const pid_t copy = ::fork();
   if (copy == 0) {
     if (way == "destroys") {
       mine = Process();
       global = Process();
+      context.reset();
       ::_exit(0);
     }
     if (way == "spawns") {
@@ -152,10 +170,13 @@ int forked_copy(const std::string& way) {
   int status = 0;
   ::waitpid(copy, &status, 0);
   expect(status == 0, "the copy ended well");
+  expect(watched_descriptors() == watched, "the copy has not touched what the original watches");
   for (Process* process : {&mine, &global}) {
     expect(process->running() && ::kill(process->pid(), 0) == 0, "the original's child lives on");
     expect(run(process->reap(0s)).terminated, "and is still seen to end");
   }
+  context->run();
+  expect(ended, "by who has waited all the time, too");
   return 0;
 }
 

@@ -23,8 +23,9 @@ class Child;
 ///
 /// It runs in a process group of its own, with default signal dispositions, nothing blocked, and no descriptors but 0,
 /// 1 and 2. However it ends, what is left of its group is sent SIGKILL then; what left the group (setsid, setpgid) is
-/// not covered. drover's background thread waits for it; the host must not: a status taken by somebody else
-/// (waitpid(-1), SIGCHLD ignored) is told as ExitStatus::Kind::unknown.
+/// not covered. drover's background thread waits for it (and the context of whoever awaits wait() or reap(), which
+/// takes a descriptor more); the host must not: a status taken by somebody else (waitpid(-1), SIGCHLD ignored) is told
+/// as ExitStatus::Kind::unknown.
 ///
 /// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking; its lines (Stdio::lines) go
 /// nowhere from then on. A normal end of the program ends it too, and then lasts until its processes are gone, but no

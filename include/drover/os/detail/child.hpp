@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <fcntl.h>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -90,6 +91,18 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// Why SIGKILL was refused, if it was.
   std::error_code refused() const;
 
+  /// A descriptor that is readable once it has ended, for one to have at a time. Empty if somebody has it, if it has
+  /// been reaped, or if there is none to have.
+  UniqueFd lend_end() noexcept;
+  void take_back_end() noexcept {
+    const Lock held(mutex_);
+    lent_ = false;
+  }
+  /// It has ended, as whom that was lent to sees.
+  void look_now() noexcept {
+    if (!foreign()) drive(Lock(mutex_));
+  }
+
   /// Has it lines that its end may have to wait for?
   bool has_lines() const noexcept { return readers_[0] || readers_[1]; }
 
@@ -139,6 +152,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   int group_looks_ = 0;
   std::error_code refused_;
   bool told_ = false;
+  bool lent_ = false;  // see lend_end()
   ExitStatus status_;
   std::atomic<bool> reaped_{false};  // status_ is final
 };
@@ -211,6 +225,14 @@ inline void Child::reap(const ReapPlan& plan) {
   if (!reap_began_) reap_began_ = now;
   ladder_.join(plan, now);
   drive(std::move(held));
+}
+
+inline UniqueFd Child::lend_end() noexcept {
+  const Lock held(mutex_);
+  if (lent_ || phase_ != Phase::running || handle_.pidfd() < 0) return UniqueFd();
+  UniqueFd copy(::fcntl(handle_.pidfd(), F_DUPFD_CLOEXEC, 3));
+  lent_ = static_cast<bool>(copy);
+  return copy;
 }
 
 inline void Child::abandon() noexcept {

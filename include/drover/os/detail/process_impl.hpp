@@ -7,11 +7,14 @@
 #include <system_error>
 #include <utility>
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
+#include <asio/this_coro.hpp>
 
 #include <drover/detail/async_event.hpp>
 #include <drover/error.hpp>
 #include <drover/os/detail/child.hpp>
+#include <drover/os/detail/end_watch.hpp>
 #include <drover/os/process.hpp>
 
 namespace drover::inline v1 {
@@ -21,6 +24,9 @@ inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_p
   if (child->foreign()) throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
   // Its last lines may be queued on this very executor: let them go first.
   const auto resume = child->has_lines() ? AsyncEvent::Resume::posted : AsyncEvent::Resume::at_once;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  std::optional<EndWatch> watch;
+  if (!event->is_set()) watch.emplace(child, executor);
   co_await AsyncEvent::wait(event, resume);
 }
 

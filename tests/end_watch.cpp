@@ -1,0 +1,204 @@
+// Who waits for a process's end has his context look for it, too: os/detail/end_watch.hpp.
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <memory>
+#include <random>
+#include <semaphore>
+#include <string>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+
+#include <drover/os/detail/reaper.hpp>
+#include <drover/os/process.hpp>
+
+#include "support/processes.hpp"
+
+namespace {
+
+using namespace support;
+using Kind = ExitStatus::Kind;
+
+/// While it lives the reaper's thread does nothing.
+class BusyReaper {
+ public:
+  BusyReaper() : id_(reaper().add(work_)) {
+    if (reaper().watch(bell_.get(), id_, 0, EPOLLIN | EPOLLONESHOT) != 0) throw std::runtime_error("epoll_ctl");
+    work_->begun.acquire();
+  }
+  ~BusyReaper() {
+    reaper().unwatch(bell_.get());
+    reaper().remove(id_);
+    work_->over.release();
+  }
+  BusyReaper(const BusyReaper&) = delete;
+  BusyReaper& operator=(const BusyReaper&) = delete;
+
+ private:
+  struct Work final : drover::detail::Watched {
+    void on_event(unsigned) noexcept override {
+      begun.release();
+      over.acquire();
+    }
+    void on_time() noexcept override {}
+    Clock::time_point at_exit() noexcept override { return Clock::now(); }
+    std::binary_semaphore begun{0}, over{0};
+  };
+  static drover::detail::Reaper& reaper() { return drover::detail::Reaper::get(); }
+
+  const std::shared_ptr<Work> work_ = std::make_shared<Work>();
+  const UniqueFd bell_{::eventfd(1, EFD_CLOEXEC)};
+  const std::uint64_t id_;
+};
+
+class EndWatch : public Processes {
+ protected:
+  /// On this context nothing more is opened for the first who waits but what he needs himself.
+  static void warm_up(asio::io_context& context) {
+    Command command = child({});
+    auto process = Process::spawn(command);
+    run(context, process.wait());
+    context.restart();
+  }
+};
+
+TEST_F(EndWatch, WhoWaitsDoesNotNeedTheReapersThread) {
+  asio::io_context context;
+  Command waits = child({"pause"}), reaps = child({"pause"});
+  auto waited_for = Process::spawn(waits), reaped = Process::spawn(reaps);
+  int ends = 0;
+  const BusyReaper busy;
+  asio::co_spawn(context, waited_for.wait(), [&](std::exception_ptr e, ExitStatus status) {
+    EXPECT_FALSE(e);
+    EXPECT_EQ(status, (ExitStatus{Kind::signaled, SIGUSR1, false}));
+    ++ends;
+  });
+  asio::co_spawn(context, reaped.reap(0s), [&](std::exception_ptr e, drover::ReapReport report) {
+    EXPECT_FALSE(e);
+    EXPECT_EQ(report.exit, (ExitStatus{Kind::signaled, SIGTERM, false}));
+    ++ends;
+  });
+  context.poll();
+  waited_for.signal(SIGUSR1);
+  context.run_for(slack);
+  EXPECT_EQ(ends, 2);
+  EXPECT_EQ(::kill(waited_for.pid(), 0), -1);
+}
+
+TEST_F(EndWatch, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
+  asio::io_context context;
+  warm_up(context);
+  Command command = child({"pause"});
+  auto process = Process::spawn(command);
+  const std::size_t before = open_descriptors();
+  std::vector<asio::cancellation_signal> cancel(3);
+  std::size_t cancelled = 0;
+  for (auto& signal : cancel)
+    asio::co_spawn(context, process.wait(),
+                   asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr e, ExitStatus) {
+                     if (e) ++cancelled;
+                   }));
+  context.poll();
+  EXPECT_EQ(open_descriptors(), before + 1);
+  for (auto& signal : cancel) {
+    signal.emit(asio::cancellation_type::terminal);
+    context.poll();
+  }
+  EXPECT_EQ(cancelled, cancel.size());
+  EXPECT_EQ(open_descriptors(), before);
+  context.restart();
+  asio::co_spawn(context, process.wait(), [&](std::exception_ptr e, ExitStatus) { EXPECT_FALSE(e); });
+  context.poll();
+  EXPECT_EQ(open_descriptors(), before + 1);  // the next one has it again
+  process.signal(SIGKILL);
+  context.run();
+}
+
+TEST_F(EndWatch, WithoutADescriptorLeftTheReaperDoesAlone) {
+  asio::io_context context;
+  warm_up(context);
+  Command command = child({"pause"});
+  auto process = Process::spawn(command);
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  const rlimit none{3, limit.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  bool ended = false;
+  asio::co_spawn(context, process.wait(), [&](std::exception_ptr e, ExitStatus) { ended = !e; });
+  context.poll();
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  process.signal(SIGKILL);
+  context.run_for(slack);
+  EXPECT_TRUE(ended);
+}
+
+TEST_F(EndWatch, AContextThatDoesNotRunKeepsNobodyWaiting) {
+  asio::io_context idle, context;
+  Command command = child({"pause"});
+  auto process = Process::spawn(command);
+  bool ended = false;
+  asio::co_spawn(idle, process.wait(), [&](std::exception_ptr e, ExitStatus) { ended = !e; });
+  idle.poll();
+  process.signal(SIGUSR2);
+  EXPECT_EQ(run(context, process.wait()), (ExitStatus{Kind::signaled, SIGUSR2, false}));
+  EXPECT_FALSE(ended);
+  idle.run();
+  EXPECT_TRUE(ended);
+}
+
+TEST_F(EndWatch, AnEndThatComesTogetherWithACancellationComesOnce) {
+  asio::thread_pool threads(4);
+  std::minstd_rand random(7);
+  std::atomic<int> ends = 0, wrong = 0;
+  constexpr int rounds = 200, waiters = 3;
+  for (int round = 0; round < rounds; ++round) {
+    Command command = child({"pause"});
+    auto process = Process::spawn(command);
+    const auto strand = asio::make_strand(threads.get_executor());
+    std::vector<asio::cancellation_signal> cancel(waiters);
+    std::counting_semaphore<> done(0);
+    for (int i = 0; i < waiters; ++i) {
+      // One on the pool's own executor, where handler and watch may run at the same time.
+      const asio::any_io_executor executor = i == 0 ? asio::any_io_executor(threads.get_executor()) : strand;
+      const auto handler = [&](std::exception_ptr e, ExitStatus status) {
+        if (!e && status != ExitStatus{Kind::signaled, SIGUSR1, false}) ++wrong;
+        ++ends;
+        done.release();
+      };
+      if (i == 0)
+        asio::co_spawn(executor, process.wait(), handler);
+      else
+        asio::co_spawn(executor, process.wait(),
+                       asio::bind_cancellation_slot(cancel[static_cast<std::size_t>(i)].slot(), handler));
+    }
+    const auto pause = std::chrono::microseconds(random() % 300);
+    asio::post(strand, [&] { cancel[1].emit(asio::cancellation_type::terminal); });
+    process.signal(SIGUSR1);
+    asio::steady_timer timer(strand, pause);
+    timer.async_wait([&](std::error_code) {
+      cancel[2].emit(asio::cancellation_type::terminal);
+      done.release();
+    });
+    for (int i = 0; i <= waiters; ++i) done.acquire();
+    run(process.wait());
+  }
+  threads.join();
+  EXPECT_EQ(ends, rounds * waiters);
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace
