@@ -1,6 +1,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <link.h>
 
 namespace drover::inline v1::detail {
 
@@ -9,7 +10,15 @@ namespace drover::inline v1::detail {
 inline void pin_this_object() noexcept {
   static const bool pinned = [] {
     Dl_info info{};
-    if (::dladdr(reinterpret_cast<void*>(&pin_this_object), &info) == 0 || info.dli_fname == nullptr) return false;
+    void* const here = reinterpret_cast<void*>(&pin_this_object);
+#ifdef RTLD_DL_LINKMAP
+    // The program itself, whose name is empty there, is never unloaded; dlopen() would look for its file.
+    link_map* object = nullptr;
+    if (::dladdr1(here, &info, reinterpret_cast<void**>(&object), RTLD_DL_LINKMAP) != 0 && object != nullptr &&
+        object->l_name[0] == '\0')
+      return true;
+#endif
+    if (::dladdr(here, &info) == 0 || info.dli_fname == nullptr) return false;
     // NOLOAD: it is loaded already; the flags of a loaded object can still be promoted to NODELETE, see dlopen(3).
     return ::dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
   }();
