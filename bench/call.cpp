@@ -1,6 +1,7 @@
 // T-7: one call with 64 bytes there and back. T-8: 64 of them in flight.
 #include <array>
 #include <string>
+#include <sys/socket.h>
 
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
@@ -17,9 +18,24 @@ constexpr int rounds = 32;  // of 64 calls in one iteration of T-8
 
 // T-7 -----------------------------------------------------------------------------------------------------------------
 
+/// Asks again and again instead of waiting for the descriptor.
+class Spinning {
+ public:
+  explicit Spinning(int fd) : fd_(fd) {}
+  void wait() const {
+    char byte = 0;
+    while (::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0) {
+    }
+  }
+
+ private:
+  int fd_;
+};
+
 /// Sends back what it gets, as much as is there at a time, until the end of file.
+template <class Loop>
 void echo(int fd) {
-  bench::ReadableLoop loop(fd);
+  Loop loop(fd);
   std::array<char, 65536> buffer;
   for (;;) {
     loop.wait();
@@ -29,9 +45,10 @@ void echo(int fd) {
   }
 }
 
+template <class Loop>
 void call_raw(benchmark::State& state, Placement placement) {
-  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo);
-  bench::ReadableLoop loop(peer.fd());
+  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo<Loop>);
+  Loop loop(peer.fd());
   std::array<char, 4096> buffer{};
   const auto call = [&] {
     bench::checked(::write(peer.fd(), buffer.data(), payload_size), "write");
@@ -72,7 +89,7 @@ asio::awaitable<void> call_drover(benchmark::State* state, Placement placement) 
 
 /// 64 requests, each with a write of its own or all in one, then 64 answers.
 void calls_raw(benchmark::State& state, Placement placement, bool at_once) {
-  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo);
+  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo<bench::ReadableLoop>);
   bench::ReadableLoop loop(peer.fd());
   std::array<char, 65536> buffer{};
   const auto calls = [&] {
@@ -139,7 +156,8 @@ int main(int argc, char** argv) {
   for (const auto placement : {Placement::one_core, Placement::two_cores}) {
     const bool one = placement == Placement::one_core;
     const std::string where = one ? "/1c/" : "/2c/";
-    bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw, placement);
+    bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw<bench::ReadableLoop>, placement);
+    if (!one) bench::add("T-7" + where + "spinning", 100000, call_raw<Spinning>, placement);
     bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement);
     bench::add("T-8" + where + "raw", 300, calls_raw, placement, false);
     bench::add("T-8" + where + "batched", 300, calls_raw, placement, true);

@@ -78,10 +78,12 @@ def _resource_pool(state, keys, order="any"):
 def _all():
     for size in ("10MB", "4GB"):
         yield Figure(f"T-1/{size}", f"Process::spawn to first byte, {size} parent", "us", "spawn", ratio=1.05,
-                     methods=("raw", "drover", "fork+exec"), labels={"raw": "posix_spawn"}, note=SMALL_PAGES)
+                     methods=("raw", "drover", "clean", "fork+exec"),
+                     labels={"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's"}, note=SMALL_PAGES)
     for size in ("10MB", "4GB"):
         yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
-                     methods=("raw", "drover", "fork+exec"), labels={"raw": "posix_spawn"}, note=SMALL_PAGES)
+                     methods=("raw", "drover", "clean", "fork+exec"),
+                     labels={"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's"}, note=SMALL_PAGES)
     yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
                  labels={"raw": "raw re-execution", "threads": "raw, a control thread"}, note=LOOP)
     yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
@@ -94,7 +96,8 @@ def _all():
                  limits=(Limit("threads_with_64", equals="threads_with_1", text="no more threads than with one worker"),))
     for cores, ratio, ahead in (("1c", 1.4, ("grpc", "zeromq", "capnp")), ("2c", 1.1, ("grpc", "zeromq"))):
         yield Figure(f"T-7/{cores}", f"One call, 64 B, {cores}, p50", "us", "call", ratio=ratio, ahead_of=ahead,
-                     labels={"raw": "raw epoll"}, note=ECHO)
+                     methods=("raw", "drover") if cores == "1c" else ("raw", "drover", "spinning"),
+                     labels={"raw": "raw epoll", "spinning": "raw, both sides spin"}, note=ECHO)
     for cores in ("1c", "2c"):
         yield Figure(f"T-8/{cores}", f"Calls, 64 in flight, {cores}", "1/s", "call", ratio=1.5, more_is_better=True,
                      ahead_of=("*",), methods=("raw", "drover", "batched"),
