@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <poll.h>
 #include <system_error>
 #include <utility>
@@ -10,10 +9,9 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/detail/reactor.hpp>
 #include <asio/execution_context.hpp>
-#include <asio/posix/basic_stream_descriptor.hpp>
+#include <asio/posix/stream_descriptor.hpp>
 #include <asio/query.hpp>
 
-#include <drover/detail/context_executor.hpp>
 #include <drover/detail/home.hpp>
 #include <drover/os/detail/child.hpp>
 #include <drover/os/fd.hpp>
@@ -31,7 +29,7 @@ class EndWatch {
     if (!asio::has_service<asio::detail::reactor>(context)) return;
     UniqueFd end = child->lend_end();
     if (!end) return;
-    state_ = std::make_shared<State>(std::move(child), context);
+    state_ = std::make_shared<State>(std::move(child), executor);
     std::error_code failed;
     state_->descriptor->assign(end.get(), failed);
     if (failed)
@@ -47,12 +45,12 @@ class EndWatch {
   EndWatch& operator=(const EndWatch&) = delete;
 
  private:
-  using Descriptor = asio::posix::basic_stream_descriptor<ContextExecutor>;
+  using Descriptor = asio::posix::stream_descriptor;
 
   // Handlers run on any thread of the context.
   struct State : std::enable_shared_from_this<State> {
-    State(std::shared_ptr<Child> c, asio::execution_context& context)
-        : child(std::move(c)), descriptor(std::make_unique<Descriptor>(ContextExecutor(context))) {}
+    State(std::shared_ptr<Child> c, const asio::any_io_executor& executor)
+        : child(std::move(c)), descriptor(std::make_unique<Descriptor>(executor)) {}
 
     void wait() {
       const std::lock_guard held(mutex);
