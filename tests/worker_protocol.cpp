@@ -317,12 +317,15 @@ TEST_F(WorkerProtocol, ResultsForAnotherCoreDoNotWaitForAllThatWasAsked) {
   worker.core = 0xfffe;
   worker.call("work", 0);
   worker.result();
-  for (int i = 0; i < drover::detail::frames_at_a_time; ++i) worker.queue_call("nothing");
+  // Fewer than that may be held back at the end, wherever the worker was interrupted and sent what it had.
+  constexpr int at_once = drover::detail::frames_at_a_time, all = 2 * at_once - 1;
+  for (int i = 0; i < all; ++i) worker.queue_call("nothing");
   worker.queue_call("work", 1000);
   const Stopwatch watch;
   Worker::flush(worker.data);
-  for (int i = 0; i < drover::detail::frames_at_a_time; ++i) EXPECT_EQ(worker.result().status(), ResultStatus::ok);
+  for (int i = 0; i < at_once; ++i) EXPECT_EQ(worker.result().status(), ResultStatus::ok);
   EXPECT_LT(watch.elapsed(), 1s);
+  for (int i = at_once; i < all; ++i) EXPECT_EQ(worker.result().status(), ResultStatus::ok);
   EXPECT_EQ(worker.result().as<std::string>(), "worked");
   EXPECT_GE(watch.elapsed(), 1s);
   expect_clean_stop(worker);
