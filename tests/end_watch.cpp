@@ -23,6 +23,7 @@
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
 
+#include <drover/detail/home.hpp>
 #include <drover/os/detail/reaper.hpp>
 #include <drover/os/process.hpp>
 
@@ -69,10 +70,8 @@ class EndWatch : public Processes {
  protected:
   /// On this context nothing more is opened for the first who waits but what he needs himself.
   static void warm_up(asio::io_context& context) {
-    Command command = child({});
-    auto process = Process::spawn(command);
-    run(context, process.wait());
-    context.restart();
+    (void)drover::detail::Home::of(context);
+    asio::steady_timer(context).cancel();
   }
 };
 
