@@ -24,12 +24,15 @@ std::size_t entries(const char* folder) {
 
 // T-3 -----------------------------------------------------------------------------------------------------------------
 
-void start_raw(benchmark::State& state, std::string_view role) {
+/// Plainly, or as drover does it at least: a clean child in which a thread is started before it is ready.
+void start_raw(benchmark::State& state, bool with_thread) {
   bench::pin_parent(Placement::anywhere);
+  const bench::CleanSlate slate;
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     const auto begin = Clock::now();
-    bench::RawWorker worker(Placement::anywhere, role);
+    bench::RawWorker worker(Placement::anywhere, with_thread ? bench::threaded_raw_worker_role : bench::raw_worker_role,
+                            with_thread ? &slate : nullptr);
     worker.wait_until_ready();
     samples.add(state, Clock::now() - begin);
     worker.tell_to_stop();
@@ -109,7 +112,7 @@ void stop_raw(benchmark::State& state, std::size_t count) {
   samples.report(state);
 }
 
-/// One worker, with a thread on either side that is told first.
+/// One worker, with a thread on either side that is told first. It answers, and its thread ends with the process.
 void stop_raw_threads(benchmark::State& state) {
   bench::pin_parent(Placement::anywhere);
   bench::ReaperThread reaper;
@@ -120,6 +123,7 @@ void stop_raw_threads(benchmark::State& state) {
     reaper.watch(worker.pid());
     const auto begin = Clock::now();
     worker.tell_to_stop();
+    worker.wait_for_answer();
     reaper.wait();
     samples.add(state, Clock::now() - begin);
   }
@@ -173,8 +177,8 @@ int main(int argc, char** argv) {
   drover::Routines none;
   if (drover::in_worker()) return drover::serve(none);
 
-  bench::add("T-3/raw", 250, start_raw, bench::raw_worker_role);
-  bench::add("T-3/threads", 250, start_raw, bench::threaded_raw_worker_role);
+  bench::add("T-3/raw", 250, start_raw, false);
+  bench::add("T-3/threads", 250, start_raw, true);
   bench::add_coroutine("T-3/drover", 250, Placement::anywhere, start_drover);
   bench::add("T-4/raw", 400, reap_raw, false);
   bench::add("T-4/threads", 400, reap_raw, true);

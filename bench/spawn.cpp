@@ -100,21 +100,12 @@ void spawn_raw_clean(benchmark::State& state, Figure figure, bool large) {
   measure(
       state, figure, large,
       [] {
-        posix_spawnattr_t attributes;
+        const bench::CleanSlate slate;
         posix_spawn_file_actions_t actions;
-        ::posix_spawnattr_init(&attributes);
         ::posix_spawn_file_actions_init(&actions);
-        sigset_t all, none;
-        ::sigfillset(&all);
-        ::sigemptyset(&none);
-        ::posix_spawnattr_setsigdefault(&attributes, &all);
-        ::posix_spawnattr_setsigmask(&attributes, &none);
-        ::posix_spawnattr_setpgroup(&attributes, 0);
-        ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
         ::posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-        const pid_t pid = spawn_tiny(&actions, &attributes);
+        const pid_t pid = spawn_tiny(&actions, slate.attributes());
         ::posix_spawn_file_actions_destroy(&actions);
-        ::posix_spawnattr_destroy(&attributes);
         return pid;
       },
       bench::wait_for);

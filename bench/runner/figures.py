@@ -85,12 +85,12 @@ def _all():
                      methods=("raw", "drover", "clean", "fork+exec"),
                      labels={"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's"}, note=SMALL_PAGES)
     yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
-                 labels={"raw": "raw re-execution", "threads": "raw, a control thread"}, note=LOOP)
+                 labels={"raw": "raw re-execution", "threads": "raw, a clean child with a control thread"}, note=LOOP)
     yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
                  labels={"raw": "kill + waitid", "threads": "raw, a thread that reaps"},
                  note="drover's includes the look before the signal, SIGCONT, and the kill of the group.")
     yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, methods=("raw", "drover", "threads"),
-                 labels={"raw": "raw stop message", "threads": "raw, a thread at each end"}, note=STOP)
+                 labels={"raw": "raw stop message", "threads": "raw, an answer, and a thread at each end"}, note=STOP)
     yield Figure("T-6", "WorkerPool::stop(), 64 idle workers", "us", "lifecycle", ratio=1.3,
                  labels={"raw": "64 raw stops"}, note=STOP,
                  limits=(Limit("threads_with_64", equals="threads_with_1", text="no more threads than with one worker"),))

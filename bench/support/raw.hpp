@@ -142,6 +142,30 @@ class ReadableLoop {
   Descriptor epoll_;
 };
 
+/// For posix_spawn(3): the child as drover promises it, but for its descriptors. Default dispositions, nothing blocked,
+/// a group of its own.
+class CleanSlate {
+ public:
+  CleanSlate() {
+    ::posix_spawnattr_init(&attributes_);
+    sigset_t all, none;
+    ::sigfillset(&all);
+    ::sigemptyset(&none);
+    ::posix_spawnattr_setsigdefault(&attributes_, &all);
+    ::posix_spawnattr_setsigmask(&attributes_, &none);
+    ::posix_spawnattr_setpgroup(&attributes_, 0);
+    ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+  }
+  ~CleanSlate() { ::posix_spawnattr_destroy(&attributes_); }
+  CleanSlate(const CleanSlate&) = delete;
+  CleanSlate& operator=(const CleanSlate&) = delete;
+
+  const posix_spawnattr_t* attributes() const noexcept { return &attributes_; }
+
+ private:
+  posix_spawnattr_t attributes_;
+};
+
 // This program again, until it has an Asio loop running ---------------------------------------------------------------
 
 inline constexpr std::string_view raw_worker_role = "--raw-worker";
@@ -160,7 +184,7 @@ inline bool was_raw_worker(int argc, char** argv) {
 
 class RawWorker {
  public:
-  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role) {
+  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role, const CleanSlate* slate = nullptr) {
     auto [ours, theirs] = stream_pair();
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
@@ -171,12 +195,15 @@ class RawWorker {
     for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
     environment.push_back(pin.data());
     environment.push_back(nullptr);
-    errno = ::posix_spawn(&pid_, program.c_str(), &actions, nullptr, arguments, environment.data());
+    if (slate != nullptr) ::posix_spawn_file_actions_addclosefrom_np(&actions, 4);
+    errno = ::posix_spawn(&pid_, program.c_str(), &actions, slate != nullptr ? slate->attributes() : nullptr, arguments,
+                          environment.data());
     ::posix_spawn_file_actions_destroy(&actions);
     if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
     ours_ = std::move(ours);
   }
-  void wait_until_ready() { receive_byte(ours_.get()); }
+  void wait_until_ready() { wait_for_answer(); }
+  void wait_for_answer() { receive_byte(ours_.get()); }
   void tell_to_stop() { send_byte(ours_.get()); }
   void wait_for_end() { wait_for(pid_); }
   pid_t pid() const noexcept { return pid_; }

@@ -72,21 +72,23 @@ class ReaperThread {
 
 inline constexpr std::string_view threaded_raw_worker_role = "--threaded-raw-worker";
 
-/// As was_raw_worker(), for one in which a thread waits for the stop message and wakes the loop.
+/// As was_raw_worker(), for one in which a thread waits for the stop message, wakes the loop, and stays for as long as
+/// the process lives; and which answers that message.
 inline bool was_threaded_raw_worker(int argc, char** argv) {
   if (argc < 2 || argv[1] != threaded_raw_worker_role) return false;
   pin_as_told();
   asio::io_context context;
   asio::posix::stream_descriptor told(context, checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"));
   told.async_wait(asio::posix::stream_descriptor::wait_read, [](std::error_code) {});
-  std::thread control([&] {
+  std::thread([wake = told.native_handle()] {
     receive_byte(3);
     const std::uint64_t one = 1;
-    if (::write(told.native_handle(), &one, sizeof one) < 0) ::_exit(1);
-  });
+    if (::write(wake, &one, sizeof one) < 0) ::_exit(1);
+    receive_byte(3);
+  }).detach();
   asio::post(context, [] { send_byte(3); });
   context.run();
-  control.join();
+  send_byte(3);
   return true;
 }
 
