@@ -65,7 +65,7 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, boo
   {
     const auto held = pool->lock();
     pool->starting_ = false;
-    if (!failure) failure = pool->start_failure_;
+    if (!failure) failure = std::exchange(pool->start_failure_, nullptr);
   }
   if (failure || cancelled) {
     pool->abort_stop();
@@ -88,7 +88,7 @@ inline void PoolCore::worker_ready(WorkerCore&) {
 inline void PoolCore::worker_ended(WorkerCore& core) {
   const auto exit = core.exit_status();
   const bool asked_for = core.killed_for_a_call();
-  auto cause = core.start_failure();
+  auto cause = core.take_start_failure();
   std::vector<std::shared_ptr<Call>> dropped;
   Cause refusal;
   {

@@ -97,7 +97,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
     return metadata_ ? metadata_ : not_yet;
   }
   StopReport stop_report() const;
-  std::exception_ptr start_failure() const;
+  /// Null if it has started. For the one who throws it, on whatever thread: nobody else holds on to it.
+  std::exception_ptr take_start_failure();
   const WorkerOptions& options() const noexcept { return options_; }
   bool stop_begun() const;
   /// It ended because CallOptions::kill_after was over.

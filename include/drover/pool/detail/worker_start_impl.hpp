@@ -122,7 +122,7 @@ inline asio::awaitable<void> WorkerCore::await_start(std::shared_ptr<WorkerCore>
   }
   co_await asio::this_coro::throw_if_cancelled(throws);
   if (cancelled) throw std::system_error(std::error_code(asio::error::operation_aborted));
-  const std::exception_ptr failure = core->start_failure();
+  const std::exception_ptr failure = core->take_start_failure();
   if (!failure) co_return;
   if (core->events_) co_await EventSink::all_told(core->events_);
   std::rethrow_exception(failure);

@@ -288,9 +288,9 @@ inline StopReport WorkerCore::stop_report() const {
   return report;
 }
 
-inline std::exception_ptr WorkerCore::start_failure() const {
+inline std::exception_ptr WorkerCore::take_start_failure() {
   const auto held = lock();
-  return start_failure_;
+  return std::exchange(start_failure_, nullptr);
 }
 
 inline bool WorkerCore::stop_begun() const {
