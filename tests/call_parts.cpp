@@ -274,9 +274,9 @@ TEST(Lane, HoldsLessBackFromAWorkerOnAnotherCore) {
   };
   EXPECT_EQ(sent_until_enough(), 100);  // it has not told yet
   answer_from(static_cast<std::uint16_t>(here + 1));
-  EXPECT_EQ(sent_until_enough(), drover::detail::frames_at_a_time);
+  EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
   lane.flush();
-  EXPECT_EQ(sent_until_enough(), drover::detail::frames_at_a_time);
+  EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
   answer_from(here);
   EXPECT_EQ(sent_until_enough(), 100);
   answer_from(0);

@@ -98,6 +98,26 @@ TEST_F(EndWatch, WhoWaitsDoesNotNeedTheReapersThread) {
   EXPECT_EQ(::kill(waited_for.pid(), 0), -1);
 }
 
+// Asio tells a new descriptor of an event of the one whose place it has taken: the end comes after that.
+TEST_F(EndWatch, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
+  asio::io_context context;
+  const BusyReaper busy;
+  int ended = 0;
+  const auto body = [&]() -> asio::awaitable<void> {
+    for (; ended < 20; ++ended) {
+      ReadPipe pipe;
+      Command command = child({"exit-on", "15", "5", "0", "say", "x", "pause"});
+      command.out = pipe.stdio();
+      auto process = Process::spawn(command);
+      pipe.byte();
+      co_await process.reap(0s);
+    }
+  };
+  asio::co_spawn(context, body(), [](std::exception_ptr e) { EXPECT_FALSE(e); });
+  context.run_for(20 * slack);
+  EXPECT_EQ(ended, 20);
+}
+
 TEST_F(EndWatch, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
   asio::io_context context;
   warm_up(context);

@@ -10,14 +10,7 @@ namespace {
 
 using namespace raw;
 
-class WorkerProtocol : public raw::Test {
- protected:
-  static void expect_clean_stop(Worker& worker) {
-    worker.stop(0s, 5s);
-    worker.stop_reply();
-    EXPECT_EQ(worker.exit_status(), 0);
-  }
-};
+class WorkerProtocol : public raw::Test {};
 
 TEST_F(WorkerProtocol, HelloNamesVersionAndRoutines) {
   Worker worker;
@@ -26,15 +19,6 @@ TEST_F(WorkerProtocol, HelloNamesVersionAndRoutines) {
   EXPECT_NE(std::find(worker.hello.routines.begin(), worker.hello.routines.end(), "echo"), worker.hello.routines.end());
   EXPECT_TRUE(std::is_sorted(worker.hello.routines.begin(), worker.hello.routines.end()));
   expect_clean_stop(worker);
-}
-
-TEST_F(WorkerProtocol, AVariableThatDoesNotFitMakesNoWorker) {
-  for (const int forge : {1, 2, 3}) {
-    SCOPED_TRACE(forge);
-    Worker worker({.forge = forge});
-    EXPECT_TRUE(worker.told('n'));
-    EXPECT_EQ(worker.exit_status(), 42);
-  }
 }
 
 // W-09
@@ -120,38 +104,6 @@ TEST_F(WorkerProtocol, FiftyMebibytesBothWays) {
   const std::string large(50u << 20, 'l');
   worker.call("echo", large);
   EXPECT_EQ(worker.result().as<std::string>(), large);
-  expect_clean_stop(worker);
-}
-
-// C-02
-TEST_F(WorkerProtocol, WrongCallsAreAnsweredAndHarmNothing) {
-  Worker worker({.max_message_size = 10'000});
-  worker.expect_hello();
-
-  worker.call("missing");
-  Answer answer = worker.result();
-  EXPECT_EQ(answer.status(), ResultStatus::unknown_routine);
-  EXPECT_NE(answer.texts().at(0).find("missing"), std::string::npos);
-
-  worker.call("add", std::string("no number"), 2L);
-  answer = worker.result();
-  EXPECT_EQ(answer.status(), ResultStatus::bad_arguments);
-  EXPECT_NE(answer.texts().at(0).find("add(int, long"), std::string::npos) << answer.texts().at(0);
-
-  worker.call("add", 1);
-  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
-  worker.call("add", 1, 2L, 3);
-  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
-  worker.call("nap", std::string("x"));
-  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
-
-  worker.call("bytes", std::uint64_t{20'000});
-  answer = worker.result();
-  EXPECT_EQ(answer.status(), ResultStatus::message_too_large);
-  EXPECT_NE(answer.texts().at(0).find("bytes"), std::string::npos);
-
-  worker.call("echo", std::string("still here"));
-  EXPECT_EQ(worker.result().as<std::string>(), "still here");
   expect_clean_stop(worker);
 }
 
@@ -318,7 +270,7 @@ TEST_F(WorkerProtocol, ResultsForAnotherCoreDoNotWaitForAllThatWasAsked) {
   worker.call("work", 0);
   worker.result();
   // Fewer than that may be held back at the end, wherever the worker was interrupted and sent what it had.
-  constexpr int at_once = drover::detail::frames_at_a_time, all = 2 * at_once - 1;
+  constexpr int at_once = Channel::frames_at_a_time, all = 2 * at_once - 1;
   for (int i = 0; i < all; ++i) worker.queue_call("nothing");
   worker.queue_call("work", 1000);
   const Stopwatch watch;
@@ -344,62 +296,6 @@ TEST_F(WorkerProtocol, ResultsSayWhichCoreTheyComeFrom) {
     worker.call("nothing");
     EXPECT_EQ(worker.result().header.core, core + 1);
   }
-  expect_clean_stop(worker);
-}
-
-TEST_F(WorkerProtocol, ManyStatusRequestsThatNobodyReadsYet) {
-  Worker worker;
-  worker.expect_hello();
-  FrameHeader header;
-  header.type = FrameType::status;
-  for (header.id = 1; header.id <= 3000; ++header.id) worker.control.queue(header);
-  Worker::flush(worker.control);
-  for (std::uint64_t id = 1; id <= 3000; ++id) {
-    const auto answer = worker.next(worker.control);
-    ASSERT_TRUE(answer);
-    ASSERT_EQ(answer->header.id, id);
-  }
-  expect_clean_stop(worker);
-}
-
-TEST_F(WorkerProtocol, MalformedFramesEndTheWorker) {
-  const auto header = [](FrameType type, std::uint64_t id) {
-    FrameHeader h;
-    h.type = type;
-    h.id = id;
-    return h;
-  };
-  std::vector<FrameHeader> on_data{header(FrameType::status, 1), header(FrameType{99}, 1), header(FrameType::call, 0)};
-  on_data.push_back(header(FrameType::call, 1));
-  on_data.back().zero = 1;
-  on_data.push_back(header(FrameType::call, 1));
-  on_data.back().size = 1u << 31;
-  for (const FrameHeader& bad : on_data) {
-    Worker worker;
-    worker.expect_hello();
-    ASSERT_EQ(::send(worker.data.fd(), &bad, sizeof bad, 0), static_cast<ssize_t>(sizeof bad));
-    EXPECT_EQ(worker.exit_status(), 0);
-  }
-  std::vector<FrameHeader> on_control{header(FrameType::call, 1), header(FrameType::hello, 1),
-                                      header(FrameType::stop, 1)};
-  for (const FrameHeader& bad : on_control) {
-    Worker worker;
-    worker.expect_hello();
-    ASSERT_EQ(::send(worker.control.fd(), &bad, sizeof bad, 0), static_cast<ssize_t>(sizeof bad));
-    EXPECT_EQ(worker.exit_status(), 0);
-  }
-}
-
-TEST_F(WorkerProtocol, AMalformedCallIsABadCall) {
-  Worker worker;
-  worker.expect_hello();
-  FrameHeader header;
-  header.type = FrameType::call;
-  header.id = ++worker.last_call;
-  header.slot = 1001;
-  worker.data.queue(header, std::as_bytes(std::span("rubbish")));
-  Worker::flush(worker.data);
-  EXPECT_EQ(worker.result().status(), ResultStatus::bad_arguments);
   expect_clean_stop(worker);
 }
 

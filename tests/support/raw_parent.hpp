@@ -353,6 +353,12 @@ class Test : public ::testing::Test {
     EXPECT_EQ(open_descriptors(), descriptors_);
   }
 
+  static void expect_clean_stop(Worker& worker) {
+    worker.stop(0s, 5s);
+    worker.stop_reply();
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+
  private:
   int descriptors_ = 0;
 };

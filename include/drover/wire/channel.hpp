@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -35,10 +36,19 @@ class Channel {
 
   /// See FrameWriter. After a failed write, frames are dropped.
   void queue(const FrameHeader& header, std::span<const std::byte> body = {}) {
-    if (!write_error_) writer_.queue(header, body);
+    if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
   void queue(const FrameHeader& header, FrameBody&& body) {
-    if (!write_error_) writer_.queue(header, std::move(body));
+    if (!write_error_) writer_.queue(header, std::move(body)), ++gathered_;
+  }
+
+  /// So many frames leave together while their reader is at work on another core: it starts on them at once, and nobody
+  /// waits until the other is through with all he has. On one core both take turns, and the more at a turn the better.
+  static constexpr int frames_at_a_time = 12;
+
+  /// Is it time for a flush()? Cores as in FrameHeader::core: this thread's, and where the reader was last seen.
+  bool gathered_enough(std::uint16_t here, std::uint16_t reader) const noexcept {
+    return gathered_ >= frames_at_a_time && here != reader && here != 0 && reader != 0;
   }
 
   /// Sends what is queued, in one system call as a rule. What the socket does not take now stays queued, which is not
@@ -65,9 +75,11 @@ class Channel {
   FrameReader reader_;
   FrameWriter writer_;
   std::error_code write_error_;
+  int gathered_ = 0;  // frames since the last flush()
 };
 
 inline std::error_code Channel::flush() noexcept {
+  gathered_ = 0;
   while (!writer_.empty()) {
     iovec stretches[64];
     msghdr message{};

@@ -18,11 +18,6 @@
 /// turn bytes into frames and frames into bytes (channel.hpp adds the socket).
 namespace drover::inline v1::detail {
 
-/// So many small frames leave together while their reader is at work on another core: it starts on them at once, and
-/// nobody waits until the other is through with all he has. On one core both take turns, and the more at a turn the
-/// better.
-inline constexpr int frames_at_a_time = 12;
-
 enum class FrameType : std::uint8_t { hello = 1, stop, stop_reply, cancel, status, status_reply, call, result };
 
 /// FrameHeader::status of a RESULT.

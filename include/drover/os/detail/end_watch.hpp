@@ -61,16 +61,11 @@ class EndWatch {
     }
 
     // Asio also tells of events that belong to a descriptor which had its place before.
-    void on_readable() {
-      if (ended())
-        child->look_now();
-      else
-        wait();
-    }
+    void on_readable() { readable() ? child->look_now() : wait(); }
 
-    bool ended() {
+    bool readable() {
       const std::lock_guard held(mutex);
-      if (!descriptor) return true;
+      if (!descriptor) return false;
       pollfd end{descriptor->native_handle(), POLLIN, 0};
       return ::poll(&end, 1, 0) != 0;
     }

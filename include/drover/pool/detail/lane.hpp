@@ -72,17 +72,15 @@ class Lane {
     free_.pop_back();
     ++last_id_;
     ++in_flight_;
-    ++gathered_;
-    elsewhere_ = header.core != worker_core_ && worker_core_ != 0;
+    core_ = header.core;
     places_[call->slot] = std::move(call);
   }
 
   /// The worker runs on another core and could be at what is queued.
-  bool gathered_enough() const noexcept { return elsewhere_ && gathered_ >= frames_at_a_time; }
+  bool gathered_enough() const noexcept { return data_ && data_->gathered_enough(core_, worker_core_); }
 
   /// Writes what is queued.
   void flush() {
-    gathered_ = 0;
     if (!data_ || blocked_) return;
     if (const std::error_code error = data_->flush()) return owner_.write_failed(error);
     if (data_->wants_write()) {
@@ -132,9 +130,8 @@ class Lane {
   std::vector<std::uint32_t> free_;
   std::uint64_t last_id_ = 0;
   std::size_t in_flight_ = 0;
-  int gathered_ = 0;               // frames that are queued since the last flush
-  std::uint16_t worker_core_ = 0;  // where it was as it answered; 0: not known
-  bool elsewhere_ = false;         // than the last call came from
+  std::uint16_t core_ = 0;         // where the last call came from
+  std::uint16_t worker_core_ = 0;  // where the last answer came from
   bool open_ = false;
   bool blocked_ = false;
 };

@@ -105,7 +105,6 @@ class WorkerService {
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
   bool held_ = false;               // there may be frames in the reader that have not been looked at
   bool full_ = false;               // the socket does not take more now
-  int gathered_ = 0;                // results since the last flush
   Clock::time_point now_;           // when the last call ended, or the reading of calls began
   Clock::time_point unsent_since_;  // if anything is unsent
   FrameBody scratch_{4096};

@@ -275,7 +275,7 @@ inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, 
   data_.queue(header, std::move(body));
   now_ = Clock::now();
   if (first) unsent_since_ = now_;
-  if (++gathered_ >= frames_at_a_time && header.core != call.core) flush();
+  if (data_.gathered_enough(header.core, call.core)) flush();
 }
 
 inline void WorkerService::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
@@ -291,7 +291,6 @@ inline void WorkerService::ended(bool cancelled) {
 }
 
 inline void WorkerService::flush() {
-  gathered_ = 0;
   const std::error_code error = data_.flush();
   full_ = !error && data_.wants_write();
   // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.
