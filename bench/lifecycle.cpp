@@ -24,19 +24,24 @@ std::size_t entries(const char* folder) {
 
 // T-3 -----------------------------------------------------------------------------------------------------------------
 
-/// Plainly, or as drover does it at least: a clean child in which a thread is started before it is ready.
-void start_raw(benchmark::State& state, bool with_thread) {
+/// Plainly, or as drover does it at least: a clean child in which a thread is started before it is ready, and another
+/// thread waits for its end.
+void start_raw(benchmark::State& state, bool with_threads) {
   bench::pin_parent(Placement::anywhere);
   const bench::CleanSlate slate;
+  std::optional<bench::ReaperThread> reaper;
+  if (with_threads) reaper.emplace();
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     const auto begin = Clock::now();
-    bench::RawWorker worker(Placement::anywhere, with_thread ? bench::threaded_raw_worker_role : bench::raw_worker_role,
-                            with_thread ? &slate : nullptr);
+    bench::RawWorker worker(Placement::anywhere,
+                            with_threads ? bench::threaded_raw_worker_role : bench::raw_worker_role,
+                            with_threads ? &slate : nullptr);
+    if (reaper) reaper->watch(worker.pid());
     worker.wait_until_ready();
     samples.add(state, Clock::now() - begin);
     worker.tell_to_stop();
-    worker.wait_for_end();
+    reaper ? reaper->wait() : worker.wait_for_end();
   }
   samples.report(state);
 }
@@ -64,11 +69,7 @@ void reap_raw(benchmark::State& state, bool by_thread) {
   const bench::CapturedStderr child_output;
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
-    pid_t pid = 0;
-    char program[] = DROVER_BENCH_TINY, stay[] = "stay";
-    char* arguments[] = {program, stay, nullptr};
-    errno = ::posix_spawn(&pid, program, nullptr, nullptr, arguments, environ);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    const pid_t pid = bench::spawn_tiny("stay");
     bench::receive_byte(child_output.read_end());
     if (by_thread) reaper->watch(pid);
     const auto begin = Clock::now();

@@ -9,6 +9,7 @@
 
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
+#include "support/raw_threads.hpp"
 
 namespace {
 
@@ -62,75 +63,95 @@ void resize_parent(benchmark::State& state, bool large) {
 
 enum class Figure { first_byte, caller_blocked };
 
-/// One iteration of any method: spawn() returns when the call that is measured does, end() when the child has been
-/// waited for.
-template <class Spawn, class End>
-void measure(benchmark::State& state, Figure figure, bool large, Spawn spawn, End end) {
-  bench::pin_parent(Placement::anywhere);
-  resize_parent(state, large);
-  const bench::CapturedStderr child_output;
-  bench::Samples samples(state);
-  for ([[maybe_unused]] auto _ : state) {
+/// Starts tiny children one after the other, each when the one before has been reaped.
+class Spawns {
+ public:
+  Spawns(benchmark::State& state, Figure figure, bool large) : state_(state), figure_(figure), samples_(state) {
+    bench::pin_parent(Placement::anywhere);
+    resize_parent(state, large);
+  }
+
+  /// spawn() returns when the call that is measured does.
+  template <class Spawn>
+  auto measure(Spawn spawn) {
     const auto begin = Clock::now();
     auto child = spawn();
     const auto returned = Clock::now();
-    bench::receive_byte(child_output.read_end());
+    bench::receive_byte(child_output_.read_end());
     const auto first_byte = Clock::now();
-    end(child);
-    samples.add(state, (figure == Figure::first_byte ? first_byte : returned) - begin);
+    samples_.add(state_, (figure_ == Figure::first_byte ? first_byte : returned) - begin);
+    return child;
   }
-  samples.report(state);
-}
+  void report() { samples_.report(state_); }
 
-pid_t spawn_tiny(const posix_spawn_file_actions_t* actions, const posix_spawnattr_t* attributes) {
-  pid_t pid = 0;
-  char program[] = DROVER_BENCH_TINY;
-  char* arguments[] = {program, nullptr};
-  errno = ::posix_spawn(&pid, program, actions, attributes, arguments, environ);
-  if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
-  return pid;
-}
+ private:
+  benchmark::State& state_;
+  const Figure figure_;
+  const bench::CapturedStderr child_output_;
+  bench::Samples samples_;
+};
 
 void spawn_raw(benchmark::State& state, Figure figure, bool large) {
-  measure(state, figure, large, [] { return spawn_tiny(nullptr, nullptr); }, bench::wait_for);
+  Spawns spawns(state, figure, large);
+  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure([] { return bench::spawn_tiny(); }));
+  spawns.report();
 }
 
 /// The child as drover promises it: default dispositions, nothing blocked, a group of its own, only 0, 1 and 2 open.
+pid_t spawn_clean() {
+  const bench::CleanSlate slate;
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+  const pid_t pid = bench::spawn_tiny(nullptr, &actions, slate.attributes());
+  ::posix_spawn_file_actions_destroy(&actions);
+  return pid;
+}
+
 void spawn_raw_clean(benchmark::State& state, Figure figure, bool large) {
-  measure(
-      state, figure, large,
-      [] {
-        const bench::CleanSlate slate;
-        posix_spawn_file_actions_t actions;
-        ::posix_spawn_file_actions_init(&actions);
-        ::posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-        const pid_t pid = spawn_tiny(&actions, slate.attributes());
-        ::posix_spawn_file_actions_destroy(&actions);
-        return pid;
-      },
-      bench::wait_for);
+  Spawns spawns(state, figure, large);
+  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn_clean));
+  spawns.report();
+}
+
+/// And it is a thread that waits for the child's end, which has to be told of the child.
+void spawn_raw_threads(benchmark::State& state, Figure figure, bool large) {
+  Spawns spawns(state, figure, large);
+  bench::ReaperThread reaper;
+  for ([[maybe_unused]] auto _ : state) {
+    spawns.measure([&] {
+      const pid_t pid = spawn_clean();
+      reaper.watch(pid);
+      return pid;
+    });
+    reaper.wait();
+  }
+  spawns.report();
 }
 
 /// For comparison: what a program without posix_spawn does.
 void spawn_forked(benchmark::State& state, Figure figure, bool large) {
-  measure(
-      state, figure, large,
-      [] {
-        const pid_t pid = bench::checked(::fork(), "fork");
-        if (pid != 0) return pid;
-        ::execl(DROVER_BENCH_TINY, DROVER_BENCH_TINY, nullptr);
-        ::_exit(127);
-      },
-      bench::wait_for);
+  Spawns spawns(state, figure, large);
+  const auto spawn = [] {
+    const pid_t pid = bench::checked(::fork(), "fork");
+    if (pid != 0) return pid;
+    ::execl(DROVER_BENCH_TINY, DROVER_BENCH_TINY, nullptr);
+    ::_exit(127);
+  };
+  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn));
+  spawns.report();
 }
 
-void spawn_drover(benchmark::State& state, Figure figure, bool large) {
+asio::awaitable<void> spawn_drover(benchmark::State* state, Figure figure, bool large) {
   drover::Command command;
   command.program = DROVER_BENCH_TINY;
   command.in = command.out = command.err = drover::Stdio::inherit();
-  measure(
-      state, figure, large, [&] { return drover::Process::spawn(command); },
-      [](drover::Process& process) { drover::run(process.wait()); });
+  Spawns spawns(*state, figure, large);
+  for ([[maybe_unused]] auto _ : *state) {
+    drover::Process process = spawns.measure([&] { return drover::Process::spawn(command); });
+    co_await process.wait();
+  }
+  spawns.report();
 }
 
 }  // namespace
@@ -141,7 +162,8 @@ int main(int argc, char** argv) {
       const std::string name = std::string(figure == Figure::first_byte ? "T-1" : "T-2") + (large ? "/4GB/" : "/10MB/");
       bench::add(name + "raw", 600, spawn_raw, figure, large);
       bench::add(name + "clean", 600, spawn_raw_clean, figure, large);
-      bench::add(name + "drover", 600, spawn_drover, figure, large);
+      bench::add(name + "threads", 600, spawn_raw_threads, figure, large);
+      bench::add_coroutine(name + "drover", 600, Placement::anywhere, spawn_drover, figure, large);
       bench::add(name + "fork+exec", large ? 15 : 400, spawn_forked, figure, large);
     }
   }

@@ -59,6 +59,8 @@ class Figure:
 
 
 SMALL_PAGES = "The parent's memory is in pages of 4 KiB. All children inherit stdin, stdout and stderr; drover's also gets a group, a mask, dispositions and no other descriptor."
+SPAWN_LABELS = {"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's",
+                "threads": "posix_spawn, the same, and a thread that reaps"}
 LOOP = "raw re-executes the same program until it has an Asio loop running and has said so; drover's worker has also named its routines and started its control thread."
 STOP = "raw is one byte on a socket, on which main() returns, and waitid(). No calls are in flight. drover kills what is left of the group as well."
 ECHO = "raw is write, epoll_wait, read of 64 bytes on both sides. drover's 64 bytes are a std::string there and back, with the routine's name and a header of 24 bytes beside them."
@@ -78,14 +80,12 @@ def _resource_pool(state, keys, order="any"):
 def _all():
     for size in ("10MB", "4GB"):
         yield Figure(f"T-1/{size}", f"Process::spawn to first byte, {size} parent", "us", "spawn", ratio=1.05,
-                     methods=("raw", "drover", "clean", "fork+exec"),
-                     labels={"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's"}, note=SMALL_PAGES)
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SMALL_PAGES)
     for size in ("10MB", "4GB"):
         yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
-                     methods=("raw", "drover", "clean", "fork+exec"),
-                     labels={"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's"}, note=SMALL_PAGES)
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SMALL_PAGES)
     yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
-                 labels={"raw": "raw re-execution", "threads": "raw, a clean child with a control thread"}, note=LOOP)
+                 labels={"raw": "raw re-execution", "threads": "raw, a clean child with a control thread, and a thread that reaps"}, note=LOOP)
     yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
                  labels={"raw": "kill + waitid", "threads": "raw, a thread that reaps"},
                  note="drover's includes the look before the signal, SIGCONT, and the kill of the group.")

@@ -166,6 +166,16 @@ class CleanSlate {
   posix_spawnattr_t attributes_;
 };
 
+/// Ends at once, or stays if it is told to; says a byte to stderr first.
+inline pid_t spawn_tiny(const char* argument = nullptr, const posix_spawn_file_actions_t* actions = nullptr,
+                        const posix_spawnattr_t* attributes = nullptr) {
+  pid_t pid = 0;
+  char* const arguments[] = {const_cast<char*>(DROVER_BENCH_TINY), const_cast<char*>(argument), nullptr};
+  errno = ::posix_spawn(&pid, DROVER_BENCH_TINY, actions, attributes, arguments, environ);
+  if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+  return pid;
+}
+
 // This program again, until it has an Asio loop running ---------------------------------------------------------------
 
 inline constexpr std::string_view raw_worker_role = "--raw-worker";
