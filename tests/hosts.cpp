@@ -100,7 +100,7 @@ TEST_F(Hosts, CanStartNothingOnceTheyHaveEnded) {
 
 //
 TEST_F(Hosts, AreNotHarmedByTheirForkedCopies) {
-  for (const std::string way : {"exits", "destroys", "spawns"}) {
+  for (const std::string way : {"exits", "destroys", "cancels", "spawns"}) {
     const auto outcome = host({"forked-copy", way});
     EXPECT_TRUE(outcome.exit.success()) << way << " " << outcome.exit.to_string();
   }

@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/io_context.hpp>
 #include <asio/steady_timer.hpp>
@@ -139,12 +141,21 @@ int forked_copy(const std::string& way) {
   Process mine = started({"say", "x", "pause"});
   global = started({"say", "x", "pause"});
   auto context = std::make_unique<asio::io_context>();
-  bool ended = false;
-  asio::co_spawn(*context, mine.wait(), [&](std::exception_ptr e, drover::ExitStatus) { ended = !e; });
+  bool ended = false, cancelled = false;
+  asio::cancellation_signal cancel;
+  asio::co_spawn(*context, mine.wait(),
+                 asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e, drover::ExitStatus) {
+                   (e ? cancelled : ended) = true;
+                 }));
   context->poll();
   const int watched = watched_descriptors();
   const pid_t copy = ::fork();
   if (copy == 0) {
+    if (way == "cancels") {
+      cancel.emit(asio::cancellation_type::terminal);
+      context->poll();
+      ::_exit(cancelled ? 0 : 1);
+    }
     if (way == "destroys") {
       mine = Process();
       global = Process();
