@@ -144,9 +144,8 @@ int forked_copy(const std::string& way) {
   bool ended = false, cancelled = false;
   asio::cancellation_signal cancel;
   asio::co_spawn(*context, mine.wait(),
-                 asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e, drover::ExitStatus) {
-                   (e ? cancelled : ended) = true;
-                 }));
+                 asio::bind_cancellation_slot(
+                     cancel.slot(), [&](std::exception_ptr e, drover::ExitStatus) { (e ? cancelled : ended) = true; }));
   context->poll();
   const int watched = watched_descriptors();
   const pid_t copy = ::fork();
