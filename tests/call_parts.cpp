@@ -237,7 +237,6 @@ struct NobodysLane final : drover::detail::Lane::Owner {
   void await_writable() override {}
   void write_failed(std::error_code) override {}
   void read_results() override {}
-  std::shared_ptr<Owner> share() override { return nullptr; }
 };
 
 TEST(Lane, HoldsLessBackFromAWorkerOnAnotherCore) {

@@ -18,7 +18,7 @@ namespace drover::inline v1 {
 class [[nodiscard]] WorkerProcess {
  public:
   WorkerProcess() = default;
-  explicit WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
+  WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
   WorkerProcess(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), false) {}
 
   /// Starts the process and waits until it has introduced itself, for at most 30 s. Errors and cancellation as
@@ -28,9 +28,8 @@ class [[nodiscard]] WorkerProcess {
 
   /// Waits for the process to end by itself for WorkerOptions::shutdown_grace, then sends SIGTERM, then after
   /// term_grace SIGKILL to its group. Takes effect when called. A second one joins the first and may only shorten it.
-  /// Never started: an empty report. Cancelled once, patience ends and it waits on, then throws operation_aborted;
-  /// cancelled twice it ends at once and the reaper goes on alone. Throws std::system_error if the kernel refuses
-  /// SIGKILL.
+  /// Never started: an empty report. Cancelling ends the wait with operation_aborted, and nothing else. Throws
+  /// std::system_error if the kernel refuses SIGKILL.
   [[nodiscard]] asio::awaitable<ReapReport> reap();
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience);
 

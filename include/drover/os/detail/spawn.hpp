@@ -148,11 +148,13 @@ class Launch {
   void open(const std::filesystem::path& path, int target, int end) {
     require_no_nul(path.native(), "the path of a process's stdio");
     const int how = target == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_APPEND;
-    UniqueFd opened(::open(path.c_str(), how | O_CLOEXEC | O_NOCTTY, 0666));
+    // A FIFO without a peer must not hold this thread up: to write to, it is an error (ENXIO).
+    UniqueFd opened(::open(path.c_str(), how | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
     if (!opened) {
       static constexpr const char* names[] = {"stdin", "stdout", "stderr"};
       throw_errno("cannot start '" + name_ + "': its " + names[target] + " '" + path.native() + "' cannot be opened");
     }
+    ::fcntl(opened.get(), F_SETFL, how & O_APPEND);
     prepare(keep(std::move(opened)), target, end);
   }
 

@@ -29,8 +29,6 @@ class Dispatcher;
 
 // What is no template of a call, in begin_call_impl.hpp.
 
-/// Throws what a RESULT that is not ok stands for.
-[[noreturn]] void throw_refusal(const Outcome& outcome);
 /// What an empty handle answers.
 std::exception_ptr empty_handle();
 /// Throws if there is no dispatcher, or for options out of range.
@@ -53,7 +51,6 @@ template <class R>
 R open_outcome(const Outcome& outcome) {
   if (outcome.failure) std::rethrow_exception(outcome.failure);
   try {
-    if (outcome.status != ResultStatus::ok) throw_refusal(outcome);
     if constexpr (!std::is_void_v<R>) {
       Decoder body(outcome.body);
       R result = body.get<R>();

@@ -15,23 +15,6 @@
 
 namespace drover::inline v1::detail {
 
-[[noreturn]] DROVER_INLINE void throw_refusal(const Outcome& outcome) {
-  Decoder body(outcome.body);
-  switch (outcome.status) {
-    case ResultStatus::remote_error: {
-      auto type = body.get<std::string>();
-      auto text = body.get<std::string>();
-      throw RemoteError(std::move(type), std::move(text));
-    }
-    case ResultStatus::unknown_routine: throw Error(Errc::unknown_routine, body.get<std::string>());
-    case ResultStatus::bad_arguments: throw Error(Errc::bad_arguments, body.get<std::string>());
-    case ResultStatus::message_too_large: throw Error(Errc::message_too_large, body.get<std::string>());
-    case ResultStatus::cancelled: throw Error(Errc::stopping, "the call was cancelled because its worker is stopping");
-    case ResultStatus::ok: break;
-  }
-  throw Error(Errc::protocol_error, "a worker answered with a status that does not exist");
-}
-
 DROVER_INLINE std::exception_ptr empty_handle() {
   return std::make_exception_ptr(
       Error(Errc::not_running, "there is nothing here: it was default-constructed or moved from"));

@@ -39,6 +39,9 @@ struct Outcome {
   std::span<const std::byte> body;
 };
 
+/// What a RESULT that is not ok stands for. Throws DecodeError if it makes no sense.
+std::exception_ptr refusal_of(const Outcome& outcome);
+
 /// The coroutine that awaits a call, with its types erased. Lives in its Call.
 class Receiver {
  public:
@@ -77,8 +80,8 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
 
   std::weak_ptr<Dispatcher> dispatcher;
 
-  /// Keeps an outcome whose bytes are about to go.
-  void keep(Outcome outcome);
+  /// Keeps an outcome whose bytes are about to go; large ones are moved out of the reader that has just given them out.
+  void keep(Outcome outcome, FrameReader* reader = nullptr);
 
   template <class T, class... A>
   void emplace_receiver(A&&... args) {

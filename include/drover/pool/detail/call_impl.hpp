@@ -3,6 +3,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -10,14 +11,39 @@
 #include <asio/error.hpp>
 #include <asio/post.hpp>
 
+#include <drover/error.hpp>
 #include <drover/pool/detail/call.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
+#include <drover/wire/codec.hpp>
 
 namespace drover::inline v1::detail {
 
 DROVER_INLINE std::exception_ptr aborted() {
   const std::error_code code = asio::error::operation_aborted;
   return std::make_exception_ptr(std::system_error(code));
+}
+
+DROVER_INLINE std::exception_ptr refusal_of(const Outcome& outcome) {
+  Decoder body(outcome.body);
+  auto text = body.get<std::string>();
+  const auto failed = [&](Errc code) {
+    body.finish();
+    return std::make_exception_ptr(Error(code, text));
+  };
+  switch (outcome.status) {
+    case ResultStatus::remote_error: {
+      auto what = body.get<std::string>();
+      body.finish();
+      return std::make_exception_ptr(RemoteError(std::move(text), std::move(what)));
+    }
+    case ResultStatus::unknown_routine: return failed(Errc::unknown_routine);
+    case ResultStatus::bad_arguments: return failed(Errc::bad_arguments);
+    case ResultStatus::message_too_large: return failed(Errc::message_too_large);
+    case ResultStatus::cancelled:
+      return std::make_exception_ptr(Error(Errc::stopping, "the call was cancelled because its worker is stopping"));
+    case ResultStatus::ok: break;
+  }
+  throw DecodeError("a status that does not exist");
 }
 
 /// What is posted to resume a receiver. If it is dropped, because the context is going, so is the receiver, whoever
@@ -39,11 +65,14 @@ class Resumption {
   std::shared_ptr<Call> call_;
 };
 
-DROVER_INLINE void Call::keep(Outcome outcome) {
+DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
+  body_.clear();
+  if (reader != nullptr && outcome.body.size() > FrameReader::usual_buffer_size)
+    body_ = reader->take_body();
+  else
+    body_.append(outcome.body);
   failure_ = std::move(outcome.failure);
   status_ = outcome.status;
-  body_.clear();
-  body_.append(outcome.body);
   has_outcome = true;
 }
 

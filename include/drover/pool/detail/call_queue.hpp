@@ -41,6 +41,12 @@ class CallQueue {
     return removed;
   }
 
+  void swap(CallQueue& other) noexcept {
+    std::swap(first_, other.first_);
+    std::swap(last_, other.last_);
+    std::swap(size_, other.size_);
+  }
+
   std::shared_ptr<Call> pop() noexcept { return remove(*first_); }
 
  private:

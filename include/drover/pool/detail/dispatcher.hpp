@@ -17,6 +17,7 @@
 #include <asio/steady_timer.hpp>
 
 #include <drover/error.hpp>
+#include <drover/os/detail/reaper.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call.hpp>
 #include <drover/pool/detail/call_queue.hpp>
@@ -41,7 +42,12 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     return made;
   }
 
-  std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
+  /// A forked copy of the program has one thread, and may have been made while another one held the mutex.
+  std::unique_lock<std::mutex> lock() {
+    return foreign() ? std::unique_lock(mutex_, std::defer_lock) : std::unique_lock(mutex_);
+  }
+  /// In a forked copy of the program: nothing is sent to workers that are not its own.
+  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
   const std::shared_ptr<Home>& home() const noexcept { return home_; }
 
   // ---- the caller's side; without the mutex ----
@@ -102,14 +108,32 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   /// Takes all waiting calls out, to be ended with finish() once the mutex is free.
   std::vector<std::shared_ptr<Call>> drop_queue();
 
-  /// While this thread has one open, its frames for a worker that has something to do are gathered; those of others are
-  /// not, for what this thread does meanwhile may take its time. Returns what close_batch() wants back.
-  const Dispatcher* open_batch() const noexcept { return std::exchange(gathering, this); }
-  void close_batch(const Dispatcher* before);
+  /// While it is open, frames for a worker that has something to do are gathered; the mutex is held all the time.
+  class Batch {
+   public:
+    explicit Batch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) { dispatcher_.batch_ = true; }
+    ~Batch() {
+      dispatcher_.batch_ = false;
+      dispatcher_.flush_gathered();
+    }
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
 
-  /// A RESULT is there, or the worker has gone. Gives the place back, hands it to the next call in line and tells
-  /// whether the caller is to be told: with finish(), once the mutex is free.
+   private:
+    Dispatcher& dispatcher_;
+  };
+
+  /// The worker has gone. Gives the place back, hands it to the next call in line and tells whether the caller is to be
+  /// told: with finish(), once the mutex is free.
   bool settle(Call& call, CallEvent event);
+
+  /// The call's RESULT is there, and has just been given out by this reader. Its caller is told by deliver().
+  void answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
+
+  /// Without the mutex: tells the callers of what has been answered. `inside`, which is on the dispatcher's executor,
+  /// they are resumed there and then, one after the other; but none has to wait for another one that takes its time if
+  /// the executor has more threads than this. Otherwise by a post. True if some are still to be resumed.
+  bool deliver(bool inside);
 
   std::size_t queued() const noexcept { return queue_.size(); }
   std::size_t in_flight() const noexcept {
@@ -120,11 +144,11 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
 
-  /// Without the mutex, on the dispatcher's executor if `inside`: tells the caller of a call that has ended.
-  static void finish(std::shared_ptr<Call> call, Outcome outcome, bool inside);
+  /// Without the mutex: tells the caller of a call that has ended, by a post.
+  static void finish(std::shared_ptr<Call> call, std::exception_ptr failure);
   /// The same for calls that have failed here.
   static void fail(std::vector<std::shared_ptr<Call>> calls, const Cause& cause) {
-    for (auto& call : calls) finish(std::move(call), {cause(), {}, {}}, false);
+    for (auto& call : calls) finish(std::move(call), cause());
   }
 
   /// Nothing is left to be timed: lets the timer go, so that it does not keep the context busy.
@@ -145,7 +169,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
         max_message_size_(worker.max_message_size),
         max_queued_(max_queued) {}
 
-  static constinit inline thread_local const Dispatcher* gathering = nullptr;
+  static constinit inline thread_local const Dispatcher* delivering = nullptr;  // this thread, for which one
 
   struct Io {  // refers to the context
     explicit Io(const asio::any_io_executor& ex) : executor(ex), timer(ex) {}
@@ -154,16 +178,17 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   };
 
   void send(std::shared_ptr<Call> call, Lane& lane);
+  bool step_to_end(Call& call, CallEvent event);
+  void flush_gathered();
+  void stand_by();
   std::optional<std::exception_ptr> refusal_of(const Call& call, const CallOptions& options) const;
   Lane* choose();
   void time(Call& call, Clock::time_point at);
   void arm();
   void on_timer();
-  void evict() noexcept override {
-    const auto held = lock();
-    io_.reset();
-  }
+  void evict() noexcept override;
 
+  const unsigned epoch_ = Reaper::epoch();
   const std::shared_ptr<Home> home_;
   const std::set<std::string> tags_;
   const std::size_t max_message_size_;
@@ -173,6 +198,9 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::optional<Io> io_;  // empty once the context is gone
   Cause refusal_;
   CallQueue queue_;
+  CallQueue ready_, elsewhere_;  // answered, and to be resumed on this executor or on another one
+  bool standing_by_ = false;     // a further deliver() has been posted
+  bool batch_ = false;
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
   std::vector<Lane*> lanes_;

@@ -2,14 +2,17 @@
 
 #include <algorithm>
 
-#include <asio/bind_executor.hpp>
 #include <asio/error.hpp>
+#include <asio/post.hpp>
 
 #include <drover/pool/detail/dispatcher.hpp>
 
 namespace drover::inline v1::detail {
 
 inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call, const CallOptions& options) const {
+  if (foreign())
+    return std::make_exception_ptr(
+        Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
   if (refusal_) return refusal_();
   if (!std::includes(tags_.begin(), tags_.end(), options.tags.begin(), options.tags.end())) {
     std::string wanted;
@@ -41,16 +44,16 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, Lane& lane) {
   const bool idle = lane.in_flight() == 0;
   call->state = step(call->state, CallEvent::sent).next;
   lane.send(std::move(call));
-  // In a batch a worker that has something to do gets the rest in few system calls; an idle one does not wait.
-  if (gathering != this || idle || lane.gathered_enough())
+  // A worker that has something to do gets what follows in few system calls, as long as something is sure to follow:
+  // who is resumed last flushes for all. An idle one does not wait.
+  const bool gathers = batch_ || (delivering == this && !ready_.empty());
+  if (!gathers || idle || lane.gathered_enough())
     lane.flush();
   else
     lane.dirty = true;
 }
 
-inline void Dispatcher::close_batch(const Dispatcher* before) {
-  gathering = before;
-  if (before == this) return;
+inline void Dispatcher::flush_gathered() {
   for (Lane* lane : lanes_)
     if (std::exchange(lane->dirty, false)) lane->flush();
 }
@@ -85,6 +88,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 }
 
 inline void Dispatcher::pump() {
+  if (foreign()) return;
   while (!queue_.empty()) {
     Lane* const lane = choose();
     if (lane == nullptr) return;
@@ -115,43 +119,98 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
   return todo.answers_caller;
 }
 
-inline void Dispatcher::finish(std::shared_ptr<Call> call, Outcome outcome, bool inside) {
+inline void Dispatcher::answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
+  // First, for want of memory may end it; the call is then as it was.
+  if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
+  if (!settle(*call, CallEvent::answered) || call->receiver() == nullptr) return;  // or not awaited yet
+  (call->same_executor ? ready_ : elsewhere_).push(call);
+}
+
+inline bool Dispatcher::deliver(bool inside) {
+  struct Turn {
+    explicit Turn(Dispatcher& d) noexcept : dispatcher(d), before(std::exchange(delivering, &d)) {}
+    ~Turn() {
+      delivering = before;
+      const auto held = dispatcher.lock();
+      dispatcher.flush_gathered();
+    }
+    Dispatcher& dispatcher;
+    const Dispatcher* const before;
+  };
+  std::optional<Turn> turn;
+  for (;;) {
+    std::shared_ptr<Call> call;
+    {
+      const auto held = lock();
+      if (!elsewhere_.empty()) {
+        call = elsewhere_.pop();
+      } else if (ready_.empty()) {
+        return false;
+      } else if (!inside) {
+        stand_by();
+        return true;
+      } else {
+        call = ready_.pop();
+        // What it does may take its time; who comes after it need not wait for that, nor what has been gathered.
+        ready_.empty() ? flush_gathered() : stand_by();
+      }
+    }
+    if (!call->same_executor) {
+      call->post_receiver();
+      continue;
+    }
+    if (!turn) turn.emplace(*this);
+    if (call->claim_receiver()) Call::resume_with_kept_outcome(std::move(call));
+  }
+}
+
+/// With the mutex held.
+inline void Dispatcher::stand_by() {
+  if (std::exchange(standing_by_, true)) return;
+  const auto at_home = home_->lock();
+  if (!io_ || home_->down()) return;
+  asio::post(io_->executor, [self = shared_from_this()] {
+    {
+      const auto held = self->lock();
+      self->standing_by_ = false;
+    }
+    self->deliver(true);
+  });
+}
+
+inline void Dispatcher::finish(std::shared_ptr<Call> call, std::exception_ptr failure) {
   const auto dispatcher = call->dispatcher.lock();
   if (!dispatcher) return;
   {
     const auto held = dispatcher->lock();
-    if (call->receiver() == nullptr) {  // not awaited yet
-      call->keep(std::move(outcome));
-      return;
-    }
+    call->keep({std::move(failure), {}, {}});
+    if (call->receiver() == nullptr) return;  // not awaited yet
   }
-  if (inside && call->same_executor) {
-    if (call->claim_receiver()) {
-      Receiver* const receiver = call->receiver();
-      receiver->resume(std::move(call), outcome);
-    }
-    return;
-  }
-  call->keep(std::move(outcome));
   call->post_receiver();
 }
 
 inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr failure) {
+  if (foreign()) return;
   std::shared_ptr<Call> keep_alive = call.shared_from_this();
   {
     const auto held = lock();
-    const CallStep todo = step(call.state, event);
-    call.state = todo.next;
-    if (todo.leaves_queue) queue_.remove(call);
-    if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
-    if (todo.cancels_in_worker) {
-      call.lane->owner().send_cancel(call.id);
-      if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
-        time(call, *kill_at);
-    }
-    if (!todo.answers_caller) return;
+    if (!step_to_end(call, event)) return;
   }
-  finish(std::move(keep_alive), {std::move(failure), {}, {}}, false);
+  finish(std::move(keep_alive), std::move(failure));
+}
+
+/// With the mutex held. Is the caller to be told?
+inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
+  const CallStep todo = step(call.state, event);
+  call.state = todo.next;
+  if (todo.leaves_queue) queue_.remove(call);
+  if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
+  if (todo.cancels_in_worker) {
+    call.lane->owner().send_cancel(call.id);
+    if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
+      time(call, *kill_at);
+  }
+  return todo.answers_caller;
 }
 
 inline bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
@@ -189,44 +248,39 @@ inline void Dispatcher::arm() {
 }
 
 inline void Dispatcher::on_timer() {
-  const auto now = Clock::now();
-  // The answers may be here already, when it was this process that slept.
-  std::vector<std::shared_ptr<Lane::Owner>> to_read;
+  std::vector<std::shared_ptr<Call>> expired;
   {
     const auto held = lock();
     armed_at_.reset();
-    for (Lane* lane : lanes_)
-      for (const auto& call : lane->calls())
-        if (call->deadline.queued() && call->deadline.at <= now) {
-          to_read.push_back(lane->owner().share());
-          break;
-        }
-  }
-  try {
-    for (const auto& worker : to_read) worker->read_results();
-  } catch (...) {  // a completion handler of the user's; the deadlines are looked after all the same
-    const auto held = lock();
-    arm();
-    throw;
-  }
-  for (;;) {
-    std::shared_ptr<Call> call;
-    {
-      const auto held = lock();
-      if (deadlines_.empty() || deadlines_.first().deadline.at > now) {
-        arm();
-        return;
-      }
-      call = deadlines_.first().shared_from_this();
-      deadlines_.remove(*call);
-      if (call->state == CallState::abandoned) {  // kill_after is over
-        call->lane->owner().kill_worker();
+    const auto now = Clock::now();
+    // The answers may be here already, when it was this process that slept.
+    for (Lane* lane : lanes_) {
+      const auto late = [&](const auto& call) { return call->deadline.queued() && call->deadline.at <= now; };
+      const auto calls = lane->calls();
+      if (std::any_of(calls.begin(), calls.end(), late)) lane->owner().read_results();
+    }
+    while (!deadlines_.empty() && deadlines_.first().deadline.at <= now) {
+      Call& call = deadlines_.first();
+      deadlines_.remove(call);
+      if (call.state == CallState::abandoned) {  // kill_after is over
+        call.lane->owner().kill_worker();
         continue;
       }
+      auto keep_alive = call.shared_from_this();
+      if (step_to_end(call, CallEvent::expired)) expired.push_back(std::move(keep_alive));
     }
-    auto failure = std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call did not end in time"));
-    end(*call, CallEvent::expired, std::move(failure));
+    arm();
   }
+  for (auto& call : expired)
+    finish(std::move(call), std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call did not end in time")));
+  deliver(true);
+}
+
+inline void Dispatcher::evict() noexcept {
+  CallQueue dropped;  // destroyed without the mutex
+  const auto held = lock();
+  io_.reset();
+  dropped.swap(ready_);
 }
 
 }  // namespace drover::inline v1::detail

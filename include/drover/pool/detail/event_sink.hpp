@@ -3,15 +3,19 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 #include <system_error>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
 
 #include <drover/detail/async_event.hpp>
 #include <drover/detail/courier.hpp>
 #include <drover/event.hpp>
+#include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail {
 
@@ -47,11 +51,19 @@ class EventSink {
   /// No more are told, not even those on their way. The handler may be at work on another thread yet.
   void close() noexcept { courier_->close(); }
 
-  /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled.
-  static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink) {
+  /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled. With
+  /// a bound, once that is over, the sink is closed.
+  static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink, Timeout bound) {
     if (sink->courier_->idle()) co_return;  // nobody may run its context any more
     const auto told = std::make_shared<AsyncEvent>();
     sink->courier_->post([mark = std::make_shared<const Mark>(told)] {});
+    std::optional<asio::steady_timer> limit;
+    if (bound) {
+      limit.emplace(co_await asio::this_coro::executor, *bound);
+      limit->async_wait([sink](std::error_code ec) {
+        if (!ec) sink->close();
+      });
+    }
     try {
       co_await AsyncEvent::wait(told);
     } catch (const std::system_error&) {  // cancelled

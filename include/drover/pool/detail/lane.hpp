@@ -29,9 +29,8 @@ class Lane {
     virtual void await_writable() = 0;
     /// Nothing more can be written to the data socket.
     virtual void write_failed(std::error_code error) = 0;
-    /// Reads and delivers what is in the data socket; without the mutex.
+    /// Reads what is in the data socket; Dispatcher::deliver() has to follow.
     virtual void read_results() = 0;
-    virtual std::shared_ptr<Owner> share() = 0;
 
    protected:
     ~Owner() = default;

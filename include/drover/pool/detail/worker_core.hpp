@@ -114,6 +114,12 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
                                           int cancellations = 0);
 
  private:
+  static asio::awaitable<void> await_conclusion(std::shared_ptr<WorkerCore> core, asio::any_io_executor executor);
+  /// A start that is bounded, should the worker's own context not be running.
+  static asio::awaitable<void> conclude_start(std::shared_ptr<WorkerCore> core);
+  bool at_home(const asio::any_io_executor& executor) const;
+  Timeout patience_with_handlers(const asio::any_io_executor& executor) const;
+
   struct Io {  // refers to the context
     explicit Io(const asio::any_io_executor& ex);
     ~Io();
@@ -145,7 +151,6 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   inline void write_failed(std::error_code error) override;
   inline void await_writable() override;
   inline void read_results() override;
-  std::shared_ptr<Lane::Owner> share() override { return {shared_from_this(), this}; }
 
   inline void evict() noexcept override;
 
@@ -158,7 +163,9 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void data_closed();
   void queue_control(const FrameHeader& header, std::span<const std::byte> body = {});
   void flush_control();
-  void take_control_frames();
+  void take_control_frames(int times);
+  void take_results(int times);
+  void take_result(const Frame& frame);
   Channel::Received receive_control();
   void control_frame(const Frame& frame);
   void control_closed();
@@ -179,9 +186,11 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void on_control_readable();
   void on_start_timeout();
   void on_child_event(const ChildEvent& event);
-  void on_ended();
+  void on_data_readable();
+  /// `inside`: on the worker's executor.
+  void on_ended(bool inside);
+  void conclude();
   void drop(const Cause& gone) noexcept;
-  bool read_data(int times);
   Cause dispatcher_refusal() const;
 
   const unsigned epoch_ = Reaper::epoch();
@@ -203,10 +212,9 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   Lane lane_;
   bool control_blocked_ = false;
   bool control_closed_ = false;
-  bool start_bounded_ = false;
-  bool reading_ = false;    // someone is at the data socket
-  bool end_waits_ = false;  // on_ended() came meanwhile
+  bool end_waits_ = false;  // on_ended() came while it was being spawned
   bool watching_ = false;   // the data socket
+  Deadline start_by_;
   std::optional<WorkerMetadata> metadata_;
   StopState stop_;
   bool expected_end_ = false;

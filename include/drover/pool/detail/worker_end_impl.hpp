@@ -13,7 +13,7 @@ namespace drover::inline v1::detail {
 inline void WorkerCore::on_child_event(const ChildEvent& event) {
   if (event.kind == ChildEvent::Kind::ended) {
     // On the reaper's thread, which must not run what follows.
-    to_executor_->post([self = shared_from_this()] { self->on_ended(); });
+    to_executor_->post([self = shared_from_this()] { self->on_ended(true); });
     return;
   }
   Event told;
@@ -27,39 +27,19 @@ inline Cause WorkerCore::end_cause() const {
           status = child_->exit_status()] { return std::make_exception_ptr(Error(Errc::worker_exited, what, status)); };
 }
 
-inline void WorkerCore::on_ended() {
-  {
-    const auto held = lock();
-    if (phase_ == Phase::ended) return;
-    // Somebody is still starting it, or at the data socket, on another thread or further up this one's stack; he calls
-    // again.
-    if (!child_ || reading_) {
-      end_waits_ = true;
-      return;
-    }
-    take_control_frames();
-  }
-  try {
-    // What it has answered counts, to the last byte.
-    while (!read_data(std::numeric_limits<int>::max())) {
-      const auto held = lock();
-      if (!reading_) continue;
-      end_waits_ = true;
-      return;
-    }
-  } catch (...) {  // a completion handler of the user's; there is more to be done
-    to_executor_->post([self = shared_from_this()] { self->on_ended(); });
-    throw;
-  }
+inline void WorkerCore::on_ended(bool inside) {
   std::vector<std::shared_ptr<Call>> calls;
   Cause cause;
   {
     const auto held = lock();
     if (phase_ == Phase::ended) return;
-    if (reading_) {
+    if (!child_) {  // being spawned, on another thread; begin_start() calls again
       end_waits_ = true;
       return;
     }
+    // What it has said and answered counts, to the last byte.
+    take_control_frames(1000);
+    take_results(std::numeric_limits<int>::max());
     cause = end_cause();
     const ReapReport reaped = child_->report();
     report_.exit = reaped.exit;
@@ -105,7 +85,14 @@ inline void WorkerCore::on_ended() {
     dispatcher_->disarm();
     release_io();
   }
+  const bool answers_wait = dispatcher_->deliver(false);
   Dispatcher::fail(std::move(calls), cause);
+  // Who was answered hears of it before those who wait for the end do.
+  if (answers_wait && inside && to_executor_->post([self = shared_from_this()] { self->conclude(); })) return;
+  conclude();
+}
+
+inline void WorkerCore::conclude() {
   started_->set();
   finished_->set();
   if (const auto supervision = supervision_.lock()) supervision->worker_ended(*this);
@@ -114,7 +101,7 @@ inline void WorkerCore::on_ended() {
 inline void WorkerCore::release_io() noexcept {
   if (foreign()) (void)io_.release();  // a forked copy shares the original's epoll: not to be touched
   io_.reset();
-  if (!reading_) lane_.disconnect();  // or else whoever is at its buffer does it
+  lane_.disconnect();
   data_socket_.reset();
   control_.reset();
 }

@@ -19,12 +19,7 @@ inline void WorkerCore::watch_control() {
 inline void WorkerCore::watch_data() {
   if (std::exchange(watching_, true)) return;
   io_->data.async_wait(asio::posix::stream_descriptor::wait_read, [self = shared_from_this()](std::error_code ec) {
-    if (ec) return;
-    {
-      const auto held = self->lock();
-      self->watching_ = false;
-    }
-    self->read_data(1);
+    if (!ec) self->on_data_readable();
   });
 }
 
@@ -40,7 +35,7 @@ inline void WorkerCore::await_writable() {
 // ---- control --------------------------------------------------------------------------------------------------------
 
 inline void WorkerCore::queue_control(const FrameHeader& header, std::span<const std::byte> body) {
-  if (!control_ || !io_) return;
+  if (!control_ || !io_ || foreign()) return;
   control_->queue(header, body);
   flush_control();
 }
@@ -64,7 +59,7 @@ inline void WorkerCore::flush_control() {
 inline void WorkerCore::on_control_readable() {
   const auto held = lock();
   if (!control_ || control_closed_) return;
-  take_control_frames();
+  take_control_frames(16);
   if (io_ && !control_closed_) watch_control();
 }
 
@@ -90,10 +85,11 @@ inline Channel::Received WorkerCore::receive_control() {
   }
 }
 
-inline void WorkerCore::take_control_frames() {
+// Bounded: a worker that never stops sending would keep this thread for ever.
+inline void WorkerCore::take_control_frames(int times) {
   if (!control_ || control_closed_) return;
   try {
-    for (;;) {
+    for (; times > 0; --times) {
       const auto received = receive_control();
       while (const auto frame = control_->next()) control_frame(*frame);
       if (received == Channel::Received::nothing_yet) return;
@@ -110,6 +106,8 @@ inline void WorkerCore::take_control_frames() {
 }
 
 inline void WorkerCore::control_frame(const Frame& frame) {
+  if (phase_ == Phase::starting && frame.header.type != FrameType::hello)
+    throw Error(Errc::protocol_error, "the first message is no greeting of a drover worker");
   switch (frame.header.type) {
     case FrameType::hello:
       if (metadata_) throw Error(Errc::protocol_error, "worker '" + options_.name + "' greeted twice");
@@ -125,6 +123,7 @@ inline void WorkerCore::control_frame(const Frame& frame) {
       return;
     }
     case FrameType::status_reply: {
+      if (frame.header.id > last_status_request_) break;
       const auto body = decode_body<StatusReply>(frame.body);
       if (!body) break;
       const auto found = status_requests_.find(frame.header.id);
@@ -154,7 +153,7 @@ inline void WorkerCore::control_closed() {
     }
     // Mostly it has ended, and how is about to be known. If not, it will never be ready, and its time will be over; but
     // nobody should wait for that without a bound.
-    if (!start_bounded_) reap_within(std::chrono::milliseconds(500));
+    if (!start_by_) reap_within(std::chrono::milliseconds(500));
   } else if (phase_ == Phase::ready) {
     // Without its control socket it is as good as orphaned, and knows it.
     if (!stop_.begun()) {
@@ -197,65 +196,49 @@ inline void WorkerCore::fail_status_requests(const Cause& cause) {
 
 // ---- results --------------------------------------------------------------------------------------------------------
 
+inline void WorkerCore::on_data_readable() {
+  {
+    const auto held = lock();
+    watching_ = false;
+    take_results(1);
+  }
+  dispatcher_->deliver(true);
+}
+
 // Bounded: a worker that answers as fast as it is asked would keep this thread for ever.
-inline void WorkerCore::read_results() { read_data(16); }
+inline void WorkerCore::read_results() { take_results(16); }
 
-/// Reads at most so many times, or until nothing is left, and delivers; then watches the socket again. False if
-/// somebody else is at it, on another thread or further up this one's stack, who then does the rest.
-inline bool WorkerCore::read_data(int times) {
-  auto held = lock();
-  if (reading_) return false;
-  if (!lane_.has_data() || nonsense_) return true;  // nothing counts that follows nonsense
-  reading_ = true;
-  const Dispatcher* const batch_before = dispatcher_->open_batch();
-
-  // A completion handler of the user's may throw; what was begun here goes on all the same.
-  struct Finish {
-    WorkerCore& core;
-    std::unique_lock<std::mutex>& lock;
-    const Dispatcher* batch_before;
-    bool left_by_exception = true;
-    bool open = false;
-    ~Finish() {
-      if (!lock.owns_lock()) lock.lock();
-      core.reading_ = false;
-      core.dispatcher_->close_batch(batch_before);
-      if (core.evicted_) core.lane_.disconnect();
-      const auto at_home = core.dispatcher_->home()->lock();
-      if (!core.io_ || core.dispatcher_->home()->down()) return;
-      const auto self = core.shared_from_this();
-      if (std::exchange(core.end_waits_, false))
-        asio::post(core.io_->executor, [self] { self->on_ended(); });
-      else if (left_by_exception)
-        asio::post(core.io_->executor, [self] { self->read_data(1); });
-      else if (open)
-        core.watch_data();
-    }
-  } finish{*this, held, batch_before};
-
-  Channel::Received received{};
+/// Reads at most so many times, or until nothing is left; then the socket is watched again. The callers are told by
+/// Dispatcher::deliver().
+inline void WorkerCore::take_results(int times) {
+  if (!lane_.has_data() || nonsense_) return;  // nothing counts that follows nonsense
+  const Dispatcher::Batch batch(*dispatcher_);
   try {
+    Channel::Received received{};
     do {
       received = lane_.data().receive();
-      while (const auto frame = lane_.data().next()) {
-        auto call = lane_.answered(frame->header);
-        if (!dispatcher_->settle(*call, CallEvent::answered)) continue;
-        held.unlock();
-        Dispatcher::finish(std::move(call), {nullptr, static_cast<ResultStatus>(frame->header.status), frame->body},
-                           true);
-        held.lock();
-        if (evicted_) break;  // meanwhile; its calls have been ended
-      }
-    } while (--times > 0 && received == Channel::Received::some && !evicted_);
-    finish.open = received != Channel::Received::closed;
-    if (!finish.open && !evicted_) data_closed();
-  } catch (const Error& error) {
-    if (error.code() != make_error_code(Errc::protocol_error)) throw;
-    if (!held.owns_lock()) throw;
-    protocol_failure(std::current_exception());
+      while (const auto frame = lane_.data().next()) take_result(*frame);
+    } while (--times > 0 && received == Channel::Received::some);
+    if (received == Channel::Received::closed) return data_closed();
+    const auto at_home = dispatcher_->home()->lock();
+    if (io_ && !dispatcher_->home()->down()) watch_data();
+  } catch (...) {  // protocol_error; or no memory for what was sent, which then is lost
+    nonsense_ = true;
+    give_up(std::current_exception());
   }
-  finish.left_by_exception = false;
-  return true;
+}
+
+inline void WorkerCore::take_result(const Frame& frame) {
+  const std::shared_ptr<Call> call = lane_.answered(frame.header);
+  Outcome outcome{nullptr, static_cast<ResultStatus>(frame.header.status), frame.body};
+  if (outcome.status != ResultStatus::ok) {
+    try {
+      outcome.failure = refusal_of(outcome);
+    } catch (const DecodeError& error) {
+      throw Error(Errc::protocol_error, "worker '" + options_.name + "' sent a malformed answer: " + error.what());
+    }
+  }
+  dispatcher_->answer(call, std::move(outcome), lane_.data().reader());
 }
 
 /// It has closed its data socket and will soon have ended, or else is of no use any more.

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
@@ -79,7 +82,7 @@ inline void WorkerCore::begin_start(Timeout timeout) {
     fail_start(std::current_exception());
   }
   if (stop_.begun()) reap_within(Duration::zero());
-  if (std::exchange(end_waits_, false)) to_executor_->post([self = shared_from_this()] { self->on_ended(); });
+  if (std::exchange(end_waits_, false)) to_executor_->post([self = shared_from_this()] { self->on_ended(true); });
 }
 
 inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout) {
@@ -93,9 +96,9 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
   executor_before_start_ = {};
   io_->control.assign(control_->fd());
   io_->data.assign(data_socket_.get());
-  if (const Deadline limit = deadline_after(Clock::now(), timeout)) {
-    start_bounded_ = true;
-    io_->start_timer.expires_at(*limit);
+  start_by_ = deadline_after(Clock::now(), timeout);
+  if (start_by_) {
+    io_->start_timer.expires_at(*start_by_);
     io_->start_timer.async_wait([weak = weak_from_this()](std::error_code ec) {
       if (ec) return;
       if (const auto core = weak.lock()) core->on_start_timeout();
@@ -107,6 +110,14 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
 inline asio::awaitable<void> WorkerCore::await_start(std::shared_ptr<WorkerCore> core) {
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  std::optional<asio::steady_timer> own_turn;
+  if (core->start_by_ && !core->at_home(executor)) {
+    own_turn.emplace(executor, *core->start_by_);
+    own_turn->async_wait([core, executor](std::error_code ec) {
+      if (!ec) asio::co_spawn(executor, conclude_start(core), asio::detached);
+    });
+  }
   bool cancelled = false;
   try {
     co_await AsyncEvent::wait(core->started_);
@@ -124,15 +135,22 @@ inline asio::awaitable<void> WorkerCore::await_start(std::shared_ptr<WorkerCore>
   if (cancelled) throw std::system_error(std::error_code(asio::error::operation_aborted));
   const std::exception_ptr failure = core->take_start_failure();
   if (!failure) co_return;
-  if (core->events_) co_await EventSink::all_told(core->events_);
+  if (core->events_) co_await EventSink::all_told(core->events_, core->patience_with_handlers(executor));
   std::rethrow_exception(failure);
+}
+
+inline asio::awaitable<void> WorkerCore::conclude_start(std::shared_ptr<WorkerCore> core) {
+  core->on_start_timeout();
+  if (core->started_->is_set()) co_return;
+  co_await AsyncEvent::wait(core->child_->settled());
+  core->on_ended(false);
 }
 
 inline void WorkerCore::on_start_timeout() {
   const auto held = lock();
   if (phase_ != Phase::starting || start_failure_) return;
   // Once more before it is declared late: this process may have been the one that slept.
-  take_control_frames();
+  take_control_frames(16);
   if (phase_ != Phase::starting || start_failure_) return;
   fail_start(std::make_exception_ptr(
       Error(Errc::start_timeout, "worker '" + options_.name + "' (" + options_.command.program.string() +

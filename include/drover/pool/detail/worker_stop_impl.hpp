@@ -1,5 +1,9 @@
 #pragma once
 
+#include <optional>
+
+#include <asio/query.hpp>
+#include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 
 #include <drover/pool/detail/worker_core.hpp>
@@ -24,7 +28,6 @@ inline bool WorkerCore::begin_stop(Timeout grace) {
     const bool first = !stop_.begun();
     const bool shorter = stop_.ask(now, grace);
     if (first) {
-      died_unasked_ = child_ && !child_->running();  // on_ended() is about to tell so
       stopping_now(waiting);
     }
     if (phase_ == Phase::starting) {
@@ -40,6 +43,7 @@ inline bool WorkerCore::begin_stop(Timeout grace) {
 
 inline void WorkerCore::stopping_now(std::vector<std::shared_ptr<Call>>& dropped) {
   lane_.close();
+  died_unasked_ = child_ && !child_->running();  // on_ended() is about to tell so
   if (!died_unasked_) emit(Event::Kind::stopping);
   if (!mode_.solo) return;
   dispatcher_->refuse([what = "worker '" + options_.name + "' is being stopped"] {
@@ -114,6 +118,10 @@ inline Cause WorkerCore::dispatcher_refusal() const {
   return dispatcher_->refusal();
 }
 
+[[noreturn]] inline void throw_refused_kill(std::error_code refused) {
+  throw std::system_error(refused, "a worker can't be killed; the reaper waits for its end");
+}
+
 inline asio::awaitable<void> WorkerCore::await_end(std::shared_ptr<WorkerCore> core, int cancellations) {
   std::vector<std::shared_ptr<WorkerCore>> cores{std::move(core)};
   return await_ends(std::move(cores), true, cancellations);
@@ -125,6 +133,7 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
   co_await asio::this_coro::throw_if_cancelled(false);
   const asio::cancellation_state before = co_await asio::this_coro::cancellation_state;
   const bool cancelled_before = before.cancelled() != asio::cancellation_type::none;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
   std::error_code refused;
   for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1);) {
     const std::shared_ptr<WorkerCore> core = cores[at];
@@ -141,7 +150,7 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
       if (child && child->refused())
         refused = child->refused();
       else
-        co_await AsyncEvent::wait(core->finished_);
+        co_await await_conclusion(core, executor);
       ++at;
     } catch (const std::system_error&) {
       cancelled = true;
@@ -158,11 +167,35 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
   for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1); ++at) {
     if (!cores[at]->events_ || cores[at]->events_ == last) continue;
     last = cores[at]->events_;
-    co_await EventSink::all_told(last);
+    co_await EventSink::all_told(last, cores[at]->patience_with_handlers(executor));
   }
   co_await asio::this_coro::throw_if_cancelled(throws);
   if (cancellations != 0) throw std::system_error(std::error_code(asio::error::operation_aborted));
-  if (refused) throw std::system_error(refused, "a worker can't be killed; the reaper waits for its end");
+  if (refused) throw_refused_kill(refused);
+}
+
+/// The process has ended, and the worker's own context sees to the rest. If that is not running (any more), whoever
+/// waits on another one does it.
+inline asio::awaitable<void> WorkerCore::await_conclusion(std::shared_ptr<WorkerCore> core,
+                                                          asio::any_io_executor executor) {
+  std::optional<asio::steady_timer> own_turn;
+  if (!core->at_home(executor) && !core->finished_->is_set()) {
+    own_turn.emplace(executor, std::chrono::milliseconds(100));
+    own_turn->async_wait([core](std::error_code ec) {
+      if (!ec) core->on_ended(false);
+    });
+  }
+  co_await AsyncEvent::wait(core->finished_);
+}
+
+inline bool WorkerCore::at_home(const asio::any_io_executor& executor) const {
+  return Home::of(asio::query(executor, asio::execution::context)) == dispatcher_->home();
+}
+
+/// Handlers run on the worker's context. Who waits on another one can't tell whether it does; in the end he gives up,
+/// and they are not called any more.
+inline Timeout WorkerCore::patience_with_handlers(const asio::any_io_executor& executor) const {
+  return at_home(executor) ? Timeout() : options_.term_grace;
 }
 
 inline asio::awaitable<StopReport> WorkerCore::await_stop(std::shared_ptr<WorkerCore> core) {
@@ -173,12 +206,16 @@ inline asio::awaitable<StopReport> WorkerCore::await_stop(std::shared_ptr<Worker
 
 inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<WorkerCore> core) {
   if (!core) co_return ReapReport{};
-  co_await await_end(core);
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
   std::shared_ptr<Child> child;
   {
     const auto held = core->lock();
     child = core->child_;
   }
+  if (child) co_await AsyncEvent::wait(child->settled());
+  if (child && child->refused()) throw_refused_kill(child->refused());
+  co_await await_conclusion(core, executor);
+  if (core->events_) co_await EventSink::all_told(core->events_, core->patience_with_handlers(executor));
   if (!child) co_return ReapReport{};
   co_return child->report();
 }
@@ -196,6 +233,9 @@ inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<Work
       header.type = FrameType::status;
       header.id = id;
       core->queue_control(header);
+    } else if (core->phase_ == Phase::ready && !core->stop_.begun()) {
+      failure = std::make_exception_ptr(
+          Error(Errc::connection_lost, "worker '" + core->options_.name + "' has closed its control socket"));
     } else if (core->phase_ == Phase::ended && core->child_ && (!core->stop_.begun() || core->died_unasked_)) {
       failure = core->end_cause()();
     } else {

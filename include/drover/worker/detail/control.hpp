@@ -53,12 +53,13 @@ static_assert(sizeof(ControlReply) == 48);
 /// The answer to STOP.
 inline ControlReply stop_reply(const WorkerState& state, bool cut) noexcept {
   StopReply body;
-  body.drained = state.drained.load();
-  body.cancelled = state.cancelled.load();
   body.cut = cut ? 1 : 0;
-  // What is cut off counts as cancelled: calls that still run, and those that have not even been read.
+  // What is cut off counts as cancelled: calls that still run, and those that have not even been read. The main thread
+  // goes on meanwhile; in this order no difference falls below zero.
+  const std::uint64_t ended = state.ended.load(), read = state.read.load();
   const std::uint64_t last = state.last_call.load(), last_read = state.last_read.load();
-  body.cancelled += state.read.load() - state.ended.load() + (last > last_read ? last - last_read : 0);
+  body.drained = state.drained.load();
+  body.cancelled = state.cancelled.load() + (read - ended) + (last > last_read ? last - last_read : 0);
   return ControlReply(FrameType::stop_reply, last, body);
 }
 

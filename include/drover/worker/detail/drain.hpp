@@ -29,22 +29,22 @@ class Drain {
   }
 
   /// SIGTERM.
-  void terminate(Clock::time_point now) noexcept { cut_short(now); }
+  void terminate(Clock::time_point now) noexcept { cut_short(now, std::max(grace_, least)); }
 
   /// SIGINT: the first lets calls finish, a further one cancels them.
   void interrupt(Clock::time_point now) noexcept {
-    if (interrupted_) return cut_short(now);
+    if (interrupted_) return terminate(now);
     draining_ = interrupted_ = true;
   }
 
-  void parent_died(Clock::time_point at) noexcept { cut_short(at); }
+  void parent_died(Clock::time_point at) noexcept { cut_short(at, grace_); }
 
   /// No call is in flight any more and all results are out. The rest of the process's life is bounded as well. After a
   /// STOP without a bound the parent waits as long, hence the margin.
   void finished(Clock::time_point now) noexcept {
     if (finished_) return;
     draining_ = finished_ = true;
-    if (!leave_at_) leave_at_ = deadline_after(now, grace_ - margin(grace_));
+    if (!leave_at_) leave_at_ = deadline_after(now, std::max(grace_ - margin(grace_), least));
   }
 
   /// New calls are not for this worker any more.
@@ -71,11 +71,14 @@ class Drain {
     return std::clamp<Duration>(budget / 4, Duration::zero(), std::chrono::milliseconds(250));
   }
 
-  void cut_short(Clock::time_point at) noexcept {
+  void cut_short(Clock::time_point at, Duration grace) noexcept {
     draining_ = true;
     cancel_at_ = earlier(cancel_at_, at);
-    leave_at_ = earlier(leave_at_, deadline_after(at, grace_));
+    leave_at_ = earlier(leave_at_, deadline_after(at, grace));
   }
+
+  // An idle worker ends by itself even if calls have no time at all.
+  static constexpr Duration least = std::chrono::milliseconds(250);
 
   Duration grace_;
   bool draining_ = false;

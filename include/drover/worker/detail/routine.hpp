@@ -36,7 +36,7 @@ class Routine {
   virtual ~Routine() = default;
 
   /// The last run was over so soon that a finished result may wait for it. Nothing is known of one that never ran.
-  bool quick = false;
+  unsigned quick_runs = 0;
 
   virtual bool is_coroutine() const noexcept = 0;
   virtual bool takes_stop_token() const noexcept = 0;
