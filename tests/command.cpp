@@ -155,6 +155,29 @@ TEST_F(Commands, FilesAreReadFromAndAppendedTo) {
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "first\nsecond\n");
 }
 
+TEST_F(Commands, AFifoWithoutAPeerHoldsNobodyUp) {
+  const std::filesystem::path fifo =
+      std::filesystem::temp_directory_path() / ("drover-command-fifo-" + std::to_string(::getpid()));
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  Command command = child({"pause"});
+  command.out = Stdio::file(fifo);
+  try {
+    Process::spawn(command);
+    ADD_FAILURE() << "started, though nobody reads what it says";
+  } catch (const std::system_error& error) {
+    EXPECT_EQ(error.code().value(), ENXIO) << error.what();
+    EXPECT_NE(std::string(error.what()).find(fifo.string()), std::string::npos) << error.what();
+  }
+  const UniqueFd reader(::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  command = child({"say", "x"});
+  command.out = Stdio::file(fifo);
+  EXPECT_TRUE(run(Process::spawn(command).wait()).success());
+  char said = 0;
+  EXPECT_EQ(::read(reader.get(), &said, 1), 1);
+  EXPECT_EQ(said, 'x');
+  std::filesystem::remove(fifo);
+}
+
 TEST_F(Commands, NullIsEmptyToReadAndTakesWhatIsWritten) {
   Command command = child({"await-input", "say", "x", "err", "y"});
   command.out = command.err = Stdio::null();

@@ -94,6 +94,17 @@ TEST(Drain, TerminateCancelsAtOnceAndBoundsTheRest) {
   EXPECT_EQ(course.left, start + grace);
 }
 
+TEST(Drain, WithoutAnyGraceThereIsStillTimeToEnd) {
+  Drain terminated(0s), idle(0s), orphaned(0s);
+  terminated.terminate(start);
+  EXPECT_EQ(Course::of(terminated, start).left, start + 250ms);
+  idle.stop(start, start, std::nullopt);
+  idle.finished(start);
+  EXPECT_EQ(Course::of(idle, start).left, start + 250ms);
+  orphaned.parent_died(start);
+  EXPECT_EQ(Course::of(orphaned, start).left, start) << "but not once the parent has died";
+}
+
 // D-04
 TEST(Drain, TheFirstInterruptWaitsAndTheSecondCancels) {
   Drain drain(grace);

@@ -208,4 +208,24 @@ TEST_F(Listeners, GetNoLinesOnceTheWorkerIsGone) {
   EXPECT_TRUE(soon_childless());
 }
 
+TEST_F(Listeners, HearOfADeathThatNobodyAskedForAsSuchAlsoIfItIsReapedLater) {
+  const auto scenario = []() -> asio::awaitable<void> {
+    const auto heard = std::make_shared<Heard>();
+    std::vector<bool> expected;
+    WorkerOptions options = plain_worker();
+    options.on_event = [&](const Event& event) {
+      heard->kinds.push_back(event.kind);
+      if (event.kind == Kind::exited) expected.push_back(event.expected);
+    };
+    drover::WorkerProcess process(co_await asio::this_coro::executor, options);
+    co_await process.start();
+    ::kill(process.pid(), SIGKILL);
+    while (process.alive()) std::this_thread::yield();  // this context has not heard of it yet
+    co_await process.reap();
+    EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready, Kind::exited, Kind::reaped}));
+    EXPECT_EQ(expected, std::vector{false});
+  };
+  run(scenario());
+}
+
 }  // namespace

@@ -131,6 +131,33 @@ TEST_F(Starting, AReadyWorkerIsIntroduced) {
   EXPECT_EQ(events[4].kind, Event::Kind::reaped);
 }
 
+static_assert(std::is_convertible_v<asio::any_io_executor, LocalWorker>);
+static_assert(std::is_convertible_v<asio::any_io_executor, drover::WorkerProcess>);
+
+TEST_F(Starting, AProcessWhoseReapIsCancelledKeepsItsPatience) {
+  const auto scenario = []() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    drover::WorkerProcess process(executor, plain_worker());
+    co_await process.start();
+    asio::cancellation_signal cancel;
+    bool ended = false;
+    asio::co_spawn(executor, failure_of(process.reap(30s)),
+                   asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr, const Failure& failure) {
+                     EXPECT_TRUE(failure.aborted()) << failure;
+                     ended = true;
+                   }));
+    co_await pause_for(20ms);
+    cancel.emit(asio::cancellation_type::terminal);
+    co_await pause_for(200ms);
+    EXPECT_TRUE(ended);
+    EXPECT_TRUE(process.alive());
+    const drover::ReapReport report = co_await process.reap(0s);
+    EXPECT_TRUE(report.terminated);
+    EXPECT_FALSE(process.alive());
+  };
+  run(scenario());
+}
+
 asio::awaitable<Failure> start_and_cancel(std::shared_ptr<LocalWorker> worker, Duration after) {
   const auto executor = co_await asio::this_coro::executor;
   const Task<void> start(executor, worker->start());

@@ -116,6 +116,7 @@ TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
       [&] { return refused({"unarmed", "version", "77", "pause"}, Errc::version_mismatch); },
       [&] { return refused({"unarmed", "version", "77", "exit", "0"}, Errc::version_mismatch); },
       [&] { return refused({"unarmed", "garbage", "pause"}, Errc::protocol_error); },
+      [&] { return refused({"unarmed", "reply", "pause"}, Errc::protocol_error); },
       [&] { return refused({"unarmed", "garbage", "exit", "0"}, Errc::protocol_error); },
       [&] { return refused({"unarmed", "huge-frame", "pause"}, Errc::protocol_error); },
       [&] { return refused({"unarmed", "half-frame", "close-channels", "pause"}, Errc::protocol_error); },

@@ -8,10 +8,12 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <signal.h>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <sys/socket.h>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -66,6 +68,9 @@ void misbehave(const std::string& how, std::uint64_t id) {
   if (how == "second greeting") header.type = 1, header.id = std::uint64_t{0x64726f76} << 32 | 1, say(control);
   if (how == "malformed status reply") header.type = 6, header.size = 3, say(control, "abc");
   if (how == "error that is none") header.status = 1, header.size = 2, say(data, "\xff\xff");
+  if (how == "error without a text") header.status = 2, say(data);
+  if (how == "a reply to nobody on control")
+    header.type = 6, header.id = 999, header.size = 24, say(control, garbage.substr(0, 24));
   if (how.ends_with("on control") || how == "second greeting" || how == "malformed status reply") support::pass(60000);
   if (how == "half a header") send_raw(data, &header, 10), leave(4);
   if (how == "half a body") header.size = 1000, say(data, "not a thousand bytes"), leave(4);
@@ -155,6 +160,11 @@ void add_failures(drover::Routines& routines) {
       .add("fail_later", fail_later)
       .add("misbehave", misbehave)
       .add("hold_sockets", hold_sockets)
+      .add("shut_control",
+           [] {
+             ::shutdown(control, SHUT_WR);
+             ::raise(SIGSTOP);
+           })
       .add("bump", [] { return ++bumps; })
       .add("bumped", [] { return bumps; })
       .add("append", append)

@@ -141,6 +141,20 @@ drover::Routines make_routines() {
              while (!stop.stop_requested()) std::this_thread::yield();
              throw std::system_error(asio::error::operation_aborted);
            })
+      .add("blocked_in_callback",
+           [](std::stop_token stop) {
+             std::atomic<int> blocked{-1};
+             const std::stop_callback look(stop, [&] {
+               sigset_t mask;
+               ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+               int count = 0;
+               for (int signo = 1; signo <= SIGRTMAX; ++signo) count += ::sigismember(&mask, signo) == 1 ? 1 : 0;
+               blocked = count;
+             });
+             tell('b');
+             while (blocked < 0) std::this_thread::yield();
+             return blocked.load();
+           })
       .add("coroutine_until_stopped",
            [](std::stop_token stop) -> asio::awaitable<int> {
              std::atomic<int> calls{0};

@@ -95,6 +95,12 @@ int main(int argc, char** argv) {
       RawHeader header;
       header.id = std::uint64_t{0x64726f76} << 32 | static_cast<std::uint64_t>(number());
       to_control(&header, sizeof header);
+    } else if (step == "reply") {  // to what nobody has asked
+      RawHeader header;
+      header.type = 6;
+      header.size = 24;
+      to_control(&header, sizeof header);
+      to_control("twenty-four bytes of it.", 24);
     } else if (step == "huge-frame") {
       RawHeader header;
       header.size = std::uint32_t{1} << 31;

@@ -277,10 +277,15 @@ inline void Dispatcher::on_timer() {
 }
 
 inline void Dispatcher::evict() noexcept {
-  CallQueue dropped;  // destroyed without the mutex
-  const auto held = lock();
-  io_.reset();
-  dropped.swap(ready_);
+  CallQueue answered, others;
+  {
+    const auto held = lock();
+    io_.reset();
+    answered.swap(ready_);
+    others.swap(elsewhere_);
+  }
+  for (CallQueue* queue : {&answered, &others})
+    while (!queue->empty()) queue->pop()->post_receiver();  // nothing is posted to a context that is going
 }
 
 }  // namespace drover::inline v1::detail

@@ -1,0 +1,156 @@
+// Who is resumed by an answer may take his time: nobody else has to wait for him, as long as a thread is free.
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <future>
+#include <gtest/gtest.h>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <asio/co_spawn.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_future.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+class CallThreads : public Workers {
+ protected:
+  void SetUp() override {
+    Workers::SetUp();
+    threads_ = std::make_unique<asio::thread_pool>(4);
+  }
+  void TearDown() override {
+    threads_->join();
+    threads_.reset();
+    Workers::TearDown();
+  }
+
+  template <class T>
+  auto spawn(asio::awaitable<T> body) {
+    return asio::co_spawn(*threads_, std::move(body), asio::use_future);
+  }
+  std::shared_ptr<LocalWorker> started_worker(std::size_t max_in_flight) {
+    WorkerOptions options = call_worker();
+    options.max_in_flight = max_in_flight;
+    auto worker = std::make_shared<LocalWorker>(threads_->get_executor(), options);
+    spawn(worker->start()).get();
+    return worker;
+  }
+  template <class Future>
+  static bool ends(const Future& future, Duration bound = 20s) {
+    return future.wait_for(bound) == std::future_status::ready;
+  }
+
+  std::unique_ptr<asio::thread_pool> threads_;
+};
+
+asio::awaitable<bool> meet(std::shared_ptr<LocalWorker> worker, int milliseconds, std::barrier<>* barrier) {
+  const std::string said = co_await worker->call<std::string>("doze", milliseconds);
+  barrier->arrive_and_wait();  // all have to be here at the same time: none gives its thread back before
+  co_return !said.empty();
+}
+
+TEST_F(CallThreads, ThoseWhoseAnswersComeTogetherAreResumedSideBySide) {
+  const auto worker = started_worker(8);
+  for (int round = 0; round < 10; ++round) {
+    std::barrier<> barrier(4);
+    std::vector<std::future<bool>> met;
+    for (int i = 0; i < 4; ++i) met.push_back(spawn(meet(worker, 20, &barrier)));
+    for (auto& each : met) {
+      ASSERT_TRUE(ends(each)) << "round " << round;
+      EXPECT_TRUE(each.get());
+    }
+  }
+  spawn(worker->stop(0s)).get();
+}
+
+TEST_F(CallThreads, WhoIsResumedMayBlockUntilAnotherCallHasEnded) {
+  const auto worker = started_worker(8);
+  auto other = spawn(worker->call<std::string>("doze", 150));
+  const auto body = [&]() -> asio::awaitable<bool> {
+    co_await worker->call<std::string>("doze", 20);
+    co_return ends(other);
+  };
+  EXPECT_TRUE(spawn(body()).get());
+  spawn(worker->stop(0s)).get();
+}
+
+TEST_F(CallThreads, WhoIsResumedMayBlockUntilTheWorkerHasStopped) {
+  for (int round = 0; round < 10; ++round) {
+    const auto worker = started_worker(1);
+    const auto body = [&]() -> asio::awaitable<bool> {
+      co_await worker->call<std::string>("doze", 1);
+      const auto stopped = spawn(worker->stop(0s));
+      co_return ends(stopped);
+    };
+    EXPECT_TRUE(spawn(body()).get()) << round;
+  }
+}
+
+TEST_F(CallThreads, WhoIsResumedByTheLastAnswerOfAWorkerMayBlockUntilItIsReaped) {
+  for (int round = 0; round < 10; ++round) {
+    const auto worker = started_worker(2);
+    std::promise<void> stopped;
+    auto gone = stopped.get_future();
+    const auto body = [&]() -> asio::awaitable<bool> {
+      co_await failure_of(
+          worker->call("exit_later", round * 200, 0));  // its answer and its end come together, or nearly
+      co_return ends(gone);
+    };
+    auto blocked = spawn(body());
+    const auto stop = [&]() -> asio::awaitable<void> {
+      co_await soon([&] { return !worker->alive(); });
+      co_await worker->stop(0s);
+      stopped.set_value();
+    };
+    spawn(stop()).get();
+    EXPECT_TRUE(blocked.get()) << round;
+  }
+}
+
+TEST_F(CallThreads, ADeadlineIsNotMissedBecauseAnotherOneWorks) {
+  const auto pool = std::make_shared<WorkerPool>(spawn(WorkerPool::start(call_pool(1))).get());
+  std::promise<void> end_of_work;
+  const auto works = [&]() -> asio::awaitable<void> {
+    co_await pool->call<std::string>("doze", 50);
+    end_of_work.get_future().wait();
+  };
+  const auto waits = [&]() -> asio::awaitable<void> {
+    CallOptions options;
+    options.deadline = 10s;
+    co_await pool->call<std::string>(options, "doze", 50);
+  };
+  auto working = spawn(works());
+  auto waiting = spawn(waits());
+  EXPECT_TRUE(ends(waiting, 5s));
+  end_of_work.set_value();
+  EXPECT_NO_THROW(waiting.get());
+  working.get();
+  spawn(pool->stop()).get();
+}
+
+asio::awaitable<void> call_then_work() {
+  const Folder folder;
+  WorkerOptions options = call_worker();
+  options.max_in_flight = 3;
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  auto longer = worker.call<std::string>("doze", 30000);
+  co_await worker.call<std::string>("doze", 20);
+  auto call = worker.call("append", folder.file("numbers"), 1);
+  for (const auto until = Clock::now() + 10s; folder.numbers("numbers").empty() && Clock::now() < until;)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while its caller still has the thread
+  co_await std::move(call);
+  co_await worker.stop(0s);
+  EXPECT_TRUE((co_await failure_of(std::move(longer))) == Errc::stopping);
+}
+TEST_F(CallThreads, ACallLeavesBeforeItsCallerGivesTheThreadBack) { run(call_then_work()); }
+
+}  // namespace

@@ -1,0 +1,93 @@
+// A forked copy of the program has everything that the original has, and is to do nothing with it.
+#include <cstdlib>
+#include <functional>
+#include <gtest/gtest.h>
+#include <memory>
+#include <optional>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+#include <asio/co_spawn.hpp>
+#include <asio/io_context.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+class ForkedCopies : public Workers {};
+
+/// A worker and a pool, with calls that run and calls that wait.
+struct Busy {
+  explicit Busy(asio::io_context& context) {
+    run(context, begin());
+    for (int i = 0; i < 6; ++i) {
+      add(context, worker->call<std::string>("doze", 300));
+      add(context, pool.call<std::string>("doze", 300));
+    }
+  }
+
+  asio::awaitable<void> begin() {
+    worker.emplace(co_await asio::this_coro::executor, call_worker());
+    co_await worker->start();
+    pool = co_await WorkerPool::start(call_pool(2));
+  }
+  void add(asio::io_context& context, asio::awaitable<std::string> call) {
+    asio::co_spawn(context, std::move(call), [this](std::exception_ptr thrown, std::string) {
+      const Failure failure = describe(thrown);
+      EXPECT_FALSE(failure) << failure;
+      ++ended;
+    });
+  }
+
+  std::optional<LocalWorker> worker;
+  WorkerPool pool;
+  int ended = 0;
+};
+
+void expect_no_harm(
+    const std::function<void(std::unique_ptr<asio::io_context>&, std::unique_ptr<Busy>&)>& in_the_copy) {
+  auto context = std::make_unique<asio::io_context>();
+  auto busy = std::make_unique<Busy>(*context);
+  context->restart();
+  context->poll();
+  const pid_t copy = ::fork();
+  if (copy == 0) {
+    in_the_copy(context, busy);
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(copy, &status, 0), copy);
+  EXPECT_EQ(status, 0);
+  context->run_for(20s);
+  EXPECT_EQ(busy->ended, 12);
+  context->restart();
+  EXPECT_TRUE(run(*context, busy->worker->stop(0s)).exit.success());
+  for (const auto& report : run(*context, busy->pool.stop())) EXPECT_TRUE(report.exit.success());
+  busy.reset();
+}
+
+TEST_F(ForkedCopies, ThatDestroyTheContextHarmNoCall) {
+  expect_no_harm([](auto& context, auto&) { context.reset(); });
+}
+TEST_F(ForkedCopies, ThatDestroyTheWorkersHarmNoCall) {
+  expect_no_harm([](auto& context, auto& busy) {
+    busy.reset();
+    context.reset();
+  });
+}
+TEST_F(ForkedCopies, ThatMakeCallsAreToldAndHarmNone) {
+  expect_no_harm([](auto&, auto& busy) {
+    asio::io_context own;
+    const auto refused = [&](auto&& operation) {
+      return run(own, failure_of(std::move(operation))) == Errc::not_running;
+    };
+    if (!refused(busy->worker->template call<int>("square", 1))) ::_exit(1);
+    if (!refused(busy->pool.template call<int>("square", 1))) ::_exit(2);
+  });
+}
+
+}  // namespace

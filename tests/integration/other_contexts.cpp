@@ -1,0 +1,97 @@
+// Who waits on another context than the worker's: a stop needs nobody who runs the latter, a start has its bound.
+#include <atomic>
+#include <gtest/gtest.h>
+#include <thread>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+class OtherContexts : public Workers {};
+
+TEST_F(OtherContexts, AStopDoesNotNeedTheWorkersOwnToRun) {
+  const Folder folder;
+  asio::io_context stopped, here;
+  WorkerOptions options = call_worker();
+  options.max_in_flight = 2;
+  options.term_grace = 300ms;
+  std::atomic<bool> returned{false}, late{false};
+  options.on_event = [&](const Event&) {
+    if (returned) late = true;
+  };
+  LocalWorker worker(stopped.get_executor(), options);
+  Failure answered, cut;
+  int ends = 0;
+  const auto begin = [&]() -> asio::awaitable<void> {
+    co_await worker.start();
+    asio::co_spawn(stopped, failure_of(worker.call("append", folder.file("done"), 1)),
+                   [&](std::exception_ptr, Failure f) {
+                     answered = f;
+                     ++ends;
+                   });
+    asio::co_spawn(stopped, failure_of(worker.call<std::string>("doze", 30000)), [&](std::exception_ptr, Failure f) {
+      cut = f;
+      ++ends;
+    });
+    stopped.stop();
+    while (folder.numbers("done").empty()) std::this_thread::yield();  // it is answered, and nobody has read that
+  };
+  asio::co_spawn(stopped, begin(), asio::detached);
+  stopped.run();
+  const auto start = Clock::now();
+  const StopReport report = run(here, worker.stop(0s));
+  returned = true;
+  EXPECT_LT(since(start), 5s);
+  EXPECT_FALSE(report.rpc) << report.rpc.message();
+  EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  expect_gone(worker);
+  stopped.restart();
+  stopped.run_for(10s);
+  EXPECT_EQ(ends, 2) << "calls end where they are awaited";
+  EXPECT_FALSE(answered) << answered;
+  EXPECT_TRUE(cut == Errc::stopping) << cut;
+  EXPECT_FALSE(late) << "an event after stop() had returned";
+}
+
+TEST_F(OtherContexts, APoolsStopAndAReapDoNotEither) {
+  asio::io_context stopped, here;
+  WorkerPool pool;
+  drover::WorkerProcess process(stopped.get_executor(), plain_worker());
+  const auto begin = [&]() -> asio::awaitable<void> {
+    pool = co_await WorkerPool::start(call_pool(2));
+    co_await process.start();
+    stopped.stop();
+  };
+  asio::co_spawn(stopped, begin(), asio::detached);
+  stopped.run();
+  const auto reports = run(here, pool.stop());
+  ASSERT_EQ(reports.size(), 2u);
+  for (const auto& report : reports) EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  EXPECT_TRUE(run(here, process.reap(0s)).exit.success());
+  EXPECT_FALSE(process.alive());
+}
+
+TEST_F(OtherContexts, AStartHasItsBoundEvenIfNobodyRunsTheWorkers) {
+  asio::io_context idle, here;
+  LocalWorker never(idle.get_executor(), worker_with({"pause"}));
+  const auto start = Clock::now();
+  const Failure failure = run(here, failure_of(never.start(300ms)));
+  EXPECT_TRUE(failure == Errc::start_timeout) << failure;
+  EXPECT_GE(since(start), 300ms);
+  EXPECT_LT(since(start), 300ms + slack);
+  expect_gone(never);
+  // That it is ready is seen then.
+  LocalWorker ready(idle.get_executor(), plain_worker());
+  run(here, ready.start(2s));
+  EXPECT_TRUE(ready.alive());
+  EXPECT_TRUE(run(here, ready.stop(0s)).exit.success());
+  expect_gone(ready);
+}
+
+}  // namespace
