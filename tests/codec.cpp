@@ -140,7 +140,8 @@ TEST(Codec, ContainersComeBackUnchanged) {
                    std::multiset<int>{1, 1}, std::forward_list<int>{1, 2, 3}, std::forward_list<std::string>{"1", "2"});
   expect_unchanged(std::map<std::string, std::vector<Point>>{{"k", {{1, 2}}}}, std::unordered_map<int, bool>{{1, true}},
                    std::multimap<int, int>{{1, 2}, {1, 3}},
-                   std::vector<std::vector<std::optional<Point>>>{{}, {Point{}}});
+                   std::vector<std::vector<std::optional<Point>>>{{}, {Point{}}},
+                   std::vector<std::map<std::string, int>::value_type>{{"k", 1}});
   EXPECT_EQ(through<std::vector<int>>(std::initializer_list<int>{1, 2}), (std::vector{1, 2}));
   const int numbers[] = {4, 5};
   EXPECT_EQ(through<std::vector<int>>(std::span(numbers)), (std::vector{4, 5}));

@@ -202,6 +202,21 @@ asio::awaitable<void> malformed_answers() {
 }
 TEST_P(CallsAnywhere, AnsweredTwiceOrWithNonsenseEndOnce) { run_scenario(malformed_answers); }
 
+TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
+  const auto scenario = []() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    auto call = worker.call("shut_control");
+    EXPECT_TRUE(co_await soon([&] { return stopped(worker.pid()); }));
+    co_await pause_for(20ms);  // what is in the sockets by now is read
+    const Failure failure = co_await failure_of(worker.status());
+    EXPECT_TRUE(failure == Errc::connection_lost) << failure;
+    co_await worker.stop(0s);
+    EXPECT_TRUE(co_await failure_of(std::move(call)));
+  };
+  run(scenario());
+}
+
 std::size_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
   std::size_t total = 0, resident = 0;

@@ -20,6 +20,11 @@ struct NoDefault {
 };
 auto drover_fields(NoDefault& n) { return std::tie(n.value); }
 
+struct Copied {
+  int value = 0;
+};
+auto drover_fields(Copied& c) { return std::tuple(c.value); }
+
 int main() {
   drover::detail::ByteBuffer bytes;
   drover::Encoder out(bytes);
@@ -47,5 +52,7 @@ int main() {
   out.put(std::chrono::time_point<std::chrono::file_clock>());
 #elif REFUSED == 10
   out.put(L"wide");
+#elif REFUSED == 11
+  in.get<Copied>();
 #endif
 }

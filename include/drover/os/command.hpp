@@ -39,7 +39,8 @@ class Stdio {
   static Stdio null() { return Stdio(Null{}); }
 
   /// A file: read from as stdin; as stdout or stderr appended to, and made (mode 0666 less the umask) if it is missing.
-  /// Opened by spawn(); a relative path is seen from the host's working directory.
+  /// Opened by spawn(), which waits for nobody: a FIFO that nobody reads is an error (ENXIO), one that nobody writes is
+  /// empty, see fifo(7). A relative path is seen from the host's working directory.
   static Stdio file(std::filesystem::path path) { return Stdio(std::move(path)); }
 
   /// stdout or stderr, given to `handler` line by line without the line end, on `executor`.

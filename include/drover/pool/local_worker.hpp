@@ -40,6 +40,9 @@ class [[nodiscard]] LocalWorker {
   /// Errc::protocol_error if it is no drover worker; std::invalid_argument for options out of range; std::logic_error
   /// if it was started before, or in a worker that has not reached serve(). Cancelled once it ends the process and then
   /// throws operation_aborted, cancelled twice it does not wait for that.
+  ///
+  /// Its executor has to run for it to start, and for its calls; awaited elsewhere while nobody runs that, a start ends
+  /// at its bound at the latest. A stop needs it only for what is awaited there.
   [[nodiscard]] asio::awaitable<void> start();
   /// The time-out must be positive; nullopt is no bound.
   [[nodiscard]] asio::awaitable<void> start(Timeout timeout);
@@ -58,9 +61,10 @@ class [[nodiscard]] LocalWorker {
   [[nodiscard]] asio::awaitable<StopReport> stop(Timeout grace);
 
   /// Runs a routine in the worker. Arguments are encoded and the call is sent (or queued, in order) before call()
-  /// returns; the awaitable only waits, and cancels the call if it is destroyed unawaited. At most once. A std::string
-  /// or std::vector<std::byte> of 64 KiB or more that is moved in is sent from where it is, without a copy, and gone
-  /// even if the call fails; such results of routines likewise.
+  /// returns; calls made by coroutines whose answers have come together leave together. The awaitable only waits, and
+  /// cancels the call if it is destroyed unawaited. At most once. A std::string or std::vector<std::byte> of 64 KiB or
+  /// more that is moved in is sent from where it is, without a copy, and gone even if the call fails; such results of
+  /// routines likewise.
   ///
   /// Errors: RemoteError if the routine threw; Errc::unknown_routine, bad_arguments, message_too_large (the worker is
   /// unharmed); Errc::worker_exited with the status if the worker ended, even with status 0; Errc::stopping;
@@ -76,7 +80,8 @@ class [[nodiscard]] LocalWorker {
     return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
-  /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited.
+  /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited,
+  /// Errc::connection_lost if its control socket is closed.
   [[nodiscard]] asio::awaitable<WorkerStatus> status();
 
   /// 0 before it is started.

@@ -201,6 +201,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   CallQueue ready_, elsewhere_;  // answered, and to be resumed on this executor or on another one
   bool standing_by_ = false;     // a further deliver() has been posted
   bool batch_ = false;
+  bool gathered_ = false;  // some lane is dirty
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
   std::vector<Lane*> lanes_;

@@ -41,19 +41,20 @@ inline Lane* Dispatcher::choose() {
 }
 
 inline void Dispatcher::send(std::shared_ptr<Call> call, Lane& lane) {
-  const bool idle = lane.in_flight() == 0;
+  const bool idle = lane.in_flight() == 0 && !lane.shares_core();
   call->state = step(call->state, CallEvent::sent).next;
   lane.send(std::move(call));
-  // A worker that has something to do gets what follows in few system calls, as long as something is sure to follow:
-  // who is resumed last flushes for all. An idle one does not wait.
+  // A worker that has something to do gets what follows in few system calls, as long as others are sure to be
+  // resumed: after the last of them all is flushed. An idle one does not wait, unless it has to wait for this core.
   const bool gathers = batch_ || (delivering == this && !ready_.empty());
   if (!gathers || idle || lane.gathered_enough())
     lane.flush();
   else
-    lane.dirty = true;
+    lane.dirty = gathered_ = true;
 }
 
 inline void Dispatcher::flush_gathered() {
+  if (!std::exchange(gathered_, false)) return;
   for (Lane* lane : lanes_)
     if (std::exchange(lane->dirty, false)) lane->flush();
 }
@@ -128,13 +129,8 @@ inline void Dispatcher::answer(const std::shared_ptr<Call>& call, Outcome outcom
 
 inline bool Dispatcher::deliver(bool inside) {
   struct Turn {
-    explicit Turn(Dispatcher& d) noexcept : dispatcher(d), before(std::exchange(delivering, &d)) {}
-    ~Turn() {
-      delivering = before;
-      const auto held = dispatcher.lock();
-      dispatcher.flush_gathered();
-    }
-    Dispatcher& dispatcher;
+    explicit Turn(const Dispatcher& d) noexcept : before(std::exchange(delivering, &d)) {}
+    ~Turn() { delivering = before; }
     const Dispatcher* const before;
   };
   std::optional<Turn> turn;
@@ -145,6 +141,7 @@ inline bool Dispatcher::deliver(bool inside) {
       if (!elsewhere_.empty()) {
         call = elsewhere_.pop();
       } else if (ready_.empty()) {
+        flush_gathered();
         return false;
       } else if (!inside) {
         stand_by();
@@ -152,7 +149,7 @@ inline bool Dispatcher::deliver(bool inside) {
       } else {
         call = ready_.pop();
         // What it does may take its time; who comes after it need not wait for that, nor what has been gathered.
-        ready_.empty() ? flush_gathered() : stand_by();
+        if (!ready_.empty() || gathered_) stand_by();
       }
     }
     if (!call->same_executor) {

@@ -78,6 +78,9 @@ class Lane {
   /// The worker runs on another core and could be at what is queued.
   bool gathered_enough() const noexcept { return data_ && data_->gathered_enough(core_, worker_core_); }
 
+  /// The worker was last seen on the core that the last call came from.
+  bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
+
   /// Writes what is queued.
   void flush() {
     if (!data_ || blocked_) return;

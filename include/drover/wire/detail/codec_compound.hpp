@@ -120,7 +120,7 @@ struct Wire<std::tuple<Types...>, Form::tuple> {
   static std::tuple<Types...> decode(Decoder& in) {
     const Level level(Raw::of(in));
     expect_fields(Raw::of(in), sizeof...(Types));
-    return std::tuple<Types...>{in.get<Types>()...};  // in braces the order is left to right
+    return std::tuple<Types...>{in.get<std::remove_cv_t<Types>>()...};  // in braces the order is left to right
   }
 };
 
@@ -132,7 +132,7 @@ struct Wire<std::pair<First, Second>, Form::tuple> {
   static std::pair<First, Second> decode(Decoder& in) {
     const Level level(Raw::of(in));
     expect_fields(Raw::of(in), 2);
-    return std::pair<First, Second>{in.get<First>(), in.get<Second>()};
+    return std::pair<First, Second>{in.get<std::remove_cv_t<First>>(), in.get<std::remove_cv_t<Second>>()};
   }
 };
 
@@ -144,6 +144,11 @@ struct Wire<std::monostate, Form::tuple> {
     return {};
   }
 };
+
+template <class Fields, std::size_t... At>
+consteval bool refers(std::index_sequence<At...>) {
+  return (std::is_lvalue_reference_v<std::tuple_element_t<At, Fields>> && ...);
+}
 
 template <class T>
 struct Wire<T, Form::fields> {
@@ -157,7 +162,10 @@ struct Wire<T, Form::fields> {
     const Level level(Raw::of(in));
     T value{};
     auto fields = drover_fields(value);
-    expect_fields(Raw::of(in), std::tuple_size_v<decltype(fields)>);
+    constexpr std::size_t count = std::tuple_size_v<decltype(fields)>;
+    static_assert(refers<decltype(fields)>(std::make_index_sequence<count>()),
+                  "drover_fields() has to return references to the fields, not copies of them: use std::tie.");
+    expect_fields(Raw::of(in), count);
     std::apply([&in](auto&... field) { (detail::decode_to(in, field), ...); }, fields);
     return value;
   }

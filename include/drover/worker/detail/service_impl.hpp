@@ -207,7 +207,10 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
     return refuse(call, ResultStatus::cancelled, "cancelled before it began", true);
   }
   // Results that are finished do not wait for a routine that may take its time, or take this process along.
-  if (routine.quick_runs < trusted_after && data_.wants_write()) flush();
+  if (routine.quick_runs < trusted_after && data_.wants_write()) {
+    flush();
+    now_ = Clock::now();
+  }
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
