@@ -204,15 +204,17 @@ TEST_P(CallsAnywhere, AnsweredTwiceOrWithNonsenseEndOnce) { run_scenario(malform
 
 TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
   const auto scenario = []() -> asio::awaitable<void> {
-    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    WorkerOptions options = call_worker();
+    options.stop_margin = 100ms;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
     auto call = worker.call("shut_control");
-    EXPECT_TRUE(co_await soon([&] { return stopped(worker.pid()); }));
+    await_stopped(worker.pid());
     co_await pause_for(20ms);  // what is in the sockets by now is read
     const Failure failure = co_await failure_of(worker.status());
     EXPECT_TRUE(failure == Errc::connection_lost) << failure;
     co_await worker.stop(0s);
-    EXPECT_TRUE(co_await failure_of(std::move(call)));
+    co_await failure_of(std::move(call));
   };
   run(scenario());
 }
