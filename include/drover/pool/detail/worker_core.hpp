@@ -114,7 +114,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
                                           int cancellations = 0);
 
  private:
-  static asio::awaitable<void> await_conclusion(std::shared_ptr<WorkerCore> core, asio::any_io_executor executor);
+  static asio::awaitable<bool> await_conclusion(std::shared_ptr<WorkerCore> core, asio::any_io_executor executor,
+                                                bool alone);
   /// A start that is bounded, should the worker's own context not be running.
   static asio::awaitable<void> conclude_start(std::shared_ptr<WorkerCore> core);
   bool at_home(const asio::any_io_executor& executor) const;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <optional>
 
 #include <asio/query.hpp>
@@ -135,6 +136,7 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
   const bool cancelled_before = before.cancelled() != asio::cancellation_type::none;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   std::error_code refused;
+  bool alone = false;
   for (std::size_t at = 0; at < cores.size() && !(leaves && cancellations > 1);) {
     const std::shared_ptr<WorkerCore> core = cores[at];
     std::shared_ptr<Child> child;
@@ -150,7 +152,7 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
       if (child && child->refused())
         refused = child->refused();
       else
-        co_await await_conclusion(core, executor);
+        alone = co_await await_conclusion(core, executor, alone);
       ++at;
     } catch (const std::system_error&) {
       cancelled = true;
@@ -175,17 +177,23 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
 }
 
 /// The process has ended, and the worker's own context sees to the rest. If that is not running (any more), whoever
-/// waits on another one does it.
-inline asio::awaitable<void> WorkerCore::await_conclusion(std::shared_ptr<WorkerCore> core,
-                                                          asio::any_io_executor executor) {
-  std::optional<asio::steady_timer> own_turn;
-  if (!core->at_home(executor) && !core->finished_->is_set()) {
-    own_turn.emplace(executor, std::chrono::milliseconds(100));
-    own_turn->async_wait([core](std::error_code ec) {
-      if (!ec) core->on_ended(false);
+/// waits on another one does it, after a while; at once if he is known to be `alone`. Returns whether he is.
+inline asio::awaitable<bool> WorkerCore::await_conclusion(std::shared_ptr<WorkerCore> core,
+                                                          asio::any_io_executor executor, bool alone) {
+  const auto turn = std::make_shared<std::atomic<bool>>(alone);
+  std::optional<asio::steady_timer> patience;
+  if (alone) {
+    core->on_ended(false);
+  } else if (!core->at_home(executor) && !core->finished_->is_set()) {
+    patience.emplace(executor, std::chrono::milliseconds(100));
+    patience->async_wait([core, turn](std::error_code ec) {
+      if (ec) return;
+      *turn = true;
+      core->on_ended(false);
     });
   }
   co_await AsyncEvent::wait(core->finished_);
+  co_return *turn;
 }
 
 inline bool WorkerCore::at_home(const asio::any_io_executor& executor) const {
@@ -214,7 +222,7 @@ inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<Worker
   }
   if (child) co_await AsyncEvent::wait(child->settled());
   if (child && child->refused()) throw_refused_kill(child->refused());
-  co_await await_conclusion(core, executor);
+  co_await await_conclusion(core, executor, false);
   if (core->events_) co_await EventSink::all_told(core->events_, core->patience_with_handlers(executor));
   if (!child) co_return ReapReport{};
   co_return child->report();
