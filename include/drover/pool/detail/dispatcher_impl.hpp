@@ -54,7 +54,7 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, Lane& lane) {
 }
 
 inline void Dispatcher::flush_gathered() {
-  if (!std::exchange(gathered_, false)) return;
+  if (!std::exchange(gathered_, false) || foreign()) return;
   for (Lane* lane : lanes_)
     if (std::exchange(lane->dirty, false)) lane->flush();
 }
@@ -138,6 +138,7 @@ inline bool Dispatcher::deliver(bool inside) {
     std::shared_ptr<Call> call;
     {
       const auto held = lock();
+      if (foreign()) return false;
       if (!elsewhere_.empty()) {
         call = elsewhere_.pop();
       } else if (ready_.empty()) {
@@ -147,9 +148,9 @@ inline bool Dispatcher::deliver(bool inside) {
         stand_by();
         return true;
       } else {
-        call = ready_.pop();
         // What it does may take its time; who comes after it need not wait for that, nor what has been gathered.
-        if (!ready_.empty() || gathered_) stand_by();
+        if (ready_.size() > 1 || gathered_) stand_by();
+        call = ready_.pop();
       }
     }
     if (!call->same_executor) {
@@ -163,7 +164,7 @@ inline bool Dispatcher::deliver(bool inside) {
 
 /// With the mutex held.
 inline void Dispatcher::stand_by() {
-  if (std::exchange(standing_by_, true)) return;
+  if (standing_by_) return;
   const auto at_home = home_->lock();
   if (!io_ || home_->down()) return;
   asio::post(io_->executor, [self = shared_from_this()] {
@@ -173,6 +174,7 @@ inline void Dispatcher::stand_by() {
     }
     self->deliver(true);
   });
+  standing_by_ = true;
 }
 
 inline void Dispatcher::finish(std::shared_ptr<Call> call, std::exception_ptr failure) {

@@ -215,6 +215,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   bool control_closed_ = false;
   bool end_waits_ = false;  // on_ended() came while it was being spawned
   bool watching_ = false;   // the data socket
+  bool concluded_ = false;
   Deadline start_by_;
   std::optional<WorkerMetadata> metadata_;
   StopState stop_;

@@ -31,14 +31,20 @@ inline void WorkerCore::on_ended(bool inside) {
   std::vector<std::shared_ptr<Call>> calls;
   Cause cause;
   {
-    const auto held = lock();
-    if (phase_ == Phase::ended) return;
-    if (!child_) {  // being spawned, on another thread; begin_start() calls again
-      end_waits_ = true;
+    auto held = lock();
+    if (phase_ == Phase::ended) {
+      held = {};
+      if (!inside) conclude();  // the worker's executor may never come to it
       return;
     }
-    // What it has said and answered counts, to the last byte.
+    if (!child_) {  // being spawned, on another thread; begin_start() calls again
+      end_waits_ = end_waits_ || inside;
+      return;
+    }
+    if (child_->running()) return;
+    // What it has said and answered counts, to the last byte. It gets nothing more.
     take_control_frames(1000);
+    lane_.close();
     take_results(std::numeric_limits<int>::max());
     cause = end_cause();
     const ReapReport reaped = child_->report();
@@ -64,7 +70,6 @@ inline void WorkerCore::on_ended(bool inside) {
       if (!metadata_) report_.rpc = make_error_code(Errc::not_running);  // there was nobody to ask yet
       report_.elapsed = Clock::now() - stop_.begun_at();
     }
-    lane_.close();  // first, or what waits would be handed to it as its calls end
     dispatcher_->remove_lane(lane_);
     for (const auto& call : lane_.calls())
       if (dispatcher_->settle(*call, CallEvent::worker_ended)) calls.push_back(call);
@@ -92,7 +97,12 @@ inline void WorkerCore::on_ended(bool inside) {
   conclude();
 }
 
+/// Once.
 inline void WorkerCore::conclude() {
+  {
+    const auto held = lock();
+    if (std::exchange(concluded_, true)) return;
+  }
   started_->set();
   finished_->set();
   if (const auto supervision = supervision_.lock()) supervision->worker_ended(*this);

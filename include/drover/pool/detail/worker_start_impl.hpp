@@ -143,7 +143,7 @@ inline asio::awaitable<void> WorkerCore::conclude_start(std::shared_ptr<WorkerCo
   core->on_start_timeout();
   if (core->started_->is_set()) co_return;
   co_await AsyncEvent::wait(core->child_->settled());
-  core->on_ended(false);
+  core->on_ended(false);  // not if the kernel refused to kill it: then it is still there, and the reaper waits
 }
 
 inline void WorkerCore::on_start_timeout() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 
@@ -203,7 +204,8 @@ inline bool WorkerCore::at_home(const asio::any_io_executor& executor) const {
 /// Handlers run on the worker's context. Who waits on another one can't tell whether it does; in the end he gives up,
 /// and they are not called any more.
 inline Timeout WorkerCore::patience_with_handlers(const asio::any_io_executor& executor) const {
-  return at_home(executor) ? Timeout() : options_.term_grace;
+  if (at_home(executor)) return std::nullopt;
+  return std::max<Duration>(options_.term_grace, std::chrono::seconds(1));
 }
 
 inline asio::awaitable<StopReport> WorkerCore::await_stop(std::shared_ptr<WorkerCore> core) {
