@@ -115,6 +115,27 @@ asio::awaitable<void> queued_calls_survive() {
 }
 TEST_P(CallsAnywhere, InTheQueueAreNotLostReorderedOrDoubledWhenAWorkerDies) { run_scenario(queued_calls_survive); }
 
+// Its end is known before its last answer is read: the place that this one gives back is none.
+TEST_F(Calls, InTheQueueDoNotGoToAWorkerThatIsDeadAlready) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    options.restart.max_restarts = 100;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int round = 0; round < 10; ++round) {
+      const bool ready = co_await soon([&] { return pool.stats().ready == 1; });
+      EXPECT_TRUE(ready);
+      auto last = pool.call("exit_later", 30000, 0);
+      std::vector<asio::awaitable<int>> waiting;
+      for (int i = 0; i < 5; ++i) waiting.push_back(pool.call<int>("square", i));
+      await_told_end(pool.workers().front().pid);
+      co_await std::move(last);
+      for (int i = 0; i < 5; ++i) EXPECT_EQ(co_await std::move(waiting[std::size_t(i)]), i * i);
+    }
+    co_await pool.stop();
+  });
+}
+
 // A forked copy of the worker keeps its sockets open, so that their end is never seen.
 asio::awaitable<void> sockets_held_open() {
   const auto here = co_await asio::this_coro::executor;

@@ -59,6 +59,49 @@ TEST_F(OtherContexts, AStopDoesNotNeedTheWorkersOwnToRun) {
   EXPECT_FALSE(late) << "an event after stop() had returned";
 }
 
+// It has seen the worker's end, and was stopped by the coroutine that it resumed with the last answer.
+TEST_F(OtherContexts, AStopConcludesWhatTheWorkersOwnHasLeftUndone) {
+  asio::io_context stopped, here;
+  LocalWorker worker(stopped.get_executor(), call_worker());
+  const auto begin = [&]() -> asio::awaitable<void> {
+    co_await worker.start();
+    auto last = worker.call("exit_later", 30000, 0);
+    await_told_end(worker.pid());
+    co_await std::move(last);
+    stopped.stop();
+  };
+  asio::co_spawn(stopped, begin(), asio::detached);
+  stopped.run();
+  const auto start = Clock::now();
+  const StopReport report = run(here, worker.stop(0s));
+  EXPECT_LT(since(start), slack);
+  EXPECT_EQ(report.rpc, make_error_code(Errc::worker_exited));
+  EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  expect_gone(worker);
+}
+
+TEST_F(OtherContexts, AStopWaitsForHandlersThatTakeTheirTime) {
+  asio::io_context there, here;
+  auto busy = asio::make_work_guard(there);
+  std::thread runs([&] { there.run(); });
+  std::atomic<int> heard{0};
+  {
+    WorkerOptions options = plain_worker();
+    options.term_grace = 0s;
+    options.on_event = [&](const Event& event) {
+      std::this_thread::sleep_for(50ms);
+      if (event.kind == Event::Kind::stopping || event.kind == Event::Kind::exited || event.kind == Event::Kind::reaped)
+        ++heard;
+    };
+    LocalWorker worker(there.get_executor(), options);
+    run(here, worker.start());
+    run(here, worker.stop(5s));
+    EXPECT_EQ(heard, 3);
+  }
+  busy.reset();
+  runs.join();
+}
+
 TEST_F(OtherContexts, APoolsStopAndAReapDoNotEither) {
   asio::io_context stopped, here;
   WorkerPool pool;

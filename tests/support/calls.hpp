@@ -100,6 +100,15 @@ asio::awaitable<bool> soon(Condition condition, Duration bound = 10s) {
   co_return true;
 }
 
+/// Until the reaper has told of the end of our child, of which this thread hears later: it has, when it tells of a
+/// child that ended after that one.
+inline void await_told_end(pid_t pid) {
+  while (::kill(pid, 0) == 0) ::poll(nullptr, 0, 1);
+  const Command command = child({});
+  Process later = Process::spawn(command);
+  support::run(later.wait());  // not drover::run()
+}
+
 /// A folder for one test.
 class Folder {
  public:
