@@ -101,12 +101,13 @@ asio::awaitable<bool> soon(Condition condition, Duration bound = 10s) {
 }
 
 /// Until the reaper has told of the end of our child, of which this thread hears later: it has, when it tells of a
-/// child that ended after that one.
+/// child that ended after that one. Waited for where there is no reactor, or else that would tell of it.
 inline void await_told_end(pid_t pid) {
   while (::kill(pid, 0) == 0) ::poll(nullptr, 0, 1);
   const Command command = child({});
   Process later = Process::spawn(command);
-  support::run(later.wait());  // not drover::run()
+  asio::thread_pool thread(1);
+  asio::co_spawn(thread, later.wait(), asio::use_future).get();
 }
 
 /// A folder for one test.
