@@ -76,7 +76,7 @@ TEST_F(Calls, WhoseReplyIsInTheSocketWhenTheWorkerDiesAreDelivered) {
       LocalWorker worker(co_await asio::this_coro::executor, options);
       co_await worker.start();
       auto owed = worker.call("nap", 60000, 0);
-      auto end = worker.call("exit_later", 30000, 0);
+      auto end = worker.call("exit_later", 100000, 0);
       std::vector<asio::awaitable<int>> answered;
       for (int i = 0; i < 30; ++i) answered.push_back(worker.call<int>("square", i));
       while (!gone(worker.pid())) ::poll(nullptr, 0, 1);  // and this thread reads nothing meanwhile
@@ -125,7 +125,7 @@ TEST_F(Calls, InTheQueueDoNotGoToAWorkerThatIsDeadAlready) {
     for (int round = 0; round < 10; ++round) {
       const bool ready = co_await soon([&] { return pool.stats().ready == 1; });
       EXPECT_TRUE(ready);
-      auto last = pool.call("exit_later", 30000, 0);
+      auto last = pool.call("exit_answered", 0);
       std::vector<asio::awaitable<int>> waiting;
       for (int i = 0; i < 5; ++i) waiting.push_back(pool.call<int>("square", i));
       await_told_end(pool.workers().front().pid);

@@ -65,7 +65,7 @@ TEST_F(OtherContexts, AStopConcludesWhatTheWorkersOwnHasLeftUndone) {
   LocalWorker worker(stopped.get_executor(), call_worker());
   const auto begin = [&]() -> asio::awaitable<void> {
     co_await worker.start();
-    auto last = worker.call("exit_later", 30000, 0);
+    auto last = worker.call("exit_answered", 0);
     await_told_end(worker.pid());
     co_await std::move(last);
     stopped.stop();
