@@ -129,8 +129,11 @@ TEST_F(Calls, InTheQueueDoNotGoToAWorkerThatIsDeadAlready) {
       std::vector<asio::awaitable<int>> waiting;
       for (int i = 0; i < 5; ++i) waiting.push_back(pool.call<int>("square", i));
       await_told_end(pool.workers().front().pid);
-      co_await std::move(last);
-      for (int i = 0; i < 5; ++i) EXPECT_EQ(co_await std::move(waiting[std::size_t(i)]), i * i);
+      EXPECT_FALSE(co_await failure_of(std::move(last))) << "round " << round;
+      for (int i = 0; i < 5; ++i) {
+        const Failure failure = co_await failure_of(std::move(waiting[std::size_t(i)]));
+        EXPECT_FALSE(failure) << "round " << round << ", call " << i << ": " << failure;
+      }
     }
     co_await pool.stop();
   });
