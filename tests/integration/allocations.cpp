@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <new>
 
+#include <asio/use_future.hpp>
+
 #include "support/calls.hpp"
 
 namespace {

@@ -3,6 +3,8 @@
 #include <random>
 #include <set>
 
+#include <asio/use_future.hpp>
+
 #include "support/calls.hpp"
 
 namespace {

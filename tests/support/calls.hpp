@@ -14,7 +14,6 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
-#include <asio/use_future.hpp>
 
 #include "support/workers.hpp"
 
@@ -100,14 +99,14 @@ asio::awaitable<bool> soon(Condition condition, Duration bound = 10s) {
   co_return true;
 }
 
-/// Until the reaper has told of the end of our child, of which this thread hears later: it has, when it tells of a
-/// child that ended after that one. Waited for where there is no reactor, or else that would tell of it.
+/// Until the reaper has told of the end of our child: it has, once it has seen the end of one that was started after
+/// that. Nobody waits for that one, whose context would otherwise see it as well.
 inline void await_told_end(pid_t pid) {
-  while (::kill(pid, 0) == 0) ::poll(nullptr, 0, 1);
+  const auto pass = [] { ::poll(nullptr, 0, 1); };
+  while (::kill(pid, 0) == 0) pass();
   const Command command = child({});
-  Process later = Process::spawn(command);
-  asio::thread_pool thread(1);
-  asio::co_spawn(thread, later.wait(), asio::use_future).get();
+  const Process later = Process::spawn(command);
+  while (later.running()) pass();
 }
 
 /// A folder for one test.
