@@ -79,11 +79,11 @@ void misbehave(const std::string& how, std::uint64_t id) {
   if (how == "half a body") header.size = 1000, say(data, "not a thousand bytes"), leave(4);
 }
 
-/// A copy of this process that holds its sockets open, in another session.
+/// A copy of this process, in a group of its own, that holds its sockets open.
 int hold_sockets() {
   const pid_t pid = ::fork();
+  if (pid > 0 && ::setpgid(pid, 0) != 0) leave(95);  // it stays when this one's group is killed
   if (pid != 0) return pid;
-  ::setsid();
   ::alarm(30);
   for (;;) ::pause();
 }
