@@ -219,5 +219,5 @@ def processor():
 def describe_machine(cores):
     memory = next((line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")), "0")
     return {"processor": processor(), "cores": os.cpu_count(), "pinned_to": cores, "memory_gib": round(int(memory) / 2**20, 1),
-            "kernel": os.uname().release, "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
+            "kernel": os.uname().release.split("-")[0], "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
             "date": time.strftime("%Y-%m-%d %H:%M:%S%z")}

@@ -19,13 +19,13 @@ enum class Errc {
   start_failed,       ///< the worker ended before it was ready
   version_mismatch,   ///< the worker speaks another version of drover's protocol
   protocol_error,     ///< bytes that are no message of drover's
-  not_running,        ///< never started, or moved from
+  not_running,        ///< not ready yet, no longer, or moved from; in a forked copy of the program
   stopping,           ///< a stop is under way or over
   deadline_exceeded,  ///< the bound given for the operation has passed
   worker_exited,      ///< the worker ended while it owed an answer
-  connection_lost,    ///< the worker closed its channel but has not ended
+  connection_lost,    ///< the worker closed its channel, or its io_context has gone
   unknown_routine,    ///< the worker has no routine of that name
-  bad_arguments,      ///< the arguments are not those the routine takes
+  bad_arguments,      ///< the arguments or the result are not those of the routine
   overloaded,         ///< as many calls wait already as may wait
   message_too_large,  ///< over max_message_size
   no_such_worker,     ///< no worker has the tags asked for

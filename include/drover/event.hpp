@@ -12,7 +12,8 @@ namespace drover::inline v1 {
 /// Something that happened to a worker process, as told to WorkerOptions::on_event.
 ///
 /// Events of one worker come in the order in which they happened: spawned, ready, then either an unexpected `exited` or
-/// `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`; `reaped` last. A pool
+/// `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`; `reaped` last. The two
+/// signals also come without `stopping`: after a start that failed, kill_after, or bytes that are no message. A pool
 /// adds `restarting` before it replaces a worker and `gave_up` when it does not any more.
 struct Event {
   enum class Kind {

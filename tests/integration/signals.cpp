@@ -109,7 +109,6 @@ TEST_F(Signals, ASignalShortensAStopAndAStopADrainThatASignalBegan) {
   });
 }
 
-// D-05
 // A routine may use run(), which takes signals over in other programs; in a worker they stay the worker's.
 TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
   run_together({[]() -> asio::awaitable<void> {
@@ -127,6 +126,7 @@ TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
   }});
 }
 
+// D-05
 TEST_F(Signals, ManySignalsAtRandomTimesEndAWorkerCleanly) {
   const auto storm = [](unsigned seed) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;

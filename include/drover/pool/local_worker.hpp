@@ -22,9 +22,9 @@ namespace drover::inline v1 {
 ///
 /// Any member may be called from any thread; a coroutine that awaits is resumed on its own executor, `on_event` is
 /// called on the worker's. The object and its io_context may be destroyed in any order and at any time: the process
-/// then gets SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with operation_aborted (the worker
-/// went) or Errc::connection_lost (its io_context went). Move-only; a moved-from or default-constructed one is empty
-/// and answers Errc::not_running.
+/// then gets SIGTERM, SIGKILL after term_grace, and calls end with operation_aborted (the worker went) or
+/// Errc::connection_lost (its io_context went; calls of its own go with it). Move-only; a moved-from or
+/// default-constructed one is empty and answers Errc::not_running.
 class [[nodiscard]] LocalWorker {
  public:
   LocalWorker() = default;

@@ -24,7 +24,8 @@
 namespace drover::inline v1 {
 
 /// How one worker is started, stopped and told apart. Times are steady-clock durations; negative ones, a max_in_flight
-/// or max_message_size of 0 and an empty program are refused with std::invalid_argument when the worker is started.
+/// of 0, a max_message_size of 0 or over 2 GiB and an empty program are refused with std::invalid_argument when the
+/// worker is started.
 struct WorkerOptions {
   /// Shown in events and errors, and told to the worker.
   std::string name = "worker";
@@ -47,7 +48,8 @@ struct WorkerOptions {
   std::size_t max_message_size = std::size_t{64} << 20;
   /// Told what happens to the worker, in order, on the executor that the worker or the pool was made with. What it
   /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must
-  /// not block until they return); nothing is told once the worker or the pool has been destroyed.
+  /// not block until they return), unless the executor does not run or the waiting is cancelled twice; nothing is told
+  /// once the worker or the pool has been destroyed.
   std::function<void(const Event&)> on_event{};
 };
 
@@ -97,7 +99,7 @@ struct RestartPolicy {
   /// More deaths than this `within` that time, and the pool gives up with Errc::pool_failed.
   std::size_t max_restarts = 5;
   Duration within = std::chrono::seconds(10);
-  /// Before the first replacement; doubled for each further one, up to max_backoff, until a worker lasts for `within`.
+  /// Before a replacement; doubled for each other death `within` that time, up to max_backoff.
   Duration backoff = std::chrono::milliseconds(50);
   Duration max_backoff = std::chrono::seconds(5);
 };

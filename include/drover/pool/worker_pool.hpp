@@ -31,9 +31,9 @@ class PoolCore;
 ///
 /// with_pool() does the last line whatever happens in between. Any member may be called from any thread; a coroutine
 /// that awaits is resumed on its own executor. The pool and its io_context may be destroyed in any order and at any
-/// time: the processes then get SIGTERM, SIGKILL after term_grace, and calls that wait elsewhere end with
-/// operation_aborted or Errc::connection_lost. Move-only; a moved-from or default-constructed one is empty and answers
-/// Errc::not_running.
+/// time: the processes then get SIGTERM, SIGKILL after term_grace, and calls end with operation_aborted (the
+/// pool went) or Errc::connection_lost (its io_context went; calls of its own go with it). Move-only; a moved-from or
+/// default-constructed one is empty and answers Errc::not_running.
 class [[nodiscard]] WorkerPool {
  public:
   WorkerPool() = default;
