@@ -71,6 +71,18 @@ TEST(Drain, AShortBudgetIsNotEatenByTheMargin) {
   EXPECT_EQ(Course::of(drain, start).left, start + 60ms);
 }
 
+TEST(Drain, TheMarginIsNoneOfTheTimeInWhichCallsMayFinish) {
+  Drain brief(grace), none(grace), unbounded(grace);
+  brief.stop(start, start + 1s, start + 1100ms);
+  const Course course = Course::of(brief, start);
+  EXPECT_EQ(course.cancelled, start + 1s);
+  EXPECT_EQ(course.left, start + 1075ms);
+  none.stop(start, start + 1s, start + 1s);
+  EXPECT_EQ(Course::of(none, start).left, start + 1s);
+  unbounded.stop(start, std::nullopt, start + 1s);
+  EXPECT_EQ(Course::of(unbounded, start).left, start + 750ms);
+}
+
 TEST(Drain, ABudgetThatIsOverEndsAtOnce) {
   Drain drain(grace);
   drain.stop(start, start, start - 1s);

@@ -206,6 +206,18 @@ TEST(StopState, ABoundFromElsewhereShortensOnly) {
   EXPECT_FALSE(early.cut_off());
 }
 
+TEST(StopState, WithoutAMarginItIsCutOffFromTheBeginning) {
+  StopState none({.stop_margin = 0s, .shutdown_grace = 10s}), unbounded({.stop_margin = 0s, .shutdown_grace = 10s});
+  none.ask(zero, 2s);
+  EXPECT_EQ(none.end_by(), none.drain_until());
+  EXPECT_TRUE(none.cut_off());
+  unbounded.ask(zero, std::nullopt);
+  EXPECT_FALSE(unbounded.cut_off());
+  StopState some(limits);
+  some.ask(zero, 2s);
+  EXPECT_FALSE(some.cut_off());
+}
+
 // S-07
 TEST(StopState, AbortedItHasNoPatience) {
   StopState stop(limits);

@@ -161,6 +161,26 @@ TEST_F(Stopping, AStoppedWorkerIsContinuedAndTerminated) {
   }});
 }
 
+// The whole grace is the calls', whatever follows: they are cancelled at its end, and not cut off before.
+TEST_F(Stopping, WithoutAMarginCallsHaveTheirGraceAllTheSame) {
+  run_together({[]() -> asio::awaitable<void> {
+    WorkerOptions options = plain_worker();
+    options.stop_margin = 0s;
+    const Started s = co_await started(options);
+    const Task<std::string> call(co_await asio::this_coro::executor, s.worker->call<std::string>("until_stopped"));
+    co_await said(s.pipe, "looping");
+    const auto start = Clock::now();
+    const StopReport report = co_await s.worker->stop(1s);
+    EXPECT_GE(since(start), 1s);
+    EXPECT_LT(since(start), 1s + slack);
+    EXPECT_EQ(report.cancelled, 1u);
+    EXPECT_FALSE(report.killed);
+    const std::string answer = co_await call.result();
+    EXPECT_EQ(answer, "stopped");
+    expect_gone(*s.worker);
+  }});
+}
+
 // S-05
 TEST_F(Stopping, AWorkerThatStopsAgainAndAgainIsKilled) {
   run_together({[]() -> asio::awaitable<void> {

@@ -1,4 +1,5 @@
 // Stopping workers that are dying, that are stopped twice, that have just been called: whatever comes together.
+#include <atomic>
 #include <gtest/gtest.h>
 #include <memory>
 #include <signal.h>
@@ -208,6 +209,29 @@ TEST_F(StoppingRaces, AStopDuringTheStartEndsTheStart) {
       [&] { return stopped_at(0ms, std::nullopt); },
       [&] { return stopped_at(5ms, 0s); },
   });
+}
+
+// A reap on one thread while another one is spawning the process: it waits for what comes of that.
+TEST_F(StoppingRaces, AReapDuringTheSpawnTellsHowTheProcessEnded) {
+  for (int round = 0; round < (slowed_down ? 40 : 150); ++round) {
+    asio::io_context theirs, ours;
+    drover::WorkerProcess process(theirs.get_executor(), worker_with({"sleep", "30000"}));
+    std::atomic<bool> begins{false}, over{false};
+    std::thread spawner([&] {
+      begins = true;
+      EXPECT_TRUE(run(theirs, failure_of(process.start())).aborted());
+      over = true;
+    });
+    while (!begins) std::this_thread::yield();
+    for (const auto until = Clock::now() + round * (slowed_down ? 200us : 20us); Clock::now() < until;) continue;
+    const drover::ReapReport report = run(ours, process.reap(0s));
+    if (process.pid() != 0 && !process.alive()) {
+      EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown) << "round " << round;
+    }
+    while (!over) run(ours, process.reap(0s));  // the first may have come before the start
+    spawner.join();
+    EXPECT_TRUE(gone(process.pid()));
+  }
 }
 
 // S-11: a routine ends the worker about when STOP comes.

@@ -81,7 +81,7 @@ class [[nodiscard]] LocalWorker {
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited,
-  /// Errc::connection_lost if its control socket is closed.
+  /// Errc::connection_lost if it has closed its control socket, Errc::protocol_error if it wrote nonsense to it.
   [[nodiscard]] asio::awaitable<WorkerStatus> status();
 
   /// 0 before it is started.

@@ -49,7 +49,7 @@ struct WorkerOptions {
   /// Told what happens to the worker, in order, on the executor that the worker or the pool was made with. What it
   /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must
   /// not block until they return), unless the executor does not run or the waiting is cancelled twice; nothing is told
-  /// once the worker or the pool has been destroyed.
+  /// once the worker or the pool has been destroyed, but for what another thread of the context is telling just then.
   std::function<void(const Event&)> on_event{};
 };
 

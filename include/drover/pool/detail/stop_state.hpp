@@ -60,8 +60,8 @@ class StopState {
     return true;
   }
 
-  /// Was there less time than a stop takes? The worker then has until SIGKILL for what SIGTERM makes it do.
-  bool cut_off() const noexcept { return cut_off_; }
+  /// Is there less time than a stop takes? The worker then has until SIGKILL for what SIGTERM makes it do.
+  bool cut_off() const noexcept { return cut_off_ || (end_by_ && drain_until_ == end_by_); }
 
   /// The worker has done what STOP said. Without a budget it has shutdown_grace left to end.
   void acknowledged(Clock::time_point now) {

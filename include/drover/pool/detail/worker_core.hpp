@@ -127,7 +127,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
     asio::any_io_executor executor;
     asio::any_io_executor work;  // the context does not run out of work while the process lives
     asio::posix::stream_descriptor control, data;
-    asio::steady_timer start_timer;
+    asio::steady_timer timer;  // of its start, and later of who waits for its status
   };
 
   struct StatusRequest {
@@ -181,6 +181,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void stopping_now(std::vector<std::shared_ptr<Call>>& dropped);
   void release_io() noexcept;
   void fail_status_requests(const Cause& cause);
+  inline void expect_no_status();
+  inline std::exception_ptr no_control_socket() const;
   Cause end_cause() const;
 
   // Without.

@@ -155,6 +155,7 @@ inline void WorkerCore::control_closed() {
     // nobody should wait for that without a bound.
     if (!start_by_) reap_within(std::chrono::milliseconds(500));
   } else if (phase_ == Phase::ready) {
+    expect_no_status();
     // Without its control socket it is as good as orphaned, and knows it.
     if (!stop_.begun()) {
       lane_.close();
@@ -168,6 +169,7 @@ inline void WorkerCore::control_closed() {
 inline void WorkerCore::protocol_failure(std::exception_ptr failure) {
   if (phase_ == Phase::starting) return fail_start(std::move(failure));
   nonsense_ = true;
+  fail_status_requests([failure] { return failure; });
   give_up(std::move(failure));
 }
 
@@ -176,6 +178,24 @@ inline void WorkerCore::write_failed(std::error_code error) {
   if (error == std::errc::broken_pipe || error == std::errc::connection_reset) return;
   give_up(std::make_exception_ptr(
       Error(Errc::connection_lost, "cannot write to worker '" + options_.name + "': " + error.message())));
+}
+
+/// Nobody is going to tell its status any more. Mostly it has ended, and how is about to be known: that goes first.
+inline void WorkerCore::expect_no_status() {
+  const auto at_home = dispatcher_->home()->lock();
+  if (status_requests_.empty() || !io_ || dispatcher_->home()->down()) return;
+  io_->timer.expires_after(std::chrono::milliseconds(500));
+  io_->timer.async_wait([weak = weak_from_this()](std::error_code ec) {
+    const auto core = ec ? nullptr : weak.lock();
+    if (!core) return;
+    const auto held = core->lock();
+    core->fail_status_requests([core] { return core->no_control_socket(); });
+  });
+}
+
+inline std::exception_ptr WorkerCore::no_control_socket() const {
+  return std::make_exception_ptr(
+      Error(Errc::connection_lost, "worker '" + options_.name + "' has closed its control socket"));
 }
 
 /// No more calls for it, and its end; those that it has fail with this.

@@ -21,7 +21,7 @@ inline WorkerCore::Io::Io(const asio::any_io_executor& ex)
       work(asio::prefer(ex, asio::execution::outstanding_work.tracked)),
       control(ex),
       data(ex),
-      start_timer(ex) {}
+      timer(ex) {}
 
 inline WorkerCore::Io::~Io() {
   // The channels own the descriptors; this only watches them.
@@ -98,8 +98,8 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
   io_->data.assign(data_socket_.get());
   start_by_ = deadline_after(Clock::now(), timeout);
   if (start_by_) {
-    io_->start_timer.expires_at(*start_by_);
-    io_->start_timer.async_wait([weak = weak_from_this()](std::error_code ec) {
+    io_->timer.expires_at(*start_by_);
+    io_->timer.async_wait([weak = weak_from_this()](std::error_code ec) {
       if (ec) return;
       if (const auto core = weak.lock()) core->on_start_timeout();
     });
@@ -189,7 +189,7 @@ inline void WorkerCore::hello(const Frame& frame) {
   metadata.extra = options_.extra;
   metadata_ = std::move(metadata);
   phase_ = Phase::ready;
-  io_->start_timer.cancel();
+  io_->timer.cancel();
   emit(Event::Kind::ready);
   if (mode_.takes_calls) {
     lane_.connect(std::move(data_socket_), std::max(options_.max_message_size, least_max_body));

@@ -226,8 +226,8 @@ inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<Worker
   if (child && child->refused()) throw_refused_kill(child->refused());
   co_await await_conclusion(core, executor, false);
   if (core->events_) co_await EventSink::all_told(core->events_, core->patience_with_handlers(executor));
-  if (!child) co_return ReapReport{};
-  co_return child->report();
+  const auto held = core->lock();  // it may have been spawned meanwhile
+  co_return core->child_ ? core->child_->report() : ReapReport{};
 }
 
 inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<WorkerCore> core) {
@@ -244,8 +244,7 @@ inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<Work
       header.id = id;
       core->queue_control(header);
     } else if (core->phase_ == Phase::ready && !core->stop_.begun()) {
-      failure = std::make_exception_ptr(
-          Error(Errc::connection_lost, "worker '" + core->options_.name + "' has closed its control socket"));
+      failure = core->no_control_socket();
     } else if (core->phase_ == Phase::ended && core->child_ && (!core->stop_.begun() || core->died_unasked_)) {
       failure = core->end_cause()();
     } else {

@@ -25,7 +25,7 @@ class Drain {
   void stop(Clock::time_point now, Deadline drain_until, Deadline end_by) noexcept {
     draining_ = true;
     cancel_at_ = earlier(cancel_at_, drain_until);
-    if (end_by) leave_at_ = earlier(leave_at_, *end_by - margin(*end_by - now));
+    if (end_by) leave_at_ = earlier(leave_at_, *end_by - margin(*end_by - std::max(now, drain_until.value_or(now))));
   }
 
   /// SIGTERM.
@@ -67,6 +67,7 @@ class Drain {
 
  private:
   /// So long before the end of the budget the worker leaves by itself: whoever set the budget must see it gone in time.
+  /// Never at the cost of the time in which calls may finish.
   static Duration margin(Duration budget) noexcept {
     return std::clamp<Duration>(budget / 4, Duration::zero(), std::chrono::milliseconds(250));
   }
