@@ -251,6 +251,20 @@ TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
   run(scenario());
 }
 
+TEST_F(Calls, StatusOfAWorkerThatWritesNonsenseIsAnErrorAtOnce) {
+  const auto scenario = []() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    auto call = worker.call("soil_control");
+    await_stopped(worker.pid());
+    const Failure failure = co_await failure_of(worker.status());
+    EXPECT_TRUE(failure == Errc::protocol_error) << failure;
+    co_await worker.stop(0s);
+    co_await failure_of(std::move(call));
+  };
+  run(scenario());
+}
+
 std::size_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
   std::size_t total = 0, resident = 0;

@@ -177,6 +177,12 @@ void add_failures(drover::Routines& routines) {
              ::shutdown(control, SHUT_WR);
              ::raise(SIGSTOP);
            })
+      .add("soil_control",
+           [] {
+             const std::string nonsense(64, 'x');
+             send_raw(control, nonsense.data(), nonsense.size());
+             ::raise(SIGSTOP);
+           })
       .add("bump", [] { return ++bumps; })
       .add("bumped", [] { return bumps; })
       .add("append", append)

@@ -1,5 +1,6 @@
-// A program that ends by itself while it has workers in every state, or whose forked copies do. Its arguments say whose
-// the workers are, and may say that they ignore SIGTERM. It says the pids of its workers, and then its own.
+// A program that ends by itself while it has workers in every state. It says the pids of its workers, and then its own.
+// The first argument tells how it ends: its workers belong to main() (local), to the program (global) or to nobody
+// (leaked), or it calls exit(). The second: they live, are deaf to SIGTERM, or a forked copy of it ends first.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -19,6 +20,8 @@
 
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
+
+#include "support/worker_routines.hpp"
 
 namespace {
 
@@ -40,10 +43,7 @@ void expect(bool what, const char* text) {
   ::_exit(1);
 }
 
-void say(pid_t pid) {
-  const std::string line = std::to_string(pid) + "\n";
-  expect(::write(1, line.data(), line.size()) == static_cast<ssize_t>(line.size()), "said");
-}
+void say(pid_t pid) { support::say(std::to_string(pid)); }
 
 drover::WorkerOptions options(bool deaf) {
   drover::WorkerOptions made;
@@ -87,8 +87,8 @@ asio::awaitable<void> start(Workers* workers, bool deaf) {
 asio::awaitable<void> expect_unharmed(Workers* workers) {
   expect(co_await workers->idle.call<int>("square", 3) == 9, "a worker answers");
   expect(co_await workers->pool.call<int>("square", 4) == 16, "a pool answers");
-  const auto pids = workers->pool.stats();
-  expect(pids.ready == 2 && pids.crashes == 0, "no worker of the pool has died");
+  const drover::PoolStats stats = workers->pool.stats();
+  expect(stats.ready == 2 && stats.crashes == 0, "no worker of the pool has died");
   expect(workers->busy.alive() && workers->stopped.alive() && workers->starting.alive(), "nobody has been signalled");
   const drover::StopReport report = co_await workers->idle.stop();
   expect(!report.rpc && !report.terminated && report.exit.success(), "a worker stops when asked");

@@ -181,8 +181,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void stopping_now(std::vector<std::shared_ptr<Call>>& dropped);
   void release_io() noexcept;
   void fail_status_requests(const Cause& cause);
-  inline void expect_no_status();
-  inline std::exception_ptr no_control_socket() const;
+  void expect_no_status();
+  std::exception_ptr no_control_socket() const;
   Cause end_cause() const;
 
   // Without.
