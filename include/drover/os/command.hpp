@@ -14,6 +14,7 @@
 
 #include <asio/any_io_executor.hpp>
 
+#include <drover/detail/brace_safe.hpp>
 #include <drover/detail/config.hpp>
 
 namespace drover::inline v1 {
@@ -69,18 +70,19 @@ class Stdio {
 
   explicit Stdio(What what) : what_(std::move(what)) {}
 
-  What what_;
+  detail::BraceSafe<What> what_;
 };
 
 /// A program to run, and with what.
 struct Command {
   /// Without a slash it is searched for in the caller's PATH. A relative path with a slash is seen from the caller's
   /// working directory, also if cwd is set.
-  std::filesystem::path program{};
-  std::vector<std::string> args{};                          ///< without the program's name
-  std::map<std::string, std::optional<std::string>> env{};  ///< set these; nullopt removes one
-  bool inherit_env = true;      ///< start from the caller's environment, not from an empty one
-  std::filesystem::path cwd{};  ///< working directory; empty: the caller's
+  detail::BraceSafe<std::filesystem::path> program{};
+  detail::BraceSafe<std::vector<std::string>> args{};  ///< without the program's name
+  /// Set these; nullopt removes one.
+  detail::BraceSafe<std::map<std::string, std::optional<std::string>>> env{};
+  bool inherit_env = true;                         ///< start from the caller's environment, not from an empty one
+  detail::BraceSafe<std::filesystem::path> cwd{};  ///< working directory; empty: the caller's
   Stdio in = Stdio::null(), out = Stdio::inherit(), err = Stdio::inherit();
 
   /// This very program again: the same file, even if another version has been installed over it. Needs /proc.

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <drover/detail/brace_safe.hpp>
 #include <drover/event.hpp>
 #include <drover/os/command.hpp>
 #include <drover/os/exit_status.hpp>
@@ -28,13 +29,13 @@ namespace drover::inline v1 {
 /// worker is started.
 struct WorkerOptions {
   /// Shown in events and errors, and told to the worker.
-  std::string name = "worker";
+  detail::BraceSafe<std::string> name = "worker";
   /// The program to run; its main() has to reach drover::serve().
   Command command = Command::self();
   /// What CallOptions::tags may ask for.
-  std::set<std::string> tags{};
+  detail::BraceSafe<std::set<std::string>> tags{};
   /// The caller's own notes; kept in WorkerMetadata.
-  std::map<std::string, std::string> extra{};
+  detail::BraceSafe<std::map<std::string, std::string>> extra{};
   /// How long stop() lets calls finish by default, and how long a worker whose parent has died may take to end.
   Duration shutdown_grace = std::chrono::seconds(10);
   /// How long SIGTERM may take before SIGKILL follows.
@@ -50,7 +51,7 @@ struct WorkerOptions {
   /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must
   /// not block until they return), unless the executor does not run or the waiting is cancelled twice; nothing is told
   /// once the worker or the pool has been destroyed, but for what another thread of the context is telling just then.
-  std::function<void(const Event&)> on_event{};
+  detail::BraceSafe<std::function<void(const Event&)>> on_event{};
 };
 
 /// What is known of a worker that is ready.
@@ -91,7 +92,7 @@ struct CallOptions {
   /// at once and does not count it as a crash. nullopt: never.
   Timeout kill_after{};
   /// Only workers that have all of them.
-  std::set<std::string> tags{};
+  detail::BraceSafe<std::set<std::string>> tags{};
 };
 
 /// How a pool replaces workers that end unasked.
@@ -143,8 +144,9 @@ struct PoolStats {
 class RoutineName {
  public:
   template <class S>
-    requires std::convertible_to<const S&, std::string_view> && (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)
-  RoutineName(const S& name) : name_(static_cast<std::string_view>(name)) {}
+  requires std::convertible_to<const S&, std::string_view> &&
+      (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)RoutineName(const S& name)
+      : name_(static_cast<std::string_view>(name)) {}
 
   std::string_view view() const noexcept { return name_; }
 

@@ -47,7 +47,10 @@ inline asio::awaitable<ReapReport> report_of(std::shared_ptr<Child> child) {
 
 }  // namespace detail
 
-DROVER_INLINE Process Process::spawn(const Command& command) { return Process(detail::Child::spawn(command)); }
+DROVER_INLINE Process Process::spawn(const Command& command) {
+  const Command own(command);  // see BraceSafe
+  return Process(detail::Child::spawn(own));
+}
 
 DROVER_INLINE Process::~Process() {
   if (child_) child_->abandon();

@@ -165,7 +165,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued)
       : home_(Home::of(asio::query(executor, asio::execution::context))),
-        tags_(worker.tags),
+        tags_(worker.tags.value()),
         max_message_size_(worker.max_message_size),
         max_queued_(max_queued) {}
 

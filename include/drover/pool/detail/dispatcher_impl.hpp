@@ -14,9 +14,10 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
     return std::make_exception_ptr(
         Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
   if (refusal_) return refusal_();
-  if (!std::includes(tags_.begin(), tags_.end(), options.tags.begin(), options.tags.end())) {
+  const std::set<std::string>& tags = options.tags.value();
+  if (!std::includes(tags_.begin(), tags_.end(), tags.begin(), tags.end())) {
     std::string wanted;
-    for (const auto& tag : options.tags)
+    for (const auto& tag : tags)
       if (!tags_.contains(tag)) wanted += (wanted.empty() ? "" : ", ") + tag;
     return std::make_exception_ptr(
         Error(Errc::no_such_worker, "CallOptions::tags asks for what WorkerOptions::tags does not have: " + wanted));

@@ -12,7 +12,7 @@ namespace drover::inline v1::detail {
 inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& executor, PoolOptions options) {
   check(options);
   auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
-  auto events = EventSink::create(executor, options.worker.on_event);
+  auto events = EventSink::create(executor, options.worker.on_event.value());
   std::shared_ptr<PoolCore> pool(new PoolCore(std::move(options), std::move(dispatcher), std::move(events)));
   {
     const auto& home = pool->dispatcher_->home();

@@ -20,7 +20,7 @@ namespace drover::inline v1::detail {
 
 DROVER_INLINE WorkerHandle::WorkerHandle(const asio::any_io_executor& executor, WorkerOptions options, bool takes_calls)
     : dispatcher_(Dispatcher::create(executor, options, std::nullopt)),
-      events_(EventSink::create(executor, options.on_event)) {
+      events_(EventSink::create(executor, options.on_event.value())) {
   dispatcher_->refuse([what = "worker '" + options.name + "' is not running; await start() first"] {
     return std::make_exception_ptr(Error(Errc::not_running, what));
   });

@@ -1,0 +1,132 @@
+// Options in braces, inside a `co_await` expression: GCC 12 copies the members of such temporaries bytewise. Built
+// without and with optimisation.
+#include <chrono>
+#include <filesystem>
+#include <gtest/gtest.h>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <asio/io_context.hpp>
+
+#include <drover/pool/local_worker.hpp>
+#include <drover/pool/worker_pool.hpp>
+#include <drover/pool/worker_process.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+class Braces : public Calls {};
+
+const std::string long_text(100, 'n');
+
+/// Reads all of its options, as a function of the library does.
+asio::awaitable<std::string> text_of(drover::CallOptions given) {
+  const drover::CallOptions options(std::move(given));
+  std::string text = options.deadline ? std::to_string(options.deadline->count()) : "none";
+  for (const auto& tag : options.tags) text += " " + tag;
+  co_return text;
+}
+
+asio::awaitable<std::string> text_of(drover::PoolOptions options) {
+  const drover::WorkerOptions& worker = options.worker;
+  std::string text = std::to_string(options.size) + " " + worker.name + " " + worker.command.program.string();
+  for (const auto& argument : worker.command.args) text += " " + argument;
+  for (const auto& [name, value] : worker.command.env) text += " " + name + "=" + value.value_or("");
+  for (const auto& tag : worker.tags) text += " " + tag;
+  for (const auto& [key, value] : worker.extra) text += " " + key + "=" + value;
+  co_return text;
+}
+
+TEST_F(Braces, CallOptionsKeepTheirMembers) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    for (int round = 0; round < 3; ++round) {
+      const std::string plain = co_await text_of({.deadline = 2ns});
+      EXPECT_EQ(plain, "2");
+      const std::string empty_tags = co_await text_of({.deadline = 2ns, .tags = {}});
+      EXPECT_EQ(empty_tags, "2");
+      const std::set<std::string> tags{"gpu", long_text};
+      const std::string all = co_await text_of({.deadline = 3ns, .kill_after = 1s, .tags = tags});
+      EXPECT_EQ(all, "3 gpu " + long_text);
+    }
+  });
+}
+
+TEST_F(Braces, PoolOptionsKeepTheirMembers) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    for (int round = 0; round < 3; ++round) {
+      const std::string plain = co_await text_of(drover::PoolOptions{.size = 4});
+      EXPECT_EQ(plain, "4 worker /proc/self/exe");
+      const std::string named = co_await text_of({.size = 4, .worker = {.name = "short"}});
+      EXPECT_EQ(named, "4 short /proc/self/exe");
+      const std::map<std::string, std::string> extra{{"zone", long_text}};
+      const std::vector<std::string> args{"a", long_text};
+      const std::string all = co_await text_of({.size = 2,
+                                                .worker = {.name = long_text,
+                                                           .command = {.program = "/bin/true", .args = args},
+                                                           .tags = std::set<std::string>(),
+                                                           .extra = extra}});
+      EXPECT_EQ(all, "2 " + long_text + " /bin/true a " + long_text + " zone=" + long_text);
+    }
+  });
+}
+
+TEST_F(Braces, ACallTakesThem) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    drover::LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    for (int i = 0; i < 3; ++i) {
+      const int first = co_await worker.call<int>({.deadline = 20s}, "square", i);
+      const int second = co_await worker.call<int>({.deadline = 20s, .tags = {}}, "square", i);
+      const int third = co_await worker.call<int>({}, "square", i);
+      EXPECT_EQ(std::vector({first, second, third}), std::vector({i * i, i * i, i * i}));
+    }
+    co_await worker.stop();
+  });
+}
+
+TEST_F(Braces, AWorkerTakesThem) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const asio::any_io_executor executor = co_await asio::this_coro::executor;
+    const drover::Command command = call_worker().command;
+    const auto start = [](drover::WorkerProcess worker) -> asio::awaitable<std::string> {
+      const drover::WorkerMetadata metadata = co_await worker.start();
+      co_await worker.reap(0s);
+      co_return metadata.name;
+    };
+    const std::string name = co_await start(drover::WorkerProcess(executor, {.name = long_text, .command = command}));
+    EXPECT_EQ(name, long_text);
+  });
+}
+
+TEST_F(Braces, APoolTakesThem) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const drover::Command command = call_worker().command;
+    drover::WorkerPool pool =
+        co_await drover::WorkerPool::start({.size = 1, .worker = {.name = "x", .command = command}});
+    const int answer = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(answer, 9);
+    co_await pool.stop();
+    const int nine = co_await drover::with_pool(
+        {.size = 1, .worker = {.name = long_text, .command = command}},
+        [](drover::WorkerPool& other) -> asio::awaitable<int> { co_return co_await other.call<int>("square", 3); });
+    EXPECT_EQ(nine, 9);
+  });
+}
+
+TEST_F(Braces, AProcessTakesThem) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const std::vector<std::string> args{"-c", "exit 3"};
+    const drover::ExitStatus status = co_await drover::Process::spawn({.program = "/bin/sh", .args = args}).wait();
+    EXPECT_EQ(status.value, 3);
+    drover::Process other = drover::Process::spawn({.program = "sleep", .args = {"60"}});
+    const drover::ReapReport report = co_await other.reap({.patience = 0s, .term_grace = 10s});
+    EXPECT_TRUE(report.terminated);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,2 @@
+// The same tests once more, compiled with optimisation.
+#include "braces.cpp"
