@@ -34,6 +34,9 @@ struct Busy {
     worker.emplace(co_await asio::this_coro::executor, call_worker());
     co_await worker->start();
     pool = co_await WorkerPool::start(call_pool(2));
+    process.emplace(co_await asio::this_coro::executor, plain_worker());
+    co_await process->start();
+    never.emplace(co_await asio::this_coro::executor, call_worker());
   }
   void add(asio::io_context& context, asio::awaitable<std::string> call) {
     asio::co_spawn(context, std::move(call), [this](std::exception_ptr thrown, std::string) {
@@ -45,6 +48,8 @@ struct Busy {
 
   std::optional<LocalWorker> worker;
   WorkerPool pool;
+  std::optional<drover::WorkerProcess> process;
+  std::optional<LocalWorker> never;  // started
   int ended = 0;
 };
 
@@ -66,6 +71,7 @@ void expect_no_harm(
   EXPECT_EQ(busy->ended, 12);
   context->restart();
   EXPECT_TRUE(run(*context, busy->worker->stop(0s)).exit.success());
+  run(*context, busy->process->reap(0s));
   for (const auto& report : run(*context, busy->pool.stop())) EXPECT_TRUE(report.exit.success());
   busy.reset();
 }
@@ -88,6 +94,61 @@ TEST_F(ForkedCopies, ThatMakeCallsAreToldAndHarmNone) {
     if (!refused(busy->worker->template call<int>("square", 1))) ::_exit(1);
     if (!refused(busy->pool.template call<int>("square", 1))) ::_exit(2);
   });
+}
+
+// Each operation on what the copy inherited fails at once; none waits for a reaper that the copy does not have.
+TEST_F(ForkedCopies, AreRefusedEachOperation) {
+  expect_no_harm([](auto& context, auto& busy) {
+    asio::io_context own;
+    int number = 0;
+    const auto expect_refused = [&](auto&& operation) {
+      ++number;
+      try {
+        if (run(own, failure_of(std::move(operation)), 3s) == Errc::not_running) return;
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "operation %d: %s\n", number, error.what());
+      }
+      ::_exit(number);
+    };
+    expect_refused(busy->worker->status());
+    expect_refused(busy->worker->stop());
+    expect_refused(busy->worker->stop(0s));
+    expect_refused(busy->pool.stop());
+    expect_refused(busy->process->reap());
+    expect_refused(busy->process->reap(0s));
+    expect_refused(busy->never->start(1s));
+    expect_refused(busy->never->stop());
+    expect_refused(busy->process->start());
+    (void)context;
+  });
+}
+
+// The body of with_pool() forks: the copy comes back from with_pool() without stopping anything.
+TEST_F(ForkedCopies, ComeBackFromWithPool) {
+  const pid_t original = ::getpid();
+  asio::io_context context;
+  pid_t copy = -1;
+  const auto body = [&](WorkerPool& pool) -> asio::awaitable<int> {
+    copy = ::fork();
+    if (copy == 0) {
+      context.notify_fork(asio::io_context::fork_child);
+      co_return 7;
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(copy, &status, 0), copy);
+    EXPECT_EQ(status, 0);
+    const int nine = co_await pool.call<int>("square", 3);
+    co_return nine;
+  };
+  int result = 0;
+  try {
+    result = run(context, drover::with_pool(call_pool(1), body), 5s);
+  } catch (const std::exception& error) {
+    if (::getpid() == original) throw;
+    ::_exit(2);
+  }
+  if (::getpid() != original) ::_exit(result == 7 ? 0 : 1);
+  EXPECT_EQ(result, 9);
 }
 
 }  // namespace

@@ -10,9 +10,7 @@
 namespace drover::inline v1::detail {
 
 inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call, const CallOptions& options) const {
-  if (foreign())
-    return std::make_exception_ptr(
-        Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
+  if (foreign()) return forked_copy();
   if (refusal_) return refusal_();
   const std::set<std::string>& tags = options.tags.value();
   if (!std::includes(tags_.begin(), tags_.end(), tags.begin(), tags.end())) {

@@ -23,13 +23,13 @@ DROVER_INLINE asio::awaitable<StopReport> LocalWorker::stop() {
   return stop(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
 }
 DROVER_INLINE asio::awaitable<StopReport> LocalWorker::stop(Timeout grace) {
-  if (!handle_) return detail::failed<StopReport>(detail::empty_handle());
+  if (const auto refusal = handle_.refusal()) return detail::failed<StopReport>(refusal);
   const bool begun = handle_.core()->begin_stop(grace);
   return detail::WorkerCore::await_stop(begun ? handle_.core() : nullptr);
 }
 
 DROVER_INLINE asio::awaitable<WorkerStatus> LocalWorker::status() {
-  if (!handle_) return detail::failed<WorkerStatus>(detail::empty_handle());
+  if (const auto refusal = handle_.refusal()) return detail::failed<WorkerStatus>(refusal);
   return detail::WorkerCore::ask_status(handle_.core());
 }
 

@@ -32,6 +32,8 @@ class WorkerHandle {
   ~WorkerHandle() { let_go(); }
 
   explicit operator bool() const noexcept { return core_ != nullptr; }
+  /// Why no operation can begin: the handle is empty, or this is a forked copy of the program. Null if one can.
+  std::exception_ptr refusal() const;
   const std::shared_ptr<WorkerCore>& core() const noexcept { return core_; }
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 

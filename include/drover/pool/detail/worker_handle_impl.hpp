@@ -37,8 +37,14 @@ DROVER_INLINE void WorkerHandle::let_go() noexcept {
   core_.reset();
 }
 
+DROVER_INLINE std::exception_ptr WorkerHandle::refusal() const {
+  if (!core_) return empty_handle();
+  return core_->foreign() ? forked_copy() : nullptr;
+}
+
 inline asio::awaitable<void> start_and_wait(std::shared_ptr<WorkerCore> core, Timeout timeout) {
   if (!core) std::rethrow_exception(empty_handle());
+  if (core->foreign()) std::rethrow_exception(forked_copy());
   core->begin_start(timeout);
   co_await WorkerCore::await_start(core);
 }

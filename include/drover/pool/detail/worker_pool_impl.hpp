@@ -25,6 +25,11 @@ DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool) {
 }
 
 DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
+  // A forked copy of the program that was made in the body: the workers are not its own to stop.
+  if (pool->foreign()) {
+    if (body_failure) std::rethrow_exception(body_failure);
+    co_return;
+  }
   const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
   pool->begin_stop(pool->options().shutdown_grace);
   if (state.cancelled() != asio::cancellation_type::none) pool->abort_stop();
@@ -54,6 +59,7 @@ DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options)
 
 DROVER_INLINE asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
   if (!core_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
+  if (core_->foreign()) return detail::failed<std::vector<StopReport>>(detail::forked_copy());
   core_->begin_stop(core_->options().shutdown_grace);
   return detail::PoolCore::await_stop(core_, true);
 }

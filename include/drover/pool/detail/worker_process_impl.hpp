@@ -22,7 +22,7 @@ DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap() {
   return reap(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
 }
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
-  if (!handle_) return detail::failed<ReapReport>(detail::empty_handle());
+  if (const auto refusal = handle_.refusal()) return detail::failed<ReapReport>(refusal);
   const bool begun = handle_.core()->begin_reap(patience);
   return detail::WorkerCore::await_reap(begun ? handle_.core() : nullptr);
 }
