@@ -55,7 +55,7 @@ TEST(Channel, WritesStopWhenTheSocketIsFullAndResume) {
     const std::string body(i % 7 == 0 ? 100000 : i, static_cast<char>('a' + i % 26));
     FrameBody queued;
     queued.buffer().append(bytes_of(body));
-    ends.near.queue(call(i), std::move(queued));
+    ends.near.queue(call(i), queued);
     expected += body;
   }
   EXPECT_FALSE(ends.near.flush());
@@ -90,7 +90,7 @@ TEST(Channel, MoreStretchesThanOneCallTakesAreSentAll) {
   for (std::uint64_t i = 0; i < 100; ++i) {
     FrameBody body;
     std::memset(body.buffer().extend(70000), 1, 70000);
-    ends.near.queue(call(i), std::move(body));
+    ends.near.queue(call(i), body);
   }
   while (ends.near.wants_write()) ASSERT_FALSE(ends.near.flush());
   reader.join();
@@ -102,7 +102,7 @@ TEST(Channel, RepliesOfAPeerThatHasGoneAreReadAfterWritingFailed) {
   ends.far.queue(call(1), bytes_of("last words"));
   ends.far.queue(call(2), bytes_of(std::string(50000, 'z')));
   EXPECT_FALSE(ends.far.flush());
-  ends.far = Channel(UniqueFd(), 0);
+  ends.far.close();
   ends.near.queue(call(3), bytes_of("too late"));
   EXPECT_EQ(ends.near.flush(), std::errc::broken_pipe);  // and no SIGPIPE
   EXPECT_FALSE(ends.near.wants_write());
@@ -122,7 +122,7 @@ TEST(Channel, APeerThatGoesWithUnreadFramesIsClosedAfterItsReplies) {
   EXPECT_FALSE(ends.near.flush());
   ends.far.queue(call(2), bytes_of("reply"));
   EXPECT_FALSE(ends.far.flush());
-  ends.far = Channel(UniqueFd(), 0);  // which gives ECONNRESET behind the reply
+  ends.far.close();  // which gives ECONNRESET behind the reply
   EXPECT_EQ(ends.near.receive(), Received::some);
   EXPECT_EQ(text_of(ends.near.next()->body), "reply");
   EXPECT_EQ(ends.near.receive(), Received::closed);
@@ -158,7 +158,7 @@ TEST(Channel, ALargeBodyTakesOneReadPerSocketBuffer) {
   Ends ends;
   FrameBody body;
   std::memset(body.buffer().extend(4u << 20), 7, 4u << 20);
-  ends.near.queue(call(1), std::move(body));
+  ends.near.queue(call(1), body);
   std::size_t reads = 0, some = 0;
   std::optional<Frame> frame;
   while (!frame) {

@@ -83,49 +83,99 @@ RestartPolicy policy(std::size_t max, Duration within, Duration backoff, Duratio
   return {.max_restarts = max, .within = within, .backoff = backoff, .max_backoff = max_backoff};
 }
 
-// L-04
-TEST(Supervisor, GivesUpAfterOneDeathTooManyAndStaysSo) {
+using Death = Supervisor::Death;
+using Decision = Supervisor::Decision;
+
+TEST(Supervisor, GivesUpAfterOneDeathTooMany) {
   Supervisor supervisor(policy(3, 10s, 50ms, 5s));
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(supervisor.died(zero + i * 1s));
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(supervisor.died(zero + i * 1s, {}).gives_up);
   EXPECT_FALSE(supervisor.gave_up());
-  EXPECT_FALSE(supervisor.died(zero + 9999ms));
+  EXPECT_EQ(supervisor.died(zero + 9999ms, {}), (Decision{.delay = 5s, .gives_up = true}));
   EXPECT_TRUE(supervisor.gave_up());
-  EXPECT_FALSE(supervisor.died(zero + 1h));
 }
 
-TEST(Supervisor, DeathsThatAreLongAgoDoNotCount) {
-  Supervisor supervisor(policy(2, 10s, 50ms, 5s));
-  for (int i = 0; i < 100; ++i) EXPECT_TRUE(supervisor.died(zero + i * 5s)) << i;
+TEST(Supervisor, GoesOnTryingOnceItHasGivenUp) {
+  Supervisor supervisor(policy(0, 10s, 50ms, 5s));
+  EXPECT_TRUE(supervisor.died(zero, {}).gives_up);
+  for (const Death death : {Death{}, Death{.graceful = true}, Death{.asked_for = true}})
+    EXPECT_EQ(supervisor.died(zero + 1h, death), (Decision{.delay = 5s}));
+  EXPECT_TRUE(supervisor.gave_up());
+}
+
+TEST(Supervisor, RecoversWithAWorkerThatProvesItself) {
+  Supervisor supervisor(policy(1, 10s, 50ms, 5s));
+  EXPECT_FALSE(supervisor.proved_itself());
+  supervisor.died(zero, {});
+  EXPECT_TRUE(supervisor.died(zero, {}).gives_up);
+  EXPECT_TRUE(supervisor.proved_itself());
+  EXPECT_FALSE(supervisor.gave_up());
+  EXPECT_FALSE(supervisor.proved_itself()) << "it recovers once";
+  EXPECT_EQ(supervisor.died(zero, {}), (Decision{.delay = 50ms})) << "it counts anew";
+}
+
+TEST(Supervisor, CountsNoDeathOfAWorkerThatHadServed) {
+  Supervisor supervisor(policy(1, 10s, 50ms, 5s));
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(supervisor.died(zero, {.served = true}), (Decision{.delay = 50ms}));
   EXPECT_FALSE(supervisor.gave_up());
 }
 
-TEST(Supervisor, NoRestartsAllowedMeansNone) {
+TEST(Supervisor, CountsNoEndThatWasAskedForOrGraceful) {
   Supervisor supervisor(policy(0, 10s, 50ms, 5s));
-  EXPECT_FALSE(supervisor.died(zero));
+  EXPECT_EQ(supervisor.died(zero, {.asked_for = true}), Decision{});
+  EXPECT_EQ(supervisor.died(zero, {.served = true, .asked_for = true}), Decision{});
+  EXPECT_EQ(supervisor.died(zero, {.served = true, .graceful = true}), Decision{});
+  // One that ends itself as soon as it is ready must not be replaced in a busy loop.
+  EXPECT_EQ(supervisor.died(zero, {.graceful = true}), (Decision{.delay = 50ms}));
+  EXPECT_FALSE(supervisor.gave_up());
 }
 
-TEST(Supervisor, BackoffDoublesUpToItsBoundAndStartsAnewAfterAQuietTime) {
+TEST(Supervisor, ForgetsDeathsThatAreLongAgo) {
+  Supervisor supervisor(policy(2, 10s, 50ms, 5s));
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(supervisor.died(zero + i * 5s, {}).gives_up) << i;
+}
+
+TEST(Supervisor, DoublesTheBackoffUpToItsBound) {
   Supervisor supervisor(policy(100, 10s, 50ms, 300ms));
-  EXPECT_EQ(supervisor.died(zero), 50ms);
-  EXPECT_EQ(supervisor.died(zero), 100ms);
-  EXPECT_EQ(supervisor.died(zero), 200ms);
-  EXPECT_EQ(supervisor.died(zero), 300ms);
-  EXPECT_EQ(supervisor.died(zero), 300ms);
-  EXPECT_EQ(supervisor.died(zero + 10s), 50ms);
+  for (const Duration delay : {50ms, 100ms, 200ms, 300ms, 300ms}) EXPECT_EQ(supervisor.died(zero, {}).delay, delay);
+  EXPECT_EQ(supervisor.died(zero + 10s, {}).delay, 50ms) << "after a quiet time it starts anew";
 }
 
-TEST(Supervisor, ExtremeDelaysDoNotOverflow) {
+TEST(Supervisor, DoesNotSpinWithoutABackoff) {
+  Supervisor supervisor(policy(0, 10s, 0s, 0s));
+  EXPECT_EQ(supervisor.died(zero, {}), (Decision{.delay = 100ms, .gives_up = true}));
+  EXPECT_EQ(supervisor.died(zero, {}), (Decision{.delay = 100ms}));
+}
+
+TEST(Supervisor, DoesNotOverflowWithExtremeDelays) {
   Supervisor forever(policy(1000, Duration::max(), Duration::max() / 3, Duration::max()));
   Duration last{};
   for (int i = 0; i < 500; ++i) {
-    const auto delay = forever.died(zero + i * 1s);
-    ASSERT_TRUE(delay);
-    ASSERT_GE(*delay, last);
-    last = *delay;
+    const Decision decision = forever.died(zero + i * 1s, {});
+    ASSERT_FALSE(decision.gives_up);
+    ASSERT_GE(decision.delay, last);
+    last = decision.delay;
   }
   EXPECT_EQ(last, Duration::max());
   Supervisor none(policy(10, 0s, 0s, 0s));
-  for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero), 0s);  // nothing is ever within no time
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero, {}), Decision{}) << "nothing is ever within no time";
+}
+
+// Every state with every kind of death: who counts, who waits, who gives up.
+TEST(Supervisor, DecidesEveryDeathInEveryState) {
+  for (const bool given_up : {false, true})
+    for (const bool last_one : {false, true})
+      for (unsigned kind = 0; kind < 8; ++kind) {
+        Supervisor supervisor(policy(2, 10s, 50ms, 5s));
+        for (int i = 0; i < (given_up ? 3 : last_one ? 2 : 0); ++i) supervisor.died(zero, {});
+        ASSERT_EQ(supervisor.gave_up(), given_up);
+        const Death death{.served = (kind & 1) != 0, .graceful = (kind & 2) != 0, .asked_for = (kind & 4) != 0};
+        const Decision decision = supervisor.died(zero, death);
+        const bool counts = kind == 0;
+        SCOPED_TRACE(testing::Message() << given_up << last_one << kind);
+        EXPECT_EQ(decision.gives_up, counts && last_one && !given_up);
+        EXPECT_EQ(supervisor.gave_up(), given_up ? !death.served : counts && last_one);
+        EXPECT_EQ(decision.delay == 5s, supervisor.gave_up());
+      }
 }
 
 // ---- the stop -------------------------------------------------------------------------------------------------------

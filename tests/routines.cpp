@@ -51,7 +51,7 @@ struct Runner {
   /// As it arrives, so to say: in one piece.
   static ByteBuffer whole(FrameBody body) {
     ByteBuffer bytes;
-    for (const MovedBytes& piece : body.pieces()) bytes.append(view_of(piece));
+    for (const auto& piece : body.pieces()) bytes.append(view_of(*piece));
     bytes.append(body.buffer().view());
     EXPECT_EQ(bytes.size(), body.size());
     return bytes;

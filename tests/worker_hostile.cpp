@@ -7,12 +7,19 @@ using namespace raw;
 
 class WorkerHostile : public raw::Test {};
 
-TEST_F(WorkerHostile, AVariableThatDoesNotFitMakesNoWorker) {
-  for (const int forge : {1, 2, 3}) {
+TEST_F(WorkerHostile, WithoutAVariableThereIsNoWorker) {
+  Worker worker({.forge = 3});
+  EXPECT_TRUE(worker.told('n'));
+  EXPECT_EQ(worker.exit_status(), 42);
+}
+
+// A worker whose descriptors did not reach it must not go on as the parent program, which would start workers in turn.
+TEST_F(WorkerHostile, AVariableThatDoesNotFitEndsTheProcess) {
+  for (const int forge : {1, 2}) {
     SCOPED_TRACE(forge);
     Worker worker({.forge = forge});
-    EXPECT_TRUE(worker.told('n'));
-    EXPECT_EQ(worker.exit_status(), 42);
+    EXPECT_EQ(worker.exit_status(), drover::detail::exit_without_descriptors);
+    EXPECT_FALSE(worker.told('n'));
   }
 }
 

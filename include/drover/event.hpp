@@ -14,7 +14,8 @@ namespace drover::inline v1 {
 /// Events of one worker come in the order in which they happened: spawned, ready, then either an unexpected `exited` or
 /// `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`; `reaped` last. The two
 /// signals also come without `stopping`: after a start that failed, kill_after, or bytes that are no message. A pool
-/// adds `restarting` before it replaces a worker and `gave_up` when it does not any more.
+/// adds `restarting` before it replaces a worker, `gave_up` when too many workers of a slot have died, and `recovered`
+/// when one has proved itself since.
 struct Event {
   enum class Kind {
     spawned,         ///< the process exists
@@ -25,7 +26,8 @@ struct Event {
     exited,          ///< it has ended; see `expected` and `exit`
     reaped,          ///< nothing of it is left, a zombie neither
     restarting,      ///< a pool is about to start another in its place
-    gave_up          ///< a pool has seen too many deaths and replaces none any more
+    gave_up,   ///< too many workers of a pool's slot have died; it is tried again after RestartPolicy::max_backoff
+    recovered  ///< a worker of a slot that was given up has answered a call, or lived for RestartPolicy::within
   };
 
   Kind kind{};
@@ -50,6 +52,7 @@ struct Event {
       case Kind::reaped: text += "reaped"; break;
       case Kind::restarting: text += "restarting"; break;
       case Kind::gave_up: text += "gave up"; break;
+      case Kind::recovered: text += "recovered"; break;
     }
     if (exit) text += ": " + exit->to_string();
     return text;

@@ -120,14 +120,16 @@ asio::awaitable<void> replaced() {
 }
 TEST_P(CallsAnywhere, OfAPoolWhoDieAreReplaced) { run_scenario(replaced); }
 
-// L-04
-asio::awaitable<void> gives_up() {
+// No worker gets ready any more: the pool says why to all that wait and to all that come, and works again by itself
+// once the cause is gone.
+asio::awaitable<void> recovers() {
   const Folder folder;
   const std::string broken = folder.file("broken");
   EventLog log;
   PoolOptions options = call_pool(2, {"exit-if", broken, "23"});
   options.worker.on_event = log.handler();
   options.restart.backoff = 1ms;
+  options.restart.max_backoff = 300ms;
   options.restart.max_restarts = 4;
   WorkerPool pool = co_await WorkerPool::start(options);
   std::ofstream(broken).put('!');
@@ -141,17 +143,62 @@ asio::awaitable<void> gives_up() {
     EXPECT_TRUE(failure == Errc::pool_failed) << failure;
     EXPECT_TRUE(failure.exit && failure.exit->value == 23) << failure;
   }
+  const auto start = Clock::now();
   const Failure later = co_await failure_of(pool.call<int>("square", 3));
   EXPECT_TRUE(later == Errc::pool_failed) << later;
   EXPECT_TRUE(later.exit && later.exit->value == 23) << later;
-  const bool told = co_await soon([&] { return log.count(Event::Kind::gave_up) == 1; });
-  EXPECT_TRUE(told);
-  EXPECT_LE(log.count(Event::Kind::spawned), 2u + 4u);
-  EXPECT_EQ(log.count(Event::Kind::restarting), 4u);
+  EXPECT_LT(since(start), 200ms);
+  const bool told = co_await soon([&] { return log.count(Event::Kind::gave_up) == 2; });
+  EXPECT_TRUE(told) << "each slot is given up once";
+  EXPECT_EQ(log.count(Event::Kind::recovered), 0u);
+
+  std::filesystem::remove(broken);
+  int answer = 0;
+  const bool answered = co_await soon([&] { return pool.stats().ready == 2; });
+  EXPECT_TRUE(answered);
+  answer = co_await pool.call<int>("square", 4);
+  EXPECT_EQ(answer, 16);
+  for (int i = 0; i < 4; ++i) (void)co_await pool.call<int>("square", i);
+  const bool recovered = co_await soon([&] { return log.count(Event::Kind::recovered) == 2; });
+  EXPECT_TRUE(recovered) << log.count(Event::Kind::recovered);
+  EXPECT_EQ(log.count(Event::Kind::gave_up), 2u);
   co_await pool.stop();
-  EXPECT_EQ(log.count(Event::Kind::gave_up), 1u);
 }
-TEST_P(CallsAnywhere, OfAPoolThatHasGivenUpAreToldWhyForEver) { run_scenario(gives_up); }
+TEST_P(CallsAnywhere, FindTheirPoolRecovered) { run_scenario(recovers); }
+
+// A call that kills each worker is the fault of one caller. Others wait for their turn, and the pool is not given up.
+asio::awaitable<void> poisoned() {
+  PoolOptions options = call_pool(1);
+  options.restart.backoff = 1ms;
+  options.restart.max_restarts = 2;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  for (int i = 0; i < 8; ++i) {
+    const int good = co_await pool.call<int>("square", i);
+    EXPECT_EQ(good, i * i);
+    const Failure failure = co_await failure_of(pool.call("crash", SIGKILL));
+    EXPECT_TRUE(failure == Errc::worker_exited) << failure;
+  }
+  const bool counted = co_await soon([&] { return pool.stats().crashes == 8; });  // the callers are first to know
+  EXPECT_TRUE(counted) << pool.stats().crashes;
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, ThatKillTheirWorkersEndNoPool) { run_scenario(poisoned); }
+
+// One simultaneous death of all workers is one death for each slot.
+asio::awaitable<void> correlated_death() {
+  EventLog log;
+  PoolOptions options = call_pool(8);
+  options.worker.on_event = log.handler();
+  WorkerPool pool = co_await WorkerPool::start(options);
+  for (const auto& worker : pool.workers()) ::kill(worker.pid, SIGKILL);
+  const bool back = co_await soon([&] { return pool.stats().restarts == 8 && pool.stats().ready == 8; }, 30s);
+  EXPECT_TRUE(back);
+  const int nine = co_await pool.call<int>("square", 3);
+  EXPECT_EQ(nine, 9);
+  EXPECT_EQ(log.count(Event::Kind::gave_up), 0u);
+  co_await pool.stop();
+}
+TEST_P(CallsAnywhere, SurviveTheDeathOfAllWorkersAtOnce) { run_scenario(correlated_death); }
 
 // L-07
 asio::awaitable<void> bounded_queue() {

@@ -125,12 +125,32 @@ TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
 }
 
 // W-05: the greeting must come from the child itself.
-TEST_F(FailingStarts, AnotherProcessCannotGreetInTheWorkersPlace) {
+// A worker that was cut loose from its process (its parent has exited, and it is in a session of its own) is a
+// stranger.
+TEST_F(FailingStarts, AStrangerCannotGreetForTheWorker) {
   WorkerOptions options = plain_worker();
-  const std::string worker = options.command.program;
+  const std::string worker = options.command.program.string();
   options.command.program = "/bin/sh";
-  options.command.args = {"-c", worker + " & wait"};
+  options.command.args = {"-c", "(setsid " + worker + " &); sleep 60"};
   EXPECT_EQ(run(failing_start(options)), Errc::protocol_error);
+}
+
+// Python's subprocess and many scripts close descriptors above 2, and keep the environment. What is started then must
+// not take itself for the parent program. Its own pool would be a fork bomb; here it would say so with exit code 0.
+TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
+  WorkerOptions options = plain_worker();
+  const std::string worker = options.command.program.string();
+  options.command.program = "/bin/sh";
+  for (const std::string closed : {"exec 3>&-", "exec 4>&-", "exec 3>&- 4>&- 5>&-", "exec 4</dev/null"}) {
+    SCOPED_TRACE(closed);
+    options.command.args = {"-c", closed + "; exec " + worker};
+    const auto start = Clock::now();
+    const Failure failure = run(failing_start(options));
+    EXPECT_LT(since(start), 5s);
+    EXPECT_EQ(failure, Errc::start_failed);
+    EXPECT_TRUE(failure.exit && failure.exit->value == 76) << failure;
+    EXPECT_NE(failure.text.find("descriptors"), std::string::npos) << failure;
+  }
 }
 
 // W-09

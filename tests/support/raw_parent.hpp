@@ -171,7 +171,7 @@ class Worker {
     header.slot = static_cast<std::uint32_t>(1000 + ++last_call);
     header.id = last_call;
     header.core = core;
-    data.queue(header, std::move(body));
+    data.queue(header, body);
     return last_call;
   }
   template <class... Args>

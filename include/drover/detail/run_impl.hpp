@@ -14,6 +14,7 @@
 #include <asio/io_context.hpp>
 #include <asio/signal_set.hpp>
 
+#include <drover/detail/run_signals.hpp>
 #include <drover/run.hpp>
 #include <drover/wire/detail/role.hpp>
 
@@ -23,6 +24,7 @@ namespace detail {
 struct RunState {
   asio::cancellation_signal cancel;  // what is left in the context may still refer to it
   asio::io_context context{1};
+  RunSignals& run_signals = asio::use_service<RunSignals>(context);
   asio::signal_set signals{context};
   int signal = 0;  // the first that came
   std::exception_ptr failure;
@@ -31,6 +33,7 @@ struct RunState {
     signals.async_wait([this](std::error_code ec, int number) {
       if (ec) return;
       if (signal == 0) signal = number;
+      run_signals.signalled();
       cancel.emit(asio::cancellation_type::terminal);
       wait_for_signal();
     });

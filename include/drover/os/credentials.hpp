@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <drover/os/detail/descriptor_rights.hpp>
 #include <drover/os/fd.hpp>
 
 /// Who sent the bytes on a Unix socket. SO_PEERCRED names the maker of a socket pair at both of its ends; what the
@@ -53,39 +53,15 @@ inline std::size_t send_with_credentials(int fd, std::span<const std::byte> byte
 struct ReceivedFrom {
   std::size_t bytes{};          ///< 0: the other end is closed
   std::optional<pid_t> sender;  ///< as seen in our pid namespace; empty if credentials were not enabled in time
+  bool descriptors{};           ///< descriptors came along, which are being closed on another thread
 };
 
-/// Receives what is there. Throws std::system_error, with EAGAIN if there is nothing yet. Descriptors that a hostile
-/// peer may have attached are closed.
+/// Receives what is there. Throws std::system_error, with EAGAIN if there is nothing yet.
 inline ReceivedFrom receive_with_credentials(int fd, std::span<std::byte> buffer) {
-  // Room for the most that one message may carry (SCM_MAX_FD), so that none of them is left open.
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(253 * sizeof(int))];
-  iovec part{buffer.data(), buffer.size()};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  ssize_t got = 0;
-  do {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    got = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0) throw_errno("cannot receive with credentials");
-  ReceivedFrom result{static_cast<std::size_t>(got), std::nullopt};
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET) continue;
-    if (header->cmsg_type == SCM_CREDENTIALS) {
-      ucred from{};
-      std::memcpy(&from, CMSG_DATA(header), sizeof from);
-      result.sender = from.pid;
-    } else if (header->cmsg_type == SCM_RIGHTS) {
-      for (std::size_t at = 0; at + sizeof(int) <= header->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-        int received = -1;
-        std::memcpy(&received, CMSG_DATA(header) + at, sizeof received);
-        ::close(received);
-      }
-    }
-  }
+  const ReceivedMessage received = receive_message(fd, buffer);
+  if (received.bytes < 0) throw_errno("cannot receive with credentials");
+  ReceivedFrom result{static_cast<std::size_t>(received.bytes), std::nullopt, received.descriptors};
+  if (received.has_sender) result.sender = received.sender.pid;
   return result;
 }
 

@@ -31,7 +31,8 @@ class [[nodiscard]] LocalWorker {
 
   /// Inert: nothing is checked or spawned before start().
   LocalWorker(asio::any_io_executor executor) : LocalWorker(std::move(executor), WorkerOptions()) {}
-  LocalWorker(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, WorkerOptions(std::move(options)), true) {}
+  LocalWorker(asio::any_io_executor executor, WorkerOptions options)
+      : handle_(executor, WorkerOptions(std::move(options)), true) {}
 
   /// Starts the process and waits until it serves, for at most 30 s.
   ///
@@ -80,9 +81,15 @@ class [[nodiscard]] LocalWorker {
     return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
-  /// Asks the worker's control thread, which answers whatever user code does. Errc::not_running, Errc::worker_exited,
-  /// Errc::connection_lost if it has closed its control socket, Errc::protocol_error if it wrote nonsense to it.
+  /// Asks the worker's control thread, which answers whatever user code does; waits for at most 5 s, or `bound`.
+  /// Callers at the same time share a request.
+  ///
+  /// *Errors:* Errc::deadline_exceeded if the worker does not answer in time, because it is stopped by a signal, say;
+  /// Errc::not_running; Errc::worker_exited; Errc::connection_lost if it has closed its control socket;
+  /// Errc::protocol_error if it wrote nonsense to it; std::invalid_argument if `bound` is negative.
+  /// *Cancellation:* ends this wait with operation_aborted, and nothing else.
   [[nodiscard]] asio::awaitable<WorkerStatus> status();
+  [[nodiscard]] asio::awaitable<WorkerStatus> status(Timeout bound);
 
   /// 0 before it is started.
   pid_t pid() const;

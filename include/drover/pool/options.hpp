@@ -21,6 +21,7 @@
 #include <drover/os/command.hpp>
 #include <drover/os/exit_status.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/on_terminate.hpp>
 
 namespace drover::inline v1 {
 
@@ -42,6 +43,9 @@ struct WorkerOptions {
   Duration term_grace = std::chrono::seconds(5);
   /// What a stop may take beyond its grace before SIGTERM is sent.
   Duration stop_margin = std::chrono::seconds(5);
+  using OnTerminate = drover::OnTerminate;
+  /// What SIGTERM from outside does to the worker. A worker that ends so counts as one that ended gracefully.
+  OnTerminate on_terminate = OnTerminate::cancel;
   /// Calls that the worker runs at a time, the others wait in the parent. With 1 a crash takes one call with it; raise
   /// it for routines that are coroutines.
   std::size_t max_in_flight = 1;
@@ -95,12 +99,15 @@ struct CallOptions {
   detail::BraceSafe<std::set<std::string>> tags{};
 };
 
-/// How a pool replaces workers that end unasked.
+/// How a pool replaces workers that end unasked. Each slot of a pool is counted by itself.
 struct RestartPolicy {
-  /// More deaths than this `within` that time, and the pool gives up with Errc::pool_failed.
+  /// More deaths than this `within` that time, and the slot is given up: it waits max_backoff, and then tries one
+  /// worker after another until one answers a call or lives for `within`. While all slots are given up, calls fail at
+  /// once with Errc::pool_failed. Deaths of workers that have answered a call do not count, nor ends that were asked
+  /// for.
   std::size_t max_restarts = 5;
   Duration within = std::chrono::seconds(10);
-  /// Before a replacement; doubled for each other death `within` that time, up to max_backoff.
+  /// Before a replacement; doubled for each other death that counts `within` that time, up to max_backoff.
   Duration backoff = std::chrono::milliseconds(50);
   Duration max_backoff = std::chrono::seconds(5);
 };
@@ -144,9 +151,8 @@ struct PoolStats {
 class RoutineName {
  public:
   template <class S>
-  requires std::convertible_to<const S&, std::string_view> &&
-      (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)RoutineName(const S& name)
-      : name_(static_cast<std::string_view>(name)) {}
+    requires std::convertible_to<const S&, std::string_view> && (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)
+  RoutineName(const S& name) : name_(static_cast<std::string_view>(name)) {}
 
   std::string_view view() const noexcept { return name_; }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,8 +25,12 @@ inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
   return buffer != nullptr ? buffer->view() : std::span<const std::byte>();
 }
 
+/// Bytes that a frame which waits to be written shares with the body it was made of.
+using SharedBytes = std::shared_ptr<const MovedBytes>;
+
 /// The body of a frame that is to be sent: a buffer to encode into, and before its bytes pieces that are complete,
-/// large strings and vectors among them that were moved in. Those are sent from where they are. Move-only.
+/// large strings and vectors among them that were moved in. Those are sent from where they are. A body may be sent more
+/// than once. Move-only.
 class FrameBody {
  public:
   FrameBody() = default;
@@ -47,13 +52,19 @@ class FrameBody {
 
   /// Puts the bytes behind what is there.
   void insert(MovedBytes bytes) {
-    pieces_.reserve(pieces_.size() + 2);
-    if (!buffer_.empty()) add(std::move(buffer_));
+    end_piece();
     add(std::move(bytes));
   }
-
+  /// What the buffer holds becomes a piece.
+  void end_piece() {
+    if (!buffer_.empty()) add(std::move(buffer_));
+  }
   /// Those before the buffer's.
-  std::vector<MovedBytes>& pieces() noexcept { return pieces_; }
+  const std::vector<SharedBytes>& pieces() const noexcept { return pieces_; }
+  /// The bytes that come first, as far as they lie side by side.
+  std::span<const std::byte> front() const noexcept {
+    return pieces_.empty() ? buffer_.view() : view_of(*pieces_.front());
+  }
 
   /// Of all of it.
   std::size_t size() const noexcept { return size_of_pieces_ + buffer_.size(); }
@@ -66,12 +77,14 @@ class FrameBody {
   }
 
  private:
-  void add(MovedBytes piece) noexcept {  // there is room
-    size_of_pieces_ += view_of(piece).size();
-    pieces_.push_back(std::move(piece));
+  void add(MovedBytes&& piece) {
+    const std::size_t size = view_of(piece).size();
+    if (pieces_.size() == pieces_.capacity()) pieces_.reserve(2 * pieces_.size() + 2);
+    pieces_.push_back(std::make_shared<const MovedBytes>(std::move(piece)));
+    size_of_pieces_ += size;
   }
 
-  std::vector<MovedBytes> pieces_;
+  std::vector<SharedBytes> pieces_;
   std::size_t size_of_pieces_ = 0;
   ByteBuffer buffer_;
 };

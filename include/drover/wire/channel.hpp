@@ -1,16 +1,20 @@
 #pragma once
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <optional>
 #include <span>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <system_error>
 #include <utility>
 
+#include <drover/error.hpp>
+#include <drover/os/detail/descriptor_rights.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/wire/frame.hpp>
 
@@ -30,7 +34,25 @@ class Channel {
 
   /// The socket must be non-blocking. For the rest see FrameReader.
   Channel(UniqueFd socket, std::size_t max_body, std::size_t buffer_size = FrameReader::usual_buffer_size) noexcept
-      : socket_(std::move(socket)), reader_(max_body, buffer_size) {}
+      : socket_(std::move(socket)), identity_(identity_of(socket_.get())), reader_(max_body, buffer_size) {}
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  ~Channel() { close(); }
+
+  /// The destructor does the same.
+  void close() noexcept {
+    if (!is_intact())
+      (void)socket_.release();  // it is not ours to close
+    else if (looks_for_descriptors_)
+      close_without_descriptors(std::move(socket_));
+    socket_.reset();
+  }
+
+  /// The peer is not to be trusted: descriptors that it attaches are a protocol error, and none of them is closed on
+  /// the receiving thread.
+  void distrust() noexcept { looks_for_descriptors_ = !refuse_descriptors(fd()); }
+  /// False once other code of the program has closed the descriptor, whose number may be another file's by now.
+  bool is_intact() const noexcept { return identity_ && identity_of(fd()) == identity_; }
 
   int fd() const noexcept { return socket_.get(); }
 
@@ -38,8 +60,8 @@ class Channel {
   void queue(const FrameHeader& header, std::span<const std::byte> body = {}) {
     if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
-  void queue(const FrameHeader& header, FrameBody&& body) {
-    if (!write_error_) writer_.queue(header, std::move(body)), ++gathered_;
+  void queue(const FrameHeader& header, FrameBody& body) {
+    if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
 
   /// So many frames leave together while their reader is at work on another core: it starts on them at once, and nobody
@@ -52,9 +74,13 @@ class Channel {
   }
 
   /// Sends what is queued, in one system call as a rule. What the socket does not take now stays queued, which is not
-  /// an error. Otherwise the error, EPIPE mostly; writing is over then, and every later flush() returns the same one.
-  /// Never raises SIGPIPE.
+  /// an error; nor is a kernel that is short of memory, see short_of_memory(). Otherwise the error, EPIPE mostly;
+  /// writing is over then, and every later flush() returns the same one. Never raises SIGPIPE.
   std::error_code flush() noexcept;
+  /// The kernel had no memory for the last flush() or receive() (ENOBUFS, ENOMEM). Nothing is lost: call it again after
+  /// `memory_pause`. The socket may be ready all the time, so that waiting for it would spin.
+  bool short_of_memory() const noexcept { return short_of_memory_; }
+  static constexpr std::chrono::milliseconds memory_pause{10};
 
   /// Frames wait for the socket to become writable.
   bool wants_write() const noexcept { return !writer_.empty(); }
@@ -62,7 +88,8 @@ class Channel {
   /// Bytes queued.
   std::size_t pending() const noexcept { return writer_.pending(); }
 
-  /// One recv(2). Throws std::system_error on errors that are the program's own (EBADF, ENOMEM).
+  /// One recv(2). Throws std::system_error on errors that are the program's own (EBADF), and Error with protocol_error
+  /// for descriptors from a peer that is not trusted.
   Received receive();
 
   /// See FrameReader::next(): frames that are here, without a system call.
@@ -71,7 +98,12 @@ class Channel {
   FrameReader& reader() noexcept { return reader_; }
 
  private:
+  ssize_t receive_into(std::span<std::byte> room);
+
   UniqueFd socket_;
+  std::optional<FdIdentity> identity_;
+  bool looks_for_descriptors_ = false;
+  bool short_of_memory_ = false;
   FrameReader reader_;
   FrameWriter writer_;
   std::error_code write_error_;
@@ -80,6 +112,7 @@ class Channel {
 
 inline std::error_code Channel::flush() noexcept {
   gathered_ = 0;
+  short_of_memory_ = false;
   while (!writer_.empty()) {
     iovec stretches[64];
     msghdr message{};
@@ -93,6 +126,9 @@ inline std::error_code Channel::flush() noexcept {
       if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; asking again would only tell so
     } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
       break;
+    } else if (errno == ENOBUFS || errno == ENOMEM) {
+      short_of_memory_ = true;
+      break;
     } else if (errno != EINTR) {
       write_error_.assign(errno, std::system_category());
       writer_.clear();
@@ -101,16 +137,29 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
+inline ssize_t Channel::receive_into(std::span<std::byte> room) {
+  if (!looks_for_descriptors_) [[likely]]
+    return ::recv(fd(), room.data(), room.size(), 0);
+  const ReceivedMessage received = receive_message(fd(), room);
+  if (received.descriptors) throw Error(Errc::protocol_error, "the peer sent descriptors, which nobody has asked for");
+  return received.bytes;
+}
+
 inline Channel::Received Channel::receive() {
   const std::span<std::byte> room = reader_.prepare();
+  short_of_memory_ = false;
   for (;;) {
-    const ssize_t received = ::recv(fd(), room.data(), room.size(), 0);
+    const ssize_t received = receive_into(room);
     if (received > 0) {
       reader_.commit(static_cast<std::size_t>(received));
       return Received::some;
     }
     if (received == 0 || errno == ECONNRESET) return Received::closed;
     if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::nothing_yet;
+    if (errno == ENOBUFS || errno == ENOMEM) {
+      short_of_memory_ = true;
+      return Received::nothing_yet;
+    }
     if (errno != EINTR) throw std::system_error(errno, std::system_category(), "recv");
   }
 }

@@ -18,7 +18,17 @@
 /// turn bytes into frames and frames into bytes (channel.hpp adds the socket).
 namespace drover::inline v1::detail {
 
-enum class FrameType : std::uint8_t { hello = 1, stop, stop_reply, cancel, status, status_reply, call, result };
+enum class FrameType : std::uint8_t {
+  hello = 1,
+  stop,
+  stop_reply,
+  cancel,
+  status,
+  status_reply,
+  call,
+  result,
+  draining
+};
 
 /// FrameHeader::status of a RESULT.
 enum class ResultStatus : std::uint8_t {
@@ -109,9 +119,9 @@ class FrameWriter {
 
   /// Moves a large body in and leaves `body` empty; copies a small one and leaves it its capacity.
   void queue(FrameHeader header, ByteBuffer&& body);
-
-  /// The same; small pieces of it are copied, large ones moved. If this throws the body is as it was.
-  void queue(FrameHeader header, FrameBody&& body);
+  /// Copies the small pieces of the body and shares the large ones with it, so that the frame can be queued elsewhere
+  /// once more.
+  void queue(FrameHeader header, FrameBody& body);
 
   bool empty() const noexcept { return pending_ == 0; }
 
@@ -130,11 +140,10 @@ class FrameWriter {
 
  private:
   struct Stretch {
-    MovedBytes bytes{};
-    bool closed = false;  // nothing is appended to it any more
+    ByteBuffer buffer{};   // small frames side by side
+    SharedBytes shared{};  // or a large piece of one
 
-    /// Of one that is open.
-    ByteBuffer& buffer() noexcept { return *std::get_if<ByteBuffer>(&bytes); }
+    std::span<const std::byte> view() const noexcept { return shared ? view_of(*shared) : buffer.view(); }
   };
 
   ByteBuffer& open_stretch();

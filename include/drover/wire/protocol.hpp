@@ -16,10 +16,11 @@
 
 #include <drover/wire/codec.hpp>
 #include <drover/wire/frame.hpp>
+#include <drover/wire/on_terminate.hpp>
 
 /// What the frames between a program and its workers say, and what a worker finds in its environment.
 ///
-/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY.
+/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING.
 /// Data socket: CALL and RESULT.
 namespace drover::inline v1::detail {
 
@@ -61,6 +62,11 @@ struct StopReply {
   std::uint32_t zero = 0;
 };
 
+/// The id of a DRAINING, by which a worker says that it ends without having been asked to by its parent: that of the
+/// last CALL that it has begun or will begin. All later ones are the parent's to send to another worker. The first
+/// DRAINING may come before that is known, and then has this id: the parent sends nothing more.
+inline constexpr std::uint64_t nothing_begun_yet = std::numeric_limits<std::uint64_t>::max();
+
 struct StatusReply {
   std::uint64_t in_flight = 0;
   std::int64_t idle_ns = 0;
@@ -84,6 +90,11 @@ std::optional<Body> decode_body(std::span<const std::byte> bytes) noexcept {
   return body;
 }
 
+/// Exit codes of a worker that cannot work, by which the parent tells why its start failed. The worker's stderr says
+/// more.
+inline constexpr int exit_without_descriptors = 76;  // those that the environment names did not reach it
+inline constexpr int exit_without_resources = 71;    // no thread, descriptor or memory
+
 /// Name of the environment variable that makes a process a worker.
 inline constexpr const char* environment_name = "DROVER_WORKER";
 
@@ -104,6 +115,7 @@ struct WorkerEnvironment {
   pid_t parent_pid = 0;
   std::int64_t shutdown_grace_ns = 0;
   std::uint64_t max_message_size = 0;
+  OnTerminate on_terminate = OnTerminate::cancel;
   std::string name;
 
   bool operator==(const WorkerEnvironment&) const = default;
@@ -126,6 +138,7 @@ inline std::string WorkerEnvironment::to_string() const {
   add(parent_pid);
   add(shutdown_grace_ns);
   add(max_message_size);
+  add(static_cast<unsigned>(on_terminate));
   return (text += ' ') += name;  // last, as it may contain anything
 }
 
@@ -148,6 +161,10 @@ inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_vie
   take(environment.parent_pid);
   take(environment.shutdown_grace_ns);
   take(environment.max_message_size);
+  unsigned on_terminate = 0;
+  take(on_terminate);
+  sound = sound && on_terminate <= static_cast<unsigned>(OnTerminate::leave_to_parent);
+  environment.on_terminate = static_cast<OnTerminate>(on_terminate);
   if (!sound) return std::nullopt;
   environment.name = text;
   return environment;

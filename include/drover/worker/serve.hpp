@@ -18,8 +18,12 @@ namespace drover::inline v1 {
 /// Until serve() has begun there is nothing to finish: those signals end the process as they do by default, and so does
 /// the death of the parent, at once.
 ///
-/// False, without any effect, in every other process, also in those that a worker starts. Any thread; the answer never
-/// changes. Throws std::system_error if the process is out of descriptors or threads.
+/// False, without any effect, in every other process, also in those that a worker starts afterwards. Any thread; the
+/// answer never changes.
+///
+/// *Errors:* a process that was started as a worker, but cannot be one, ends here with a line on stderr, and the
+/// parent's start() fails at once: with exit code 76 if its descriptors did not reach it (a command that is a wrapper
+/// may close them), with 71 if it is out of descriptors, threads or memory. It never goes on as the parent program.
 bool in_worker();
 
 /// Tells the parent that this worker is ready, then runs the calls it sends until the parent, a signal or the parent's
@@ -27,14 +31,15 @@ bool in_worker();
 /// that run after it are still under the bound that the stop was given, or `WorkerOptions::shutdown_grace` where it had
 /// none.
 ///
-///  * SIGTERM (and SIGHUP) cancels the calls in flight; SIGINT lets them finish, a second one cancels them. Calls that
-///    had not reached the worker by then are left to the parent.
+///  * SIGTERM (and SIGHUP) cancels the calls in flight, unless WorkerOptions::on_terminate says otherwise; SIGINT lets
+///    them finish, a second one cancels them. Calls that had not begun by then go back to the parent, which gives them
+///    to another worker.
 ///  * The parent's death cancels them too; after `shutdown_grace` the process ends, exit code 1. What is left of its
 ///    process group, if it leads it, is killed then, however the worker ends.
 ///
 /// Call it on the main thread, once, in a process in which in_worker() is true (it may, but need not have been asked);
-/// std::logic_error otherwise. Throws std::system_error if the process is out of descriptors. What handlers throw that
-/// routines have posted to the main thread's loop themselves comes out of it, too.
+/// std::logic_error otherwise. A process that is out of descriptors or threads ends as in in_worker(). What handlers
+/// throw that routines have posted to the main thread's loop themselves comes out of it, too.
 int serve(const Routines& routines);
 
 }  // namespace drover::inline v1

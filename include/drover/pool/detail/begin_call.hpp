@@ -31,8 +31,6 @@ class Dispatcher;
 
 /// What an empty handle answers.
 std::exception_ptr empty_handle();
-/// What each operation on a worker or a pool fails with in a forked copy of the program.
-std::exception_ptr forked_copy();
 /// Throws if there is no dispatcher, or for options out of range.
 std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
 /// Takes the encoded call on: sends it, lets it wait, or ends it there and then.

@@ -20,11 +20,6 @@ DROVER_INLINE std::exception_ptr empty_handle() {
       Error(Errc::not_running, "there is nothing here: it was default-constructed or moved from"));
 }
 
-DROVER_INLINE std::exception_ptr forked_copy() {
-  return std::make_exception_ptr(
-      Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
-}
-
 DROVER_INLINE std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher,
                                               const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());

@@ -31,6 +31,8 @@ class Lane;
 using Cause = std::function<std::exception_ptr()>;
 
 std::exception_ptr aborted();
+/// What each operation on a worker or a pool fails with in a forked copy of the program.
+std::exception_ptr forked_copy();
 
 /// What a call ended with: a failure on this side, or the worker's RESULT, whose bytes are only borrowed.
 struct Outcome {
@@ -73,7 +75,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   Lane* lane = nullptr;  // while it has a place in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  FrameBody request;           // routine and arguments, until it is sent
+  FrameBody request;           // routine and arguments, until it has ended: it may have to be sent once more
   std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post
@@ -120,6 +122,9 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
 
   /// For receivers, in resume(): destroys the receiver, and the call may be used again.
   static void give_back(std::shared_ptr<Call> call);
+
+  /// The name of its routine, for texts.
+  std::string routine() const;
 
   /// Ready for another one; keeps the memory, up to so many bytes of each buffer.
   void reset(std::size_t most_kept) noexcept;

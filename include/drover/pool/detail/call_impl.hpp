@@ -23,6 +23,11 @@ DROVER_INLINE std::exception_ptr aborted() {
   return std::make_exception_ptr(std::system_error(code));
 }
 
+DROVER_INLINE std::exception_ptr forked_copy() {
+  return std::make_exception_ptr(
+      Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
+}
+
 DROVER_INLINE std::exception_ptr refusal_of(const Outcome& outcome) {
   Decoder body(outcome.body);
   auto text = body.get<std::string>();
@@ -102,6 +107,13 @@ DROVER_INLINE void Call::post_resumption(std::shared_ptr<Call> call, const asio:
 DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
   call->destroy_receiver();
   if (const auto owner = call->dispatcher.lock()) owner->recycle(std::move(call));
+}
+
+DROVER_INLINE std::string Call::routine() const {
+  constexpr std::size_t longest = 100;
+  Decoder body(request.front());
+  const auto name = body.get<std::string_view>();
+  return std::string(name.substr(0, longest)) + (name.size() > longest ? "..." : "");
 }
 
 DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {

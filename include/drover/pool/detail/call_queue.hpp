@@ -30,6 +30,14 @@ class CallQueue {
     ++size_;
   }
 
+  void push_front(std::shared_ptr<Call> call) noexcept {
+    call->previous = nullptr;
+    call->next = std::move(first_);
+    (call->next ? call->next->previous : last_) = call.get();
+    first_ = std::move(call);
+    ++size_;
+  }
+
   std::shared_ptr<Call> remove(Call& call) noexcept {
     std::shared_ptr<Call>& owner = call.previous != nullptr ? call.previous->next : first_;
     std::shared_ptr<Call> removed = std::move(owner);

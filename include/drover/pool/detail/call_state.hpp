@@ -20,7 +20,8 @@ enum class CallEvent : std::uint8_t {
   answered,      ///< the worker's RESULT is there
   cancelled,     ///< the caller does not want it any more
   expired,       ///< its deadline is over
-  worker_ended,  ///< the process it was sent to has gone
+  worker_ended,  ///< the process it was sent to has exited
+  returned,      ///< its worker, which ends by itself, has not begun it and never will
   refused        ///< it will never be sent: a stop, or a pool that has given up
 };
 
@@ -28,6 +29,7 @@ struct CallStep {
   CallState next{};
   bool answers_caller{};  ///< with what belongs to the event
   bool leaves_queue{};
+  bool enters_queue{};  ///< at its front
   bool gives_place_back{};
   bool cancels_in_worker{};  ///< sends CANCEL, and from now on `kill_after` runs
 
@@ -46,7 +48,8 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case expired:
         case refused: return {.next = ended, .answers_caller = true, .leaves_queue = true};
         case answered:
-        case worker_ended: return {.next = queued};
+        case worker_ended:
+        case returned: return {.next = queued};
       }
       break;
     case running:
@@ -55,6 +58,7 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case worker_ended: return {.next = ended, .answers_caller = true, .gives_place_back = true};
         case cancelled:
         case expired: return {.next = abandoned, .answers_caller = true, .cancels_in_worker = true};
+        case returned: return {.next = queued, .enters_queue = true, .gives_place_back = true};
         case sent:
         case refused: return {.next = running};
       }
@@ -62,7 +66,8 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
     case abandoned:
       switch (event) {
         case answered:
-        case worker_ended: return {.next = ended, .gives_place_back = true};
+        case worker_ended:
+        case returned: return {.next = ended, .gives_place_back = true};
         case sent:
         case cancelled:
         case expired:

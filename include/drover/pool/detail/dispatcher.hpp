@@ -16,6 +16,7 @@
 #include <asio/query.hpp>
 #include <asio/steady_timer.hpp>
 
+#include <drover/detail/async_event.hpp>
 #include <drover/error.hpp>
 #include <drover/os/detail/reaper.hpp>
 #include <drover/pool/balancer.hpp>
@@ -101,9 +102,17 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   /// Hands waiting calls to free places.
   void pump();
 
-  /// New calls fail with this from now on; nullptr takes them again.
-  void refuse(Cause cause) noexcept { refusal_ = std::move(cause); }
+  /// New calls fail with this from now on; nullptr takes them again. `keeps_queue`: those that wait are still sent.
+  void refuse(Cause cause, bool keeps_queue = false) noexcept {
+    refusal_ = std::move(cause);
+    keeps_queue_ = keeps_queue;
+  }
   const Cause& refusal() const noexcept { return refusal_; }
+  /// Set when no call waits any more; at once if none does.
+  void notify_when_empty(std::shared_ptr<AsyncEvent> event) {
+    when_empty_ = std::move(event);
+    look_if_empty();
+  }
 
   /// Takes all waiting calls out, to be ended with finish() once the mutex is free.
   std::vector<std::shared_ptr<Call>> drop_queue();
@@ -127,6 +136,9 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   /// told: with finish(), once the mutex is free.
   bool settle(Call& call, CallEvent event);
 
+  /// The lane's worker ends by itself, and has begun no call after this one: those wait for another worker again,
+  /// before all others. If new calls are refused they end with that. Dispatcher::deliver() has to follow.
+  void take_back(Lane& lane, std::uint64_t last_begun);
   /// The call's RESULT is there, and has just been given out by this reader. Its caller is told by deliver().
   void answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
@@ -177,7 +189,11 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     asio::steady_timer timer;
   };
 
+  void look_if_empty() {
+    if (when_empty_ && queue_.empty()) std::exchange(when_empty_, nullptr)->set();
+  }
   void send(std::shared_ptr<Call> call, Lane& lane);
+  void resume_later(const std::shared_ptr<Call>& call);
   bool step_to_end(Call& call, CallEvent event);
   void flush_gathered();
   void stand_by();
@@ -197,6 +213,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::mutex mutex_;
   std::optional<Io> io_;  // empty once the context is gone
   Cause refusal_;
+  bool keeps_queue_ = false;
+  std::shared_ptr<AsyncEvent> when_empty_;  // null: nobody waits for that
   CallQueue queue_;
   CallQueue ready_, elsewhere_;  // answered, and to be resumed on this executor or on another one
   bool standing_by_ = false;     // a further deliver() has been posted

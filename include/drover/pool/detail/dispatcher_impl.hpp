@@ -26,7 +26,8 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
                                            " bytes, WorkerOptions::max_message_size allows " +
                                            std::to_string(max_message_size_)));
   if (options.deadline && *options.deadline <= Duration::zero())
-    return std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call's deadline was over when it was made"));
+    return std::make_exception_ptr(Error(
+        Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' was over when it was made"));
   return std::nullopt;
 }
 
@@ -94,6 +95,7 @@ inline void Dispatcher::pump() {
     if (lane == nullptr) return;
     send(queue_.pop(), *lane);
   }
+  look_if_empty();
 }
 
 inline std::vector<std::shared_ptr<Call>> Dispatcher::drop_queue() {
@@ -104,6 +106,7 @@ inline std::vector<std::shared_ptr<Call>> Dispatcher::drop_queue() {
     call.state = step(call.state, CallEvent::refused).next;
     deadlines_.remove(call);
   }
+  look_if_empty();
   return dropped;
 }
 
@@ -112,6 +115,7 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
   call.state = todo.next;
   deadlines_.remove(call);
   if (event == CallEvent::answered) ++served_;
+  if (todo.next == CallState::ended) call.request.clear();
   if (todo.gives_place_back) {
     call.lane->give_back(call);
     pump();
@@ -122,8 +126,34 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
 inline void Dispatcher::answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
   // First, for want of memory may end it; the call is then as it was.
   if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
-  if (!settle(*call, CallEvent::answered) || call->receiver() == nullptr) return;  // or not awaited yet
-  (call->same_executor ? ready_ : elsewhere_).push(call);
+  if (settle(*call, CallEvent::answered)) resume_later(call);
+}
+
+/// By deliver(), unless nobody awaits it yet.
+inline void Dispatcher::resume_later(const std::shared_ptr<Call>& call) {
+  if (call->receiver() != nullptr) (call->same_executor ? ready_ : elsewhere_).push(call);
+}
+
+inline void Dispatcher::take_back(Lane& lane, std::uint64_t last_begun) {
+  auto calls = lane.calls();
+  std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
+  std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
+  for (const auto& call : calls) {
+    const CallStep todo = step(call->state, CallEvent::returned);
+    call->state = todo.next;
+    if (todo.gives_place_back) lane.give_back(*call);
+    if (!todo.enters_queue) {
+      deadlines_.remove(*call);
+    } else if (refusal_ && !keeps_queue_) {
+      call->keep({refusal_(), {}, {}});
+      call->state = step(call->state, CallEvent::refused).next;
+      deadlines_.remove(*call);
+      resume_later(call);
+    } else {
+      queue_.push_front(call);
+    }
+  }
+  pump();
 }
 
 inline bool Dispatcher::deliver(bool inside) {
@@ -201,7 +231,10 @@ inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr fail
 inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
   const CallStep todo = step(call.state, event);
   call.state = todo.next;
-  if (todo.leaves_queue) queue_.remove(call);
+  if (todo.leaves_queue) {
+    queue_.remove(call);
+    look_if_empty();
+  }
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
     call.lane->owner().send_cancel(call.id);
@@ -246,7 +279,7 @@ inline void Dispatcher::arm() {
 }
 
 inline void Dispatcher::on_timer() {
-  std::vector<std::shared_ptr<Call>> expired;
+  std::vector<std::pair<std::shared_ptr<Call>, std::string>> expired;
   {
     const auto held = lock();
     armed_at_.reset();
@@ -265,14 +298,16 @@ inline void Dispatcher::on_timer() {
         continue;
       }
       auto keep_alive = call.shared_from_this();
-      if (step_to_end(call, CallEvent::expired)) expired.push_back(std::move(keep_alive));
+      std::string text = "the call of '" + call.routine() + "' did not end in time; it ";
+      text += call.lane != nullptr ? "ran in " + call.lane->owner().describe() : "waited for a free worker";
+      if (step_to_end(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
     arm();
   }
-  for (auto& call : expired) {
+  for (auto& [call, text] : expired) {
     // A statement of its own: the Error that is copied here has gone before the caller, on another thread maybe, gets
     // its own. ThreadSanitizer does not see how libstdc++ counts who shares their text.
-    auto failure = std::make_exception_ptr(Error(Errc::deadline_exceeded, "the call did not end in time"));
+    auto failure = std::make_exception_ptr(Error(Errc::deadline_exceeded, text));
     finish(std::move(call), std::move(failure));
   }
   deliver(true);

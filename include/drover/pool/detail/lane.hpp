@@ -23,10 +23,14 @@ class Lane {
   /// The worker behind it. Called with the dispatcher's mutex held.
   class Owner {
    public:
+    /// For texts: "worker 'name' (pid)".
+    virtual std::string describe() const = 0;
     virtual void send_cancel(std::uint64_t call) = 0;
     virtual void kill_worker() = 0;
     /// The data socket did not take everything; flush again when it is writable.
     virtual void await_writable() = 0;
+    /// The kernel is short of memory; flush again after a while.
+    virtual void await_memory() = 0;
     /// Nothing more can be written to the data socket.
     virtual void write_failed(std::error_code error) = 0;
     /// Reads what is in the data socket; Dispatcher::deliver() has to follow.
@@ -47,7 +51,10 @@ class Lane {
   std::uint64_t last_id() const noexcept { return last_id_; }
   std::size_t in_flight() const noexcept { return in_flight_; }
 
-  void connect(UniqueFd socket, std::size_t max_message) { data_.emplace(std::move(socket), max_message); }
+  void connect(UniqueFd socket, std::size_t max_message) {
+    data_.emplace(std::move(socket), max_message);
+    data_->distrust();
+  }
   void disconnect() noexcept { data_.reset(); }
   void open() noexcept { open_ = true; }
   void close() noexcept { open_ = false; }
@@ -67,7 +74,7 @@ class Lane {
     header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;
-    data_->queue(header, std::move(call->request));
+    data_->queue(header, call->request);
     free_.pop_back();
     ++last_id_;
     ++in_flight_;
@@ -85,6 +92,7 @@ class Lane {
   void flush() {
     if (!data_ || blocked_) return;
     if (const std::error_code error = data_->flush()) return owner_.write_failed(error);
+    if (data_->short_of_memory()) return owner_.await_memory();
     if (data_->wants_write()) {
       blocked_ = true;
       owner_.await_writable();

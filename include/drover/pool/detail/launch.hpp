@@ -42,12 +42,15 @@ inline void widen_send_buffer(int fd) noexcept {
 inline Launched launch(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
-        "this process is itself a worker that has not reached drover::serve() yet: call drover::in_worker() first "
-        "thing in "
-        "main() and serve() if it says true, or workers will start workers without end");
+        "this process is itself a worker that has not reached drover::serve() yet (DROVER_WORKER is set in its "
+        "environment): call drover::in_worker() first thing in main() and serve() if it says true, or workers will "
+        "start "
+        "workers without end");
   auto [control, control_of_worker] = socket_pair();
   auto [data, data_of_worker] = socket_pair();
   enable_credentials(control.get());
+  // Before the worker can send: what is sent before an end refuses descriptors stays in it.
+  for (const UniqueFd* end : {&control, &data}) refuse_descriptors(end->get());
   widen_send_buffer(data.get());
   widen_send_buffer(data_of_worker.get());
 
@@ -57,6 +60,7 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   environment.parent_pid = ::getpid();
   environment.shutdown_grace_ns = std::chrono::nanoseconds(options.shutdown_grace).count();
   environment.max_message_size = options.max_message_size;
+  environment.on_terminate = options.on_terminate;
   environment.name = options.name;
 
   SpawnExtras extras;

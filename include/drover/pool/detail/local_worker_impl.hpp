@@ -28,9 +28,12 @@ DROVER_INLINE asio::awaitable<StopReport> LocalWorker::stop(Timeout grace) {
   return detail::WorkerCore::await_stop(begun ? handle_.core() : nullptr);
 }
 
-DROVER_INLINE asio::awaitable<WorkerStatus> LocalWorker::status() {
+DROVER_INLINE asio::awaitable<WorkerStatus> LocalWorker::status() { return status(std::chrono::seconds(5)); }
+
+DROVER_INLINE asio::awaitable<WorkerStatus> LocalWorker::status(Timeout bound) {
+  detail::require_not_negative(bound, "the time-out of status()");
   if (const auto refusal = handle_.refusal()) return detail::failed<WorkerStatus>(refusal);
-  return detail::WorkerCore::ask_status(handle_.core());
+  return detail::WorkerCore::ask_status(handle_.core(), bound);
 }
 
 DROVER_INLINE pid_t LocalWorker::pid() const { return handle_ ? handle_.core()->pid() : 0; }

@@ -25,10 +25,10 @@ inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& e
   return pool;
 }
 
-inline std::shared_ptr<WorkerCore> PoolCore::make_worker() {
+inline std::shared_ptr<WorkerCore> PoolCore::make_worker(std::size_t slot) {
   auto core =
       WorkerCore::create(*executor_, options_.worker, dispatcher_, events_, {.takes_calls = true, .solo = false});
-  core->supervise(weak_from_this());
+  core->supervise(weak_from_this(), slot);
   return core;
 }
 
@@ -46,8 +46,8 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, boo
       {
         const auto held = pool->lock();
         if (!pool->executor_) throw Error(Errc::not_running, "the io_context of this pool is gone");
-        core = pool->make_worker();
-        pool->members_.push_back({core, nullptr});
+        core = pool->make_worker(i);
+        pool->slots_.push_back({core, nullptr, Supervisor(pool->options_.restart)});
       }
       core->begin_start(pool->options_.start_timeout);
       // A spawn takes up to a millisecond: let others have a turn in between.
@@ -79,15 +79,38 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, boo
   if (failure) std::rethrow_exception(failure);
 }
 
-inline void PoolCore::worker_ready(WorkerCore&) {
-  if (starting_ && ++ready_at_start_ == options_.size) start_settled_->set();
+// ---- supervision ----------------------------------------------------------------------------------------------------
+
+inline void PoolCore::worker_ready(WorkerCore& core) {
+  if (starting_) {
+    if (++ready_at_start_ == options_.size) start_settled_->set();
+    return;
+  }
+  Slot& slot = slots_[core.slot()];
+  slot.down = false;
+  if (!slot.supervisor.gave_up()) return;
+  // Half open: it gets calls, and has to prove itself.
+  if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
+  if (options_.restart.within > Duration::zero())
+    start_timer(core.slot(), options_.restart.within, &PoolCore::has_lived);
 }
 
-// ---- supervision ----------------------------------------------------------------------------------------------------
+inline void PoolCore::worker_answered(WorkerCore& core) {
+  if (core.slot() >= slots_.size() || slots_[core.slot()].core.get() != &core) return;
+  if (slots_[core.slot()].supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
+}
+
+inline void PoolCore::has_lived(std::size_t at) {
+  const auto held = lock();
+  Slot& slot = slots_[at];
+  slot.timer.reset();
+  if (!slot.down && slot.supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
+}
 
 inline void PoolCore::worker_ended(WorkerCore& core) {
   const auto exit = core.exit_status();
-  const bool asked_for = core.killed_for_a_call();
+  const Supervisor::Death death{
+      .served = core.answered_a_call(), .graceful = core.ended_gracefully(), .asked_for = core.killed_for_a_call()};
   auto cause = core.take_start_failure();
   std::vector<std::shared_ptr<Call>> dropped;
   Cause refusal;
@@ -102,46 +125,51 @@ inline void PoolCore::worker_ended(WorkerCore& core) {
       start_settled_->set();
       return;
     }
-    for (std::size_t at = 0; at < members_.size(); ++at)
-      if (members_[at].core.get() == &core) {
-        replace(at, cause, exit, asked_for, dropped);
-        break;
-      }
+    if (slots_[core.slot()].core.get() == &core) replace(core.slot(), cause, exit, death, dropped);
     refusal = dispatcher_->refusal();
   }
   Dispatcher::fail(std::move(dropped), refusal);
 }
 
 inline void PoolCore::replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                              bool asked_for, std::vector<std::shared_ptr<Call>>& dropped) {
-  const bool had_given_up = supervisor_.gave_up();
-  std::optional<Duration> delay = Duration::zero();
-  if (!asked_for) ++crashes_;
-  // That a caller has had it killed says nothing about those that follow.
-  if (!asked_for || had_given_up) delay = supervisor_.died(Clock::now());
-  if (!delay) {
-    if (had_given_up) return;
-    std::string why = "too many workers ended unasked (more than " + std::to_string(options_.restart.max_restarts) +
-                      " within RestartPolicy::within), so none are started any more; the last one";
-    try {
-      if (cause) std::rethrow_exception(cause);
-      why += " ended";
-    } catch (const std::exception& error) {
-      why += std::string(": ") + error.what();
-    }
-    dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
-    dropped = dispatcher_->drop_queue();
-    emit(Event::Kind::gave_up, exit);
-    return;
-  }
+                              Supervisor::Death death, std::vector<std::shared_ptr<Call>>& dropped) {
+  Slot& slot = slots_[at];
+  if (!death.asked_for && !death.graceful) ++crashes_;
+  const Supervisor::Decision decision = slot.supervisor.died(Clock::now(), death);
+  if (decision.gives_up) emit(Event::Kind::gave_up, exit);
+  slot.down = slot.supervisor.gave_up();
+  if (slot.down) fail_if_all_are_down(cause, exit, dropped);
   emit(Event::Kind::restarting, exit);
+  start_timer(at, decision.delay, &PoolCore::start_again);
+}
+
+inline void PoolCore::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                                           std::vector<std::shared_ptr<Call>>& dropped) {
+  if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.down; })) return;
+  std::string why = "in every slot more than " + std::to_string(options_.restart.max_restarts) +
+                    " workers ended within RestartPolicy::within and had answered no call; others are tried after "
+                    "RestartPolicy::max_backoff; the last one";
+  try {
+    if (cause) std::rethrow_exception(cause);
+    why += " ended";
+  } catch (const std::exception& error) {
+    why += std::string(": ") + error.what();
+  }
+  failed_ = true;
+  dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
+  dropped = dispatcher_->drop_queue();
+}
+
+/// With the mutex held.
+inline void PoolCore::start_timer(std::size_t at, Duration delay, void (PoolCore::*then)(std::size_t)) {
   const auto& home = dispatcher_->home();
   const auto at_home = home->lock();
   if (!executor_ || home->down()) return;
-  members_[at].backoff = std::make_unique<asio::steady_timer>(*executor_, *delay);
-  members_[at].backoff->async_wait([weak = weak_from_this(), at](std::error_code ec) {
+  slots_[at].timer = std::make_unique<asio::steady_timer>(
+      *executor_, deadline_after(Clock::now(), delay).value_or(Clock::time_point::max()));
+  slots_[at].timer->async_wait([weak = weak_from_this(), at, then](std::error_code ec) {
     if (ec) return;
-    if (const auto pool = weak.lock()) pool->start_again(at);
+    if (const auto pool = weak.lock()) (pool.get()->*then)(at);
   });
 }
 
@@ -149,11 +177,11 @@ inline void PoolCore::start_again(std::size_t at) {
   std::shared_ptr<WorkerCore> core, gone;
   {
     const auto held = lock();
-    members_[at].backoff.reset();
-    if (stopping_ || !executor_ || supervisor_.gave_up()) return;
-    core = make_worker();
+    slots_[at].timer.reset();
+    if (stopping_ || !executor_) return;
+    core = make_worker(at);
     core->announce_start();  // here, so that a stop that comes now finds it started
-    gone = std::exchange(members_[at].core, core);
+    gone = std::exchange(slots_[at].core, core);
     ++restarts_;
   }
   gone->abandon();
@@ -166,7 +194,7 @@ inline void PoolCore::start_again(std::size_t at) {
     {
       const auto held = lock();
       if (stopping_) return;
-      replace(at, cause, std::nullopt, false, dropped);
+      replace(at, cause, std::nullopt, {}, dropped);
       refusal = dispatcher_->refusal();
     }
     Dispatcher::fail(std::move(dropped), refusal);
@@ -177,7 +205,7 @@ inline void PoolCore::start_again(std::size_t at) {
 
 inline std::vector<std::shared_ptr<WorkerCore>> PoolCore::cores() const {
   std::vector<std::shared_ptr<WorkerCore>> all;
-  for (const Member& member : members_) all.push_back(member.core);
+  for (const Slot& slot : slots_) all.push_back(slot.core);
   return all;
 }
 
@@ -191,7 +219,7 @@ inline void PoolCore::begin_stop(Timeout grace) {
       dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); });
       dropped = dispatcher_->drop_queue();
       dispatcher_->disarm();
-      for (Member& member : members_) member.backoff.reset();
+      for (Slot& slot : slots_) slot.timer.reset();
     }
     refusal = dispatcher_->refusal();
     all = cores();
@@ -202,6 +230,37 @@ inline void PoolCore::begin_stop(Timeout grace) {
     if (const auto cut = deadline_after(now, options_.shutdown_timeout)) core->cut_stop(*cut);
   }
   Dispatcher::fail(std::move(dropped), refusal);
+}
+
+inline void PoolCore::drain_queue(std::shared_ptr<AsyncEvent> when_empty) {
+  const auto held = lock();
+  if (stopping_ || failed_) return when_empty->set();
+  dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
+  dispatcher_->notify_when_empty(std::move(when_empty));
+}
+
+inline void PoolCore::on_signal(unsigned count) {
+  if (count == 2) begin_stop(Duration::zero());
+  if (count > 2) kill_now();
+}
+
+inline void PoolCore::kill_now() {
+  begin_stop(Duration::zero());
+  std::vector<std::shared_ptr<WorkerCore>> all;
+  {
+    const auto held = lock();
+    all = cores();
+  }
+  for (const auto& core : all) core->kill_now();
+}
+
+inline asio::awaitable<void> PoolCore::await_stop_for_certain(std::shared_ptr<PoolCore> pool) {
+  std::vector<std::shared_ptr<WorkerCore>> all;
+  {
+    const auto held = pool->lock();
+    all = pool->cores();
+  }
+  return WorkerCore::await_ends_for_certain(std::move(all));
 }
 
 inline void PoolCore::abort_stop() {
@@ -237,8 +296,8 @@ inline void PoolCore::let_go(const Cause& gone) noexcept {
     const auto held = lock();
     stopping_ = true;
     if (foreign())
-      for (Member& member : members_) (void)member.backoff.release();
-    for (Member& member : members_) member.backoff.reset();
+      for (Slot& slot : slots_) (void)slot.timer.release();
+    for (Slot& slot : slots_) slot.timer.reset();
     executor_.reset();
     if (!dispatcher_->refusal()) dispatcher_->refuse(gone);
     dropped = dispatcher_->drop_queue();

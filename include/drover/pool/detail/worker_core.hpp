@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <exception>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +19,7 @@
 #include <drover/pool/detail/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/lane.hpp>
+#include <drover/pool/detail/status_requests.hpp>
 #include <drover/pool/detail/stop_state.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/channel.hpp>
@@ -37,6 +37,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
     virtual ~Supervision() = default;
     /// With the mutex held.
     virtual void worker_ready(WorkerCore&) = 0;
+    /// Its first answer; with the mutex held.
+    virtual void worker_answered(WorkerCore&) = 0;
     /// On the worker's executor, without the mutex.
     virtual void worker_ended(WorkerCore&) = 0;
   };
@@ -54,7 +56,12 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
                                             Mode mode);
   ~WorkerCore();
 
-  void supervise(std::weak_ptr<Supervision> supervision) { supervision_ = std::move(supervision); }
+  void supervise(std::weak_ptr<Supervision> supervision, std::size_t slot) {
+    supervision_ = std::move(supervision);
+    slot_ = slot;
+  }
+  /// Which of the pool's slots it is in.
+  std::size_t slot() const noexcept { return slot_; }
 
   // ---- without the mutex, from any thread ----
 
@@ -74,6 +81,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void cut_stop(Clock::time_point at);
   /// No more patience.
   void abort_stop();
+  /// SIGKILL to all of it, now.
+  void kill_now();
   /// Null: an empty report.
   static asio::awaitable<StopReport> await_stop(std::shared_ptr<WorkerCore> core);
 
@@ -81,12 +90,15 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   bool begin_reap(Timeout patience);
   static asio::awaitable<ReapReport> await_reap(std::shared_ptr<WorkerCore> core);
 
-  static asio::awaitable<WorkerStatus> ask_status(std::shared_ptr<WorkerCore> core);
+  static asio::awaitable<WorkerStatus> ask_status(std::shared_ptr<WorkerCore> core, Timeout bound);
 
   /// The owner is gone: the process is handed to the reaper, what waits is answered, the context let go.
   void abandon() noexcept;
 
   Phase phase() const;
+  /// It has said that it ends, and then exited with code 0.
+  bool ended_gracefully() const;
+  bool answered_a_call() const;
   bool alive() const;
   pid_t pid() const;
   std::optional<ExitStatus> exit_status() const;
@@ -112,8 +124,12 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   /// The same for several; `leaves`: does the second cancellation end the wait?
   static asio::awaitable<void> await_ends(std::vector<std::shared_ptr<WorkerCore>> cores, bool leaves,
                                           int cancellations = 0);
+  /// Waits until nothing is left of any of them, whatever cancellations come.
+  static asio::awaitable<void> await_ends_for_certain(std::vector<std::shared_ptr<WorkerCore>> cores);
 
  private:
+  static constexpr std::chrono::milliseconds end_patience{500};
+
   static asio::awaitable<bool> await_conclusion(std::shared_ptr<WorkerCore> core, asio::any_io_executor executor,
                                                 bool alone);
   /// A start that is bounded, should the worker's own context not be running.
@@ -127,13 +143,9 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
     asio::any_io_executor executor;
     asio::any_io_executor work;  // the context does not run out of work while the process lives
     asio::posix::stream_descriptor control, data;
-    asio::steady_timer timer;  // of its start, and later of who waits for its status
-  };
-
-  struct StatusRequest {
-    std::shared_ptr<AsyncEvent> answered = std::make_shared<AsyncEvent>();
-    std::optional<WorkerStatus> status;
-    std::exception_ptr failure;
+    asio::steady_timer start_timer;
+    asio::steady_timer end_timer;     // it should have exited by then
+    asio::steady_timer memory_timer;  // the kernel may have memory again
   };
 
   WorkerCore(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events,
@@ -147,10 +159,12 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
         stop_({.stop_margin = options_.stop_margin, .shutdown_grace = options_.shutdown_grace}) {}
 
   // Lane::Owner
+  inline std::string describe() const override;
   inline void send_cancel(std::uint64_t call) override;
   inline void kill_worker() override;
   inline void write_failed(std::error_code error) override;
   inline void await_writable() override;
+  inline void await_memory() override;
   inline void read_results() override;
 
   inline void evict() noexcept override;
@@ -164,6 +178,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void data_closed();
   void queue_control(const FrameHeader& header, std::span<const std::byte> body = {});
   void flush_control();
+  void write_control_failed(std::error_code error);
   void take_control_frames(int times);
   void take_results(int times);
   void take_result(const Frame& frame);
@@ -174,14 +189,16 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void fail_start(std::exception_ptr failure);
   void protocol_failure(std::exception_ptr failure);
   void give_up(std::exception_ptr failure);
+  void socket_failed(const char* what, std::error_code error);
+  void expect_end(std::exception_ptr otherwise);
+  void expect_status_by_exit();
   void send_stop();
   void reap_within(Timeout patience);
   void emit(Event event) const;
   void emit(Event::Kind kind) const;
   void stopping_now(std::vector<std::shared_ptr<Call>>& dropped);
   void release_io() noexcept;
-  void fail_status_requests(const Cause& cause);
-  void expect_no_status();
+  void send_status_request();
   std::exception_ptr no_control_socket() const;
   Cause end_cause() const;
 
@@ -190,6 +207,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void on_start_timeout();
   void on_child_event(const ChildEvent& event);
   void on_data_readable();
+  void on_memory();
   /// `inside`: on the worker's executor.
   void on_ended(bool inside);
   void conclude();
@@ -203,6 +221,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   const std::shared_ptr<EventSink> events_;     // null without on_event
   const std::shared_ptr<Courier> to_executor_;  // for the reaper's thread
   std::weak_ptr<Supervision> supervision_;
+  std::size_t slot_ = 0;
 
   Phase phase_ = Phase::fresh;
   bool announced_ = false;                       // starting, but begin_start() has not come yet
@@ -216,20 +235,24 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   bool control_blocked_ = false;
   bool control_closed_ = false;
   bool end_waits_ = false;  // on_ended() came while it was being spawned
-  bool watching_ = false;   // the data socket
+  bool watching_control_ = false, watching_data_ = false;
+  bool awaiting_memory_ = false;
+  bool end_expected_ = false;
   bool concluded_ = false;
   Deadline start_by_;
   std::optional<WorkerMetadata> metadata_;
   StopState stop_;
   bool expected_end_ = false;
+  bool drains_ = false;  // it ends by itself, and has said so
+  bool answered_a_call_ = false;
   bool killed_for_a_call_ = false;
   bool died_unasked_ = false;  // when the stop began it had ended already
   StopReport report_;          // counts, as far as they are known
   std::exception_ptr start_failure_;
   std::exception_ptr failure_;  // why it was given up
   bool nonsense_ = false;       // what it sends is not read any more
-  std::map<std::uint64_t, std::shared_ptr<StatusRequest>> status_requests_;
-  std::uint64_t last_status_request_ = 0;
+  StatusRequests status_;
+  std::optional<pid_t> greeted_by_;  // the worker itself, which a wrapper may have started
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();   // ready, or failed and gone
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();  // gone, and all is answered
 };
@@ -238,5 +261,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
 
 #include <drover/pool/detail/worker_end_impl.hpp>
 #include <drover/pool/detail/worker_io_impl.hpp>
+#include <drover/pool/detail/worker_results_impl.hpp>
 #include <drover/pool/detail/worker_start_impl.hpp>
+#include <drover/pool/detail/worker_status_impl.hpp>
 #include <drover/pool/detail/worker_stop_impl.hpp>

@@ -27,6 +27,17 @@ inline Cause WorkerCore::end_cause() const {
           status = child_->exit_status()] { return std::make_exception_ptr(Error(Errc::worker_exited, what, status)); };
 }
 
+/// The rest of the sentence, by the exit status.
+inline std::string why_it_never_served(const ExitStatus& exit) {
+  if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_descriptors)
+    return ": its descriptors 3 to 5 did not reach it, or it was given others in their place; a command that is a "
+           "wrapper "
+           "may not close descriptors; its stderr says which are missing";
+  if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_resources)
+    return ": it could not get a thread, a descriptor or memory that it needs; its stderr says which";
+  return "; does its main() reach drover::serve()?";
+}
+
 inline void WorkerCore::on_ended(bool inside) {
   std::vector<std::shared_ptr<Call>> calls;
   Cause cause;
@@ -61,7 +72,7 @@ inline void WorkerCore::on_ended(bool inside) {
         start_failure_ =
             std::make_exception_ptr(Error(Errc::start_failed,
                                           "worker '" + options_.name + "' (" + options_.command.program.string() +
-                                              ") ended before it was ready; does its main() reach drover::serve()?",
+                                              ") exited before it was ready" + why_it_never_served(reaped.exit),
                                           reaped.exit));
     }
     phase_ = Phase::ended;
@@ -69,17 +80,18 @@ inline void WorkerCore::on_ended(bool inside) {
       report_.rpc = died_unasked_ ? make_error_code(Errc::worker_exited) : stop_.rpc(reaped.terminated);
       if (!metadata_) report_.rpc = make_error_code(Errc::not_running);  // there was nobody to ask yet
       report_.elapsed = Clock::now() - stop_.begun_at();
+      report_.cancelled += lane_.in_flight();  // cut off
     }
     dispatcher_->remove_lane(lane_);
     for (const auto& call : lane_.calls())
       if (dispatcher_->settle(*call, CallEvent::worker_ended)) calls.push_back(call);
     if (mode_.solo && !stop_.begun()) dispatcher_->refuse(cause);
-    fail_status_requests(cause);
+    status_.fail(cause);
     if (failure_) cause = [failure = failure_] { return failure; };
     Event told;
     told.kind = Event::Kind::exited;
     told.exit = reaped.exit;
-    told.expected = expected_end_ || (stop_.begun() && !died_unasked_);
+    told.expected = expected_end_ || (stop_.begun() && !died_unasked_) || (drains_ && reaped.exit.success());
     emit(told);
     told.kind = Event::Kind::reaped;
     emit(std::move(told));
@@ -112,7 +124,7 @@ inline void WorkerCore::release_io() noexcept {
   if (foreign()) (void)io_.release();  // a forked copy shares the original's epoll: not to be touched
   io_.reset();
   lane_.disconnect();
-  data_socket_.reset();
+  if (data_socket_) close_without_descriptors(std::move(data_socket_));
   control_.reset();
 }
 
@@ -141,7 +153,7 @@ inline void WorkerCore::drop(const Cause& gone) noexcept {
       dispatcher_->refuse(gone);
     }
     if (phase_ == Phase::starting && !start_failure_) start_failure_ = gone();
-    fail_status_requests(gone);
+    status_.fail(gone);
   }
   Dispatcher::fail(std::move(calls), gone);
   started_->set();

@@ -21,12 +21,48 @@ DROVER_INLINE std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& e
 }
 
 DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool) {
-  return PoolCore::start(std::move(pool), false);
+  co_await PoolCore::start(pool, false);
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  if (RunSignals* const signals = RunSignals::find(asio::query(executor, asio::execution::context))) signals->add(pool);
+}
+
+/// After a signal: calls that other coroutines have made, waiting ones included, get shutdown_grace to finish.
+inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolCore> pool) {
+  const auto now = Clock::now();
+  const Deadline until = deadline_after(now, pool->options().shutdown_grace);
+  const auto none_waits = std::make_shared<AsyncEvent>();
+  pool->drain_queue(none_waits);
+  std::optional<asio::steady_timer> limit;
+  if (until) {
+    limit.emplace(co_await asio::this_coro::executor, *until);
+    limit->async_wait([none_waits](std::error_code ec) {
+      if (!ec) none_waits->set();
+    });
+  }
+  while (!none_waits->is_set()) {
+    try {
+      co_await AsyncEvent::wait(none_waits);
+    } catch (const std::system_error&) {  // a further signal, which the pool acts on by itself
+    }
+  }
+  pool->begin_stop(until ? Timeout(std::max(*until - Clock::now(), Duration::zero())) : Timeout{});
 }
 
 DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
   // A forked copy of the program that was made in the body: the workers are not its own to stop.
   if (pool->foreign()) {
+    if (body_failure) std::rethrow_exception(body_failure);
+    co_return;
+  }
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  if (const RunSignals* const signals = RunSignals::find(asio::query(executor, asio::execution::context))) {
+    if (signals->count() == 1)
+      co_await finish_calls(pool);
+    else if (signals->count() > 1)
+      pool->on_signal(signals->count());
+    else
+      pool->begin_stop(pool->options().shutdown_grace);
+    co_await PoolCore::await_stop_for_certain(pool);
     if (body_failure) std::rethrow_exception(body_failure);
     co_return;
   }

@@ -21,7 +21,9 @@ inline WorkerCore::Io::Io(const asio::any_io_executor& ex)
       work(asio::prefer(ex, asio::execution::outstanding_work.tracked)),
       control(ex),
       data(ex),
-      timer(ex) {}
+      start_timer(ex),
+      end_timer(ex),
+      memory_timer(ex) {}
 
 inline WorkerCore::Io::~Io() {
   // The channels own the descriptors; this only watches them.
@@ -90,6 +92,7 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
   const auto at_home = home->lock();
   constexpr std::size_t control_buffer = 4096;  // its frames are small
   control_.emplace(std::move(control), max_control_body, control_buffer);
+  control_->distrust();
   data_socket_ = std::move(data);
   if (home->down()) return;
   io_ = std::make_unique<Io>(executor_before_start_);
@@ -98,8 +101,8 @@ inline void WorkerCore::connect(UniqueFd control, UniqueFd data, Timeout timeout
   io_->data.assign(data_socket_.get());
   start_by_ = deadline_after(Clock::now(), timeout);
   if (start_by_) {
-    io_->timer.expires_at(*start_by_);
-    io_->timer.async_wait([weak = weak_from_this()](std::error_code ec) {
+    io_->start_timer.expires_at(*start_by_);
+    io_->start_timer.async_wait([weak = weak_from_this()](std::error_code ec) {
       if (ec) return;
       if (const auto core = weak.lock()) core->on_start_timeout();
     });
@@ -184,12 +187,12 @@ inline void WorkerCore::hello(const Frame& frame) {
   }
   std::sort(metadata.routines.begin(), metadata.routines.end());
   metadata.name = options_.name;
-  metadata.pid = child_->pid();
+  metadata.pid = greeted_by_.value_or(child_->pid());
   metadata.tags = options_.tags;
   metadata.extra = options_.extra;
   metadata_ = std::move(metadata);
   phase_ = Phase::ready;
-  io_->timer.cancel();
+  io_->start_timer.cancel();
   emit(Event::Kind::ready);
   if (mode_.takes_calls) {
     lane_.connect(std::move(data_socket_), std::max(options_.max_message_size, least_max_body));

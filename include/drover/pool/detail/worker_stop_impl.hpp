@@ -99,6 +99,12 @@ inline void WorkerCore::abort_stop() {
   Dispatcher::fail(std::move(waiting), dispatcher_refusal());
 }
 
+inline void WorkerCore::kill_now() {
+  abort_stop();
+  const auto held = lock();
+  if (child_) child_->reap({.patience = Duration::zero(), .term_grace = Duration::zero()});
+}
+
 inline bool WorkerCore::begin_reap(Timeout patience) {
   require_not_negative(patience, "the patience of reap()");
   std::vector<std::shared_ptr<Call>> waiting;
@@ -177,6 +183,22 @@ inline asio::awaitable<void> WorkerCore::await_ends(std::vector<std::shared_ptr<
   if (refused) throw_refused_kill(refused);
 }
 
+inline asio::awaitable<void> WorkerCore::await_ends_for_certain(std::vector<std::shared_ptr<WorkerCore>> cores) {
+  // The state of cancellation that await_ends() would look at is left behind with this coroutine's.
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  const bool throws = co_await asio::this_coro::throw_if_cancelled();
+  co_await asio::this_coro::throw_if_cancelled(false);
+  const auto over = std::make_shared<AsyncEvent>();
+  asio::co_spawn(executor, await_ends(std::move(cores), false), [over](const std::exception_ptr&) { over->set(); });
+  while (!over->is_set()) {
+    try {
+      co_await AsyncEvent::wait(over);
+    } catch (const std::system_error&) {  // cancelled: that is the caller's affair
+    }
+  }
+  co_await asio::this_coro::throw_if_cancelled(throws);
+}
+
 /// The process has ended, and the worker's own context sees to the rest. If that is not running (any more), whoever
 /// waits on another one does it, after a while; at once if he is known to be `alone`. Returns whether he is.
 inline asio::awaitable<bool> WorkerCore::await_conclusion(std::shared_ptr<WorkerCore> core,
@@ -230,34 +252,6 @@ inline asio::awaitable<ReapReport> WorkerCore::await_reap(std::shared_ptr<Worker
   co_return core->child_ ? core->child_->report() : ReapReport{};
 }
 
-inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<WorkerCore> core) {
-  std::shared_ptr<StatusRequest> request;
-  std::exception_ptr failure;
-  {
-    const auto held = core->lock();
-    if (core->phase_ == Phase::ready && core->control_ && !core->control_closed_) {
-      request = std::make_shared<StatusRequest>();
-      const std::uint64_t id = ++core->last_status_request_;
-      core->status_requests_.emplace(id, request);
-      FrameHeader header;
-      header.type = FrameType::status;
-      header.id = id;
-      core->queue_control(header);
-    } else if (core->phase_ == Phase::ready && !core->stop_.begun()) {
-      failure = core->no_control_socket();
-    } else if (core->phase_ == Phase::ended && core->child_ && (!core->stop_.begun() || core->died_unasked_)) {
-      failure = core->end_cause()();
-    } else {
-      failure =
-          std::make_exception_ptr(Error(Errc::not_running, "worker '" + core->options_.name + "' is not running"));
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
-  co_await AsyncEvent::wait(request->answered);
-  if (request->failure) std::rethrow_exception(request->failure);
-  co_return *request->status;
-}
-
 inline void WorkerCore::abandon() noexcept {
   {
     const auto held = lock();
@@ -271,6 +265,12 @@ inline void WorkerCore::abandon() noexcept {
   self = home->move_out(*this);
 }
 
+inline std::string WorkerCore::describe() const {
+  std::string text = "worker '" + options_.name + "'";
+  if (child_) text += " (" + std::to_string(child_->pid()) + ")";
+  return text;
+}
+
 inline void WorkerCore::send_cancel(std::uint64_t call) {
   FrameHeader header;
   header.type = FrameType::cancel;
@@ -282,6 +282,8 @@ inline void WorkerCore::kill_worker() {
   if (!child_ || !child_->running()) return;
   try {
     child_->signal(SIGKILL);
+    // Behind a wrapper the worker is another process.
+    if (greeted_by_ && *greeted_by_ != child_->pid()) kill_descendant(*greeted_by_, child_->pid());
   } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it keeps its place and works on
     return;
   }
@@ -301,55 +303,6 @@ inline void WorkerCore::emit(Event event) const {
   event.worker = options_.name;
   if (child_) event.pid = child_->pid();
   events_->tell(std::move(event));
-}
-
-inline WorkerCore::Phase WorkerCore::phase() const {
-  const auto held = lock();
-  return phase_;
-}
-
-inline bool WorkerCore::alive() const {
-  const auto held = lock();
-  return child_ && child_->running();
-}
-
-inline pid_t WorkerCore::pid() const {
-  const auto held = lock();
-  return child_ ? child_->pid() : 0;
-}
-
-inline std::optional<ExitStatus> WorkerCore::exit_status() const {
-  const auto held = lock();
-  return child_ ? child_->exit_status() : std::nullopt;
-}
-
-inline StopReport WorkerCore::stop_report() const {
-  const auto held = lock();
-  StopReport report = report_;
-  if (phase_ != Phase::ended && child_ && child_->exit_status()) {  // the worker's context went first
-    const ReapReport reaped = child_->report();
-    report.exit = reaped.exit;
-    report.terminated = reaped.terminated;
-    report.killed = reaped.killed;
-    report.rpc = make_error_code(Errc::connection_lost);
-    report.elapsed = reaped.elapsed;
-  }
-  return report;
-}
-
-inline std::exception_ptr WorkerCore::take_start_failure() {
-  const auto held = lock();
-  return std::exchange(start_failure_, nullptr);
-}
-
-inline bool WorkerCore::stop_begun() const {
-  const auto held = lock();
-  return stop_.begun();
-}
-
-inline bool WorkerCore::killed_for_a_call() const {
-  const auto held = lock();
-  return killed_for_a_call_;
 }
 
 }  // namespace drover::inline v1::detail

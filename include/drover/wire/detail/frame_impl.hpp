@@ -41,7 +41,7 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0) refuse("frame header with padding that is not zero");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::result))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::draining))
     refuse("frame of unknown type " + std::to_string(type));
   if (header.status > static_cast<std::uint8_t>(ResultStatus::message_too_large) ||
       (header.status != 0 && header.type != FrameType::result))
@@ -89,14 +89,14 @@ DROVER_INLINE ByteBuffer FrameReader::take_body() {
 
 DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
   // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
-  if (stretches_.size() == head_ || stretches_.back().closed || stretches_.back().buffer().size() >= worth_moving) {
+  if (stretches_.size() == head_ || stretches_.back().shared || stretches_.back().buffer.size() >= worth_moving) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
       stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
       head_ = 0;
     }
-    stretches_.push_back({.bytes = std::move(spare_)});
+    stretches_.push_back({.buffer = std::move(spare_)});
   }
-  return stretches_.back().buffer();
+  return stretches_.back().buffer;
 }
 
 DROVER_INLINE void FrameWriter::make_room_for_stretches(std::size_t count) {
@@ -116,55 +116,42 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, std::span<const std::b
 
 DROVER_INLINE void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
   if (body.size() < worth_moving) return queue(header, body.view());
-  if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
-  header.size = static_cast<std::uint32_t>(body.size());
-  open_stretch();
-  make_room_for_stretches(1);  // from here on nothing fails half-way
-  stretches_.back().buffer().append(&header, sizeof header);
-  pending_ += sizeof header + body.size();
-  stretches_.push_back({.bytes = std::move(body), .closed = true});
+  FrameBody large;
+  large.insert(std::move(body));
+  queue(header, large);
 }
 
-DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody&& body) {
-  if (body.pieces().empty()) return queue(header, std::move(body.buffer()));
+DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
+  if (!body.pieces().empty() || body.buffer().size() >= worth_moving) body.end_piece();
+  if (body.pieces().empty()) return queue(header, body.buffer().view());
   header.size = static_cast<std::uint32_t>(body.size());
-  const std::size_t size = body.size();
-  if (!body.buffer().empty()) body.insert(ByteBuffer());  // makes a piece of it
-  // What is copied comes first, as it may fail: the header and small pieces, up to the first large one, and between
-  // them.
+  // What may fail comes first: the header and small pieces are copied, up to the first large one, and between them.
   std::vector<Stretch> made;
   made.reserve(2 * body.pieces().size());
   ByteBuffer first;
   first.append(&header, sizeof header);
-  for (const MovedBytes& piece : body.pieces()) {
-    const std::span<const std::byte> bytes = view_of(piece);
+  for (const SharedBytes& piece : body.pieces()) {
+    const std::span<const std::byte> bytes = view_of(*piece);
     if (bytes.size() >= worth_moving) {
-      made.push_back({.closed = true});
+      made.push_back({.shared = piece});
     } else if (!bytes.empty()) {
-      if (!made.empty() && made.back().closed) made.emplace_back();
-      (made.empty() ? first : made.back().buffer()).append(bytes);
+      if (!made.empty() && made.back().shared) made.emplace_back();
+      (made.empty() ? first : made.back().buffer).append(bytes);
     }
   }
   open_stretch();
   make_room_for_stretches(made.size());
-  stretches_.back().buffer().append(first.view());  // from here on nothing fails half-way
-  pending_ += sizeof header + size;
-  auto stretch = made.begin();
-  for (MovedBytes& piece : body.pieces()) {
-    if (view_of(piece).size() < worth_moving) continue;
-    while (!stretch->closed) ++stretch;
-    (stretch++)->bytes = std::move(piece);
-  }
+  stretches_.back().buffer.append(first.view());  // from here on nothing fails half-way
+  pending_ += sizeof header + header.size;
   for (Stretch& next : made) stretches_.push_back(std::move(next));
-  body.clear();
 }
 
 DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t count) noexcept {
   std::size_t filled = 0;
   std::size_t skip = written_;
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
-    const std::span<const std::byte> bytes = view_of(stretches_[i].bytes);
+    const std::span<const std::byte> bytes = stretches_[i].view();
     if (bytes.size() == skip) continue;
     stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // only read from
   }
@@ -174,15 +161,16 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
 DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
   pending_ -= count;
   written_ += count;
-  while (head_ < stretches_.size() && written_ >= view_of(stretches_[head_].bytes).size()) {
+  while (head_ < stretches_.size() && written_ >= stretches_[head_].view().size()) {
     Stretch& done = stretches_[head_++];
-    written_ -= view_of(done.bytes).size();
-    const std::size_t capacity = done.closed ? 0 : done.buffer().capacity();
+    written_ -= done.view().size();
+    done.shared.reset();
+    const std::size_t capacity = done.buffer.capacity();
     if (capacity > spare_.capacity() && capacity <= 2 * worth_moving) {
-      spare_ = std::move(done.buffer());
+      spare_ = std::move(done.buffer);
       spare_.clear();
     } else {
-      done.bytes = ByteBuffer();
+      done.buffer = ByteBuffer();
     }
   }
   if (pending_ == 0) {

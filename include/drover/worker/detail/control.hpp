@@ -16,6 +16,7 @@
 
 #include <drover/error.hpp>
 #include <drover/os/signals.hpp>
+#include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/drain.hpp>
@@ -24,24 +25,47 @@
 
 namespace drover::inline v1::detail {
 
-/// A reply on the control socket. Small enough for the kernel to take it whole or not at all, so that two threads may
-/// send them.
+/// A frame from the worker on the control socket. Small enough for the kernel to take it whole or not at all, so that
+/// two threads may send them.
 struct ControlReply {
-  template <class Body>
-  ControlReply(FrameType type, std::uint64_t id, const Body& content) noexcept {
-    static_assert(sizeof content == sizeof body);
+  enum class Sent {
+    done,
+    socket_full,      // again when it is writable
+    short_of_memory,  // again after Channel::memory_pause
+    lost              // nobody will read it
+  };
+
+  ControlReply(FrameType type, std::uint64_t id) noexcept {
     header.type = type;
     header.id = id;
+  }
+  template <class Body>
+  ControlReply(FrameType type, std::uint64_t id, const Body& content) noexcept : ControlReply(type, id) {
+    static_assert(sizeof content == sizeof body);
     header.size = sizeof content;
     std::memcpy(body, &content, sizeof content);
   }
 
-  /// True unless the socket is full.
-  bool send(int socket) const noexcept {
+  Sent send(int socket) const noexcept {
     for (;;) {
-      if (::send(socket, this, sizeof *this, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return true;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-      if (errno != EINTR) return true;  // nobody there any more, which is noticed elsewhere
+      if (::send(socket, this, sizeof header + header.size, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return Sent::done;
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return Sent::socket_full;
+      if (errno == ENOBUFS || errno == ENOMEM) return Sent::short_of_memory;
+      if (errno != EINTR) return Sent::lost;
+    }
+  }
+  /// Waits as long as it takes; false if nobody will read it.
+  bool send_for_certain(int socket) const noexcept {
+    for (;;) {
+      switch (send(socket)) {
+        case Sent::done: return true;
+        case Sent::lost: return false;
+        case Sent::short_of_memory: ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count())); break;
+        case Sent::socket_full: {
+          pollfd writable{socket, POLLOUT, 0};
+          ::poll(&writable, 1, -1);
+        }
+      }
     }
   }
 
@@ -94,7 +118,7 @@ class ControlThread {
   }
 
   void wait() noexcept {
-    socket_.events = unsent_.empty() ? POLLIN : POLLIN | POLLOUT;
+    socket_.events = unsent_.empty() || short_of_memory_ ? POLLIN : POLLIN | POLLOUT;
     pollfd watched[] = {bell_, socket_, parent_};
     timespec timeout{};
     const timespec* bound = nullptr;
@@ -105,8 +129,12 @@ class ControlThread {
       timeout.tv_nsec = static_cast<long>((left % seconds(1)).count());
       bound = &timeout;
     }
-    if (::ppoll(watched, std::size(watched), bound, nullptr) <= 0)
+    constexpr timespec pause{0, std::chrono::nanoseconds(Channel::memory_pause).count()};
+    if (short_of_memory_ && (bound == nullptr || timeout.tv_sec > 0 || timeout.tv_nsec > pause.tv_nsec)) bound = &pause;
+    const int ready = ::ppoll(watched, std::size(watched), bound, nullptr);
+    if (ready <= 0)
       for (pollfd& fd : watched) fd.revents = 0;
+    if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: not in a busy loop
     if (watched[0].revents != 0) state_.control_bell.take();
     socket_.revents = watched[1].revents;
     parent_.revents = watched[2].revents;
@@ -117,9 +145,23 @@ class ControlThread {
     if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
   }
 
-  void hear_signals(Clock::time_point now) noexcept {
-    if (state_.terminations.exchange(0) != 0) drain_.terminate(now);
+  void hear_signals(Clock::time_point now) {
+    const bool drained_before = drain_.draining();
+    for (unsigned n = state_.terminations.exchange(0); n != 0; --n) terminate(now);
     for (unsigned n = state_.interrupts.exchange(0); n != 0; --n) drain_.interrupt(now);
+    // The main thread may be busy with a routine: the parent is to send nothing more from now on.
+    if (!drained_before && drain_.draining() && socket_.fd >= 0)
+      unsent_.push_back(ControlReply(FrameType::draining, nothing_begun_yet));
+  }
+  /// SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for the end, or has died, a signal
+  /// is meant for this process in any case.
+  void terminate(Clock::time_point now) noexcept {
+    const bool ending = lost_ || (state_.orders.load() & Order::stop) != 0;
+    switch (ending ? OnTerminate::cancel : state_.environment.on_terminate) {
+      case OnTerminate::cancel: return drain_.terminate(now);
+      case OnTerminate::drain: return drain_.interrupt(now);
+      case OnTerminate::leave_to_parent: return;
+    }
   }
 
   void parent_lost(Clock::time_point now) noexcept {
@@ -145,11 +187,15 @@ class ControlThread {
     const std::span<std::byte> room = reader_.prepare();
     const ssize_t received = ::recv(socket_.fd, room.data(), room.size(), MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
+    if (received < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
+      ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));  // it stays readable
+      return;
+    }
     if (received <= 0) return socket_ended(now);
     reader_.commit(static_cast<std::size_t>(received));
     try {
       while (const auto frame = reader_.next()) obey(*frame, now);
-    } catch (const Error&) {
+    } catch (const std::exception&) {  // nonsense; or no memory to obey with, and then nobody must wait for it
       parent_lost(now);
     }
   }
@@ -195,9 +241,14 @@ class ControlThread {
   }
 
   void send_replies() noexcept {
+    short_of_memory_ = false;
     std::size_t sent = 0;
-    while (sent < unsent_.size() && socket_.fd >= 0 && unsent_[sent].send(socket_.fd)) ++sent;
+    auto result = ControlReply::Sent::done;
+    for (; sent < unsent_.size() && socket_.fd >= 0; ++sent)
+      if (result = unsent_[sent].send(socket_.fd); result != ControlReply::Sent::done) break;
     unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(sent));
+    short_of_memory_ = result == ControlReply::Sent::short_of_memory;
+    if (result == ControlReply::Sent::lost) socket_ended(Clock::now());
   }
 
   /// Carries out what the drain decides.
@@ -221,8 +272,11 @@ class ControlThread {
   /// The hard exit.
   [[noreturn]] void leave() noexcept {
     const std::uint32_t before = state_.orders.fetch_or(Order::cut);
-    if ((before & (Order::stop | Order::finished)) == Order::stop && socket_.fd >= 0)
-      stop_reply(state_, true).send(socket_.fd);
+    if ((before & (Order::stop | Order::finished)) == Order::stop && socket_.fd >= 0) {
+      const ControlReply reply = stop_reply(state_, true);
+      for (int tries = 0; tries < 10 && reply.send(socket_.fd) == ControlReply::Sent::short_of_memory; ++tries)
+        ::usleep(1000);
+    }
     for (;;) ::syscall(SYS_exit_group, 1);  // not _exit(): sanitizers make something else of it
   }
 
@@ -232,6 +286,7 @@ class ControlThread {
   std::vector<ControlReply> unsent_;
   std::uint32_t told_ = 0;
   bool lost_ = false;
+  bool short_of_memory_ = false;
   pollfd bell_{state_.control_bell.fd(), POLLIN, 0};
   pollfd socket_{state_.control.get(), POLLIN, 0};
   pollfd parent_{state_.parent.get(), POLLIN, 0};

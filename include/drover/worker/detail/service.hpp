@@ -13,6 +13,7 @@
 #include <asio/cancellation_signal.hpp>
 #include <asio/io_context.hpp>
 #include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <drover/wire/body.hpp>
 #include <drover/wire/channel.hpp>
@@ -34,7 +35,9 @@ class WorkerService {
   WorkerService(const WorkerService&) = delete;
   WorkerService& operator=(const WorkerService&) = delete;
 
-  /// Says HELLO, works, and returns once drained. Throws what handlers of the user's own on this loop have thrown.
+  /// Says HELLO. Throws std::system_error if the process is out of threads or descriptors.
+  void begin();
+  /// Works, and returns once drained. Throws what handlers of the user's own on this loop have thrown.
   void run();
 
  private:
@@ -81,6 +84,8 @@ class WorkerService {
   void hear();
   void cancel(std::uint64_t call);
   void cancel_all();
+  void take_no_more();
+  void forget_call();
   void connection_lost();
 
   // After each step: send, then wait for more, or leave.
@@ -102,6 +107,7 @@ class WorkerService {
   Channel& data_;
   asio::posix::stream_descriptor data_watch_{context_};
   asio::posix::stream_descriptor bell_watch_{context_};
+  asio::steady_timer memory_timer_{context_};
 
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
   bool held_ = false;               // there may be frames in the reader that have not been looked at
@@ -116,9 +122,11 @@ class WorkerService {
   std::uint32_t orders_ = 0;  // those that have been heard
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
   std::uint64_t last_call_ = 0;  // of a STOP
-  std::size_t intake_left_ = 0;  // bytes that were in the socket when draining began without a STOP
+  std::uint64_t begun_ = 0;      // the last call that has begun
+  bool takes_no_more_ = false;   // no call begins any more, and the parent knows
 };
 
 }  // namespace drover::inline v1::detail
 
 #include <drover/worker/detail/service_impl.hpp>
+#include <drover/worker/detail/service_orders_impl.hpp>

@@ -5,12 +5,12 @@
 #include <limits>
 #include <poll.h>
 #include <string>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <utility>
 
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
 #include <asio/post.hpp>
 
 #include <drover/error.hpp>
@@ -41,12 +41,15 @@ inline WorkerService::~WorkerService() {
   }
 }
 
-inline void WorkerService::run() {
+inline void WorkerService::begin() {
   if (routines_.any_takes_stop_token()) start_notifier(state_);
   state_.phase.store(WorkerState::Phase::serving);
   say_hello();
   watch_bell();
   watch_data();
+}
+
+inline void WorkerService::run() {
   while (!finished_) {  // a routine may have stopped the context
     context_.restart();
     context_.run();
@@ -69,6 +72,10 @@ inline void WorkerService::say_hello() {
           send_with_credentials(state_.control.get(), {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
     } catch (const std::system_error& e) {
       if (e.code() == std::errc::broken_pipe || e.code() == std::errc::connection_reset) return;  // seen elsewhere
+      if (e.code() == std::errc::no_buffer_space || e.code() == std::errc::not_enough_memory) {
+        ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));
+        continue;
+      }
       if (e.code() != std::errc::resource_unavailable_try_again) throw;
       pollfd writable{state_.control.get(), POLLOUT, 0};
       ::poll(&writable, 1, -1);
@@ -80,7 +87,8 @@ inline void WorkerService::say_hello() {
 
 inline void WorkerService::watch_bell() {
   bell_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
-    if (ec) return;
+    if (ec == asio::error::operation_aborted) return;
+    if (ec) return connection_lost();  // without its orders it must not go on
     state_.main_bell.take();
     watch_bell();
     hear();
@@ -91,19 +99,26 @@ inline void WorkerService::watch_bell() {
 inline void WorkerService::watch_data() {
   if (std::exchange(waiting_for_data_, true)) return;
   data_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
-    if (ec) return;
+    if (ec == asio::error::operation_aborted) return;
     waiting_for_data_ = false;
+    if (ec) connection_lost();
     on_readable();
   });
 }
 
 inline void WorkerService::watch_writable() {
   if (std::exchange(waiting_for_room_, true)) return;
-  data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, [this](std::error_code ec) {
-    if (ec) return;
+  const auto on_room = [this](std::error_code ec) {
+    if (ec == asio::error::operation_aborted) return;
     waiting_for_room_ = full_ = false;
+    if (ec) connection_lost();
     go_on();
-  });
+  };
+  if (data_.short_of_memory()) {
+    memory_timer_.expires_after(Channel::memory_pause);
+    return memory_timer_.async_wait(on_room);
+  }
+  data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, on_room);
 }
 
 inline void WorkerService::go_on_later() {
@@ -127,15 +142,14 @@ inline void WorkerService::on_readable() {
 
 /// True if something was received.
 inline bool WorkerService::receive() {
-  if (intake_left_ != 0) {
-    int waiting = 0;
-    ::ioctl(data_.fd(), FIONREAD, &waiting);
-    const std::size_t at_least = std::min(static_cast<std::size_t>(waiting), data_.reader().prepare().size());
-    intake_left_ -= std::min(intake_left_, std::max<std::size_t>(at_least, 1));
+  try {
+    const Channel::Received received = data_.receive();
+    if (received == Channel::Received::closed) connection_lost();
+    return received == Channel::Received::some;
+  } catch (const std::system_error&) {  // the program has closed the socket
+    connection_lost();
+    return false;
   }
-  const Channel::Received received = data_.receive();
-  if (received == Channel::Received::closed) connection_lost();
-  return received == Channel::Received::some;
 }
 
 /// Returns how many.
@@ -144,8 +158,10 @@ inline std::size_t WorkerService::take_frames() {
   held_ = true;
   now_ = Clock::now();
   try {
-    for (Clock::time_point began; !full_ && !parent_gone_; ++count) {
+    for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
       if (count == 1) began = now_;
+      hear();
+      if (takes_no_more_) break;
       if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       const auto frame = data_.next();
       if (!frame) {
@@ -158,6 +174,7 @@ inline std::size_t WorkerService::take_frames() {
     held_ = false;
     connection_lost();
   }
+  if (takes_no_more_) held_ = false;  // the parent sends them to another worker
   return count;
 }
 
@@ -202,8 +219,9 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
   hear();  // after that, so that between here and the notifier no cancellation is lost
-  if (is_cancelled()) {
+  if (is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.id);
+    if (takes_no_more_) return forget_call();
     return refuse(call, ResultStatus::cancelled, "cancelled before it began", true);
   }
   // Results that are finished do not wait for a routine that may take its time, or take this process along.
@@ -211,6 +229,7 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
     flush();
     now_ = Clock::now();
   }
+  begun_ = call.id;
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
@@ -226,7 +245,7 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
   hear();
   answer(call, status, scratch_);
   routine.quick_runs = now_ - began >= longest_wait ? 0 : std::min(routine.quick_runs + 1, trusted_after);
-  ended(is_cancelled());
+  ended(is_cancelled() && status != ResultStatus::ok);
 }
 
 inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine) {
@@ -241,11 +260,13 @@ inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine)
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.header.id);
   hear();
-  if (call.cancelled || is_cancelled()) {
+  if (call.cancelled || is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.header.id);
     const auto taken = coroutines_.extract(call.header.id);
+    if (takes_no_more_) return forget_call();
     return refuse(call.header, ResultStatus::cancelled, "cancelled before it began", true);
   }
+  begun_ = call.header.id;
   asio::co_spawn(context_, routine.start(arguments, std::move(stop), call.result),
                  asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {
                    coroutine_ended(call, std::move(failure));
@@ -260,7 +281,7 @@ inline void WorkerService::coroutine_ended(CoroutineCall& call, std::exception_p
     if (failure) std::rethrow_exception(failure);
   });
   answer(call.header, status, call.result);
-  ended(call.cancelled);
+  ended(call.cancelled && status != ResultStatus::ok);
   over_.push_back(std::move(owned.mapped()));
   go_on_later();
 }
@@ -274,8 +295,10 @@ inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, 
   header.slot = call.slot;
   header.id = call.id;
   header.core = current_core();
+  begun_ = std::max(begun_, call.id);
   const bool first = !data_.wants_write();
-  data_.queue(header, std::move(body));
+  data_.queue(header, body);
+  body.clear();
   now_ = Clock::now();
   if (first) unsent_since_ = now_;
   if (data_.gathered_enough(header.core, call.core)) flush();
@@ -298,87 +321,6 @@ inline void WorkerService::flush() {
   full_ = !error && data_.wants_write();
   // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.
   if (error && error != std::errc::broken_pipe && error != std::errc::connection_reset) connection_lost();
-}
-
-// What the control thread says --------------------------------------------------------------------
-
-inline void WorkerService::hear() {
-  while (const auto call = state_.cancelled_calls.pop()) cancel(*call);
-  const std::uint32_t orders = state_.orders.load(std::memory_order_acquire);
-  if ((orders & Order::stop) != 0) last_call_ = state_.last_call.load();
-  if (orders == orders_) return;
-  const std::uint32_t news = orders & ~std::exchange(orders_, orders);
-  if ((news & Order::drain) != 0) {
-    draining_ = true;
-    int waiting = 0;
-    ::ioctl(data_.fd(), FIONREAD, &waiting);
-    intake_left_ = static_cast<std::size_t>(waiting);
-  }
-  if ((news & Order::parent_gone) != 0) parent_gone_ = true;
-  if ((news & Order::cancel_calls) != 0) cancel_all();
-}
-
-inline void WorkerService::cancel(std::uint64_t id) {
-  if (id > state_.last_read.load(std::memory_order_relaxed)) {
-    early_cancels_.insert(id);  // it has overtaken its CALL
-    return;
-  }
-  if (id == current_) current_cancelled_ = true;
-  const auto found = coroutines_.find(id);
-  if (found == coroutines_.end() || std::exchange(found->second->cancelled, true)) return;
-  found->second->cancellation.emit(asio::cancellation_type::terminal);
-}
-
-inline void WorkerService::cancel_all() {
-  cancelling_ = true;
-  std::vector<std::uint64_t> ids;
-  for (const auto& [id, call] : coroutines_) ids.push_back(id);
-  for (const std::uint64_t id : ids) cancel(id);
-}
-
-inline void WorkerService::connection_lost() {
-  lost_ = true;
-  state_.data_lost.store(true);
-  state_.control_bell.ring();
-}
-
-// After each step ---------------------------------------------------------------------------------
-
-inline void WorkerService::go_on() {
-  over_.clear();
-  if (data_.wants_write() && !full_) flush();
-  if (full_ && !parent_gone_) watch_writable();
-  if (held_ && !full_ && !parent_gone_) return go_on_later();
-  if (done()) return finish();
-  if (!held_ && !all_read()) watch_data();
-}
-
-/// No further CALL is for this worker.
-inline bool WorkerService::all_read() const noexcept {
-  if (lost_ || parent_gone_) return true;
-  if (!draining_) return false;
-  if ((orders_ & Order::stop) != 0) return state_.last_read.load(std::memory_order_relaxed) >= last_call_;
-  return intake_left_ == 0;
-}
-
-inline bool WorkerService::done() const noexcept {
-  if (!draining_ || !all_read() || !coroutines_.empty()) return false;
-  return parent_gone_ || (!held_ && !data_.wants_write());
-}
-
-inline void WorkerService::finish() {
-  const std::uint32_t before = state_.orders.fetch_or(Order::finished);
-  if ((before & (Order::stop | Order::cut)) == Order::stop) {
-    const ControlReply reply = stop_reply(state_, false);
-    while (!reply.send(state_.control.get())) {
-      pollfd writable{state_.control.get(), POLLOUT, 0};
-      ::poll(&writable, 1, -1);
-    }
-  }
-  // Otherwise the control thread has a bound for the rest already.
-  if ((before & Order::bounded) == 0) state_.control_bell.ring();
-  finished_ = true;
-  context_.stop();
 }
 
 }  // namespace drover::inline v1::detail

@@ -65,7 +65,7 @@ struct WorkerState {
 
   explicit WorkerState(WorkerEnvironment e)
       : environment(std::move(e)),
-        shutdown_grace(std::chrono::nanoseconds(environment.shutdown_grace_ns)),
+        shutdown_grace(std::chrono::nanoseconds(std::clamp<std::int64_t>(environment.shutdown_grace_ns, 0, never / 4))),
         control(environment.control.fd),
         data(UniqueFd(environment.data.fd), std::max<std::size_t>(environment.max_message_size, least_max_body)),
         parent(environment.parent.fd),
@@ -120,7 +120,9 @@ inline void add_one(std::atomic<std::uint64_t>& counter) noexcept {
 /// The clock's moment for one in a frame.
 inline Deadline deadline_from(std::int64_t nanoseconds) noexcept {
   if (nanoseconds == never) return std::nullopt;
-  return Clock::time_point(std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
+  // Whatever the parent sends: sums and differences of such moments must not overflow.
+  const std::int64_t bounded = std::clamp<std::int64_t>(nanoseconds, 0, never / 4);
+  return Clock::time_point(std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(bounded)));
 }
 
 }  // namespace drover::inline v1::detail

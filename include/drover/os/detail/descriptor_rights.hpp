@@ -1,0 +1,135 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <mutex>
+#include <span>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/pin.hpp>
+#include <drover/os/fd.hpp>
+#include <drover/os/signals.hpp>
+
+/// Descriptors that a peer attaches to what it sends (SCM_RIGHTS in unix(7)). drover asks for none. Closing one may
+/// block for as long as the peer likes: a TCP socket that lingers, a file on a file system that the peer serves. The
+/// kernel closes those that the receiver does not take on the receiver's thread.
+namespace drover::inline v1::detail {
+
+// The same number on every architecture that Linux 6.16 added it to; older C libraries do not name it.
+#ifdef SO_PASSRIGHTS
+inline constexpr int so_passrights = SO_PASSRIGHTS;
+#else
+inline constexpr int so_passrights = 83;
+#endif
+
+/// The kernel refuses to send descriptors to this end from now on (EPERM at the sender). False where it cannot: before
+/// Linux 6.16.
+inline bool refuse_descriptors(int socket) noexcept {
+  const int off = 0;
+  return ::setsockopt(socket, SOL_SOCKET, so_passrights, &off, sizeof off) == 0;
+}
+
+/// Closes descriptors on a thread of its own, which lives while there are any to close. Any thread.
+class DescriptorDisposal {
+ public:
+  /// Never blocks. Without memory or a thread the descriptors stay open, which harms less than a blocked thread.
+  static void close(std::span<const int> descriptors) noexcept {
+    Shared& shared = state();
+    const std::lock_guard held(shared.mutex);
+    try {
+      shared.waiting.insert(shared.waiting.end(), descriptors.begin(), descriptors.end());
+      if (std::exchange(shared.running, true)) return;
+      pin_this_object();
+      const BlockAllSignals blocked;
+      std::thread([] { run(); }).detach();
+    } catch (...) {
+      shared.running = false;
+    }
+  }
+
+ private:
+  struct Shared {
+    std::mutex mutex;
+    std::vector<int> waiting;
+    bool running = false;
+  };
+  static Shared& state() noexcept {
+    static Shared& shared = *new Shared;  // never destroyed: the thread may outlive main()
+    return shared;
+  }
+  static void run() noexcept {
+    Shared& shared = state();
+    for (std::vector<int> batch;;) {
+      batch.clear();
+      {
+        const std::lock_guard held(shared.mutex);
+        batch.swap(shared.waiting);
+        shared.running = !batch.empty();
+      }
+      if (batch.empty()) return;
+      for (const int descriptor : batch) ::close(descriptor);
+    }
+  }
+};
+
+/// What recvmsg(2) says, with credentials apart.
+struct ReceivedMessage {
+  ssize_t bytes = -1;        // as recvmsg(2) returns it; errno is set if it is negative
+  bool descriptors = false;  // some came along; they are being closed elsewhere
+  bool has_sender = false;
+  ucred sender{};
+};
+
+/// recvmsg(2), repeated after EINTR. Takes all descriptors that came along, so that the kernel closes none on this
+/// thread.
+inline ReceivedMessage receive_message(int socket, std::span<std::byte> room, int flags = 0) noexcept {
+  // Room for the most that one message may carry (SCM_MAX_FD).
+  constexpr std::size_t most = 253;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(most * sizeof(int))];
+  iovec part{room.data(), room.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  ReceivedMessage received;
+  do {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    received.bytes = ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+  } while (received.bytes < 0 && errno == EINTR);
+  if (received.bytes < 0 || message.msg_controllen == 0) return received;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET) continue;
+    if (header->cmsg_type == SCM_CREDENTIALS) {
+      std::memcpy(&received.sender, CMSG_DATA(header), sizeof received.sender);
+      received.has_sender = true;
+    } else if (header->cmsg_type == SCM_RIGHTS) {
+      std::array<int, most> descriptors{};
+      const std::size_t count = std::min((header->cmsg_len - CMSG_LEN(0)) / sizeof(int), most);
+      std::memcpy(descriptors.data(), CMSG_DATA(header), count * sizeof(int));
+      DescriptorDisposal::close({descriptors.data(), count});
+      received.descriptors = true;
+    }
+  }
+  return received;
+}
+
+/// Closes a socket that the kernel has not been told to refuse descriptors on: takes those first that wait in it.
+inline void close_without_descriptors(UniqueFd socket) noexcept {
+  if (!socket) return;
+  const int saved = errno;
+  ::shutdown(socket.get(), SHUT_RDWR);  // nothing more comes in
+  std::array<std::byte, 4096> ignored;
+  while (receive_message(socket.get(), ignored, MSG_DONTWAIT).bytes > 0) {
+  }
+  errno = saved;
+}
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+
+namespace drover::inline v1 {
+
+/// What SIGTERM or SIGHUP from outside does to a worker that serves, see WorkerOptions::on_terminate. A signal that
+/// comes after the parent has asked the worker to stop, or has died, cancels the calls in flight whatever is set here.
+enum class OnTerminate : std::uint8_t {
+  cancel,          ///< cancels the calls in flight and exits
+  drain,           ///< lets the calls in flight finish, however long they take, and exits; a second signal cancels them
+  leave_to_parent  ///< nothing, while the parent lives: for service managers that signal the whole control group
+};
+
+}  // namespace drover::inline v1
