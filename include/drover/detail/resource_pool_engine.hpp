@@ -45,30 +45,6 @@ struct SteadyTime {
   static Clock::time_point now() noexcept { return Clock::now(); }
 };
 
-/// One reference to a node.
-template <class Node>
-class Hold {
- public:
-  Hold() = default;
-  explicit Hold(Node& node) noexcept : node_(&node) {}  // takes over one that is counted already
-  Hold(Hold&& other) noexcept : node_(other.take()) {}
-  Hold& operator=(Hold&& other) noexcept {
-    Hold old(std::exchange(node_, other.take()));
-    return *this;
-  }
-  ~Hold() {
-    if (node_ != nullptr) node_->owner->release(*node_);
-  }
-
-  Node* get() const noexcept { return node_; }
-  Node* take() noexcept { return std::exchange(node_, nullptr); }
-
- private:
-  explicit Hold(Node* node) noexcept : node_(node) {}
-
-  Node* node_ = nullptr;
-};
-
 /// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
 /// lives as long as the pool, the leases, and the factories and finalizers that run.
 template <class Key, class Value, class Lookup, class Time>

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_departures.hpp>
 #include <drover/detail/resource_pool_node.hpp>
 #include <drover/detail/resource_pool_table.hpp>
 #include <drover/timeout.hpp>
@@ -66,11 +67,10 @@ class Machine {
   /// Those being finalized, then the idle ones, in the order in which they will expire.
   template <class F>
   void for_each_pending(F f) const {
-    if (!leaving_.empty())
-      for (const Node* node = &leaving_.front(); node != nullptr; node = node->next)
-        if (node->state == State::finalizing) f(*node);
-    if (!idle_.empty())
-      for (const Node* node = &idle_.front(); node != nullptr; node = node->next) f(*node);
+    leaving_.for_each([&f](const Node& node) {
+      if (node.state == State::finalizing) f(node);
+    });
+    idle_.for_each(f);
   }
 
   /// When the first of the idle ones expires.
@@ -206,7 +206,7 @@ class Machine {
     if (node.state == State::finalizing || node.cleared) return;
     node.cleared = true;
     if (node.state == State::idle) idle_.erase(node);
-    if (node.state == State::making) return join_leaving(node);  // finalized once made
+    if (node.state == State::making) return leaving_.join(node);  // finalized once made
     leave(node);
   }
 
@@ -243,12 +243,7 @@ class Machine {
   }
 
   /// Set when all those have gone that are leaving now; null if there are none.
-  std::shared_ptr<AsyncEvent> all_gone_event() {
-    if (leaving_.empty()) return nullptr;
-    const auto event = std::make_shared<AsyncEvent>();
-    barriers_.push_back({leaving_.back().departure, event});
-    return event;
-  }
+  std::shared_ptr<AsyncEvent> all_gone_event() { return leaving_.all_gone_event(); }
 
   // What to do ----------------------------------------------------------------------------------
 
@@ -271,11 +266,6 @@ class Machine {
   std::vector<Node*> take_all() noexcept { return table_.take(); }
 
  private:
-  struct Barrier {
-    std::uint64_t departure;
-    std::shared_ptr<AsyncEvent> event;
-  };
-
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
   std::size_t count(State state) const noexcept { return states_[index(state)]; }
 
@@ -307,21 +297,12 @@ class Machine {
 
   void leave(Node& node) noexcept {
     set_state(node, State::finalizing);
-    join_leaving(node);
+    leaving_.join(node);
     run(node);
   }
 
-  void join_leaving(Node& node) noexcept {
-    node.departure = ++departures_;
-    leaving_.push_back(node);
-  }
-
   void depart(Node& node) noexcept {
-    leaving_.erase(node);
-    while (!barriers_.empty() && (leaving_.empty() || leaving_.front().departure > barriers_.front().departure)) {
-      wake(barriers_.front().event);
-      barriers_.erase(barriers_.begin());
-    }
+    leaving_.depart(node, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
   }
 
   void drop(Node& node) noexcept {
@@ -362,12 +343,10 @@ class Machine {
 
   Rules rules_;
   Table<Node, Lookup> table_;
-  List<Node> idle_;     // in the order of their deadlines
-  List<Node> leaving_;  // being finalized, or made and cleared meanwhile; in the order of their departures
+  List<Node> idle_;  // in the order of their deadlines
+  Departures<Node> leaving_;
   std::array<std::size_t, 6> states_{};
   std::size_t leased_ = 0;
-  std::uint64_t departures_ = 0;
-  std::vector<Barrier> barriers_;
   Work work_;
   Node* last_to_run_ = nullptr;
   std::vector<Notice> notices_;

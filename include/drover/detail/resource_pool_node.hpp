@@ -80,9 +80,38 @@ class List {
     node.previous = node.next = nullptr;
   }
 
+  template <class F>
+  void for_each(F f) const {
+    for (const Node* node = first_; node != nullptr; node = node->next) f(*node);
+  }
+
  private:
   Node* first_ = nullptr;
   Node* last_ = nullptr;
+};
+
+/// One reference to a node.
+template <class Node>
+class Hold {
+ public:
+  Hold() = default;
+  explicit Hold(Node& node) noexcept : node_(&node) {}  // takes over one that is counted already
+  Hold(Hold&& other) noexcept : node_(other.take()) {}
+  Hold& operator=(Hold&& other) noexcept {
+    Hold old(std::exchange(node_, other.take()));
+    return *this;
+  }
+  ~Hold() {
+    if (node_ != nullptr) node_->owner->release(*node_);
+  }
+
+  Node* get() const noexcept { return node_; }
+  Node* take() noexcept { return std::exchange(node_, nullptr); }
+
+ private:
+  explicit Hold(Node* node) noexcept : node_(node) {}
+
+  Node* node_ = nullptr;
 };
 
 }  // namespace drover::inline v1::detail::resource_pool
