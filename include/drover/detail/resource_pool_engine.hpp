@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -15,30 +14,18 @@
 #include <asio/detached.hpp>
 #include <asio/error.hpp>
 #include <asio/execution_context.hpp>
-#include <asio/post.hpp>
 #include <asio/query.hpp>
 #include <asio/system_error.hpp>
 
-#include <drover/detail/home.hpp>
 #include <drover/detail/resource_pool_machine.hpp>
 #include <drover/detail/resource_pool_maker.hpp>
 #include <drover/detail/resource_pool_node.hpp>
+#include <drover/detail/resource_pool_outlet.hpp>
 #include <drover/detail/resource_pool_table.hpp>
 #include <drover/detail/resource_pool_timer.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail::resource_pool {
-
-/// The pool's copy of its executor, which may not outlive the context.
-class Anchor final : public Resident {
- public:
-  explicit Anchor(asio::any_io_executor e) : executor(std::move(e)) {}
-
-  std::optional<asio::any_io_executor> executor;
-
- private:
-  void evict() noexcept override { executor.reset(); }
-};
 
 struct SteadyTime {
   using Timer = IdleTimer;
@@ -63,18 +50,11 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
       : machine_(rules),
         callbacks_(std::move(callbacks)),
-        home_(Home::of(asio::query(executor, asio::execution::context))),
-        anchor_(std::make_shared<Anchor>(executor)),
-        timer_(asio::query(executor, asio::execution::context), home_) {
-    const auto held = home_->lock();
-    if (!home_->down()) home_->move_in(anchor_);
-  }
+        outlet_(executor),
+        timer_(asio::query(executor, asio::execution::context), outlet_.home()) {}
 
   ~Engine() {
     for (Node* chain : machine_.take_all()) delete_all(chain);
-    // Under the lock, so that the context can't go meanwhile. No longer listed: its eviction sees to it.
-    const auto held = home_->lock();
-    if (home_->move_out(*anchor_)) anchor_->executor.reset();
   }
 
   /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
@@ -191,18 +171,10 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     while (chain != nullptr) delete std::exchange(chain, chain->chain);
   }
 
-  /// On the pool's executor, or not at all if its context is gone. The function must not own anything alone: it may be
-  /// destroyed here and now, under the home's lock.
-  template <class F>
-  void post(F function) {
-    const auto held = home_->lock();
-    if (!home_->down()) asio::post(*anchor_->executor, std::move(function));
-  }
-
   void start(Node& node) {
     if (node.state == State::finalizing && !callbacks_.finalizer) return finished(node, nullptr);
     const auto job = std::make_shared<Job>(this->shared_from_this(), node);
-    post([job] { job->engine->run(job); });
+    outlet_.post([job] { job->engine->run(job); });
   }
 
   /// On the pool's executor.
@@ -226,8 +198,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void spawn(asio::awaitable<void> coroutine) {
-    const asio::any_io_executor executor = *anchor_->executor;
-    asio::co_spawn(executor, std::move(coroutine), asio::detached);
+    asio::co_spawn(outlet_.executor(), std::move(coroutine), asio::detached);
   }
 
   static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
@@ -325,7 +296,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   void post_tell(const std::shared_ptr<Engine>& self) {
     const auto telling = std::make_shared<Telling>(self);
-    post([telling] {
+    outlet_.post([telling] {
       telling->begun = true;
       telling->engine->tell();
     });
@@ -348,7 +319,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     armed_ = true;  // until what is due has been dealt with
     lock.unlock();
     const auto self = this->shared_from_this();
-    post([self] { self->expire_due(); });
+    outlet_.post([self] { self->expire_due(); });
   }
 
   void expire_due() {
@@ -365,8 +336,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   bool telling_ = false;  // tell() is posted or runs
   Callbacks callbacks_;
   std::shared_ptr<Engine> self_;  // while the pool is gone and leases are not
-  std::shared_ptr<Home> home_;
-  std::shared_ptr<Anchor> anchor_;
+  Outlet outlet_;
   typename Time::Timer timer_;
 };
 
