@@ -50,6 +50,13 @@ namespace drover::inline v1 {
 /// context: one that holds I/O objects of that context must not outlive it, so destroy such a pool and its leases
 /// first.
 ///
+/// **Values that hold leases**, of this pool or of others, may form chains of any length: they are destroyed one after
+/// the other, without recursion. A lease that the destructor of a value releases destroys nothing before that
+/// destructor has returned. What it ends without a finalizer is destroyed on the same thread, before the release(),
+/// expire() or clear() that began it completes. So such a destructor must not block its thread until another value is
+/// gone. It may destroy a pool, which takes the idle values of that pool along at once, and it may run a context of its
+/// own that awaits a release().
+///
 /// **The timer.** Idle values expire in order, driven by one steady timer per pool. It is not work: an idle pool does
 /// not keep run() of an asio::io_context or join() of an asio::thread_pool from returning, on strands and other
 /// executors of theirs neither; asio::system_context and contexts of your own likewise (Asio runs the timers of the
@@ -263,7 +270,7 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   [[nodiscard]] asio::awaitable<void> release() {
     auto& given_back = node();
     hold_.take();
-    return given_back.owner->release_and_wait(given_back);
+    return given_back.owner().release_and_wait(given_back);
   }
 
  private:

@@ -17,6 +17,8 @@
 #include <asio/query.hpp>
 #include <asio/system_error.hpp>
 
+#include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_disposal.hpp>
 #include <drover/detail/resource_pool_machine.hpp>
 #include <drover/detail/resource_pool_maker.hpp>
 #include <drover/detail/resource_pool_node.hpp>
@@ -33,9 +35,13 @@ struct SteadyTime {
 };
 
 /// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
-/// lives as long as the pool, the leases, and the factories and finalizers that run.
+/// lives as long as the pool and its nodes.
 template <class Key, class Value, class Lookup, class Time>
-class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
+class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
+               public TimerTarget,
+               private Disposer {
+  friend resource_pool::Node<Key, Value, Engine>;
+
  public:
   using Node = resource_pool::Node<Key, Value, Engine>;
   using Hold = resource_pool::Hold<Node>;
@@ -53,17 +59,17 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
         outlet_(executor),
         timer_(asio::query(executor, asio::execution::context), outlet_.home()) {}
 
-  ~Engine() {
-    for (Node* chain : machine_.take_all()) delete_all(chain);
-  }
-
   /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
   void close() {
-    std::unique_lock lock(mutex_);
-    machine_.close();
-    if (machine_.leased() > 0) self_ = this->shared_from_this();
-    timer_.cancel();
-    settle(lock);
+    {
+      std::unique_lock lock(mutex_);
+      machine_.close();
+      if (machine_.nodes() > 0) self_ = this->shared_from_this();
+      timer_.cancel();
+      settle(lock);
+    }
+    // A pool that is part of a value goes before the rest of that, and takes its own values along.
+    Disposal::catch_up();
   }
 
   void release(Node& node) noexcept {
@@ -92,7 +98,13 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
     if (!event) return done();
-    return AsyncEvent::wait(std::move(event));
+    return wait(std::move(event));
+  }
+
+  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
+    // Inside of a destructor, which runs a context of its own, it must not wait for what is to be done below it.
+    if (!event->is_set()) Disposal::catch_up();
+    co_await AsyncEvent::wait(std::move(event));
   }
 
   Clock::time_point clock() const noexcept {
@@ -111,10 +123,12 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   /// Ends every step: does what follows from it, without the lock.
   void settle(std::unique_lock<std::mutex>& lock) {
     if (!armed_) arm();
-    if (machine_.has_work() || self_) carry_out(lock);
+    if (machine_.has_work()) carry_out(lock);
   }
 
   using Machine = resource_pool::Machine<Node, Lookup>;
+
+  ~Engine() = default;
 
   mutable std::mutex mutex_;
   Machine machine_;
@@ -158,21 +172,45 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     const std::shared_ptr<Engine> self = this->shared_from_this();
     auto work = machine_.take_work();
     const bool tell = machine_.has_notices() && !std::exchange(telling_, true);
-    std::shared_ptr<Engine> last;
-    if (machine_.leased() == 0) last = std::move(self_);
     lock.unlock();
-    delete_all(work.garbage);
+    const Disposal disposal;
+    if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
     if (tell) post_tell(self);
-    for (const auto& event : work.wake) event->set();
-    while (work.run != nullptr) start(*std::exchange(work.run, work.run->run_next));
+    while (work.run != nullptr) {
+      auto& node = static_cast<Node&>(*std::exchange(work.run, work.run->next_task));
+      start(node);
+    }
+    Disposal::wake(std::move(work.wake));
   }
 
-  static void delete_all(Node* chain) noexcept {
-    while (chain != nullptr) delete std::exchange(chain, chain->chain);
+  /// A node that is being finalized, without a finalizer; or else a chain of nodes that are gone.
+  void destroy(Disposable& disposable) noexcept override {
+    auto* node = static_cast<Node*>(&disposable);
+    if (node->state == State::finalizing) {
+      destroy_value(*node);
+      return Disposal::report(*node);
+    }
+    std::size_t deleted = 0;
+    for (; node != nullptr; ++deleted) delete std::exchange(node, node->chain);
+    std::shared_ptr<Engine> last;
+    const std::lock_guard lock(mutex_);
+    machine_.deleted(deleted);
+    if (machine_.nodes() == 0) last = std::move(self_);
+  }
+
+  void destroyed(Disposable& disposable) noexcept override {
+    std::unique_lock lock(mutex_);
+    machine_.finalized(static_cast<Node&>(disposable), nullptr);
+    settle(lock);
+  }
+
+  static void destroy_value(Node& node) noexcept {
+    // A lease that outlived clear() may still look at it.
+    if (node.refs.load(std::memory_order_acquire) == 0) node.value.reset();
   }
 
   void start(Node& node) {
-    if (node.state == State::finalizing && !callbacks_.finalizer) return finished(node, nullptr);
+    if (node.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(node);
     const auto job = std::make_shared<Job>(this->shared_from_this(), node);
     outlet_.post([job] { job->engine->run(job); });
   }
@@ -238,16 +276,18 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void finished(Node& node, std::exception_ptr error) {
-    std::unique_ptr<Value> value;
-    std::unique_lock lock(mutex_);
-    // A lease that outlived clear() may still look at it.
-    if (node.refs.load(std::memory_order_acquire) == 0) value = std::move(node.value);
-    const bool silent = machine_.closed();
-    lock.unlock();
     // Before anybody hears that it is gone.
-    value.reset();
-    if (error && !silent) report(error);
-    lock.lock();
+    {
+      const Disposal disposal;
+      destroy_value(node);
+      Disposal::catch_up();
+    }
+    std::unique_lock lock(mutex_);
+    if (error && !machine_.closed()) {
+      lock.unlock();
+      report(error);
+      lock.lock();
+    }
     machine_.finalized(node, std::move(error));
     settle(lock);
   }
@@ -335,7 +375,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   bool armed_ = false;    // a wait is pending, or its consequences are
   bool telling_ = false;  // tell() is posted or runs
   Callbacks callbacks_;
-  std::shared_ptr<Engine> self_;  // while the pool is gone and leases are not
+  std::shared_ptr<Engine> self_;  // while the pool is gone and nodes are not
   Outlet outlet_;
   typename Time::Timer timer_;
 };

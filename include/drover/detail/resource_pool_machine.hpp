@@ -46,8 +46,8 @@ class Machine {
   };
 
   struct Work {
-    Node* run = nullptr;      // chained by run_next: call the factory or the finalizer, as their state says
-    Node* garbage = nullptr;  // chained by chain: delete
+    Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, as their state says
+    Node* garbage = nullptr;    // chained by chain: delete, and say so
     std::vector<std::shared_ptr<AsyncEvent>> wake;
   };
 
@@ -80,8 +80,8 @@ class Machine {
   }
 
   bool closed() const noexcept { return closed_; }
-  /// How many nodes are leased, or waited for.
-  std::size_t leased() const noexcept { return leased_; }
+  /// How many have not been deleted yet.
+  std::size_t nodes() const noexcept { return nodes_; }
   Duration ttl() const noexcept { return rules_.ttl; }
 
   // What happens --------------------------------------------------------------------------------
@@ -96,7 +96,6 @@ class Machine {
       case State::idle:
         idle_.erase(node);
         node.refs.store(1, std::memory_order_relaxed);
-        ++leased_;
         set_state(node, State::live);
         note(Happening::revived, node);
         return Grant::revived;
@@ -114,6 +113,7 @@ class Machine {
   /// A key that is missing: it is to be made, and whoever asked holds it.
   void insert(Node& fresh) {
     table_.insert(fresh);
+    ++nodes_;
     ++states_[index(fresh.state = State::making)];
     hold(fresh);
     run(fresh);
@@ -124,12 +124,12 @@ class Machine {
     if (!leaving.transit) leaving.transit = std::make_unique<Transit<Node>>();
     leaving.transit->successor = &fresh;
     fresh.previous = &leaving;
+    ++nodes_;
     hold(fresh);
   }
 
   void release(Node& node, Clock::time_point now) noexcept {
     if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    --leased_;
     switch (node.state) {
       case State::live: return rest(node, now);
       case State::queued:  // not begun, and nobody waits any more
@@ -262,8 +262,8 @@ class Machine {
     if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) discard(node);
   }
 
-  /// All nodes that are still in the table, for good.
-  std::vector<Node*> take_all() noexcept { return table_.take(); }
+  /// So many of those that take_work() gave.
+  void deleted(std::size_t nodes) noexcept { nodes_ -= nodes; }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
@@ -274,9 +274,7 @@ class Machine {
     ++states_[index(node.state = state)];
   }
 
-  void hold(Node& node) noexcept {
-    if (node.refs.fetch_add(1, std::memory_order_relaxed) == 0) ++leased_;
-  }
+  void hold(Node& node) noexcept { node.refs.fetch_add(1, std::memory_order_relaxed); }
 
   /// Nobody holds it any more.
   void rest(Node& node, Clock::time_point now) noexcept {
@@ -316,9 +314,9 @@ class Machine {
   }
 
   void run(Node& node) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->run_next : work_.run) = &node;
+    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.run) = &node;
     last_to_run_ = &node;
-    node.run_next = nullptr;
+    node.next_task = nullptr;
     has_work_ = true;
   }
 
@@ -346,7 +344,7 @@ class Machine {
   List<Node> idle_;  // in the order of their deadlines
   Departures<Node> leaving_;
   std::array<std::size_t, 6> states_{};
-  std::size_t leased_ = 0;
+  std::size_t nodes_ = 0;
   Work work_;
   Node* last_to_run_ = nullptr;
   std::vector<Notice> notices_;

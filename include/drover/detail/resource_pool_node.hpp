@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_disposal.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail::resource_pool {
@@ -34,11 +35,13 @@ struct Transit {
 /// One generation of a key: from the first acquire until its value is gone. The value made for the same key afterwards
 /// is another node, so that a lease, which is a pointer to its node, can never touch it.
 template <class Key_, class Value_, class Owner>
-struct Node {
+struct Node : Disposable {
   using Key = Key_;
   using Value = Value_;
 
-  Node(Key k, std::size_t h, Owner* o) : hash(h), owner(o), key(std::move(k)) {}
+  Node(Key k, std::size_t h, Owner& o) : Disposable(o), hash(h), key(std::move(k)) {}
+
+  Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
   // What a hit touches comes first.
   Node* chain = nullptr;  // next in the bucket of the table; next to be deleted once it has left the table
@@ -52,11 +55,9 @@ struct Node {
   State state = State::queued;
   bool expired = false;  // finalize it at the last release
   bool cleared = false;
-  Owner* const owner;
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Transit<Node>> transit;
-  Node* run_next = nullptr;     // in the chain of those to be made or finalized
   std::uint64_t departure = 0;  // while leaving: in which order they left
 };
 
@@ -102,7 +103,7 @@ class Hold {
     return *this;
   }
   ~Hold() {
-    if (node_ != nullptr) node_->owner->release(*node_);
+    if (node_ != nullptr) node_->owner().release(*node_);
   }
 
   Node* get() const noexcept { return node_; }
