@@ -93,6 +93,12 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     return done_after(std::move(gone));
   }
 
+  void discard(Node& node) {
+    std::unique_lock lock(mutex_);
+    machine_.discard(node);
+    settle(lock);
+  }
+
  protected:
   static asio::awaitable<void> done() { co_return; }
 

@@ -24,7 +24,7 @@ struct Rules {
   bool notices = false;  // are they wanted?
 };
 
-enum class Happening : std::uint8_t { made, revived, expired, evicted, finalized, failed };
+enum class Happening : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
 
 enum class Grant : std::uint8_t { held, revived, wait, leaving };
 
@@ -61,7 +61,9 @@ class Machine {
   }
 
   Counts counts() const noexcept {
-    return {table_.size(), count(State::live), count(State::idle) + count(State::finalizing)};
+    const std::size_t referenced = count(State::live) + count(State::discarded);
+    const std::size_t pending = count(State::idle) + count(State::finalizing);
+    return {count(State::making) + referenced + pending, referenced, pending};
   }
 
   /// Those being finalized, then the idle ones, in the order in which they will expire.
@@ -104,6 +106,7 @@ class Machine {
         node.expired = false;
         hold(node);
         return Grant::wait;
+      case State::discarded:  // not found under its key
       case State::finalizing:
       case State::gone: break;
     }
@@ -132,11 +135,12 @@ class Machine {
     if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     switch (node.state) {
       case State::live: return rest(node, now);
+      case State::discarded: discarded_.erase(node); return closed_ ? drop(node) : leave(node);
       case State::queued:  // not begun, and nobody waits any more
         node.previous->transit->successor = nullptr;
         node.state = State::gone;
-        return discard(node);
-      case State::gone: return discard(node);
+        return reclaim(node);
+      case State::gone: return reclaim(node);
       case State::making:  // is kept once made
       case State::idle:
       case State::finalizing: return;
@@ -165,7 +169,7 @@ class Machine {
     node.transit->error = std::move(error);
     remove(node);
     if (node.refs.load(std::memory_order_relaxed) > 0) return false;
-    discard(node);
+    reclaim(node);
     return true;
   }
 
@@ -184,7 +188,7 @@ class Machine {
         run(*successor);
       }
     }
-    if (node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+    if (node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
   }
 
   /// True if it is being finalized now.
@@ -202,16 +206,28 @@ class Machine {
     }
   }
 
+  /// The value is no good: its key is free at once, its leases keep it. Nothing if it is on its way out already.
+  void discard(Node& node) noexcept {
+    if (node.state != State::live) return;
+    table_.erase(node);
+    node.detached = true;
+    set_state(node, State::discarded);
+    discarded_.push_back(node);
+    note(Happening::discarded, node);
+  }
+
   void clear(Node& node) noexcept {
     if (node.state == State::finalizing || node.cleared) return;
     node.cleared = true;
     if (node.state == State::idle) idle_.erase(node);
+    if (node.state == State::discarded) discarded_.erase(node);
     if (node.state == State::making) return leaving_.join(node);  // finalized once made
     leave(node);
   }
 
   void clear() noexcept {
     table_.for_each([this](Node& node) { clear(node); });
+    while (!discarded_.empty()) clear(discarded_.front());
   }
 
   /// Takes at most so many of those whose time has come; true if there may be more.
@@ -259,7 +275,7 @@ class Machine {
   std::vector<Notice> take_notices() noexcept { return std::exchange(notices_, {}); }
 
   void unpin(Node& node) noexcept {
-    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
   }
 
   /// So many of those that take_work() gave.
@@ -305,11 +321,11 @@ class Machine {
 
   void drop(Node& node) noexcept {
     remove(node);
-    discard(node);
+    reclaim(node);
   }
 
   void remove(Node& node) noexcept {
-    table_.erase(node);
+    if (!node.detached) table_.erase(node);
     set_state(node, State::gone);
   }
 
@@ -320,7 +336,7 @@ class Machine {
     has_work_ = true;
   }
 
-  void discard(Node& node) noexcept {
+  void reclaim(Node& node) noexcept {
     if (node.pins > 0) return;
     node.chain = std::exchange(work_.garbage, &node);
     has_work_ = true;
@@ -341,9 +357,10 @@ class Machine {
 
   Rules rules_;
   Table<Node, Lookup> table_;
-  List<Node> idle_;  // in the order of their deadlines
+  List<Node> idle_;       // in the order of their deadlines
+  List<Node> discarded_;  // and still leased
   Departures<Node> leaving_;
-  std::array<std::size_t, 6> states_{};
+  std::array<std::size_t, 7> states_{};
   std::size_t nodes_ = 0;
   Work work_;
   Node* last_to_run_ = nullptr;

@@ -18,6 +18,7 @@ enum class State : std::uint8_t {
   queued,      // waits for the value before it to be finalized; not in the table yet
   making,      // the factory runs
   live,        // leased
+  discarded,   // leased, not in the table any more
   idle,        // kept, in the list of idle ones
   finalizing,  // the finalizer runs, or is about to
   gone,        // not in the table any more; leases that outlived a clear() may still hold it
@@ -55,6 +56,7 @@ struct Node : Disposable {
   State state = State::queued;
   bool expired = false;  // finalize it at the last release
   bool cleared = false;
+  bool detached = false;  // from its key, by discard(): not in the table
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Transit<Node>> transit;
