@@ -1,5 +1,6 @@
 // A worker process for each tenant, started on its first request, shared by its requests, and stopped when it has had
-// none for a while. A tenant whose worker crashes gets a fresh one; the others notice nothing. Prints a timeline.
+// none for a while. The request that a worker crashes under fails; the tenant's next one gets a fresh worker, whoever
+// still holds the old one, and the other tenants notice nothing. Prints a timeline.
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -61,10 +62,16 @@ asio::awaitable<void> stop_worker(Timeline& timeline, Worker& worker) {
   timeline.say(tenant, "worker stopped: " + report.exit.to_string());
 }
 
+/// Later calls to this worker would fail as well.
+bool means_end(const drover::Error& error) {
+  return error.code() == drover::Errc::worker_exited || error.code() == drover::Errc::connection_lost ||
+         error.code() == drover::Errc::protocol_error || error.code() == drover::Errc::not_running ||
+         error.code() == drover::Errc::stopping;
+}
+
 asio::awaitable<void> request(Timeline& timeline, Tenants& tenants, std::string tenant, std::string routine) {
   auto lease = co_await tenants.acquire(tenant);
   std::string answer;
-  bool crashed = false;
   try {
     if (routine == "crash")
       co_await (*lease)->call<void>(routine);
@@ -72,11 +79,10 @@ asio::awaitable<void> request(Timeline& timeline, Tenants& tenants, std::string 
       answer = "request " + std::to_string(co_await (*lease)->call<int>(routine)) + " of this worker";
   } catch (const drover::Error& error) {
     answer = error.exit_status() ? "failed: the worker was " + error.exit_status()->to_string() : error.what();
-    crashed = error.code() == drover::Errc::worker_exited;
+    // From now on requests get a fresh worker. Other holders of this one keep it and find out for themselves.
+    if (means_end(error)) lease.discard();
   }
   timeline.say(tenant, answer);
-  // Nobody shall get that worker any more; whoever else has it finds out by himself.
-  if (crashed) co_await tenants.expire(tenant);
   co_await lease.release();
 }
 
@@ -95,9 +101,18 @@ asio::awaitable<void> serve_tenants() {
   // Three requests of one tenant at once share a worker; another tenant has its own.
   co_await (ask("ann", "count") && ask("ann", "count") && ask("ann", "count") && ask("bob", "count"));
 
-  // Ann's crashes, Bob's does not notice; Ann's next request gets a fresh one.
-  co_await ask("ann", "crash");
-  co_await (ask("ann", "count") && ask("bob", "count"));
+  // Ann has sessions open, each with a lease, so that her worker stays. It crashes under one request: only that one
+  // fails. Her next requests get a fresh worker, although the sessions still hold the old one. Bob notices nothing.
+  {
+    auto session = co_await tenants.acquire("ann");
+    auto another = co_await tenants.acquire("ann");
+    co_await ask("ann", "crash");
+    co_await (ask("ann", "count") && ask("ann", "count") && ask("bob", "count"));
+    timeline.say("ann", "sessions end");
+    co_await session.release();
+    co_await another.release();
+  }
+  co_await ask("ann", "count");
 
   // Nobody asks for anything any more: both workers go by themselves.
   while (tenants.stats().total_entries > 0) co_await pause(20ms);

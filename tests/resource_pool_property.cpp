@@ -22,14 +22,15 @@ namespace {
 using namespace std::chrono_literals;
 using pool_model::Driver;
 using pool_model::Entry;
+using pool_model::Generation;
 using pool_model::Model;
 using pool_model::Outcome;
 using pool_model::require;
 using pool_model::Rules;
 
-enum class Op { acquire, drop, release, cancel, expire, clear_key, clear_all, advance, factory, finalizer };
-constexpr int op_count = 10;
-const char* const op_names[op_count] = {"acquire",   "drop",      "release", "cancel",  "expire",
+enum class Op { acquire, drop, release, discard, cancel, expire, clear_key, clear_all, advance, factory, finalizer };
+constexpr int op_count = 11;
+const char* const op_names[op_count] = {"acquire",   "drop",      "release", "discard", "cancel",   "expire",
                                         "clear_key", "clear_all", "advance", "factory", "finalizer"};
 
 /// What it means depends on what there is when its turn comes, so that any part of a sequence is a sequence.
@@ -53,7 +54,7 @@ Sequence random_sequence(std::uint64_t seed, int length) {
   sequence.rules.ttl = ttls[random() % 4];
   if (random() % 2 == 0) sequence.rules.max_idle = random() % 4;
   // Each sequence likes some steps better than others, so that they go to different places.
-  std::vector<double> weights{4, 2, 2, 1, 0.5, 0.5, 0.1, 1.5, 4, 3};
+  std::vector<double> weights{4, 2, 2, 1, 1, 0.5, 0.5, 0.1, 1.5, 4, 3};
   for (double& weight : weights) weight *= 0.2 + static_cast<double>(random() % 100) / 50;
   std::discrete_distribution<int> op(weights.begin(), weights.end());
   for (int i = 0; i < length; ++i)
@@ -90,6 +91,12 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
       if (cancelled) model.waiting[id].clear();
       return driver.release(lease, id, cancelled), true;
     }
+    case Op::discard: {
+      if (model.leases.empty()) return false;
+      const int lease = pick(model.leases, step.which)->first;
+      model.discard(lease);
+      return driver.discard(lease), true;
+    }
     case Op::cancel: {
       std::set<int> waiters;
       for (const auto& [k, e] : model.entries) {
@@ -123,15 +130,15 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
     }
     case Op::factory: {
       if (driver.making.empty()) return false;
-      const int k = pick(driver.making, step.which)->first;
-      model.factory_ends(k, outcome(step.how));
-      return driver.end(driver.making, k, outcome(step.how)), true;
+      const Generation of = pick(driver.making, step.which)->first;
+      model.factory_ends(of.key, outcome(step.how));
+      return driver.end(driver.making, of, outcome(step.how)), true;
     }
     case Op::finalizer: {
       if (driver.finalizing.empty()) return false;
-      const int k = pick(driver.finalizing, step.which)->first;
-      model.finalizer_ends(k);
-      return driver.end(driver.finalizing, k, outcome(step.how)), true;
+      const Generation of = pick(driver.finalizing, step.which)->first;
+      model.finalizer_ends(of);
+      return driver.end(driver.finalizing, of, outcome(step.how)), true;
     }
   }
   return false;
@@ -139,24 +146,34 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
 
 void compare(Model& model, Driver& driver) {
   const auto counts = driver.core().counts();
-  require(counts.total == model.entries.size(), "total_entries");
-  require(counts.referenced == model.count(Entry::State::live), "referenced_entries");
-  require(counts.pending == model.count(Entry::State::idle) + model.count(Entry::State::finalizing), "pending_cleanup");
+  require(counts.total == model.entries.size() + model.discarded.size(), "total_entries");
+  require(counts.referenced == model.count(Entry::State::live) + model.count_discarded(false), "referenced_entries");
+  require(counts.pending ==
+              model.count(Entry::State::idle) + model.count(Entry::State::finalizing) + model.count_discarded(true),
+          "pending_cleanup");
   const auto pending = driver.core().pending();
   require(pending.size() == counts.pending, "pending_cleanup() and its number");
   const auto first_idle = pending.end() - static_cast<std::ptrdiff_t>(model.idle.size());
   require(std::equal(first_idle, pending.end(), model.idle.begin()), "the order of the idle ones");
-  for (auto key = pending.begin(); key != first_idle; ++key)
-    require(model.entries.at(*key).state == Entry::State::finalizing, "the keys that are being finalized");
+  std::multiset<int> leaving;
+  for (const auto& [key, e] : model.entries)
+    if (e.state == Entry::State::finalizing) leaving.insert(key);
+  for (const auto& [of, d] : model.discarded)
+    if (d.finalizing) leaving.insert(of.key);
+  require(std::multiset<int>(pending.begin(), first_idle) == leaving, "the keys that are being finalized");
 
   require(driver.leases.size() == model.leases.size(), "who has got a lease");
   for (const auto& [id, of] : model.leases) {
     const auto lease = driver.leases.find(id);
     require(lease != driver.leases.end() && lease->second.hold.get()->key == of.key, "the lease of a key");
+    const auto* const node = lease->second.hold.get();
+    require(node->value->which == of, "the lease of another value");
     const auto entry = model.entries.find(of.key);
-    const bool stale =
-        entry == model.entries.end() || entry->second.number != of.number || entry->second.state != Entry::State::live;
-    require(stale == lease->second.hold.get()->cleared, "finalized while leased, and not by clear()");
+    const auto set_aside = model.discarded.find(of);
+    const bool live =
+        entry != model.entries.end() && entry->second.number == of.number && entry->second.state == Entry::State::live;
+    const bool good = live || (set_aside != model.discarded.end() && !set_aside->second.finalizing);
+    require(good == !node->cleared, "finalized while leased, and not by clear()");
   }
   require(driver.refused == model.refused, "who got an error");
   driver.refused.clear();

@@ -30,17 +30,24 @@ namespace drover::inline v1 {
 ///     co_await lease->send(request);
 ///     co_await lease.release();                           // or let the lease go out of scope
 ///
+/// **A value that is no good** (a connection that broke, a worker that crashed): lease.discard(). The next acquire of
+/// its key makes a new one, and does not wait for those that still hold the old one. expire() and clear() are about
+/// keys: expire() stops keeping a value that nobody leases, clear() finalizes whatever value the key has by now.
+///
 /// **Keys** are independent of each other: a slow factory or finalizer of one delays no other, and factories and
 /// finalizers may themselves acquire other keys (one that acquires its own key waits for itself). For one key, a
-/// factory runs only after the finalizer of the value before has ended and that value has been destroyed (but for one
-/// that leases outlived a clear() with).
+/// factory runs only after the finalizer of the value before has ended and that value has been destroyed. There are
+/// two exceptions: the object of a cleared value stays as long as its leases do, and a discarded value lives beside the
+/// one made after it until its last lease is released and its finalizer has ended. So the finalizers of discarded
+/// values may run at the same time as the factory and the finalizer of their key.
 ///
 /// **Executor.** Factories, finalizers and handlers run on the pool's executor; on one that runs on several threads,
 /// those of different keys run at the same time. Whoever awaits is resumed on its own executor, which may belong to
 /// another context. Any thread may call any member, with the usual exception of moving and destroying the pool.
 ///
-/// **Begin when called.** acquire(), Lease::release(), expire() and clear() take effect when they are called; the
-/// awaitable only waits, and cancelling it ends the waiting only. So they work in a coroutine that has been cancelled.
+/// **Begin when called.** acquire(), Lease::release(), Lease::discard(), expire() and clear() take effect when they are
+/// called; the awaitable only waits, and cancelling it ends the waiting only. So they work in a coroutine that has been
+/// cancelled.
 ///
 /// **Lifetime.** Pool, leases and context may go in any order. A pool that is destroyed calls no finalizer and begins
 /// no factory any more; idle values are just destroyed (`co_await pool.clear()` before, where finalizers matter).
@@ -49,6 +56,13 @@ namespace drover::inline v1 {
 /// other contexts are resumed, acquire() with asio::error::operation_aborted. Values may thus be destroyed after the
 /// context: one that holds I/O objects of that context must not outlive it, so destroy such a pool and its leases
 /// first.
+///
+/// **Values that hold leases**, of this pool or of others, may form chains of any length: they are destroyed one after
+/// the other, without recursion. A lease that the destructor of a value releases destroys nothing before that
+/// destructor has returned. What it ends without a finalizer is destroyed on the same thread, before the release(),
+/// expire() or clear() that began it completes. So such a destructor must not block its thread until another value is
+/// gone. It may destroy a pool, which takes the idle values of that pool along at once, and it may run a context of its
+/// own that awaits a release().
 ///
 /// **The timer.** Idle values expire in order, driven by one steady timer per pool. It is not work: an idle pool does
 /// not keep run() of an asio::io_context or join() of an asio::thread_pool from returning, on strands and other
@@ -88,6 +102,7 @@ class ResourcePool {
       revived,    // an idle value was leased again
       expired,    // its ttl is over, or expire() was called; its finalizer is next
       evicted,    // it was one too many for max_idle; its finalizer is next
+      discarded,  // by Lease::discard(); its finalizer is next once its last lease is released
       finalized,  // it is gone
       failed,     // factory or finalizer threw `error`; the entry is gone
     };
@@ -109,12 +124,14 @@ class ResourcePool {
     std::function<void(const Event&)> on_event{};
   };
 
-  /// Exact at the moment of the call. Every key that has an entry is in one of three states: its value is being made,
-  /// it is referenced, or its clean-up is pending (it is idle, or being finalized).
+  /// Exact at the moment of the call. An entry is what a key has, and it is in one of three states: its value is being
+  /// made, it is referenced, or its clean-up is pending (it is idle, or being finalized). A discarded value stays an
+  /// entry of its own, beside the new one of its key, until it has been finalized: no entries means that nothing is
+  /// left to clean up.
   struct Stats {
-    std::size_t total_entries{};       // keys in any state
-    std::size_t referenced_entries{};  // keys whose value is leased
-    std::size_t pending_cleanup{};     // keys whose value is idle or being finalized
+    std::size_t total_entries{};       // in any state
+    std::size_t referenced_entries{};  // whose value is leased
+    std::size_t pending_cleanup{};     // whose value is idle or being finalized
   };
 
   class Lease;
@@ -152,7 +169,7 @@ class ResourcePool {
 
   /// Leases the value of a key. A hit (leased or idle) does not suspend; the value of an idle key is revived, and its
   /// next release starts a full ttl. A missing key is made, once for all that ask for it; a key that is being finalized
-  /// is made again after that. A value that is cleared before the caller could have it is made again, too.
+  /// is made again after that. A value that is cleared or discarded before the caller could have it is made again, too.
   ///
   /// Throws what the factory throws, and then leaves no entry; whatever Hash and Equal throw is thrown by the call
   /// itself, and leaves the pool as it was. Throws operation_aborted if the pool's context is gone or the pool is
@@ -177,9 +194,10 @@ class ResourcePool {
     return lease(core().try_acquire(key));
   }
 
-  /// Lets a value go early. Idle: it is finalized now, and the awaitable waits for that. Being finalized: waits for
-  /// that. Leased or being made: it is finalized at the last release, unless it is acquired again first; nothing to
-  /// wait for. Missing: nothing.
+  /// Lets a value go early that is still good. Idle: it is finalized now, and the awaitable waits for that. Being
+  /// finalized: waits for that. Leased or being made: it is finalized at the last release, unless it is acquired again
+  /// first; nothing to wait for. Missing: nothing. A value that is no good would thus be handed out again: for that
+  /// there is Lease::discard().
   [[nodiscard]] asio::awaitable<void> expire(Key key) { return core().expire(key); }
 
   template <class K>
@@ -190,7 +208,9 @@ class ResourcePool {
 
   /// Finalizes the value of a key now, even if it is leased, and waits for that. Leases of it keep the object
   /// (finalized, but not destroyed) until they are released, which does nothing else. Being made: it is finalized once
-  /// made, and made again for those that wait.
+  /// made, and made again for those that wait. Whatever value the key has is meant, also one that was made since the
+  /// caller last looked, but not one that was discarded: a holder that wants to be rid of its own value calls
+  /// Lease::discard().
   /// @throws std::out_of_range from the call itself if there is no such key.
   [[nodiscard]] asio::awaitable<void> clear(Key key) { return core().clear(key); }
 
@@ -201,7 +221,8 @@ class ResourcePool {
   }
 
   /// Clears all keys at the same time and waits until all of them have gone, those included that were being finalized
-  /// already. Finalizers that throw are reported to on_error and stop nothing.
+  /// already. Discarded values that are still leased are finalized now, too. Finalizers that throw are reported to
+  /// on_error and stop nothing.
   [[nodiscard]] asio::awaitable<void> clear() { return core().clear(); }
 
   Stats stats() const {
@@ -209,7 +230,8 @@ class ResourcePool {
     return {counts.total, counts.referenced, counts.pending};
   }
 
-  /// The keys that Stats::pending_cleanup counts: those being finalized, then the idle ones, next to expire first.
+  /// The keys that Stats::pending_cleanup counts: those being finalized, then the idle ones, next to expire first. A
+  /// key of which values were discarded may be there more than once.
   std::vector<Key> pending_cleanup() const { return core().pending(); }
 
  private:
@@ -240,10 +262,10 @@ class ResourcePool {
   std::shared_ptr<Core> core_;
 };
 
-/// One holder's share of a value. Move-only. Belongs to the one value that it was given: after clear() it still holds
-/// that, and never touches the one made after it for the same key. Dropping a lease gives it back like release(),
-/// without waiting. Leases of one value may be used and released on different threads at once, if the value stands
-/// that; one lease is for one thread at a time.
+/// One holder's share of a value. Move-only. Belongs to the one value that it was given: after clear() or discard() it
+/// still holds that, and never touches the one made after it for the same key. Dropping a lease gives it back like
+/// release(), without waiting. Leases of one value may be used and released on different threads at once, if the value
+/// stands that; one lease is for one thread at a time.
 template <class Key, class Value, class Hash, class Equal>
 class ResourcePool<Key, Value, Hash, Equal>::Lease {
  public:
@@ -263,7 +285,20 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   [[nodiscard]] asio::awaitable<void> release() {
     auto& given_back = node();
     hold_.take();
-    return given_back.owner->release_and_wait(given_back);
+    return given_back.owner().release_and_wait(given_back);
+  }
+
+  /// This value is no good. From now on it is not handed out any more: the next acquire of its key makes a new one,
+  /// which waits for no other holder of this one, nor for its finalizer. This lease and the others keep the value; it
+  /// is finalized when the last of them is released, whatever the ttl is, and that release() waits for it.
+  ///
+  /// Takes effect when it is called and never suspends, so it works in a catch block, a destructor and a coroutine that
+  /// has been cancelled. Concerns this value only: any holder may call it, any number of times. Of a value that has
+  /// been discarded or cleared already: nothing, whatever its key has by now.
+  /// @throws std::logic_error if the lease is empty or was released before.
+  void discard() {
+    auto& held = node();
+    held.owner().discard(held);
   }
 
  private:

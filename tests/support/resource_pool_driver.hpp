@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <functional>
@@ -72,12 +73,14 @@ class Driver {
   struct Value {
     Generation which;
     Driver* driver;
-    bool finalized = false;
+    bool finalized = false, discarded = false;
 
     Value(Generation g, Driver* d) : which(g), driver(d) { ++driver->alive_[which.key]; }
     Value(const Value&) = delete;
     Value& operator=(const Value&) = delete;
-    ~Value() { --driver->alive_[which.key]; }
+    ~Value() {
+      if (!discarded) --driver->alive_[which.key];
+    }
   };
   using Core = drover::detail::resource_pool::Core<int, Value, std::hash<int>, std::equal_to<int>, FakeTime>;
   struct Lease {
@@ -127,6 +130,18 @@ class Driver {
     settle();
   }
 
+  void discard(int id) {
+    auto* const node = leases.at(id).hold.get();
+    Value& value = *node->value;
+    if (!value.finalized && !value.discarded) {
+      value.discarded = true;
+      --alive_[value.which.key];
+      discarded_.insert(value.which);
+    }
+    core_->discard(*node);
+    settle();
+  }
+
   /// Without a value to say whether: cancelled before it has ended.
   void release(int id, int wait, bool cancelled) {
     Lease lease = std::move(leases.at(id));
@@ -144,21 +159,22 @@ class Driver {
     settle();
   }
 
-  void end(std::map<int, std::shared_ptr<drover::detail::AsyncEvent>>& gates, int key, Outcome outcome) {
-    outcomes_[key] = outcome;
-    const auto gate = gates.at(key);
-    gates.erase(key);
+  void end(std::map<Generation, std::shared_ptr<drover::detail::AsyncEvent>>& gates, Generation of, Outcome outcome) {
+    outcomes_[of] = outcome;
+    const auto gate = gates.at(of);
+    gates.erase(of);
     gate->set();
     settle();
   }
 
   Core& core() { return *core_; }
+  /// Discarded ones apart.
   int alive(int key) { return alive_[key]; }
 
   std::map<int, Lease> leases;
   std::map<int, Outcome> refused;
   std::set<int> done;  // waits that have ended
-  std::map<int, std::shared_ptr<drover::detail::AsyncEvent>> making, finalizing;
+  std::map<Generation, std::shared_ptr<drover::detail::AsyncEvent>> making, finalizing;
   std::map<int, int> made, finalized;
   int errors = 0;
 
@@ -180,25 +196,32 @@ class Driver {
 
   asio::awaitable<std::unique_ptr<Value>> make(int key) {
     require(alive(key) == 0 || kept_by_a_lease(key), "a value is made while the one before it is there");
-    require(!making.contains(key) && !finalizing.contains(key), "a factory runs beside another call for its key");
+    require(!anything_runs_for(key), "a factory runs beside another call for its key");
     const auto gate = std::make_shared<drover::detail::AsyncEvent>();
-    making[key] = gate;
+    const Generation of{key, ++numbers_};
+    making[of] = gate;
     ++made[key];
     co_await drover::detail::AsyncEvent::wait(gate);
-    fail(outcomes_[key]);
-    co_return std::make_unique<Value>(Generation{key, ++numbers_}, this);
+    fail(outcomes_[of]);
+    co_return std::make_unique<Value>(of, this);
   }
 
   asio::awaitable<void> finalize(Value& value) {
-    const int key = value.which.key;
+    const Generation of = value.which;
     require(!value.finalized, "a value is finalized twice");
-    require(!making.contains(key) && !finalizing.contains(key), "a finalizer runs beside another call for its key");
+    require(value.discarded || !anything_runs_for(of.key), "a finalizer runs beside another call for its key");
     value.finalized = true;
     const auto gate = std::make_shared<drover::detail::AsyncEvent>();
-    finalizing[key] = gate;
-    ++finalized[key];
+    finalizing[of] = gate;
+    ++finalized[of.key];
     co_await drover::detail::AsyncEvent::wait(gate);
-    fail(outcomes_[key]);
+    fail(outcomes_[of]);
+  }
+
+  /// Finalizers of discarded values apart.
+  bool anything_runs_for(int key) const {
+    const auto runs = [&](const auto& item) { return item.first.key == key && !discarded_.contains(item.first); };
+    return std::any_of(making.begin(), making.end(), runs) || std::any_of(finalizing.begin(), finalizing.end(), runs);
   }
 
   bool kept_by_a_lease(int key) {
@@ -235,7 +258,8 @@ class Driver {
   std::map<int, int> alive_;
   std::map<int, asio::cancellation_signal> signals_;
   std::vector<int> ended_;
-  std::map<int, Outcome> outcomes_;
+  std::map<Generation, Outcome> outcomes_;
+  std::set<Generation> discarded_;
   int numbers_ = 0;
   asio::io_context context_;  // goes before what its coroutines refer to
   std::shared_ptr<Core> core_;

@@ -43,11 +43,18 @@ struct Entry {
   Time deadline{};
 };
 
+/// A value that lives on beside its key.
+struct Discarded {
+  std::set<int> holders;
+  bool finalizing = false;
+};
+
 class Model {
  public:
   explicit Model(Rules rules) : rules_(rules) {}
 
   std::map<int, Entry> entries;
+  std::map<Generation, Discarded> discarded;
   std::vector<int> idle;                        // keys, least recently used first
   std::map<int, Generation> leases;             // of every holder that has got one, stale ones too
   std::map<int, Outcome> refused;               // holders that got an error instead
@@ -79,6 +86,12 @@ class Model {
   void release(int id) {
     const Generation of = leases.at(id);
     leases.erase(id);
+    if (const auto set_aside = discarded.find(of); set_aside != discarded.end()) {
+      Discarded& d = set_aside->second;
+      d.holders.erase(id);
+      if (d.holders.empty() && !d.finalizing) leave(of, d);
+      return;
+    }
     const auto at = entries.find(of.key);
     if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::live) return;
     at->second.holders.erase(id);
@@ -88,6 +101,13 @@ class Model {
   /// The generation that a wait for this release is about, if it finalizes.
   void release_and_wait(int id, int wait) {
     const Generation of = leases.at(id);
+    if (const auto set_aside = discarded.find(of); set_aside != discarded.end()) {
+      const bool last = set_aside->second.holders.size() == 1 && !set_aside->second.finalizing;
+      release(id);
+      waiting[wait] = {};
+      if (last) waiting[wait] = {of};
+      return;
+    }
     const auto at = entries.find(of.key);
     const bool last = at != entries.end() && at->second.number == of.number && at->second.state == Entry::State::live &&
                       at->second.holders.size() == 1;
@@ -110,6 +130,14 @@ class Model {
       const Entry& e = item.second;
       return (e.state == Entry::State::making && e.holders.contains(id)) || e.queue.contains(id);
     });
+  }
+
+  void discard(int id) {
+    const Generation of = leases.at(id);
+    const auto at = entries.find(of.key);
+    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::live) return;
+    discarded[of] = {at->second.holders};
+    entries.erase(at);
   }
 
   void expire(int key, int wait) {
@@ -140,6 +168,10 @@ class Model {
       clear_one(key);
       if (e.state == Entry::State::finalizing || e.cleared) waiting[wait].insert({key, e.number});
     }
+    for (auto& [of, d] : discarded) {
+      if (!d.finalizing) leave(of, d);
+      waiting[wait].insert(of);
+    }
   }
 
   void advance(drover::Duration by) {
@@ -169,7 +201,9 @@ class Model {
     }
   }
 
-  void finalizer_ends(int key) {
+  void finalizer_ends(Generation of) {
+    if (discarded.erase(of) > 0) return gone(of);
+    const int key = of.key;
     Entry& e = entries.at(key);
     gone({key, e.number});
     if (e.queue.empty()) {
@@ -181,6 +215,11 @@ class Model {
     next.expired = e.queue_expired;
     e = next;
     begin(key, e);
+  }
+
+  std::size_t count_discarded(bool finalizing) const {
+    return static_cast<std::size_t>(std::count_if(
+        discarded.begin(), discarded.end(), [&](const auto& item) { return item.second.finalizing == finalizing; }));
   }
 
   std::size_t count(Entry::State state) const {
@@ -209,6 +248,12 @@ class Model {
     e.state = Entry::State::finalizing;
     e.holders.clear();
     ++finalized[key];
+  }
+
+  void leave(Generation of, Discarded& d) {
+    d.finalizing = true;
+    d.holders.clear();
+    ++finalized[of.key];
   }
 
   void clear_one(int key) {

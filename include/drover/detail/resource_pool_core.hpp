@@ -122,7 +122,7 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
         }
       }
     }
-    auto fresh = std::make_unique<Node>(Key(std::forward<K>(key)), hash, this);
+    auto fresh = std::make_unique<Node>(Key(std::forward<K>(key)), hash, *this);
     fresh->transit = std::make_unique<Transit<Node>>();
     fresh->transit->ready = std::make_shared<AsyncEvent>();
     std::unique_lock lock(mutex_);
@@ -151,8 +151,11 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
       case Grant::wait: ready = node.transit->ready; return Hold(node);
       case Grant::leaving: break;
     }
-    if (!node.transit || node.transit->successor == nullptr) return {};
-    return grant(*node.transit->successor, ready);
+    Node* const successor = node.transit ? node.transit->successor : nullptr;
+    if (successor == nullptr) return {};
+    machine_.acquire(*successor);  // is queued
+    ready = successor->transit->ready;
+    return Hold(*successor);
   }
 
   template <class Lease>
@@ -164,8 +167,8 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   static asio::awaitable<Lease> wait_for(Hold hold, std::shared_ptr<AsyncEvent> ready) {
     // The reference that it holds keeps the core alive.
     for (;;) {
-      co_await AsyncEvent::wait(ready);
-      auto& core = static_cast<Core&>(*hold.get()->owner);
+      co_await Engine::wait(ready);
+      auto& core = static_cast<Core&>(hold.get()->owner());
       if (core.collect(*hold.get())) break;
       // Cleared before this coroutine could see it.
       const Key key = hold.get()->key;

@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -15,64 +14,34 @@
 #include <asio/detached.hpp>
 #include <asio/error.hpp>
 #include <asio/execution_context.hpp>
-#include <asio/post.hpp>
 #include <asio/query.hpp>
 #include <asio/system_error.hpp>
 
-#include <drover/detail/home.hpp>
+#include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_disposal.hpp>
 #include <drover/detail/resource_pool_machine.hpp>
 #include <drover/detail/resource_pool_maker.hpp>
 #include <drover/detail/resource_pool_node.hpp>
+#include <drover/detail/resource_pool_outlet.hpp>
 #include <drover/detail/resource_pool_table.hpp>
 #include <drover/detail/resource_pool_timer.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail::resource_pool {
 
-/// The pool's copy of its executor, which may not outlive the context.
-class Anchor final : public Resident {
- public:
-  explicit Anchor(asio::any_io_executor e) : executor(std::move(e)) {}
-
-  std::optional<asio::any_io_executor> executor;
-
- private:
-  void evict() noexcept override { executor.reset(); }
-};
-
 struct SteadyTime {
   using Timer = IdleTimer;
   static Clock::time_point now() noexcept { return Clock::now(); }
 };
 
-/// One reference to a node.
-template <class Node>
-class Hold {
- public:
-  Hold() = default;
-  explicit Hold(Node& node) noexcept : node_(&node) {}  // takes over one that is counted already
-  Hold(Hold&& other) noexcept : node_(other.take()) {}
-  Hold& operator=(Hold&& other) noexcept {
-    Hold old(std::exchange(node_, other.take()));
-    return *this;
-  }
-  ~Hold() {
-    if (node_ != nullptr) node_->owner->release(*node_);
-  }
-
-  Node* get() const noexcept { return node_; }
-  Node* take() noexcept { return std::exchange(node_, nullptr); }
-
- private:
-  explicit Hold(Node* node) noexcept : node_(node) {}
-
-  Node* node_ = nullptr;
-};
-
 /// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
-/// lives as long as the pool, the leases, and the factories and finalizers that run.
+/// lives as long as the pool and its nodes.
 template <class Key, class Value, class Lookup, class Time>
-class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
+class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
+               public TimerTarget,
+               private Disposer {
+  friend resource_pool::Node<Key, Value, Engine>;
+
  public:
   using Node = resource_pool::Node<Key, Value, Engine>;
   using Hold = resource_pool::Hold<Node>;
@@ -87,27 +56,20 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
       : machine_(rules),
         callbacks_(std::move(callbacks)),
-        home_(Home::of(asio::query(executor, asio::execution::context))),
-        anchor_(std::make_shared<Anchor>(executor)),
-        timer_(asio::query(executor, asio::execution::context), home_) {
-    const auto held = home_->lock();
-    if (!home_->down()) home_->move_in(anchor_);
-  }
-
-  ~Engine() {
-    for (Node* chain : machine_.take_all()) delete_all(chain);
-    // Under the lock, so that the context can't go meanwhile. No longer listed: its eviction sees to it.
-    const auto held = home_->lock();
-    if (home_->move_out(*anchor_)) anchor_->executor.reset();
-  }
+        outlet_(executor),
+        timer_(asio::query(executor, asio::execution::context), outlet_.home()) {}
 
   /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
   void close() {
-    std::unique_lock lock(mutex_);
-    machine_.close();
-    if (machine_.leased() > 0) self_ = this->shared_from_this();
-    timer_.cancel();
-    settle(lock);
+    {
+      std::unique_lock lock(mutex_);
+      machine_.close();
+      if (machine_.nodes() > 0) self_ = this->shared_from_this();
+      timer_.cancel();
+      settle(lock);
+    }
+    // A pool that is part of a value goes before the rest of that, and takes its own values along.
+    Disposal::catch_up();
   }
 
   void release(Node& node) noexcept {
@@ -131,12 +93,24 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     return done_after(std::move(gone));
   }
 
+  void discard(Node& node) {
+    std::unique_lock lock(mutex_);
+    machine_.discard(node);
+    settle(lock);
+  }
+
  protected:
   static asio::awaitable<void> done() { co_return; }
 
   static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
     if (!event) return done();
-    return AsyncEvent::wait(std::move(event));
+    return wait(std::move(event));
+  }
+
+  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
+    // Inside of a destructor, which runs a context of its own, it must not wait for what is to be done below it.
+    if (!event->is_set()) Disposal::catch_up();
+    co_await AsyncEvent::wait(std::move(event));
   }
 
   Clock::time_point clock() const noexcept {
@@ -155,10 +129,12 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   /// Ends every step: does what follows from it, without the lock.
   void settle(std::unique_lock<std::mutex>& lock) {
     if (!armed_) arm();
-    if (machine_.has_work() || self_) carry_out(lock);
+    if (machine_.has_work()) carry_out(lock);
   }
 
   using Machine = resource_pool::Machine<Node, Lookup>;
+
+  ~Engine() = default;
 
   mutable std::mutex mutex_;
   Machine machine_;
@@ -202,31 +178,47 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     const std::shared_ptr<Engine> self = this->shared_from_this();
     auto work = machine_.take_work();
     const bool tell = machine_.has_notices() && !std::exchange(telling_, true);
-    std::shared_ptr<Engine> last;
-    if (machine_.leased() == 0) last = std::move(self_);
     lock.unlock();
-    delete_all(work.garbage);
+    const Disposal disposal;
+    if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
     if (tell) post_tell(self);
-    for (const auto& event : work.wake) event->set();
-    while (work.run != nullptr) start(*std::exchange(work.run, work.run->run_next));
+    while (work.run != nullptr) {
+      auto& node = static_cast<Node&>(*std::exchange(work.run, work.run->next_task));
+      start(node);
+    }
+    Disposal::wake(std::move(work.wake));
   }
 
-  static void delete_all(Node* chain) noexcept {
-    while (chain != nullptr) delete std::exchange(chain, chain->chain);
+  /// A node that is being finalized, without a finalizer; or else a chain of nodes that are gone.
+  void destroy(Disposable& disposable) noexcept override {
+    auto* node = static_cast<Node*>(&disposable);
+    if (node->state == State::finalizing) {
+      destroy_value(*node);
+      return Disposal::report(*node);
+    }
+    std::size_t deleted = 0;
+    for (; node != nullptr; ++deleted) delete std::exchange(node, node->chain);
+    std::shared_ptr<Engine> last;
+    const std::lock_guard lock(mutex_);
+    machine_.deleted(deleted);
+    if (machine_.nodes() == 0) last = std::move(self_);
   }
 
-  /// On the pool's executor, or not at all if its context is gone. The function must not own anything alone: it may be
-  /// destroyed here and now, under the home's lock.
-  template <class F>
-  void post(F function) {
-    const auto held = home_->lock();
-    if (!home_->down()) asio::post(*anchor_->executor, std::move(function));
+  void destroyed(Disposable& disposable) noexcept override {
+    std::unique_lock lock(mutex_);
+    machine_.finalized(static_cast<Node&>(disposable), nullptr);
+    settle(lock);
+  }
+
+  static void destroy_value(Node& node) noexcept {
+    // A lease that outlived clear() may still look at it.
+    if (node.refs.load(std::memory_order_acquire) == 0) node.value.reset();
   }
 
   void start(Node& node) {
-    if (node.state == State::finalizing && !callbacks_.finalizer) return finished(node, nullptr);
+    if (node.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(node);
     const auto job = std::make_shared<Job>(this->shared_from_this(), node);
-    post([job] { job->engine->run(job); });
+    outlet_.post([job] { job->engine->run(job); });
   }
 
   /// On the pool's executor.
@@ -250,8 +242,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void spawn(asio::awaitable<void> coroutine) {
-    const asio::any_io_executor executor = *anchor_->executor;
-    asio::co_spawn(executor, std::move(coroutine), asio::detached);
+    asio::co_spawn(outlet_.executor(), std::move(coroutine), asio::detached);
   }
 
   static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
@@ -291,16 +282,18 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void finished(Node& node, std::exception_ptr error) {
-    std::unique_ptr<Value> value;
-    std::unique_lock lock(mutex_);
-    // A lease that outlived clear() may still look at it.
-    if (node.refs.load(std::memory_order_acquire) == 0) value = std::move(node.value);
-    const bool silent = machine_.closed();
-    lock.unlock();
     // Before anybody hears that it is gone.
-    value.reset();
-    if (error && !silent) report(error);
-    lock.lock();
+    {
+      const Disposal disposal;
+      destroy_value(node);
+      Disposal::catch_up();
+    }
+    std::unique_lock lock(mutex_);
+    if (error && !machine_.closed()) {
+      lock.unlock();
+      report(error);
+      lock.lock();
+    }
     machine_.finalized(node, std::move(error));
     settle(lock);
   }
@@ -349,7 +342,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   void post_tell(const std::shared_ptr<Engine>& self) {
     const auto telling = std::make_shared<Telling>(self);
-    post([telling] {
+    outlet_.post([telling] {
       telling->begun = true;
       telling->engine->tell();
     });
@@ -372,7 +365,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     armed_ = true;  // until what is due has been dealt with
     lock.unlock();
     const auto self = this->shared_from_this();
-    post([self] { self->expire_due(); });
+    outlet_.post([self] { self->expire_due(); });
   }
 
   void expire_due() {
@@ -388,9 +381,8 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   bool armed_ = false;    // a wait is pending, or its consequences are
   bool telling_ = false;  // tell() is posted or runs
   Callbacks callbacks_;
-  std::shared_ptr<Engine> self_;  // while the pool is gone and leases are not
-  std::shared_ptr<Home> home_;
-  std::shared_ptr<Anchor> anchor_;
+  std::shared_ptr<Engine> self_;  // while the pool is gone and nodes are not
+  Outlet outlet_;
   typename Time::Timer timer_;
 };
 

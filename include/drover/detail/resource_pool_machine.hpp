@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_departures.hpp>
 #include <drover/detail/resource_pool_node.hpp>
 #include <drover/detail/resource_pool_table.hpp>
 #include <drover/timeout.hpp>
@@ -23,7 +24,7 @@ struct Rules {
   bool notices = false;  // are they wanted?
 };
 
-enum class Happening : std::uint8_t { made, revived, expired, evicted, finalized, failed };
+enum class Happening : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
 
 enum class Grant : std::uint8_t { held, revived, wait, leaving };
 
@@ -45,8 +46,8 @@ class Machine {
   };
 
   struct Work {
-    Node* run = nullptr;      // chained by run_next: call the factory or the finalizer, as their state says
-    Node* garbage = nullptr;  // chained by chain: delete
+    Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, as their state says
+    Node* garbage = nullptr;    // chained by chain: delete, and say so
     std::vector<std::shared_ptr<AsyncEvent>> wake;
   };
 
@@ -60,17 +61,18 @@ class Machine {
   }
 
   Counts counts() const noexcept {
-    return {table_.size(), count(State::live), count(State::idle) + count(State::finalizing)};
+    const std::size_t referenced = count(State::live) + count(State::discarded);
+    const std::size_t pending = count(State::idle) + count(State::finalizing);
+    return {count(State::making) + referenced + pending, referenced, pending};
   }
 
   /// Those being finalized, then the idle ones, in the order in which they will expire.
   template <class F>
   void for_each_pending(F f) const {
-    if (!leaving_.empty())
-      for (const Node* node = &leaving_.front(); node != nullptr; node = node->next)
-        if (node->state == State::finalizing) f(*node);
-    if (!idle_.empty())
-      for (const Node* node = &idle_.front(); node != nullptr; node = node->next) f(*node);
+    leaving_.for_each([&f](const Node& node) {
+      if (node.state == State::finalizing) f(node);
+    });
+    idle_.for_each(f);
   }
 
   /// When the first of the idle ones expires.
@@ -80,8 +82,8 @@ class Machine {
   }
 
   bool closed() const noexcept { return closed_; }
-  /// How many nodes are leased, or waited for.
-  std::size_t leased() const noexcept { return leased_; }
+  /// How many have not been deleted yet.
+  std::size_t nodes() const noexcept { return nodes_; }
   Duration ttl() const noexcept { return rules_.ttl; }
 
   // What happens --------------------------------------------------------------------------------
@@ -96,7 +98,6 @@ class Machine {
       case State::idle:
         idle_.erase(node);
         node.refs.store(1, std::memory_order_relaxed);
-        ++leased_;
         set_state(node, State::live);
         note(Happening::revived, node);
         return Grant::revived;
@@ -105,6 +106,7 @@ class Machine {
         node.expired = false;
         hold(node);
         return Grant::wait;
+      case State::discarded:  // not found under its key
       case State::finalizing:
       case State::gone: break;
     }
@@ -114,6 +116,7 @@ class Machine {
   /// A key that is missing: it is to be made, and whoever asked holds it.
   void insert(Node& fresh) {
     table_.insert(fresh);
+    ++nodes_;
     ++states_[index(fresh.state = State::making)];
     hold(fresh);
     run(fresh);
@@ -124,19 +127,20 @@ class Machine {
     if (!leaving.transit) leaving.transit = std::make_unique<Transit<Node>>();
     leaving.transit->successor = &fresh;
     fresh.previous = &leaving;
+    ++nodes_;
     hold(fresh);
   }
 
   void release(Node& node, Clock::time_point now) noexcept {
     if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    --leased_;
     switch (node.state) {
       case State::live: return rest(node, now);
+      case State::discarded: discarded_.erase(node); return closed_ ? drop(node) : leave(node);
       case State::queued:  // not begun, and nobody waits any more
         node.previous->transit->successor = nullptr;
         node.state = State::gone;
-        return discard(node);
-      case State::gone: return discard(node);
+        return reclaim(node);
+      case State::gone: return reclaim(node);
       case State::making:  // is kept once made
       case State::idle:
       case State::finalizing: return;
@@ -165,7 +169,7 @@ class Machine {
     node.transit->error = std::move(error);
     remove(node);
     if (node.refs.load(std::memory_order_relaxed) > 0) return false;
-    discard(node);
+    reclaim(node);
     return true;
   }
 
@@ -184,7 +188,7 @@ class Machine {
         run(*successor);
       }
     }
-    if (node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+    if (node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
   }
 
   /// True if it is being finalized now.
@@ -202,16 +206,28 @@ class Machine {
     }
   }
 
+  /// The value is no good: its key is free at once, its leases keep it. Nothing if it is on its way out already.
+  void discard(Node& node) noexcept {
+    if (node.state != State::live) return;
+    table_.erase(node);
+    node.detached = true;
+    set_state(node, State::discarded);
+    discarded_.push_back(node);
+    note(Happening::discarded, node);
+  }
+
   void clear(Node& node) noexcept {
     if (node.state == State::finalizing || node.cleared) return;
     node.cleared = true;
     if (node.state == State::idle) idle_.erase(node);
-    if (node.state == State::making) return join_leaving(node);  // finalized once made
+    if (node.state == State::discarded) discarded_.erase(node);
+    if (node.state == State::making) return leaving_.join(node);  // finalized once made
     leave(node);
   }
 
   void clear() noexcept {
     table_.for_each([this](Node& node) { clear(node); });
+    while (!discarded_.empty()) clear(discarded_.front());
   }
 
   /// Takes at most so many of those whose time has come; true if there may be more.
@@ -243,12 +259,7 @@ class Machine {
   }
 
   /// Set when all those have gone that are leaving now; null if there are none.
-  std::shared_ptr<AsyncEvent> all_gone_event() {
-    if (leaving_.empty()) return nullptr;
-    const auto event = std::make_shared<AsyncEvent>();
-    barriers_.push_back({leaving_.back().departure, event});
-    return event;
-  }
+  std::shared_ptr<AsyncEvent> all_gone_event() { return leaving_.all_gone_event(); }
 
   // What to do ----------------------------------------------------------------------------------
 
@@ -264,18 +275,13 @@ class Machine {
   std::vector<Notice> take_notices() noexcept { return std::exchange(notices_, {}); }
 
   void unpin(Node& node) noexcept {
-    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) discard(node);
+    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
   }
 
-  /// All nodes that are still in the table, for good.
-  std::vector<Node*> take_all() noexcept { return table_.take(); }
+  /// So many of those that take_work() gave.
+  void deleted(std::size_t nodes) noexcept { nodes_ -= nodes; }
 
  private:
-  struct Barrier {
-    std::uint64_t departure;
-    std::shared_ptr<AsyncEvent> event;
-  };
-
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
   std::size_t count(State state) const noexcept { return states_[index(state)]; }
 
@@ -284,9 +290,7 @@ class Machine {
     ++states_[index(node.state = state)];
   }
 
-  void hold(Node& node) noexcept {
-    if (node.refs.fetch_add(1, std::memory_order_relaxed) == 0) ++leased_;
-  }
+  void hold(Node& node) noexcept { node.refs.fetch_add(1, std::memory_order_relaxed); }
 
   /// Nobody holds it any more.
   void rest(Node& node, Clock::time_point now) noexcept {
@@ -307,41 +311,32 @@ class Machine {
 
   void leave(Node& node) noexcept {
     set_state(node, State::finalizing);
-    join_leaving(node);
+    leaving_.join(node);
     run(node);
   }
 
-  void join_leaving(Node& node) noexcept {
-    node.departure = ++departures_;
-    leaving_.push_back(node);
-  }
-
   void depart(Node& node) noexcept {
-    leaving_.erase(node);
-    while (!barriers_.empty() && (leaving_.empty() || leaving_.front().departure > barriers_.front().departure)) {
-      wake(barriers_.front().event);
-      barriers_.erase(barriers_.begin());
-    }
+    leaving_.depart(node, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
   }
 
   void drop(Node& node) noexcept {
     remove(node);
-    discard(node);
+    reclaim(node);
   }
 
   void remove(Node& node) noexcept {
-    table_.erase(node);
+    if (!node.detached) table_.erase(node);
     set_state(node, State::gone);
   }
 
   void run(Node& node) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->run_next : work_.run) = &node;
+    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.run) = &node;
     last_to_run_ = &node;
-    node.run_next = nullptr;
+    node.next_task = nullptr;
     has_work_ = true;
   }
 
-  void discard(Node& node) noexcept {
+  void reclaim(Node& node) noexcept {
     if (node.pins > 0) return;
     node.chain = std::exchange(work_.garbage, &node);
     has_work_ = true;
@@ -362,12 +357,11 @@ class Machine {
 
   Rules rules_;
   Table<Node, Lookup> table_;
-  List<Node> idle_;     // in the order of their deadlines
-  List<Node> leaving_;  // being finalized, or made and cleared meanwhile; in the order of their departures
-  std::array<std::size_t, 6> states_{};
-  std::size_t leased_ = 0;
-  std::uint64_t departures_ = 0;
-  std::vector<Barrier> barriers_;
+  List<Node> idle_;       // in the order of their deadlines
+  List<Node> discarded_;  // and still leased
+  Departures<Node> leaving_;
+  std::array<std::size_t, 7> states_{};
+  std::size_t nodes_ = 0;
   Work work_;
   Node* last_to_run_ = nullptr;
   std::vector<Notice> notices_;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <drover/detail/async_event.hpp>
+#include <drover/detail/resource_pool_disposal.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover::inline v1::detail::resource_pool {
@@ -17,6 +18,7 @@ enum class State : std::uint8_t {
   queued,      // waits for the value before it to be finalized; not in the table yet
   making,      // the factory runs
   live,        // leased
+  discarded,   // leased, not in the table any more
   idle,        // kept, in the list of idle ones
   finalizing,  // the finalizer runs, or is about to
   gone,        // not in the table any more; leases that outlived a clear() may still hold it
@@ -34,11 +36,13 @@ struct Transit {
 /// One generation of a key: from the first acquire until its value is gone. The value made for the same key afterwards
 /// is another node, so that a lease, which is a pointer to its node, can never touch it.
 template <class Key_, class Value_, class Owner>
-struct Node {
+struct Node : Disposable {
   using Key = Key_;
   using Value = Value_;
 
-  Node(Key k, std::size_t h, Owner* o) : hash(h), owner(o), key(std::move(k)) {}
+  Node(Key k, std::size_t h, Owner& o) : Disposable(o), hash(h), key(std::move(k)) {}
+
+  Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
   // What a hit touches comes first.
   Node* chain = nullptr;  // next in the bucket of the table; next to be deleted once it has left the table
@@ -52,11 +56,10 @@ struct Node {
   State state = State::queued;
   bool expired = false;  // finalize it at the last release
   bool cleared = false;
-  Owner* const owner;
+  bool detached = false;  // from its key, by discard(): not in the table
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Transit<Node>> transit;
-  Node* run_next = nullptr;     // in the chain of those to be made or finalized
   std::uint64_t departure = 0;  // while leaving: in which order they left
 };
 
@@ -80,9 +83,38 @@ class List {
     node.previous = node.next = nullptr;
   }
 
+  template <class F>
+  void for_each(F f) const {
+    for (const Node* node = first_; node != nullptr; node = node->next) f(*node);
+  }
+
  private:
   Node* first_ = nullptr;
   Node* last_ = nullptr;
+};
+
+/// One reference to a node.
+template <class Node>
+class Hold {
+ public:
+  Hold() = default;
+  explicit Hold(Node& node) noexcept : node_(&node) {}  // takes over one that is counted already
+  Hold(Hold&& other) noexcept : node_(other.take()) {}
+  Hold& operator=(Hold&& other) noexcept {
+    Hold old(std::exchange(node_, other.take()));
+    return *this;
+  }
+  ~Hold() {
+    if (node_ != nullptr) node_->owner().release(*node_);
+  }
+
+  Node* get() const noexcept { return node_; }
+  Node* take() noexcept { return std::exchange(node_, nullptr); }
+
+ private:
+  explicit Hold(Node* node) noexcept : node_(node) {}
+
+  Node* node_ = nullptr;
 };
 
 }  // namespace drover::inline v1::detail::resource_pool

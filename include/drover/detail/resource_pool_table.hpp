@@ -90,12 +90,6 @@ class Table {
       for (; node != nullptr; node = node->chain) f(*node);
   }
 
-  /// Lets go of them all.
-  std::vector<Node*> take() noexcept {
-    size_ = 0;
-    return std::exchange(buckets_, {});
-  }
-
  private:
   // Multiplying spreads hashes that differ in few bits, such as the identity that std::hash is for integers.
   std::size_t bucket(std::size_t hash) const noexcept {
