@@ -181,11 +181,11 @@ class Reaper {
 
   // With the lock held. steady_clock is CLOCK_MONOTONIC.
   void set_timer(Clock::time_point at) noexcept {
-    const auto since_boot = at.time_since_epoch();
+    const std::chrono::nanoseconds since_boot = at.time_since_epoch();
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(since_boot);
     itimerspec when{};
     when.it_value.tv_sec = seconds.count();
-    when.it_value.tv_nsec = std::chrono::nanoseconds(since_boot - seconds).count();
+    when.it_value.tv_nsec = (since_boot - seconds).count();
     ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
     timer_at_ = at;
   }
