@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
