@@ -19,6 +19,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/error.hpp>
+#include <drover/detail/what_of.hpp>
 #include <drover/pool/detail/call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
@@ -59,7 +60,7 @@ R open_outcome(const Outcome& outcome) {
     }
   } catch (const DecodeError& error) {
     throw Error(Errc::bad_arguments,
-                std::string("the result is not of the type that call() asked for: ") + error.what());
+                std::string("the result is not of the type that call() asked for: ") + what_of(error));
   }
 }
 

@@ -127,7 +127,7 @@ inline void PoolCore::replace(std::size_t at, const std::exception_ptr& cause, s
       if (cause) std::rethrow_exception(cause);
       why += " ended";
     } catch (const std::exception& error) {
-      why += std::string(": ") + error.what();
+      why += std::string(": ") + what_of(error);
     }
     dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
     dropped = dispatcher_->drop_queue();
