@@ -29,6 +29,10 @@
 /// type or container; durations between units; a value where an optional is wanted; text where bytes are wanted.
 /// Nothing else: no number is a bool or text, no float an integer, no tuple one of another length.
 ///
+/// A field char[N] comes back as it was, whatever is in it, and takes text of up to N characters. It travels as the
+/// text before its first NUL; or, where more than zeros follows that, as N bytes, which no string takes. Literals do
+/// the same: send text that has a NUL in it as a std::string_view.
+///
 /// Decoding trusts nothing: every length is checked against what has been received before memory is allocated for it,
 /// and the depth of nesting is bounded.
 namespace drover::inline v1 {

@@ -160,8 +160,7 @@ void decode_to(Decoder& in, T& place) {
   if constexpr (!std::is_array_v<T>) {
     place = in.get<T>();
   } else if constexpr (form_of<T>() == Form::text) {
-    const auto text = in.get<std::string_view>();
-    if (text.size() >= sizeof place) decode_failed("string too long for an array of characters");
+    const std::string_view text = take_characters(Raw::of(in), sizeof place);
     std::memset(place, 0, sizeof place);
     std::memcpy(place, text.data(), text.size());
   } else {
