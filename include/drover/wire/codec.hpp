@@ -106,3 +106,4 @@ class Decoder {
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 #include <drover/wire/detail/codec_text.hpp>
+#include <drover/wire/detail/codec_doors.hpp>

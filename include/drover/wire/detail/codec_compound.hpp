@@ -145,11 +145,6 @@ struct Wire<std::monostate, Form::tuple> {
   }
 };
 
-template <class Fields, std::size_t... At>
-consteval bool refers(std::index_sequence<At...>) {
-  return (std::is_lvalue_reference_v<std::tuple_element_t<At, Fields>> && ...);
-}
-
 template <class T>
 struct Wire<T, Form::fields> {
   static void encode(Encoder& out, const T& value) {
@@ -157,14 +152,12 @@ struct Wire<T, Form::fields> {
   }
 
   static T decode(Decoder& in)
-    requires std::default_initializable<T> && requires(T& value) { drover_fields(value); }
+    requires std::default_initializable<T> && std::move_constructible<T> && HasWritableFields<T>
   {
     const Level level(Raw::of(in));
     T value{};
     auto fields = drover_fields(value);
     constexpr std::size_t count = std::tuple_size_v<decltype(fields)>;
-    static_assert(refers<decltype(fields)>(std::make_index_sequence<count>()),
-                  "drover_fields() has to return references to the fields, not copies of them: use std::tie.");
     expect_fields(Raw::of(in), count);
     std::apply([&in](auto&... field) { (detail::decode_to(in, field), ...); }, fields);
     return value;

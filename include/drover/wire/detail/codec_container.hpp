@@ -162,7 +162,9 @@ void decode_to(Decoder& in, T& place) {
   } else if constexpr (form_of<T>() == Form::text) {
     const std::string_view text = take_characters(Raw::of(in), sizeof place);
     std::memset(place, 0, sizeof place);
-    std::memcpy(place, text.data(), text.size());
+    if (!text.empty()) std::memcpy(place, text.data(), text.size());
+  } else if constexpr (form_of<T>() == Form::none) {
+    static_assert(!sizeof(T), "drover can't decode to an array of wide characters: take a string.");
   } else {
     Wire<T>::decode_elements(in, place);
   }

@@ -17,7 +17,7 @@
 
 #include <drover/wire/codec.hpp>
 
-/// Which way of travelling a type takes, and the doors Encoder::put() and Decoder::get().
+/// Which way of travelling a type takes.
 namespace drover::inline v1::detail {
 
 enum class Form {
@@ -76,6 +76,20 @@ concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) { drover_
                          requires(OnlyLikeA<T> value) { drover_fields(value); };
 template <class T>
 concept HasFields = HasSomeFields<T> && !InheritsFields<T>;
+
+template <class Fields, std::size_t... At>
+consteval bool refers_to_fields(std::index_sequence<At...>) {
+  return ((std::is_lvalue_reference_v<std::tuple_element_t<At, Fields>> &&
+           !std::is_const_v<std::remove_reference_t<std::tuple_element_t<At, Fields>>>) &&
+          ...);
+}
+
+/// What it returns for a T& can be decoded to.
+template <class T>
+concept HasWritableFields =
+    HasFields<T> && requires(T& value) { drover_fields(value); } &&
+    refers_to_fields<decltype(drover_fields(std::declval<T&>()))>(
+        std::make_index_sequence<std::tuple_size_v<decltype(drover_fields(std::declval<T&>()))>>());
 
 template <class T>
 concept MessageLike = requires(const T& in, T& out, void* to, const void* from) {
@@ -190,6 +204,15 @@ consteval Form form_of() {
     return Form::none;
 }
 
+/// A name that begins with "std::".
+template <class T>
+consteval bool is_from_std() {
+  constexpr std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = std::vector<int>]", without "with" in Clang
+  constexpr std::string_view mark = "T = ";
+  constexpr std::size_t begin = whole.find(mark);
+  return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
+}
+
 /// How a type of that form travels: static void encode(Encoder&, const T&); static T decode(Decoder&), absent where
 /// there is no decoding it.
 template <class T, Form = form_of<T>()>
@@ -237,43 +260,6 @@ struct Wire<T, Form::custom> {
   }
 };
 
+inline void decode_failed(const std::string& what) { throw DecodeError(what); }
+
 }  // namespace drover::inline v1::detail
-
-namespace drover::inline v1 {
-
-template <class T>
-void Encoder::put(const T& value) {
-  if constexpr (detail::Encodable<T>)
-    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
-  else if constexpr (std::is_pointer_v<T>)
-    static_assert(!sizeof(T), "drover can't send a pointer to another process: send the value it points to.");
-  else if constexpr (detail::InheritsFields<T>)
-    static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
-  else
-    static_assert(
-        detail::Encodable<T>,
-        "drover can't encode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
-        "specialise drover::Codec.");
-}
-
-template <class T>
-T Decoder::get() {
-  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
-  if constexpr (detail::Decodable<T>)
-    return detail::Wire<T>::decode(*this);
-  else if constexpr (std::is_pointer_v<T>)
-    static_assert(!sizeof(T), "drover can't decode to a pointer: take std::string or std::string_view for text.");
-  else if constexpr (detail::HasFields<T>)
-    static_assert(!sizeof(T),
-                  "A type with drover_fields() must be default-constructible to be decoded: make it so, or specialise "
-                  "drover::Codec.");
-  else
-    static_assert(
-        detail::Decodable<T>,
-        "drover can't decode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
-        "specialise drover::Codec; take a container where you have a span.");
-}
-
-inline void detail::decode_failed(const std::string& what) { throw DecodeError(what); }
-
-}  // namespace drover::inline v1
