@@ -227,6 +227,14 @@ TEST(Routines, AnExceptionMayHaveNoText) {
   EXPECT_EQ(r.status, ResultStatus::bad_arguments);
 }
 
+TEST(Routines, ArgumentsTakeNoMoreMemoryThanAllowed) {
+  Runner r;
+  r.routines.add("take", [](const std::vector<std::optional<std::array<double, 200>>>&) {});
+  const std::string text = r.failure("take", std::vector<std::optional<std::array<double, 200>>>(50000)).at(0);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+  EXPECT_NE(text.find("the value takes more memory than allowed"), std::string::npos) << text;
+}
+
 // C-02
 TEST(Routines, WhatIsTooLargeIsToldInTextsThatAreNot) {
   Runner r;

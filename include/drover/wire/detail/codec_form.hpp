@@ -204,6 +204,30 @@ consteval Form form_of() {
     return Form::none;
 }
 
+/// The bytes that a value takes in a message, or less. What a sequence claims to hold is checked against it.
+template <class T>
+consteval std::size_t least_size() {
+  constexpr std::size_t kind = 1, length = sizeof(std::uint64_t), number = kind + sizeof(std::int64_t);
+  switch (form_of<T>()) {
+    case Form::boolean:
+    case Form::enumeration: return kind + 1;  // there are enums of bool
+    case Form::integer:
+    case Form::floating: return number;
+    case Form::text:
+    case Form::bytes:
+    case Form::sequence:
+    case Form::fixed_sequence:
+    case Form::map: return kind + length;
+    case Form::message: return kind + 2 * (kind + length);
+    case Form::tuple:
+    case Form::fields: return kind + sizeof(std::uint32_t);
+    case Form::variant: return kind + sizeof(std::uint32_t) + kind;
+    case Form::duration: return kind + 2 * sizeof(std::int64_t) + number;
+    case Form::time_point: return kind + 1 + kind + 2 * sizeof(std::int64_t) + number;
+    default: return kind;  // an optional may be there as the bare value, which may be of any form
+  }
+}
+
 /// A name that begins with "std::".
 template <class T>
 consteval bool is_from_std() {
@@ -212,6 +236,31 @@ consteval bool is_from_std() {
   constexpr std::size_t begin = whole.find(mark);
   return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
 }
+
+/// A value of this form holds none of a type that holds it, or it counts as a level of nesting itself.
+constexpr bool ends_recursion(Form form) noexcept {
+  switch (form) {
+    case Form::sequence:
+    case Form::fixed_sequence:
+    case Form::map:
+    case Form::optional:
+    case Form::pointer:
+    case Form::variant:
+    case Form::tuple: return false;
+    default: return true;
+  }
+}
+
+struct NoLevel {
+  template <class RawCoder>
+  explicit NoLevel(RawCoder&) noexcept {}
+};
+
+/// What a tree is nested by counts once: its struct, and not the container of the children in it. A container counts
+/// where it is the struct, as in struct Tree : std::map<int, Tree> {}.
+template <class T, class RawCoder, class... Elements>
+using ContainerLevel =
+    std::conditional_t<is_from_std<T>() || (ends_recursion(form_of<Elements>()) && ...), NoLevel, Level<T, RawCoder>>;
 
 /// How a type of that form travels: static void encode(Encoder&, const T&); static T decode(Decoder&), absent where
 /// there is no decoding it.
@@ -242,8 +291,8 @@ inline constexpr bool refers_to_message<Template<Args...>> = (refers_to_message<
 template <class T>
 struct Wire<T, Form::custom> {
   static void encode(Encoder& out, const T& value) {
-    auto& raw = Raw::of(out);
-    const Level level(raw);
+    RawEncoder& raw = Raw::of(out);
+    const Level<T, RawEncoder> level(raw);
     raw.kind(Kind::custom);
     Codec<T>::encode(out, value);
   }
@@ -253,8 +302,8 @@ struct Wire<T, Form::custom> {
       { Codec<T>::decode(in) } -> std::convertible_to<T>;
     }
   {
-    auto& raw = Raw::of(in);
-    const Level level(raw);
+    RawDecoder& raw = Raw::of(in);
+    const Level<T, RawDecoder> level(raw);
     raw.expect(Kind::custom);
     return Codec<T>::decode(in);
   }

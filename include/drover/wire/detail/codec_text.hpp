@@ -52,6 +52,10 @@ struct Wire<T, Form::text> {
   {
     Raw::of(in).expect(Kind::text);
     const std::string_view text = Raw::of(in).counted_bytes();
+    if constexpr (!std::same_as<T, std::string_view>) {
+      constexpr std::size_t held_in_place = 15;
+      if (text.size() > held_in_place) Raw::of(in).budget().charge(block_of(text.size()));
+    }
     if constexpr (PathLike<T>)
       return T(typename T::string_type(text));
     else if constexpr (is_a<T, std::basic_string>)
@@ -123,6 +127,7 @@ struct Wire<T, Form::bytes> {
     } else if constexpr (std::same_as<T, std::span<const std::byte>>) {
       return bytes;
     } else {
+      Raw::of(in).budget().charge_block(bytes.size());
       return detail::filled<T>(bytes.data(), bytes.size());
     }
   }
@@ -176,7 +181,7 @@ struct Wire<T, Form::message> {
     const std::string_view found = raw.counted_bytes();
     const auto wanted = name_of(value);
     if (found != std::string_view(wanted))
-      decode_failed("expected the message " + std::string(wanted) + ", found " + std::string(found));
+      decode_failed("expected the message " + std::string(wanted) + ", found " + std::string(found.substr(0, 200)));
     raw.expect(Kind::bytes);
     const std::string_view bytes = raw.counted_bytes();
     if (!parse(value, bytes)) decode_failed("malformed message " + std::string(wanted));
