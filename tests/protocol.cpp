@@ -20,11 +20,30 @@ TEST(Protocol, AHellosIdTellsItsVersionAndNothingElseIsOne) {
 TEST(Protocol, HelloTravels) {
   ByteBuffer bytes;
   drover::Encoder(bytes).put(Hello{"1.2.3", {"square", "echo"}});
-  drover::Decoder in(bytes.view());
-  const auto hello = in.get<Hello>();
-  in.finish();
+  const Hello hello = decode_hello(bytes.view());
   EXPECT_EQ(hello.version, "1.2.3");
   EXPECT_EQ(hello.routines, (std::vector<std::string>{"square", "echo"}));
+}
+
+std::string refusal_of_hello(const Hello& hello, std::size_t cut = 0) {
+  ByteBuffer bytes;
+  drover::Encoder(bytes).put(hello);
+  try {
+    decode_hello(bytes.view().first(bytes.size() - cut));
+    return "";
+  } catch (const drover::DecodeError& error) {
+    return error.what();
+  }
+}
+
+TEST(Protocol, HelloHasABoundedNumberOfRoutines) {
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(max_routines, std::string(64, 'x'))}), "");
+  const std::string text = "it announces 1000000 routines, at most 16384 are allowed";
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000)}), text);
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000)}, 10),
+            "message cut off: a length goes beyond its end");
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000, "x")}, 10), text);  // before the names are read
+  EXPECT_NE(refusal_of_hello({"1", {"a"}}, 1), "");
 }
 
 TEST(Protocol, PlainBodiesTravelAndOtherSizesAreRefused) {
