@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <asio/io_context.hpp>
+
 #include <drover/pool/detail/call_queue.hpp>
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
@@ -28,8 +30,18 @@ using drover::detail::CallState;
 using drover::detail::CallStep;
 using drover::detail::DeadlineHook;
 using drover::detail::Deadlines;
+using drover::detail::Dispatcher;
 using drover::detail::FrameHeader;
 using drover::detail::step;
+
+TEST(Dispatcher, ResultsMayTakeMoreWhereMessagesMay) {
+  asio::io_context context;
+  drover::WorkerOptions options;
+  const auto spare = [&] { return Dispatcher::create(context.get_executor(), options, 1)->take_call()->spare_memory; };
+  EXPECT_EQ(spare(), std::size_t{16} << 20);
+  options.max_message_size = std::size_t{1} << 30;
+  EXPECT_EQ(spare(), std::size_t{256} << 20);
+}
 
 // ---- the states -----------------------------------------------------------------------------------------------------
 

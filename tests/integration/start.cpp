@@ -92,6 +92,16 @@ TEST_F(Starting, ConstructionIsInert) {
   EXPECT_EQ(run(context, failure_of(empty.stop())), Errc::not_running);
 }
 
+// Far more routines than anybody has.
+TEST_F(Starting, AWorkerMayHaveThousandsOfRoutines) {
+  asio::io_context context;
+  LocalWorker worker(context.get_executor(), worker_with({"many-routines", "10000"}));
+  run(context, worker.start());
+  EXPECT_GT(worker.metadata().routines.size(), 10000u);
+  EXPECT_EQ(run(context, worker.call<int>(std::string(60, 'r') + "9999")), 9999);
+  run(context, worker.stop());
+}
+
 // W-02
 TEST_F(Starting, AReadyWorkerIsIntroduced) {
   asio::io_context context;

@@ -65,6 +65,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     }
     auto call = std::make_shared<Call>();
     call->dispatcher = weak_from_this();
+    call->spare_memory = spare_memory(max_message_size_);
     return call;
   }
 

@@ -4,6 +4,7 @@
 
 #include <asio/use_awaitable.hpp>
 
+#include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/pool_core.hpp>
 
@@ -153,7 +154,7 @@ inline void PoolCore::fail_if_all_are_down(const std::exception_ptr& cause, std:
     if (cause) std::rethrow_exception(cause);
     why += " ended";
   } catch (const std::exception& error) {
-    why += std::string(": ") + error.what();
+    why += std::string(": ") + what_of(error);
   }
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
