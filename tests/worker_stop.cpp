@@ -45,6 +45,26 @@ TEST_F(WorkerStop, WhatFinishesInTimeIsDrained) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
+// Moments from the wire are clamped: sums of them must not overflow, and the hard exit has to come.
+TEST_F(WorkerStop, MomentsOutOfAnyRangeAreClamped) {
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(), never = drover::detail::never;
+  const drover::detail::StopBody bodies[] = {{.drain_until = least, .end_by = least},
+                                             {.drain_until = never - 1, .end_by = least},
+                                             {.drain_until = least, .end_by = -1},
+                                             {.drain_until = 0, .end_by = 0}};
+  for (const auto& body : bodies) {
+    SCOPED_TRACE(testing::Message() << body.drain_until << ", " << body.end_by);
+    Worker worker;
+    worker.expect_hello();
+    worker.call("spin");
+    ASSERT_TRUE(worker.told('b'));
+    const Stopwatch watch;
+    worker.stop(body);
+    EXPECT_EQ(worker.exit_status(), 1);
+    EXPECT_LT(watch.elapsed(), slack);
+  }
+}
+
 // S-03
 TEST_F(WorkerStop, WhatDoesNotIsCancelledAndMayCleanUp) {
   Worker worker;

@@ -167,6 +167,18 @@ TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
   }
 }
 
+// A machine that has no thread left for the worker: it says so and exits; it does not abort.
+TEST_F(FailingStarts, AWorkerWithoutThreadsSaysSo) {
+  WorkerOptions options = plain_worker();
+  const std::string worker = options.command.program.string();
+  options.command.program = DROVER_HELPER_NO_THREADS;
+  options.command.args = {worker};
+  const Failure failure = run(failing_start(options));
+  EXPECT_EQ(failure, Errc::start_failed);
+  EXPECT_TRUE(failure.exit && failure.exit->value == 71) << failure;
+  EXPECT_NE(failure.text.find("thread"), std::string::npos) << failure;
+}
+
 // W-09
 TEST_F(FailingStarts, AMainThatNeverServesDoesNotMultiply) {
   for (auto steps : {std::vector<std::string>{"forget"}, {"unarmed", "forget"}}) {

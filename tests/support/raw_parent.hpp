@@ -195,6 +195,9 @@ class Worker {
     drover::detail::StopBody body;
     if (drain) body.drain_until = nanoseconds(now + *drain);
     if (budget) body.end_by = nanoseconds(now + *budget);
+    stop(body);
+  }
+  void stop(const drover::detail::StopBody& body) {
     FrameHeader header;
     header.type = FrameType::stop;
     header.id = last_call;
