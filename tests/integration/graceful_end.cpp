@@ -82,7 +82,9 @@ TEST_F(GracefulEnd, ACancelledCallEndsWithTheStatus) {
     // It is begun once the worker says that it has one in flight.
     for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
     ::kill(worker.pid(), SIGTERM);
-    for (const Failure& failure : {co_await begun.failure(), co_await queued.failure()}) {
+    const Failure of_begun = co_await begun.failure();
+    const Failure of_queued = co_await queued.failure();
+    for (const Failure& failure : {of_begun, of_queued}) {
       EXPECT_EQ(failure, Errc::worker_exited) << failure;
       EXPECT_TRUE(failure.exit && failure.exit->success()) << failure;
     }

@@ -233,11 +233,11 @@ inline void PoolCore::begin_stop(Timeout grace) {
   Dispatcher::fail(std::move(dropped), refusal);
 }
 
-inline void PoolCore::drain_queue(std::shared_ptr<AsyncEvent> when_empty) {
+inline void PoolCore::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
   const auto held = lock();
-  if (stopping_ || failed_) return when_empty->set();
+  if (stopping_ || failed_) return when_unawaited->set();
   dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
-  dispatcher_->notify_when_empty(std::move(when_empty));
+  dispatcher_->notify_when_unawaited(std::move(when_unawaited));
 }
 
 inline void PoolCore::on_signal(unsigned count) {

@@ -45,6 +45,7 @@ inline void WorkerService::begin() {
   if (routines_.any_takes_stop_token()) start_notifier(state_);
   state_.phase.store(WorkerState::Phase::serving);
   say_hello();
+  state_.greeted.store(true);
   watch_bell();
   watch_data();
 }
