@@ -11,11 +11,14 @@
 #include <utility>
 #include <vector>
 
+#include <asio/io_context.hpp>
+
 #include <drover/pool/detail/call_queue.hpp>
 #include <drover/pool/detail/call_state.hpp>
 #include <drover/pool/detail/deadlines.hpp>
 #include <drover/pool/detail/dispatcher.hpp>
 #include <drover/pool/detail/lane.hpp>
+#include <drover/pool/detail/status_requests.hpp>
 
 namespace {
 
@@ -28,8 +31,18 @@ using drover::detail::CallState;
 using drover::detail::CallStep;
 using drover::detail::DeadlineHook;
 using drover::detail::Deadlines;
+using drover::detail::Dispatcher;
 using drover::detail::FrameHeader;
 using drover::detail::step;
+
+TEST(Dispatcher, ResultsMayTakeMoreWhereMessagesMay) {
+  asio::io_context context;
+  drover::WorkerOptions options;
+  const auto spare = [&] { return Dispatcher::create(context.get_executor(), options, 1)->take_call()->spare_memory; };
+  EXPECT_EQ(spare(), std::size_t{16} << 20);
+  options.max_message_size = std::size_t{1} << 30;
+  EXPECT_EQ(spare(), std::size_t{256} << 20);
+}
 
 // ---- the states -----------------------------------------------------------------------------------------------------
 
@@ -243,6 +256,54 @@ TEST(CallQueue, ThatIsLongIsDestroyedWithoutDeepRecursion) {
   auto queue = std::make_unique<CallQueue>();
   for (int i = 0; i < 200000; ++i) queue->push(std::make_shared<Call>());
   queue.reset();
+}
+
+// ---- the callers of status() ----------------------------------------------------------------------------------------
+
+using drover::detail::StatusRequests;
+using drover::detail::StatusWaiter;
+
+TEST(StatusRequests, ThoseThatComeMeanwhileShareTheNextOne) {
+  StatusRequests requests;
+  const auto first = std::make_shared<StatusWaiter>(), second = std::make_shared<StatusWaiter>(),
+             third = std::make_shared<StatusWaiter>();
+  EXPECT_TRUE(requests.add(first));
+  const std::uint64_t id = requests.begin();
+  EXPECT_FALSE(requests.add(second));
+  EXPECT_FALSE(requests.add(third));
+  EXPECT_FALSE(requests.answer(id + 1, {}));
+  EXPECT_TRUE(requests.answer(id, {.served = 1}));
+  EXPECT_EQ(first->status->served, 1u);
+  EXPECT_FALSE(second->has_ended()) << "its question came later";
+  ASSERT_TRUE(requests.wants_another());
+  EXPECT_FALSE(requests.answer(id, {})) << "answered before";
+  EXPECT_TRUE(requests.answer(requests.begin(), {.served = 2}));
+  EXPECT_EQ(second->status->served, 2u);
+  EXPECT_EQ(third->status->served, 2u);
+  EXPECT_TRUE(requests.empty());
+}
+
+// A health check on a stopped worker gives up again and again.
+TEST(StatusRequests, CallersThatGiveUpLeaveNothingBehind) {
+  StatusRequests requests;
+  const auto asked = std::make_shared<StatusWaiter>();
+  requests.add(asked);
+  requests.begin();
+  for (int i = 0; i < 10000; ++i) requests.add(std::make_shared<StatusWaiter>());
+  EXPECT_LE(requests.capacity(), 16u);
+}
+
+TEST(StatusRequests, AFailureEndsAllOnce) {
+  StatusRequests requests;
+  const auto first = std::make_shared<StatusWaiter>(), second = std::make_shared<StatusWaiter>();
+  requests.add(first);
+  requests.begin();
+  requests.add(second);
+  requests.fail([] { return std::make_exception_ptr(1); });
+  EXPECT_TRUE(first->failure && second->failure);
+  first->end_with(drover::WorkerStatus{});
+  EXPECT_FALSE(first->status);
+  EXPECT_TRUE(requests.empty());
 }
 
 // ---- a worker's lane ------------------------------------------------------------------------------------------------

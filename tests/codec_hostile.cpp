@@ -188,4 +188,79 @@ TEST(HostileCodec, DeepNestingIsRefused) {
   EXPECT_FALSE(accepts<Chain>(deep));
 }
 
+struct Twig {
+  int value = 0;
+  std::vector<Twig> children;
+  std::unique_ptr<Twig> next;
+};
+auto drover_fields(Twig& t) { return std::tie(t.value, t.children, t.next); }
+
+struct Json {
+  using Object = std::map<std::string, std::optional<std::pair<int, std::unique_ptr<Json>>>>;
+  std::variant<double, std::string, std::vector<Json>, Object> value;
+};
+auto drover_fields(Json& j) { return std::tie(j.value); }
+
+struct List : std::map<int, List> {};  // the container is the level itself
+
+/// A tree of so many nested values: a chain of children, or of what `next` points to.
+template <class T, class Grow>
+T nested(int depth, Grow grow) {
+  T tree{};
+  for (int i = 1; i < depth; ++i) tree = grow(std::move(tree));
+  return tree;
+}
+
+template <class T, class Grow>
+void expect_depth(int bound, Grow grow) {
+  const Bytes deepest = encoded(nested<T>(bound, grow));
+  EXPECT_TRUE(accepts<T>(deepest));
+  try {
+    encoded(nested<T>(bound + 1, grow));
+    ADD_FAILURE() << "one more was accepted";
+  } catch (const std::length_error& error) {
+    EXPECT_STREQ(error.what(), "a value nested more than 256 deep can't be encoded");
+  }
+}
+
+TEST(HostileCodec, ATreesLevelCountsOnceWhateverHoldsIt) {
+  expect_depth<Twig>(256, [](Twig child) {
+    Twig tree;
+    tree.children.push_back(std::move(child));
+    return tree;
+  });
+  expect_depth<Twig>(256, [](Twig child) {
+    Twig tree;
+    tree.next = std::make_unique<Twig>(std::move(child));
+    return tree;
+  });
+  expect_depth<Json>(256, [](Json child) {
+    Json::Object object;
+    object["key"].emplace(1, std::make_unique<Json>(std::move(child)));
+    return Json{std::move(object)};
+  });
+  expect_depth<List>(256, [](List child) {
+    List list;
+    list.emplace(1, std::move(child));
+    return list;
+  });
+}
+
+struct Broad {
+  char text[32 << 10] = {};
+  std::unique_ptr<Broad> next;
+};
+auto drover_fields(Broad& b) { return std::tie(b.text, b.next); }
+
+TEST(HostileCodec, LargeStructsInEachOtherTakeNoMoreStack) {
+  const auto chain = [](int depth) {
+    Broad broad;
+    Broad* last = &broad;
+    for (int i = 1; i < depth; ++i) last = (last->next = std::make_unique<Broad>()).get();
+    return encoded(broad);
+  };
+  EXPECT_TRUE(accepts<Broad>(chain(63)));
+  EXPECT_FALSE(accepts<Broad>(chain(64)));
+}
+
 }  // namespace

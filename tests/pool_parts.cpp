@@ -380,6 +380,11 @@ TEST(Options, OfACallAreChecked) {
   EXPECT_NE(refusal<drover::CallOptions>([](drover::CallOptions& o) { o.kill_after = -1ms; }), "");
 }
 
+TEST(RoutineName, IsNoNullPointer) {
+  const char* const none = nullptr;
+  EXPECT_THROW(drover::RoutineName{none}, std::invalid_argument);
+}
+
 TEST(RoutineName, ComesFromStringsOnly) {
   static_assert(std::convertible_to<const char*, drover::RoutineName>);
   static_assert(std::convertible_to<std::string, drover::RoutineName>);

@@ -20,11 +20,30 @@ TEST(Protocol, AHellosIdTellsItsVersionAndNothingElseIsOne) {
 TEST(Protocol, HelloTravels) {
   ByteBuffer bytes;
   drover::Encoder(bytes).put(Hello{"1.2.3", {"square", "echo"}});
-  drover::Decoder in(bytes.view());
-  const auto hello = in.get<Hello>();
-  in.finish();
+  const Hello hello = decode_hello(bytes.view());
   EXPECT_EQ(hello.version, "1.2.3");
   EXPECT_EQ(hello.routines, (std::vector<std::string>{"square", "echo"}));
+}
+
+std::string refusal_of_hello(const Hello& hello, std::size_t cut = 0) {
+  ByteBuffer bytes;
+  drover::Encoder(bytes).put(hello);
+  try {
+    decode_hello(bytes.view().first(bytes.size() - cut));
+    return "";
+  } catch (const drover::DecodeError& error) {
+    return error.what();
+  }
+}
+
+TEST(Protocol, HelloHasABoundedNumberOfRoutines) {
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(max_routines, std::string(64, 'x'))}), "");
+  const std::string text = "it announces 1000000 routines, at most 16384 are allowed";
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000)}), text);
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000)}, 10),
+            "message cut off: a length goes beyond its end");
+  EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000, "x")}, 10), text);  // before the names are read
+  EXPECT_NE(refusal_of_hello({"1", {"a"}}, 1), "");
 }
 
 TEST(Protocol, PlainBodiesTravelAndOtherSizesAreRefused) {
@@ -66,11 +85,11 @@ TEST(Protocol, MalformedEnvironmentsAreRefused) {
   for (std::size_t size = 0; size < name_at; ++size) EXPECT_FALSE(WorkerEnvironment::parse(text.substr(0, size)));
   for (const char* bad :
        {"", "1", "yes", "1  3 1 1", "1 3 1 -1 4 1 1 -1 0 0 -1 0 0 1 1 1 x",
-        "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x", " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"})
+        "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x", " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"})
     EXPECT_FALSE(WorkerEnvironment::parse(bad)) << bad;
-  EXPECT_TRUE(WorkerEnvironment::parse("1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"));
+  EXPECT_TRUE(WorkerEnvironment::parse("1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"));
   // A worker of another version has to know that it is one, or its main() would go on as if it were the program's.
-  EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x"));
+  EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"));
 }
 
 }  // namespace

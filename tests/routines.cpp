@@ -1,3 +1,5 @@
+#include <array>
+#include <exception>
 #include <functional>
 #include <gtest/gtest.h>
 #include <map>
@@ -19,6 +21,18 @@
 #include <drover/worker/detail/outcome.hpp>
 #include <drover/worker/detail/stop_sources.hpp>
 #include <drover/worker/routines.hpp>
+
+struct Silent : std::exception {
+  const char* what() const noexcept override { return nullptr; }
+};
+
+struct Awkward {};
+
+template <>
+struct drover::Codec<Awkward> {
+  static void encode(Encoder&, Awkward) {}
+  static Awkward decode(Decoder&) { throw Silent(); }
+};
 
 namespace {
 
@@ -194,6 +208,31 @@ TEST(Routines, WrongArgumentsAreToldFromWhatTheRoutineThrows) {
   EXPECT_FALSE(called);
   EXPECT_EQ(r.failure("decodes by itself").at(1), "of its own");
   EXPECT_EQ(r.status, ResultStatus::remote_error);
+}
+
+TEST(Routines, AnExceptionMayHaveNoText) {
+  Runner r;
+  r.routines.add("throw", [] { throw Silent(); })
+      .add("take", [](Awkward) {})
+      .add("coroutine", []() -> asio::awaitable<void> {
+        throw Silent();
+        co_return;
+      });
+  EXPECT_NE(r.failure("throw").at(0).find("Silent"), std::string::npos);
+  EXPECT_EQ(r.failure("throw").at(1), "");
+  EXPECT_EQ(r.status, ResultStatus::remote_error);
+  EXPECT_EQ(r.failure("coroutine").at(1), "");
+  EXPECT_EQ(r.status, ResultStatus::remote_error);
+  EXPECT_NE(r.failure("take", Awkward()).at(0).find("was given other arguments: "), std::string::npos);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+}
+
+TEST(Routines, ArgumentsTakeNoMoreMemoryThanAllowed) {
+  Runner r;
+  r.routines.add("take", [](const std::vector<std::optional<std::array<double, 200>>>&) {});
+  const std::string text = r.failure("take", std::vector<std::optional<std::array<double, 200>>>(50000)).at(0);
+  EXPECT_EQ(r.status, ResultStatus::bad_arguments);
+  EXPECT_NE(text.find("the value takes more memory than allowed"), std::string::npos) << text;
 }
 
 // C-02

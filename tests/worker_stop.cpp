@@ -45,6 +45,26 @@ TEST_F(WorkerStop, WhatFinishesInTimeIsDrained) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
+// Moments from the wire are clamped: sums of them must not overflow, and the hard exit has to come.
+TEST_F(WorkerStop, MomentsOutOfAnyRangeAreClamped) {
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(), never = drover::detail::never;
+  const drover::detail::StopBody bodies[] = {{.drain_until = least, .end_by = least},
+                                             {.drain_until = never - 1, .end_by = least},
+                                             {.drain_until = least, .end_by = -1},
+                                             {.drain_until = 0, .end_by = 0}};
+  for (const auto& body : bodies) {
+    SCOPED_TRACE(testing::Message() << body.drain_until << ", " << body.end_by);
+    Worker worker;
+    worker.expect_hello();
+    worker.call("spin");
+    ASSERT_TRUE(worker.told('b'));
+    const Stopwatch watch;
+    worker.stop(body);
+    EXPECT_EQ(worker.exit_status(), 1);
+    EXPECT_LT(watch.elapsed(), slack);
+  }
+}
+
 // S-03
 TEST_F(WorkerStop, WhatDoesNotIsCancelledAndMayCleanUp) {
   Worker worker;
@@ -74,8 +94,10 @@ TEST_F(WorkerStop, GraceZeroCancelsAtOnce) {
     ASSERT_TRUE(worker.told('b'));
     const Stopwatch watch;
     worker.stop(0s, 5s);
-    worker.result();
-    EXPECT_EQ(worker.stop_reply().cancelled, 1u);
+    const bool returned = worker.result().status() == ResultStatus::ok;
+    const auto reply = worker.stop_reply();
+    EXPECT_EQ(reply.drained, returned ? 1u : 0u);  // by its outcome
+    EXPECT_EQ(reply.cancelled, returned ? 0u : 1u);
     EXPECT_EQ(worker.exit_status(), 0);
     EXPECT_LT(watch.elapsed(), slack);
   }
@@ -233,7 +255,8 @@ TEST_F(WorkerSignals, InterruptDrainsAndASecondOneCancels) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 300, 0);
-  ::kill(worker.pid, SIGINT);  // the call may not have been read yet
+  ASSERT_TRUE(worker.told('b'));
+  ::kill(worker.pid, SIGINT);
   EXPECT_EQ(worker.result().as<std::string>(), "slept");
   EXPECT_EQ(worker.exit_status(), 0);
 
@@ -285,11 +308,11 @@ TEST_F(WorkerSignals, AStopThatJoinsADrainIsAnswered) {
   ::kill(worker.pid, SIGINT);
   worker.wait_until_delivered(SIGINT);
   worker.status();
-  worker.call("nap", 100, 0);  // on its way when the STOP is sent: it counts
+  worker.call("nap", 100, 0);  // it does not begin any more: another worker gets it
   worker.stop(10s, 15s);
   EXPECT_EQ(worker.result().status(), ResultStatus::ok);
-  EXPECT_EQ(worker.result().status(), ResultStatus::ok);
-  EXPECT_EQ(worker.stop_reply().drained, 2u);
+  EXPECT_EQ(worker.stop_reply().drained, 1u);
+  EXPECT_EQ(worker.last_begun, 1u);
   EXPECT_EQ(worker.exit_status(), 0);
 }
 

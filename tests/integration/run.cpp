@@ -5,6 +5,9 @@
 #include <iostream>
 #include <string_view>
 
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+
 #include <drover/run.hpp>
 #include <drover/worker/serve.hpp>
 
@@ -75,7 +78,45 @@ asio::awaitable<void> is_stopped() {
   co_await worker.stop();
 }
 
+/// A request of a server: a call that a coroutine of its own makes.
+asio::awaitable<void> request(WorkerPool& pool, std::string routine, int milliseconds) {
+  try {
+    if (routine == "doze")
+      co_await pool.call<std::string>("doze", milliseconds);
+    else
+      co_await pool.call(routine);
+    support::say("request done");
+  } catch (const std::exception& error) {
+    support::say(std::string("request failed: ") + error.what());
+  }
+}
+
+/// A server that accepts for ever; one of its two requests waits for the other.
+asio::awaitable<void> serves(WorkerPool& pool, std::string routine, int milliseconds) {
+  tell(pool);
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  for (int i = 0; i < 2; ++i) asio::co_spawn(executor, request(pool, routine, milliseconds), asio::detached);
+  support::say("serving");
+  bool cancelled = false;
+  try {
+    co_await pause_for(1h);
+  } catch (const std::system_error&) {
+    cancelled = true;
+  }
+  if (cancelled) support::say("cancelled");
+}
+auto serves_with(std::string routine, int milliseconds) {
+  PoolOptions options = own_pool(1);
+  options.shutdown_grace = 20s;
+  options.worker.term_grace = 20s;
+  return drover::run_main(
+      with_pool(options, [routine, milliseconds](WorkerPool& pool) { return serves(pool, routine, milliseconds); }));
+}
+
 int host(std::string_view mode) {
+  if (mode == "serves") return serves_with("doze", 400);
+  if (mode == "serves-long") return serves_with("doze", 60000);
+  if (mode == "serves-spinning") return serves_with("spin", 0);
   if (mode == "ok") return drover::run_main(with_pool(own_pool(2), squares));
   if (mode == "throws") return drover::run_main(throws());
   if (mode == "throws-int") return drover::run_main(throws_int());
@@ -150,6 +191,57 @@ TEST_F(Calls, OfAProgramThatIsAskedTwiceToEndAreGoneAllTheSame) {
   EXPECT_EQ(host.end(), expected);
   EXPECT_LT(since(began), 1s + slack);
   for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
+}
+
+class ServerSignals : public Calls {};
+
+// The first signal ends the accepting. What the requests have in flight and in the queue finishes within
+// shutdown_grace.
+TEST_F(ServerSignals, TheFirstLetsRequestsFinish) {
+  Host host("serves", 1);
+  EXPECT_EQ(host.told->line(), "serving");
+  ::kill(host.process.pid(), SIGTERM);
+  EXPECT_EQ(host.told->line(), "cancelled");
+  EXPECT_EQ(host.told->line(), "request done");
+  EXPECT_EQ(host.told->line(), "request done");
+  EXPECT_TRUE(host.end().success());
+  EXPECT_TRUE(gone(host.workers[0]));
+}
+
+// The second cancels them.
+TEST_F(ServerSignals, TheSecondCancelsRequests) {
+  Host host("serves-long", 1);
+  EXPECT_EQ(host.told->line(), "serving");
+  ::kill(host.process.pid(), SIGTERM);
+  EXPECT_EQ(host.told->line(), "cancelled");
+  const auto start = Clock::now();
+  ::kill(host.process.pid(), SIGINT);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(host.told->line().starts_with("request failed"));
+  EXPECT_TRUE(host.end().success());
+  EXPECT_LT(since(start), slack);
+  EXPECT_TRUE(gone(host.workers[0]));
+}
+
+// The third kills the workers, whatever they are busy with.
+TEST_F(ServerSignals, TheThirdKillsAtOnce) {
+  Host host("serves-spinning", 1);
+  std::string line;
+  do line = host.told->line();
+  while (line != "serving");
+  ::kill(host.process.pid(), SIGINT);
+  do line = host.told->line();  // the routine says "spinning" at some time
+  while (line != "cancelled");
+  ::kill(host.process.pid(), SIGINT);
+  // One of the two is still queued, and is refused by the second signal; the other one cannot be cancelled.
+  do line = host.told->line();
+  while (line == "spinning");
+  EXPECT_TRUE(line.starts_with("request failed")) << line;
+  const auto start = Clock::now();
+  ::kill(host.process.pid(), SIGINT);
+  host.told->rest();
+  EXPECT_TRUE(host.end().success());
+  EXPECT_LT(since(start), slack);
+  EXPECT_TRUE(gone(host.workers[0]));
 }
 
 TEST_F(Calls, OfAProgramThatEndsWellAfterASignalExitWithZero) {

@@ -119,7 +119,7 @@ TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
     co_await said(s.pipe, "napping");
     ::kill(s.worker->pid(), SIGTERM);
     const Failure failure = co_await call.failure();
-    EXPECT_EQ(failure, Errc::stopping);
+    EXPECT_EQ(failure, Errc::worker_exited);
     co_await until_ended(s.worker, slack);
     const StopReport report = co_await s.worker->stop();
     EXPECT_TRUE(report.exit.success()) << report.exit.to_string();

@@ -92,6 +92,16 @@ TEST_F(Starting, ConstructionIsInert) {
   EXPECT_EQ(run(context, failure_of(empty.stop())), Errc::not_running);
 }
 
+// Far more routines than anybody has.
+TEST_F(Starting, AWorkerMayHaveThousandsOfRoutines) {
+  asio::io_context context;
+  LocalWorker worker(context.get_executor(), worker_with({"many-routines", "10000"}));
+  run(context, worker.start());
+  EXPECT_GT(worker.metadata().routines.size(), 10000u);
+  EXPECT_EQ(run(context, worker.call<int>(std::string(60, 'r') + "9999")), 9999);
+  run(context, worker.stop());
+}
+
 // W-02
 TEST_F(Starting, AReadyWorkerIsIntroduced) {
   asio::io_context context;
@@ -301,6 +311,54 @@ TEST_F(Starting, AHangingStaticDestructorDoesNotOutliveTheBudget) {
       [&] { return hanging(200ms, 1s, 10s, 1200ms); },
       [&] { return hanging(std::nullopt, 10s, 1s, 1s); },
   });
+}
+
+// Tracers, sandboxes, timeout(1) and scripts fork before they execute the worker.
+TEST_F(Starting, AWrapperMayFork) {
+  const std::string worker = DROVER_HELPER_CALL_WORKER;
+  const std::vector<std::vector<std::string>> wrappers{
+      {"/bin/sh", "-c", worker + "; exit $?"},
+      {"/bin/sh", "-c", worker + " & wait"},
+      {"timeout", "60", worker},
+      {"setsid", "--wait", worker},
+      {"/bin/sh", "-c", "setsid --wait timeout 60 " + worker + "; exit $?"}};
+  for (const auto& wrapper : wrappers) {
+    SCOPED_TRACE(wrapper[0] + " " + wrapper.back());
+    run([](std::vector<std::string> words) -> asio::awaitable<void> {
+      WorkerOptions options;
+      options.command.program = words[0];
+      options.command.args = std::vector<std::string>(words.begin() + 1, words.end());
+      LocalWorker started(co_await asio::this_coro::executor, options);
+      co_await started.start();
+      const int pid = co_await started.call<int>("pid");
+      EXPECT_EQ(started.metadata().pid, pid);
+      EXPECT_NE(started.pid(), pid);
+      const StopReport report = co_await started.stop(5s);
+      EXPECT_FALSE(report.rpc) << report.rpc.message();
+      const bool ended = co_await sees_gone(pid);
+      EXPECT_TRUE(ended);
+    }(wrapper));
+  }
+}
+
+// kill_after reaches the worker itself, not only the wrapper that drover has started.
+TEST_F(Starting, AWorkerBehindAWrapperCanBeKilled) {
+  run([]() -> asio::awaitable<void> {
+    WorkerOptions options;
+    options.command.program = "/bin/sh";
+    options.command.args = {"-c", std::string(DROVER_HELPER_CALL_WORKER) + "; exit $?"};
+    LocalWorker started(co_await asio::this_coro::executor, options);
+    co_await started.start();
+    const pid_t pid = started.metadata().pid;
+    const drover::CallOptions hurried{.deadline = 100ms, .kill_after = 100ms};
+    const Failure failure = co_await failure_of(started.call(hurried, "work", 30000));
+    EXPECT_EQ(failure, Errc::deadline_exceeded) << failure;
+    EXPECT_NE(failure.text.find("'work'"), std::string::npos) << failure;
+    EXPECT_NE(failure.text.find("ran in worker"), std::string::npos) << failure;
+    const bool ended = co_await sees_gone(pid, 3s);
+    EXPECT_TRUE(ended);
+    co_await started.stop();
+  }());
 }
 
 }  // namespace

@@ -124,6 +124,20 @@ TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
   });
 }
 
+// A worker cannot make its parent read and sort as many names as it likes.
+TEST_F(FailingStarts, TooManyRoutinesAreRefused) {
+  const auto refused = [](const char* count, const char* text) -> asio::awaitable<void> {
+    WorkerOptions options = worker_with({"unarmed", "announce", count, "pause"});
+    const Failure failure = co_await failing_start(options, 10s);
+    EXPECT_EQ(failure, Errc::protocol_error);
+    EXPECT_NE(failure.text.find(text), std::string::npos) << failure.text;
+  };
+  run_together({
+      [&] { return refused("16385", "announces 16385 routines, at most 16384 are allowed"); },
+      [&] { return refused("1000000", "greeting with the names of all routines of 10000024 bytes"); },
+  });
+}
+
 // W-05: the greeting must come from the child itself.
 // A worker that was cut loose from its process (its parent has exited, and it is in a session of its own) is a
 // stranger.
@@ -151,6 +165,18 @@ TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
     EXPECT_TRUE(failure.exit && failure.exit->value == 76) << failure;
     EXPECT_NE(failure.text.find("descriptors"), std::string::npos) << failure;
   }
+}
+
+// A machine that has no thread left for the worker: it says so and exits; it does not abort.
+TEST_F(FailingStarts, AWorkerWithoutThreadsSaysSo) {
+  WorkerOptions options = plain_worker();
+  const std::string worker = options.command.program.string();
+  options.command.program = DROVER_HELPER_NO_THREADS;
+  options.command.args = {worker};
+  const Failure failure = run(failing_start(options));
+  EXPECT_EQ(failure, Errc::start_failed);
+  EXPECT_TRUE(failure.exit && failure.exit->value == 71) << failure;
+  EXPECT_NE(failure.text.find("thread"), std::string::npos) << failure;
 }
 
 // W-09

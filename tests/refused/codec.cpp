@@ -1,4 +1,8 @@
 // What can't be encoded or decoded fails to compile, with a sentence that says so. REFUSED is set by the test.
+#include <bitset>
+#include <memory>
+#include <span>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,6 +28,24 @@ struct Copied {
   int value = 0;
 };
 auto drover_fields(Copied& c) { return std::tuple(c.value); }
+
+struct ReadOnly {
+  int value = 0;
+  std::string text;
+};
+auto drover_fields(const ReadOnly& r) { return std::tie(r.value, r.text); }
+
+struct Wide {
+  wchar_t text[4] = {};
+};
+auto drover_fields(Wide& w) { return std::tie(w.text); }
+
+struct Fixed {
+  Fixed() = default;
+  Fixed(const Fixed&) = delete;
+  int value = 0;
+};
+auto drover_fields(Fixed& f) { return std::tie(f.value); }
 
 int main() {
   drover::detail::ByteBuffer bytes;
@@ -54,5 +76,33 @@ int main() {
   out.put(L"wide");
 #elif REFUSED == 11
   in.get<Copied>();
+#elif REFUSED == 12
+  out.put(std::make_shared<Base>());
+#elif REFUSED == 13
+  in.get<std::shared_ptr<int>>();
+#elif REFUSED == 14
+  out.put(std::bitset<8>());
+#elif REFUSED == 15
+  in.get<std::error_code>();
+#elif REFUSED == 16
+  out.put(__int128{1});
+#elif REFUSED == 17
+  in.get<ReadOnly>();
+#elif REFUSED == 18
+  in.get<std::vector<ReadOnly>>();
+#elif REFUSED == 19
+  in.get<std::span<int>>();
+#elif REFUSED == 20
+  in.get<Wide>();
+#elif REFUSED == 21
+  in.get<Derived>();
+#elif REFUSED == 22
+  in.get<Fixed>();
+#elif REFUSED == 23
+  out.put(std::thread::id());
+#elif REFUSED == 24
+  in.get<std::weak_ptr<Base>>();
+#elif REFUSED == 25
+  out.put(nullptr);
 #endif
 }

@@ -32,7 +32,7 @@ void pass(long milliseconds) {
 }
 
 void on_signal(int signo, void (*handler)(int)) {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = handler;
   ::sigaction(signo, &action, nullptr);
 }
@@ -49,7 +49,7 @@ void report() {
     if (::sigismember(&mask, signo) == 1) text += " " + std::to_string(signo);
   text += "\nnot-default";
   for (int signo = 1; signo < NSIG; ++signo) {
-    struct sigaction action{};
+    struct sigaction action {};
     if (::sigaction(signo, nullptr, &action) == 0 && action.sa_handler != SIG_DFL) text += " " + std::to_string(signo);
   }
   text += std::string("\nleader ") + (::getpgrp() == ::getpid() ? "yes" : "no") + "\n";
@@ -80,6 +80,10 @@ int main(int argc, char** argv) {
     } else if (step == "say-cwd") {
       char path[4096];
       say(::getcwd(path, sizeof path) != nullptr ? path : "none");
+    } else if (step == "say-stdin") {
+      char path[4096];
+      const ssize_t length = ::readlink("/proc/self/fd/0", path, sizeof path);
+      say(length > 0 ? std::string(path, static_cast<std::size_t>(length)) + "\n" : "none\n");
     } else if (step == "report") {
       report();
     } else if (step == "say-name") {

@@ -1,9 +1,5 @@
-// A program that has processes of its own and ends, or is in a state, that a test can't be in itself. What it says goes
-// to descriptor 1; it ends with code 0 if all was as it should be.
-#include <chrono>
-#include <cstdio>
+// A program that has processes of its own and ends, or is in a state, that a test can't be in itself.
 #include <cstdlib>
-#include <exception>
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
@@ -28,57 +24,16 @@
 #include <drover/os/detail/child.hpp>
 #include <drover/os/process.hpp>
 
+#include "support/host_program.hpp"
 #include "support/seccomp.hpp"
 
 namespace {
 
-using namespace std::chrono_literals;
-using drover::Clock;
-using drover::Command;
-using drover::Process;
-using drover::Stdio;
+using namespace host;
 
-const char* child_program = "";
-
-Command child(std::vector<std::string> steps) {
-  Command command;
-  command.program = child_program;
-  command.args = std::move(steps);
-  return command;
-}
-
-void say(const std::string& text) {
-  if (::write(1, text.data(), text.size()) != static_cast<ssize_t>(text.size())) ::_exit(97);
-}
-
-void expect(bool what, const char* text) {
-  if (what) return;
-  std::fprintf(stderr, "host: not so: %s\n", text);
-  ::_exit(1);
-}
-
-template <class T>
-T run(asio::awaitable<T> body) {
-  asio::io_context context;
-  std::exception_ptr failure;
-  T result{};
-  asio::co_spawn(context, std::move(body), [&](std::exception_ptr e, T value) { failure = e, result = value; });
-  context.run();
-  if (failure) std::rethrow_exception(failure);
-  return result;
-}
-
-// Returns when the child has said that it is ready.
-Process started(std::vector<std::string> steps) {
-  int ends[2];
-  expect(::pipe2(ends, O_CLOEXEC) == 0, "a pipe");
-  Command command = child(std::move(steps));
-  command.out = Stdio::file("/proc/self/fd/" + std::to_string(ends[1]));
-  auto process = Process::spawn(command);
-  ::close(ends[1]);
-  char byte;
-  expect(::read(ends[0], &byte, 1) == 1, "the child is ready");
-  ::close(ends[0]);
+// Says which one it has started, too.
+Process told(std::vector<std::string> steps) {
+  Process process = host::started(std::move(steps));
   say(std::to_string(process.pid()) + "\n");
   return process;
 }
@@ -96,10 +51,10 @@ void owned_by(const std::string& owner, Process process) {
 }
 
 int ends(const std::string& owner, const std::string& kind) {
-  if (kind == "lives") owned_by(owner, started({"say", "x", "pause"}));
-  if (kind == "ignores") owned_by(owner, started({"ignore", "15", "say", "x", "pause"}));
+  if (kind == "lives") owned_by(owner, told({"say", "x", "pause"}));
+  if (kind == "ignores") owned_by(owner, told({"ignore", "15", "say", "x", "pause"}));
   if (kind == "stopped") {
-    Process process = started({"say", "x", "raise", "19", "pause"});
+    Process process = told({"say", "x", "raise", "19", "pause"});
     siginfo_t info{};
     ::waitid(P_PID, static_cast<id_t>(process.pid()), &info, WSTOPPED | WNOWAIT);
     owned_by(owner, std::move(process));
@@ -138,8 +93,8 @@ int watched_descriptors() {
 
 // A copy of this program may do what it likes.
 int forked_copy(const std::string& way) {
-  Process mine = started({"say", "x", "pause"});
-  global = started({"say", "x", "pause"});
+  Process mine = told({"say", "x", "pause"});
+  global = told({"say", "x", "pause"});
   auto context = std::make_unique<asio::io_context>();
   bool ended = false, cancelled = false;
   asio::cancellation_signal cancel;
@@ -162,7 +117,7 @@ int forked_copy(const std::string& way) {
       ::_exit(0);
     }
     if (way == "spawns") {
-      Process own = started({"ignore", "15", "say", "x", "pause"});
+      Process own = told({"ignore", "15", "say", "x", "pause"});
       mine.signal(SIGKILL);
       static_cast<void>(mine.reap(0s));
       bool refused = false;
@@ -255,7 +210,7 @@ int no_descriptors() {
 
 // SIGKILL is refused, as by a set-user-ID program.
 int refused_kill() {
-  Process process = started({"ignore", "15", "say", "x", "pause"});
+  Process process = told({"ignore", "15", "say", "x", "pause"});
   support::refuse({{SYS_kill, EPERM, SIGKILL}, {424 /* pidfd_send_signal */, EPERM, SIGKILL}});
   for (int i = 0; i < 2; ++i) {
     try {
@@ -276,7 +231,7 @@ int refused_kill() {
 int subreaper() {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   for (int i = 0; i < 20; ++i) {
-    Process process = started({"exit-on", "10", "0", "2", "fork", "fork", "fork", "say", "x", "pause", "end", "pause",
+    Process process = told({"exit-on", "10", "0", "2", "fork", "fork", "fork", "say", "x", "pause", "end", "pause",
                                "end", "pause", "end", "pause"});
     if (i % 2 == 0) {
       process.signal(SIGUSR1);
@@ -298,12 +253,12 @@ int main(int argc, char** argv) {
   const std::string& mode = words.at(1);
   if (mode == "ends") return ends(words.at(2), words.at(3));
   if (mode == "exits") {
-    owned_by("leaked", started({"say", "x", "pause"}));
+    owned_by("leaked", told({"say", "x", "pause"}));
     std::exit(7);
   }
   if (mode == "late") {
     late.used = true;
-    late.process = started({"say", "x", "pause"});
+    late.process = told({"say", "x", "pause"});
     return 0;
   }
   if (mode == "forked-copy") return forked_copy(words.at(2));

@@ -131,7 +131,8 @@ class Worker {
   UniqueFd out;  // the worker's standard output
   drover::detail::Hello hello;
   std::uint64_t last_call = 0;
-  std::uint16_t core = 0;  // that calls say they come from
+  std::optional<std::uint64_t> last_begun;  // as DRAINING has said last
+  std::uint16_t core = 0;                   // that calls say they come from
 
   /// Reads HELLO, checks who has sent it.
   void expect_hello() {
@@ -195,6 +196,9 @@ class Worker {
     drover::detail::StopBody body;
     if (drain) body.drain_until = nanoseconds(now + *drain);
     if (budget) body.end_by = nanoseconds(now + *budget);
+    stop(body);
+  }
+  void stop(const drover::detail::StopBody& body) {
     FrameHeader header;
     header.type = FrameType::stop;
     header.id = last_call;
@@ -221,8 +225,17 @@ class Worker {
     return std::move(*answer);
   }
 
+  /// The next frame on the control socket. DRAINING, which may come between replies, is only noted.
+  std::optional<Answer> next_reply() {
+    for (;;) {
+      auto answer = next(control);
+      if (!answer || answer->header.type != FrameType::draining) return answer;
+      last_begun = answer->header.id;
+    }
+  }
+
   drover::detail::StopReply stop_reply() {
-    const auto answer = next(control);
+    const auto answer = next_reply();
     EXPECT_TRUE(answer) << "no STOP_REPLY";
     if (!answer) return {};
     EXPECT_EQ(answer->header.type, FrameType::stop_reply);
@@ -231,7 +244,7 @@ class Worker {
 
   drover::detail::StatusReply status(std::uint64_t id = 77) {
     send(FrameType::status, id);
-    const auto answer = next(control);
+    const auto answer = next_reply();
     EXPECT_TRUE(answer) << "no STATUS_REPLY";
     if (!answer) return {};
     EXPECT_EQ(answer->header.type, FrameType::status_reply);

@@ -1,11 +1,13 @@
 // A worker to test with. Its arguments are steps on the way to serve(), done one after the other. It is guarded from
 // the beginning, as the README has it, unless the first step is "unarmed".
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <exception>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdexcept>
 #include <string>
@@ -13,12 +15,15 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
+#include <vector>
 
 #include <asio/awaitable.hpp>
 #include <asio/io_context.hpp>
 
 #include <drover/pool/worker_pool.hpp>
 #include <drover/run.hpp>
+#include <drover/wire/protocol.hpp>
 #include <drover/worker/serve.hpp>
 
 #include "support/worker_routines.hpp"
@@ -44,6 +49,25 @@ void to_control(const void* bytes, std::size_t size) {
   if (::write(3, bytes, size) != static_cast<ssize_t>(size)) leave(97);
 }
 
+void announce(std::size_t routines) {
+  drover::detail::ByteBuffer body;
+  drover::Encoder(body).put(drover::detail::Hello{"0", std::vector<std::string>(routines, "x")});
+  RawHeader header;
+  header.size = static_cast<std::uint32_t>(body.size());
+  header.id = std::uint64_t{0x64726f76} << 32 | 1;
+  to_control(&header, sizeof header);
+  for (auto rest = body.view(); !rest.empty();) {
+    const ssize_t written = ::write(3, rest.data(), rest.size());
+    if (written >= 0) {
+      rest = rest.subspan(static_cast<std::size_t>(written));
+      continue;
+    }
+    if (errno != EAGAIN) return;  // the parent has had enough of it
+    pollfd writable{3, POLLOUT, 0};
+    ::poll(&writable, 1, -1);
+  }
+}
+
 /// A main() that forgot that it may be a worker: it goes on as the program it is.
 int forgetful() {
   try {
@@ -61,7 +85,7 @@ int forgetful() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int at = 1;
+  int at = 1, many_routines = 0;
   if (argc > 1 && std::strcmp(argv[1], "unarmed") == 0)
     ++at;
   else
@@ -112,6 +136,10 @@ int main(int argc, char** argv) {
       header.id = std::uint64_t{0x64726f76} << 32 | 1;
       to_control(&header, sizeof header);
       to_control("only so much", 12);
+    } else if (step == "announce") {  // so many routines
+      announce(static_cast<std::size_t>(number()));
+    } else if (step == "many-routines") {  // with names of 64 characters
+      many_routines = number();
     } else if (step == "close-channels") {
       support::close_channels();
     } else if (step == "forget") {
@@ -122,6 +150,11 @@ int main(int argc, char** argv) {
       leave(96);
     }
   }
-  const drover::Routines routines = support::worker_routines();
+  drover::Routines routines = support::worker_routines();
+  for (int i = 0; i < many_routines; ++i) {
+    std::string name = std::to_string(i);
+    name.insert(0, 64 - name.size(), 'r');
+    routines.add(std::move(name), [i] { return i; });
+  }
   return drover::serve(routines);
 }

@@ -15,6 +15,7 @@
 #include <asio/signal_set.hpp>
 
 #include <drover/detail/run_signals.hpp>
+#include <drover/detail/what_of.hpp>
 #include <drover/run.hpp>
 #include <drover/wire/detail/role.hpp>
 
@@ -94,7 +95,7 @@ DROVER_INLINE int run_main(asio::awaitable<void> main) {
     return 0;
   } catch (const std::exception& error) {
     if (signal != 0) return 128 + signal;
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", detail::what_of(error));
   } catch (...) {
     if (signal != 0) return 128 + signal;
     std::fprintf(stderr, "error: an exception that is no std::exception\n");

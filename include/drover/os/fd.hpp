@@ -101,10 +101,48 @@ struct FdIdentity {
 
 /// Empty if the descriptor is not open.
 inline std::optional<FdIdentity> identity_of(int fd) noexcept {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(fd, &status) != 0) return std::nullopt;
   return FdIdentity{status.st_dev, status.st_ino};
 }
+
+/// Owns a descriptor that is kept across calls. The program may close numbers that are not its own (closefrom(3), as
+/// daemons do) and open something else under them: ask ours() before the number is used. What has become another file
+/// is left alone. Good for files with an inode of their own: pipes, sockets, memfds, pidfds since Linux 6.9.
+class KeptFd {
+ public:
+  KeptFd() noexcept = default;
+  explicit KeptFd(UniqueFd fd) noexcept : fd_(std::move(fd)) {
+    const auto identity = fd_ ? identity_of(fd_.get()) : std::nullopt;
+    if (identity)
+      identity_ = *identity;
+    else
+      fd_.reset();
+  }
+  KeptFd(KeptFd&&) noexcept = default;
+  KeptFd& operator=(KeptFd&& other) noexcept {
+    reset();
+    fd_ = std::move(other.fd_);
+    identity_ = other.identity_;
+    return *this;
+  }
+  ~KeptFd() { reset(); }
+
+  int get() const noexcept { return fd_.get(); }
+  explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
+
+  /// The number still refers to the file that it was opened for.
+  bool ours() const noexcept { return fd_ && identity_of(fd_.get()) == identity_; }
+
+  /// Closes it if it is ours.
+  void reset() noexcept { fd_ && !ours() ? forget() : close(); }
+  void close() noexcept { fd_.reset(); }
+  void forget() noexcept { (void)fd_.release(); }
+
+ private:
+  UniqueFd fd_;
+  FdIdentity identity_;
+};
 
 }  // namespace detail
 }  // namespace drover::inline v1

@@ -154,11 +154,19 @@ class RoutineName {
  public:
   template <class S>
     requires std::convertible_to<const S&, std::string_view> && (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)
-  RoutineName(const S& name) : name_(static_cast<std::string_view>(name)) {}
+  RoutineName(const S& name) : name_(checked(name)) {}
 
   std::string_view view() const noexcept { return name_; }
 
  private:
+  template <class S>
+  static std::string_view checked(const S& name) {
+    if constexpr (std::is_pointer_v<S>) {
+      if (name == nullptr) throw std::invalid_argument("the name of a routine is a null pointer");
+    }
+    return static_cast<std::string_view>(name);
+  }
+
   std::string_view name_;
 };
 

@@ -31,8 +31,20 @@
 /// type or container; durations between units; a value where an optional is wanted; text where bytes are wanted.
 /// Nothing else: no number is a bool or text, no float an integer, no tuple one of another length.
 ///
-/// Decoding trusts nothing: every length is checked against what has been received before memory is allocated for it,
-/// and the depth of nesting is bounded.
+/// A field char[N] comes back as it was, whatever is in it, and takes text of up to N characters. It travels as the
+/// text before its first NUL; or, where more than zeros follows that, as N bytes, which no string takes. Literals do
+/// the same: send text that has a NUL in it as a std::string_view.
+///
+/// Decoding trusts nothing. Every length is checked against what has been received. The memory that the values of a
+/// message take is bounded and counted before it is allocated: 48 bytes for each byte of the message, and 16 MiB more.
+/// Containers of numbers and strings never need more (but a std::deque takes 600 bytes when it is empty, as libstdc++
+/// has it). A long sequence of large optionals that are nearly all empty does: use unique_ptr or a map instead, or
+/// raise WorkerOptions::max_message_size, since arguments and results may take a quarter of that where it is more than
+/// the 16 MiB. The steps that insertions into unordered containers take are bounded likewise, so that colliding keys
+/// are an error. What a Codec of yours allocates on its own is not counted, nor what a message does that parses itself.
+///
+/// Structs may be nested 256 deep in each other, as in a tree, whatever containers lie between them; large ones as far
+/// as they take 2 MiB together.
 namespace drover::inline v1 {
 
 class Encoder;
@@ -63,8 +75,8 @@ class Encoder {
   explicit Encoder(detail::ByteBuffer& out) noexcept : raw_(out) {}
 
   /// Appends a value. Throws std::invalid_argument for what can't travel (a null char pointer, a message that can't be
-  /// serialised, a valueless variant) and std::length_error for values nested more than 256 deep; the buffer then holds
-  /// a part of the value.
+  /// serialised, a valueless variant) and std::length_error for structs nested more than 256 deep; the buffer then
+  /// holds a part of the value.
   template <class T>
   void put(const T& value);
 
@@ -76,8 +88,10 @@ class Encoder {
 /// Takes values from the bytes of a message, in the order in which they were put. One thread at a time.
 class Decoder {
  public:
-  /// The bytes must outlive the decoder, and what is decoded as a view.
-  explicit Decoder(std::span<const std::byte> bytes) noexcept : raw_(bytes) {}
+  /// The bytes must outlive the decoder, and what is decoded as a view. All values together may take 48 bytes of memory
+  /// for each of these, and `spare_memory` bytes more.
+  explicit Decoder(std::span<const std::byte> bytes, std::size_t spare_memory = detail::usual_spare_memory) noexcept
+      : raw_(bytes, spare_memory) {}
 
   /// Takes a value. Throws DecodeError, after which nothing more can be taken. std::string_view and
   /// std::span<const std::byte> refer to the message itself: as a routine's parameters they are valid until the routine
@@ -101,6 +115,7 @@ class Decoder {
 #include <drover/wire/detail/codec_chrono.hpp>
 #include <drover/wire/detail/codec_compound.hpp>
 #include <drover/wire/detail/codec_container.hpp>
+#include <drover/wire/detail/codec_doors.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 #include <drover/wire/detail/codec_text.hpp>

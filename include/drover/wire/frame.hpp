@@ -56,7 +56,7 @@ static_assert(sizeof(FrameHeader) == 24 && std::is_trivially_copyable_v<FrameHea
 /// However small WorkerOptions::max_message_size is, the text of an error fits, and what drover itself has to say.
 inline constexpr std::size_t least_max_body = 1024;
 /// Of a frame on the control socket; the largest is the HELLO that names all routines.
-inline constexpr std::size_t max_control_body = std::size_t{16} << 20;
+inline constexpr std::size_t max_control_body = std::size_t{2} << 20;
 
 struct Frame {
   FrameHeader header;

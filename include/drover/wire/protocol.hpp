@@ -14,6 +14,7 @@
 #include <sys/types.h>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <drover/wire/codec.hpp>
@@ -47,6 +48,25 @@ struct Hello {
   std::vector<std::string> routines;
 };
 inline auto drover_fields(Hello& hello) { return std::tie(hello.version, hello.routines); }
+
+/// How many routines a worker may have. The parent reads their names, and sorts them, on a thread of its own program.
+inline constexpr std::size_t max_routines = 16384;
+
+/// Throws DecodeError; for too many routines before any of their names is read.
+inline Hello decode_hello(std::span<const std::byte> body) {
+  Decoder head(body);
+  expect_fields(Raw::of(head), std::tuple_size_v<decltype(drover_fields(std::declval<Hello&>()))>);
+  head.get<std::string_view>();
+  Raw::of(head).expect(Kind::sequence);
+  const std::size_t routines = Raw::of(head).count(least_size<std::string>());
+  if (routines > max_routines)
+    throw DecodeError("it announces " + std::to_string(routines) + " routines, at most " +
+                      std::to_string(max_routines) + " are allowed");
+  Decoder all(body);
+  auto hello = all.get<Hello>();
+  all.finish();
+  return hello;
+}
 
 /// Moments in StopBody are nanoseconds of CLOCK_MONOTONIC; this one is never.
 inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <fcntl.h>
 #include <functional>
 #include <memory>
@@ -93,7 +94,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
   /// A descriptor that is readable once it has ended, for one to have at a time. Empty if somebody has it, if it has
   /// been reaped, or if there is none to have.
-  UniqueFd lend_end() noexcept;
+  KeptPidfd lend_end() noexcept;
   void take_back_end() noexcept {
     const Lock held(mutex_);
     lent_ = false;
@@ -101,6 +102,12 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// It has ended, as whom that was lent to sees.
   void look_now() noexcept {
     if (!foreign()) drive(Lock(mutex_));
+  }
+  /// Somebody waits for its end: it is looked at from time to time even if the descriptors that tell of it are lost.
+  void attend() noexcept {
+    if (foreign()) return;
+    Lock held(mutex_);
+    if (!std::exchange(attended_, true)) drive(std::move(held));
   }
 
   /// Has it lines that its end may have to wait for?
@@ -113,10 +120,12 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   using Lock = std::unique_lock<std::mutex>;
   enum class Phase { running, group, over };  // group: reaped; its group has been killed but is not yet gone
   static constexpr unsigned end_channel = 0;
-  static constexpr int most_group_looks = 10;  // 1 + 2 + 4 + ... ms: a second in all
+  static constexpr int most_group_looks = 10;                      // 1 + 2 + 4 + ... ms: a second in all
+  static constexpr auto between_looks = std::chrono::seconds(10);  // where nothing should be needed
 
   void start(Launch& launch);
   void watch_end();
+  void watch_again() noexcept;
   void drive(Lock lock) noexcept;
   bool look(Clock::time_point now) noexcept;
   void climb(Clock::time_point now) noexcept;
@@ -130,6 +139,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
   inline void on_event(unsigned channel) noexcept override;
   void on_time() noexcept override { drive(Lock(mutex_)); }
+  inline void check(bool anew) noexcept override;
   inline Clock::time_point at_exit() noexcept override;
 
   Reaper& reaper_;
@@ -153,6 +163,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   std::error_code refused_;
   bool told_ = false;
   bool lent_ = false;  // see lend_end()
+  bool attended_ = false;
+  bool has_thread_ = false;  // that waits for its end
+  bool blind_ = false;       // nothing tells of its end but looking
   ExitStatus status_;
   std::atomic<bool> reaped_{false};  // status_ is final
 };
@@ -200,12 +213,31 @@ inline void Child::watch_end() {
       ChildHandle::await_end(self->pid());
       self->on_event(end_channel);
     }).detach();
+    has_thread_ = true;
   } catch (...) {
     handle_.send_group(SIGKILL);
     ChildHandle::await_end(pid());
     handle_.collect();
     throw;
   }
+}
+
+/// What told of its end and its output may be lost. The lock is held.
+inline void Child::watch_again() noexcept {
+  for (unsigned i = 0; i < 2; ++i)
+    if (readers_[i] && readers_[i]->open()) reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN);
+  if (has_thread_) return;
+  if (handle_.pidfd() < 0 || handle_.lost_pidfd()) {
+    handle_.close();
+    handle_.open();
+  }
+  blind_ = handle_.pidfd() < 0 || reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) != 0;
+}
+
+inline void Child::check(bool anew) noexcept {
+  Lock held(mutex_);
+  if (anew && phase_ == Phase::running) watch_again();
+  drive(std::move(held));
 }
 
 inline void Child::signal(int signo) {
@@ -223,14 +255,15 @@ inline void Child::reap(const ReapPlan& plan) {
   if (phase_ != Phase::running) return;
   const auto now = Clock::now();
   if (!reap_began_) reap_began_ = now;
+  attended_ = true;
   ladder_.join(plan, now);
   drive(std::move(held));
 }
 
-inline UniqueFd Child::lend_end() noexcept {
+inline KeptPidfd Child::lend_end() noexcept {
   const Lock held(mutex_);
-  if (lent_ || phase_ != Phase::running || handle_.pidfd() < 0) return UniqueFd();
-  UniqueFd copy(::fcntl(handle_.pidfd(), F_DUPFD_CLOEXEC, 3));
+  if (lent_ || phase_ != Phase::running || handle_.pidfd() < 0 || handle_.lost_pidfd()) return KeptPidfd();
+  KeptPidfd copy(UniqueFd(::fcntl(handle_.pidfd(), F_DUPFD_CLOEXEC, 3)), pid());
   lent_ = static_cast<bool>(copy);
   return copy;
 }
@@ -271,7 +304,8 @@ inline void Child::drive(Lock lock) noexcept {
   if (phase_ == Phase::group) look_at_group(now);
   const bool over = phase_ == Phase::over;
   if (!over) {
-    if (const Deadline next = earlier(ladder_.next(), look_again_)) reaper_.arm(id_, next);
+    if (attended_) look_again_ = earlier(look_again_, now + between_looks);
+    reaper_.arm(id_, earlier(ladder_.next(), look_again_));
   }
   const bool first = over && !std::exchange(told_, true);
   if (first) {
@@ -294,11 +328,11 @@ inline void Child::climb(Clock::time_point now) noexcept {
     const auto rung = ladder_.take_due(now);
     if (!rung) {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
-      if (end_announced_) look_again_ = now + std::chrono::milliseconds(20);
+      if (!end_announced_ && handle_.lost_pidfd()) watch_again();
+      if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return;
     }
     send(*rung);
-    if (!ladder_.next() || now < *ladder_.next()) return;
   }
 }
 

@@ -27,15 +27,12 @@ class EndWatch {
     asio::execution_context& context = asio::query(executor, asio::execution::context);
     (void)Home::of(context);
     if (!asio::has_service<asio::detail::reactor>(context)) return;
-    UniqueFd end = child->lend_end();
+    KeptPidfd end = child->lend_end();
     if (!end) return;
-    state_ = std::make_shared<State>(std::move(child), executor);
+    state_ = std::make_shared<State>(std::move(child), executor, std::move(end));
     std::error_code failed;
-    state_->descriptor->assign(end.get(), failed);
-    if (failed)
-      state_->descriptor.reset();
-    else
-      (void)end.release();
+    state_->descriptor->assign(state_->lent.get(), failed);
+    if (failed) state_->descriptor.reset();
     state_->wait();
   }
   ~EndWatch() {
@@ -49,8 +46,8 @@ class EndWatch {
 
   // Handlers run on any thread of the context.
   struct State : std::enable_shared_from_this<State> {
-    State(std::shared_ptr<Child> c, const asio::any_io_executor& executor)
-        : child(std::move(c)), descriptor(std::make_unique<Descriptor>(executor)) {}
+    State(std::shared_ptr<Child> c, const asio::any_io_executor& executor, KeptPidfd e)
+        : child(std::move(c)), lent(std::move(e)), descriptor(std::make_unique<Descriptor>(executor)) {}
 
     void wait() {
       const std::lock_guard held(mutex);
@@ -80,11 +77,13 @@ class EndWatch {
       // A forked copy of the program shares the original's epoll: not to be touched.
       if (child->foreign()) return void(closed.release());
       // Out of the epoll set before it is closed, see Reaper::unwatch().
-      const UniqueFd end(closed->release());
+      (void)closed->release();
+      lent.reset();
       child->take_back_end();
     }
 
     const std::shared_ptr<Child> child;
+    KeptPidfd lent;  // the descriptor's
     std::mutex mutex;
     std::unique_ptr<Descriptor> descriptor;
   };

@@ -87,6 +87,10 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
 
   /// For watching, until closed.
   int fd() const noexcept { return pipe_.get(); }
+  bool open() noexcept {
+    const std::lock_guard held(mutex_);
+    return pipe_.ours();
+  }
 
   /// Reads what is there, within bounds. False once there is nothing more to come; the caller stops watching and
   /// closes.
@@ -99,7 +103,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   void read_rest() noexcept {
     const std::lock_guard held(mutex_);
     int left = 0;
-    if (pipe_ && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
+    if (pipe_.ours() && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
   }
 
   /// From now on what comes is read and goes nowhere, what waits for the handler too.
@@ -115,7 +119,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   void close(Unwatch unwatch) noexcept {
     const std::lock_guard held(mutex_);
     if (!pipe_) return;
-    unwatch(pipe_.get());
+    if (pipe_.ours()) unwatch(pipe_.get());
     pipe_.reset();
     guarded([this] { buffer_.end_of_input(); });
     announce();
@@ -134,7 +138,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
 
   bool read(std::size_t most) noexcept {
     char bytes[16 * 1024];
-    bool open = true;
+    bool open = pipe_.ours();  // or else the program has closed it, and what has the number now is not ours to read
     while (most > 0 && open) {
       const ssize_t got = ::read(pipe_.get(), bytes, std::min(most, sizeof bytes));
       if (got < 0 && errno == EINTR) continue;
@@ -168,7 +172,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   }
 
   std::mutex mutex_;
-  UniqueFd pipe_;
+  KeptFd pipe_;
   LineBuffer buffer_;
   bool announced_ = false;  // the handler's executor has been told and has not come yet
   std::shared_ptr<LineTarget> target_;

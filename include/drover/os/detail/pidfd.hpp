@@ -1,10 +1,16 @@
 #pragma once
 
+#include <atomic>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
+#include <optional>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <utility>
@@ -30,6 +36,86 @@ inline UniqueFd open_pidfd(pid_t pid) noexcept {
   return UniqueFd(::fcntl(opened.get(), F_DUPFD_CLOEXEC, 3));
 }
 
+/// On Linux 6.9 and newer each process has an inode that its pidfds share, and nothing else has it.
+inline bool pidfds_have_inodes(int pidfd) noexcept {
+  static std::atomic<int> known{-1};
+  int answer = known.load(std::memory_order_relaxed);
+  if (answer < 0) {
+    struct statfs status {};
+    if (::fstatfs(pidfd, &status) != 0) return false;
+    answer = static_cast<unsigned long>(status.f_type) == 0x50494446 /* PID_FS_MAGIC */ ? 1 : 0;
+    known.store(answer, std::memory_order_relaxed);
+  }
+  return answer != 0;
+}
+
+/// The process that a descriptor stands for, as the kernel tells: -1 if that has been reaped, 0 if it is no pidfd or if
+/// there is no /proc.
+inline pid_t pid_of_pidfd(int fd) noexcept {
+  char path[48];
+  std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  char text[512];
+  const ssize_t size = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+  if (size <= 0) return 0;
+  text[size] = '\0';
+  const char* const line = std::strstr(text, "\nPid:");
+  return line != nullptr ? static_cast<pid_t>(std::strtol(line + 5, nullptr, 10)) : 0;
+}
+
+/// A pidfd that is kept. Its number may have become another process's pidfd, which must never be signalled.
+class KeptPidfd {
+ public:
+  /// likely: on an old kernel, where all pidfds look the same; then only names_process() is sure.
+  enum class Standing { lost, likely, proved };
+
+  KeptPidfd() noexcept = default;
+  KeptPidfd(UniqueFd fd, pid_t pid) noexcept : fd_(std::move(fd)), pid_(pid) {
+    unique_ = fd_ && pidfds_have_inodes(fd_.get());
+  }
+  KeptPidfd(KeptPidfd&&) noexcept = default;
+  KeptPidfd& operator=(KeptPidfd&& other) noexcept {
+    reset();
+    fd_ = std::move(other.fd_);
+    pid_ = other.pid_;
+    unique_ = other.unique_;
+    return *this;
+  }
+  ~KeptPidfd() { reset(); }
+
+  int get() const noexcept { return fd_.get(); }
+  explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
+
+  Standing standing() const noexcept {
+    if (!fd_.ours()) return Standing::lost;
+    return unique_ ? Standing::proved : Standing::likely;
+  }
+  bool names_process() const noexcept {
+    const Standing now = standing();
+    return now == Standing::proved || (now == Standing::likely && pid_of_pidfd(fd_.get()) == pid_);
+  }
+
+  /// 0 or an errno. Only while it names the process.
+  int send(int signo) const noexcept {
+    return ::syscall(SYS_pidfd_send_signal, fd_.get(), signo, nullptr, 0) == 0 ? 0 : errno;
+  }
+
+  /// Closes it if it is still the one that was opened.
+  void reset() noexcept {
+    if (!fd_) return;
+    if (standing() == Standing::likely)
+      if (const pid_t named = pid_of_pidfd(fd_.get()); named != pid_ && named != -1) return fd_.forget();
+    fd_.reset();
+  }
+  /// The same where it is known to be.
+  void reset_proved() noexcept { fd_.close(); }
+
+ private:
+  KeptFd fd_;
+  pid_t pid_ = 0;
+  bool unique_ = false;
+};
+
 /// The system calls about one child that is not reaped yet. The caller sees to it that nothing is asked after
 /// collect().
 class ChildHandle {
@@ -44,37 +130,61 @@ class ChildHandle {
 
   /// False if there is no pidfd to have, or if it may be a stranger's: the child must be known after it was opened.
   bool open() noexcept {
-    pidfd_ = open_pidfd(pid_);
+    pidfd_ = KeptPidfd(open_pidfd(pid_), pid_);
     if (!pidfd_) return false;
     siginfo_t info{};
-    if (::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0) return true;
-    pidfd_.reset();
+    if (wait(P_PID, pid_, info, WEXITED | WNOHANG | WNOWAIT) == 0) return true;
+    close();
     return false;
   }
 
   int pidfd() const noexcept { return pidfd_.get(); }
+  /// It was closed, or its number is another file's now.
+  bool lost_pidfd() const noexcept { return pidfd_ && pidfd_.standing() == KeptPidfd::Standing::lost; }
+  /// Is this a pidfd of the child, and not something that has taken the number of one?
+  bool is_pidfd(int fd) const noexcept {
+    return KeptPidfd(UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)), pid_).names_process();
+  }
 
-  /// Leaves an ended child as a zombie.
+  /// Leaves an ended child as a zombie. Only ECHILD tells that its status was stolen; other errors tell nothing.
   Look look() noexcept {
     siginfo_t info{};
-    if (!wait(info, WEXITED | WNOHANG | WNOWAIT)) return {Look::Seen::lost, {}};
-    if (info.si_pid == 0) return {Look::Seen::running, {}};
+    const auto standing = by_pid_ ? KeptPidfd::Standing::lost : pidfd_.standing();
+    const bool proved = standing == KeptPidfd::Standing::proved;
+    if (standing != KeptPidfd::Standing::lost) {
+      // By pidfd where that works: a pid whose status was stolen may be another child's by now.
+      const int error = wait(static_cast<idtype_t>(3 /* P_PIDFD */), pidfd_.get(), info, WEXITED | WNOHANG | WNOWAIT);
+      pidfd_ended_ = error == 0 && info.si_pid == pid_;
+      if (pidfd_ended_) return {Look::Seen::ended, to_exit_status(info)};
+      if (error == 0 && proved) return {Look::Seen::running, {}};
+      if (error == ECHILD && pidfd_.names_process()) return {Look::Seen::lost, {}};
+      if (error == EINVAL) by_pid_ = true;  // before Linux 5.4
+    }
+    info.si_pid = 0;
+    const int error = wait(P_PID, pid_, info, WEXITED | WNOHANG | WNOWAIT);
+    if (error == ECHILD) return {Look::Seen::lost, {}};
+    if (error != 0 || info.si_pid == 0) return {Look::Seen::running, {}};
     return {Look::Seen::ended, to_exit_status(info)};
   }
 
   /// Blocks until it has ended or its status has been stolen, for use without a pidfd. It is left as a zombie.
   static void await_end(pid_t pid) noexcept {
     siginfo_t info{};
-    while (::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT) != 0 && errno == EINTR) continue;
+    (void)wait(P_PID, pid, info, WEXITED | WNOWAIT);
+  }
+
+  /// The signal that has stopped it, if it is stopped now.
+  std::optional<int> stopped() noexcept {
+    siginfo_t info{};
+    if (wait(P_PID, pid_, info, WSTOPPED | WNOHANG | WNOWAIT) != 0 || info.si_pid != pid_) return std::nullopt;
+    return info.si_status;
   }
 
   /// 0 or an errno. ESRCH: there was nobody left to signal.
   int send(int signo) noexcept {
-    if (pidfd_) {
-      if (::syscall(SYS_pidfd_send_signal, pidfd_.get(), signo, nullptr, 0) == 0) return 0;
-      // Filters answer ENOSYS or EPERM; kill() tells the latter from a real refusal.
-      if (errno != ENOSYS && errno != EPERM) return errno;
-    }
+    // What filters and lost descriptors answer says nothing about the process; kill() tells a real refusal.
+    if (pidfd_.names_process())
+      if (const int error = pidfd_.send(signo); error == 0 || error == ESRCH) return error;
     if (look().seen != Look::Seen::running) return ESRCH;
     return ::kill(pid_, signo) == 0 ? 0 : errno;
   }
@@ -82,33 +192,26 @@ class ChildHandle {
   /// To all of its group. Only while the child is known to be there, running or a zombie: its id is then nobody else's.
   int send_group(int signo) noexcept { return ::kill(-pid_, signo) == 0 ? 0 : errno; }
 
-  /// Takes the zombie away.
+  /// Takes the zombie away that look() has seen.
   void collect() noexcept {
     siginfo_t info{};
-    wait(info, WEXITED | WNOHANG);
+    (void)wait(P_PID, pid_, info, WEXITED | WNOHANG);
   }
 
-  void close() noexcept { pidfd_.reset(); }
+  void close() noexcept { pidfd_ended_ ? pidfd_.reset_proved() : pidfd_.reset(); }
 
  private:
-  bool wait(siginfo_t& info, int options) noexcept {
-    for (;;) {
-      // By pidfd where that works (Linux 5.4): a pid whose status was stolen may be another child's by now.
-      const bool by_pidfd = pidfd_ && !by_pid_;
-      const int result =
-          by_pidfd ? ::waitid(static_cast<idtype_t>(3 /* P_PIDFD */), static_cast<id_t>(pidfd_.get()), &info, options)
-                   : ::waitid(P_PID, static_cast<id_t>(pid_), &info, options);
-      if (result == 0) return true;
-      if (errno == EINVAL && by_pidfd)
-        by_pid_ = true;
-      else if (errno != EINTR)
-        return false;
-    }
+  /// 0 or an errno.
+  static int wait(idtype_t type, int id, siginfo_t& info, int options) noexcept {
+    while (::waitid(type, static_cast<id_t>(id), &info, options) != 0)
+      if (errno != EINTR) return errno;
+    return 0;
   }
 
   pid_t pid_ = 0;
-  UniqueFd pidfd_;
+  KeptPidfd pidfd_;
   bool by_pid_ = false;
+  bool pidfd_ended_ = false;  // the last look() was by the pidfd, and saw the child's end
 };
 
 }  // namespace drover::inline v1::detail

@@ -26,7 +26,10 @@ inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_p
   const auto resume = child->has_lines() ? AsyncEvent::Resume::posted : AsyncEvent::Resume::at_once;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   std::optional<EndWatch> watch;
-  if (!event->is_set()) watch.emplace(child, executor);
+  if (!event->is_set()) {
+    child->attend();
+    watch.emplace(child, executor);
+  }
   co_await AsyncEvent::wait(event, resume);
 }
 

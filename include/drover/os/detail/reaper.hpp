@@ -5,19 +5,18 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/timerfd.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
-#include <unordered_map>
 #include <utility>
-#include <vector>
 
 #include <drover/detail/pin.hpp>
+#include <drover/os/detail/event_set.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -31,6 +30,8 @@ class Watched {
   virtual void on_event(unsigned channel) noexcept = 0;
   /// The time it was armed with has come.
   virtual void on_time() noexcept = 0;
+  /// From time to time, and `anew` when descriptors were lost: what is to be watched has to be watched again.
+  virtual void check(bool anew) noexcept { (void)anew; }
   /// The program ends. Returns when it will have done all it can.
   virtual Clock::time_point at_exit() noexcept = 0;
 
@@ -41,8 +42,13 @@ class Watched {
 /// The one background thread of the program. It owns every process that has not been reaped yet, watches their ends and
 /// keeps their time. Made on first use, never destroyed: whoever ends first, program or process, it is there.
 ///
-/// It is a bare epoll loop. Other threads change the epoll set and the timer directly, so it is never woken for
-/// nothing. All members from any thread; its lock comes after a process's.
+/// It is a bare epoll loop. Other threads change the epoll set directly and wake it only for a time that is earlier
+/// than the one it waits for. All members from any thread; its lock comes after a process's.
+///
+/// The program may close any descriptor of drover's, at any moment. Time is kept without one, so what is due is done.
+/// Every operation makes sure that the epoll set is there; if it is not a new one is made, with a thread that watches
+/// everything anew, and the old thread ends when it next wakes. Nothing at all happens where a set is lost that nobody
+/// uses meanwhile, so all that is watched is looked at once a minute too.
 class Reaper {
  public:
   /// Throws std::system_error if the thread can't be started.
@@ -53,10 +59,7 @@ class Reaper {
     pin_this_object();
     survive_forks();
     auto reaper = std::unique_ptr<Reaper>(new Reaper);
-    {
-      const BlockAllSignals blocked;
-      std::thread([r = reaper.get()] { r->run(); }).detach();
-    }
+    reaper->start(false);
     finish_.store(finish_if_there, std::memory_order_release);
     instance_.store(reaper.get(), std::memory_order_release);
     return *reaper.release();
@@ -90,22 +93,29 @@ class Reaper {
 
   /// 0 or an errno. `events` as for epoll_ctl(2).
   int watch(int fd, std::uint64_t id, unsigned channel, std::uint32_t events) noexcept {
-    epoll_event event{};
-    event.events = events;
-    event.data.u64 = id * channels + channel;
-    return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : errno;
+    const std::lock_guard held(mutex_);
+    renew_if_lost();
+    return set_->add(fd, id * channels + channel, events);
   }
 
   /// Before the descriptor is closed: a forked copy of the program may hold it open, and it would stay in the set.
-  void unwatch(int fd) noexcept { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
-
-  /// Sets, moves or (nullopt) removes the time at which on_time() is called.
-  void arm(std::uint64_t id, Deadline at) noexcept {
+  void unwatch(int fd) noexcept {
     const std::lock_guard held(mutex_);
+    if (set_->ours()) set_->remove(fd);
+  }
+
+  /// Sets, moves or (nullopt) removes the time at which on_time() is called. A thousandth of the time that is left
+  /// later at most, see epoll_wait(2).
+  void arm(std::uint64_t id, Deadline at) noexcept {
+    std::unique_lock held(mutex_);
     const auto found = entries_.find(id);
     if (found == entries_.end()) return;
     found->second.at = at;
-    if (at && (!timer_at_ || *at < *timer_at_)) set_timer(*at);
+    next_at_ = earlier(next_at_, at);
+    if (at && *at < wakes_at_)
+      wake(held);
+    else
+      renew_if_lost();
   }
 
   static constexpr unsigned channels = 4;  // of one Watched
@@ -118,36 +128,110 @@ class Reaper {
   };
   friend struct ExitGuard;
 
-  Reaper() : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
-    if (!epoll_) throw_errno("cannot make an epoll instance");
-    epoll_ = above_stdio(std::move(epoll_));
-    timer_.reset(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-    if (!timer_) throw_errno("cannot make a timer");
-    timer_ = above_stdio(std::move(timer_));
-    if (const int error = watch(timer_.get(), 0, 0, EPOLLIN)) throw_errno("cannot watch a timer", error);
+  Reaper() : set_(std::make_shared<EventSet>()) {}
+
+  // For the set that there is now. Throws std::system_error.
+  void start(bool anew) try {
+    const BlockAllSignals blocked;
+    std::thread([this, set = set_, anew] { run(set, anew); }).detach();
+  } catch (const std::system_error& error) {
+    throw std::system_error(error.code(), "drover's reaper thread cannot be started");
   }
 
-  void run() noexcept {
+  // Returns when the thread has woken: what wakes it may be closed before it does. One that does not wake is replaced.
+  void wake(std::unique_lock<std::mutex>& held) noexcept {
+    wakes_at_ = Clock::time_point::min();
+    const auto set = set_;
+    const auto before = wake_ups_;
+    bool rung = set->ring();
+    for (int i = 0; rung && i < 100; ++i) {
+      woken_.wait_for(held, std::chrono::milliseconds(1));
+      if (set != set_ || wake_ups_ != before) return;
+      rung = set->ours();
+    }
+    renew();
+  }
+
+  void renew_if_lost() noexcept {
+    if (!set_->ours()) renew();
+  }
+
+  // With the lock held. Without descriptors, memory or threads for it all stays as it is, and the thread that there is
+  // does it when it wakes.
+  void renew() noexcept {
+    const auto before = set_;
+    try {
+      set_ = std::make_shared<EventSet>();
+      start(true);
+    } catch (...) {
+      set_ = before;
+      return;
+    }
+    before->ring();  // if it still can be: the old thread ends at once then
+    wakes_at_ = Clock::time_point::min();
+  }
+
+  void run(std::shared_ptr<EventSet> set, bool anew) noexcept {
     ::pthread_setname_np(::pthread_self(), "drover-reaper");
-    for (;;) {
-      epoll_event events[32];
-      const int count = ::epoll_wait(epoll_.get(), events, std::size(events), -1);
-      if (count < 0 && errno != EINTR) look_around();
-      for (int i = 0; i < count; ++i) {
-        const std::uint64_t id = events[i].data.u64 / channels;
-        if (id == 0)
-          on_timer();
-        else if (const auto watched = find(id))
-          watched->on_event(static_cast<unsigned>(events[i].data.u64 % channels));
+    for (auto beat = Clock::now() + between_checks;;) {
+      if (std::exchange(anew, false)) check_all(true);
+      Clock::time_point until = beat;
+      switch (before_wait(set, until)) {
+        case Next::end: return;
+        case Next::blind:  // no descriptors left: time is all there is to go by
+          ::usleep(20'000);
+          [[fallthrough]];
+        case Next::again: anew = true; break;
+        case Next::wait: anew = !wait(*set, until);
       }
+      const auto now = Clock::now();
+      while (const auto due = take_due(now)) due->on_time();
+      if (now < beat) continue;
+      check_all(false);
+      beat = now + between_checks;
     }
   }
 
-  // The program has closed descriptors that are not its own, ours among them: time is all that is left to go by.
-  void look_around() noexcept {
+  enum class Next { wait, again, blind, end };
+
+  Next before_wait(std::shared_ptr<EventSet>& set, Clock::time_point& until) noexcept {
+    const std::lock_guard held(mutex_);
+    if (set != set_) return Next::end;
+    if (!set->ours()) {
+      try {
+        set_ = set = std::make_shared<EventSet>();
+        return Next::again;
+      } catch (...) {
+        return Next::blind;
+      }
+    }
+    wakes_at_ = until = *earlier(next_at_, until);
+    return Next::wait;
+  }
+
+  // False on an error.
+  bool wait(EventSet& set, Clock::time_point until) noexcept {
+    epoll_event events[32];
+    const int count = set.wait(events, until);
+    const int error = count < 0 ? errno : 0;
+    {
+      const std::lock_guard held(mutex_);
+      if (&set == set_.get()) {
+        wakes_at_ = Clock::time_point::min();
+        ++wake_ups_;
+        woken_.notify_all();
+      }
+      for (int i = 0; i < count; ++i)
+        if (events[i].data.u64 == EventSet::bell_rang) set.heard();
+    }
+    for (int i = 0; i < count; ++i) {
+      if (events[i].data.u64 == EventSet::bell_rang) continue;
+      if (const auto watched = find(events[i].data.u64 / channels))
+        watched->on_event(static_cast<unsigned>(events[i].data.u64 % channels));
+    }
+    if (error == 0 || error == EINTR) return true;
     ::usleep(20'000);
-    std::uint64_t done = 0;
-    while (const auto watched = after(done)) watched->on_time();
+    return false;
   }
 
   std::shared_ptr<Watched> find(std::uint64_t id) noexcept {
@@ -156,38 +240,25 @@ class Reaper {
     return found == entries_.end() ? nullptr : found->second.watched;
   }
 
-  void on_timer() noexcept {
-    std::uint64_t expirations = 0;
-    if (::read(timer_.get(), &expirations, sizeof expirations) < 0) return;
-    while (const auto due = take_due()) due->on_time();
-  }
-
-  // The first that is due; if there is none the timer is set for the one that comes next.
-  std::shared_ptr<Watched> take_due() noexcept {
+  // The first that is due.
+  std::shared_ptr<Watched> take_due(Clock::time_point now) noexcept {
     const std::lock_guard held(mutex_);
-    const auto now = Clock::now();
-    timer_at_.reset();
-    Deadline next;
+    if (!next_at_ || now < *next_at_) return nullptr;
+    next_at_.reset();
+    std::shared_ptr<Watched> due;
     for (auto& [id, entry] : entries_) {
-      if (entry.at && *entry.at <= now) {
+      if (!due && entry.at && *entry.at <= now) {
         entry.at.reset();
-        return entry.watched;
+        due = entry.watched;
       }
-      next = earlier(next, entry.at);
+      next_at_ = earlier(next_at_, entry.at);
     }
-    if (next) set_timer(*next);
-    return nullptr;
+    return due;
   }
 
-  // With the lock held. steady_clock is CLOCK_MONOTONIC.
-  void set_timer(Clock::time_point at) noexcept {
-    const std::chrono::nanoseconds since_boot = at.time_since_epoch();
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(since_boot);
-    itimerspec when{};
-    when.it_value.tv_sec = seconds.count();
-    when.it_value.tv_nsec = (since_boot - seconds).count();
-    ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &when, nullptr);
-    timer_at_ = at;
+  void check_all(bool anew) noexcept {
+    std::uint64_t done = 0;
+    while (const auto watched = after(done)) watched->check(anew);
   }
 
   // The exit hook: what still runs is brought down, and waited for within its bound. By a pointer, or else every
@@ -209,16 +280,13 @@ class Reaper {
     empty_.wait_until(held, bound + std::chrono::seconds(1), [this] { return entries_.empty(); });
   }
 
-  // One by one in order of their numbers: this allocates nothing, and new ones can't come any more.
+  // One by one in order of their numbers.
   std::shared_ptr<Watched> after(std::uint64_t& done) noexcept {
     const std::lock_guard held(mutex_);
-    const Entry* first = nullptr;
-    std::uint64_t lowest = UINT64_MAX;
-    for (const auto& [id, entry] : entries_)
-      if (id > done && id < lowest) lowest = id, first = &entry;
-    if (first == nullptr) return nullptr;
-    done = lowest;
-    return first->watched;
+    const auto next = entries_.upper_bound(done);
+    if (next == entries_.end()) return nullptr;
+    done = next->first;
+    return next->second.watched;
   }
 
   // A forked copy has no reaper thread and none of the processes are its children; it starts afresh. Held over the
@@ -239,13 +307,16 @@ class Reaper {
   inline static std::atomic<unsigned> epoch_{0};
   inline static std::atomic<Stage> stage_{Stage::running};
 
-  UniqueFd epoll_;
-  UniqueFd timer_;
+  static constexpr auto between_checks = std::chrono::seconds(60);
+
   std::mutex mutex_;
-  std::condition_variable empty_;
-  std::unordered_map<std::uint64_t, Entry> entries_;
+  std::condition_variable empty_, woken_;
+  std::shared_ptr<EventSet> set_;
+  std::uint64_t wake_ups_ = 0;  // of the set's thread
+  std::map<std::uint64_t, Entry> entries_;
   std::uint64_t last_id_ = 0;
-  Deadline timer_at_;
+  Deadline next_at_;                                       // no entry's time is earlier
+  Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer
 };
 
 }  // namespace drover::inline v1::detail

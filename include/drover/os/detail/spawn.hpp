@@ -78,16 +78,6 @@ class SpawnSettings {
   posix_spawn_file_actions_t actions_;
 };
 
-/// Opened once and kept, never closed: nearly every child has it as its stdin.
-inline int null_device() {
-  static const int null = [] {
-    UniqueFd opened(::open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY));
-    if (!opened) throw_errno("cannot open /dev/null for a process's stdio");
-    return above_stdio(std::move(opened)).release();
-  }();
-  return null;
-}
-
 /// One start of a command. Owns what is opened for it until it is done or has failed.
 class Launch {
  public:
@@ -145,6 +135,15 @@ class Launch {
     }
   }
 
+  /// Opened for each start: a number that is kept may be another file's by then, if the host closes what is not its
+  /// own.
+  int null_device() {
+    if (null_ >= 0) return null_;
+    UniqueFd opened(::open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY));
+    if (!opened) throw_errno("cannot start '" + name_ + "': /dev/null cannot be opened for its stdio");
+    return null_ = keep(above_stdio(std::move(opened)));
+  }
+
   void open(const std::filesystem::path& path, int target, int end) {
     require_no_nul(path.native(), "the path of a process's stdio");
     const int how = target == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_APPEND;
@@ -182,7 +181,7 @@ class Launch {
 
   [[noreturn]] void fail(int error, const std::filesystem::path& file) const {
     std::string what = "cannot start '" + name_ + "'";
-    struct stat status{};
+    struct stat status {};
     if (!command_.cwd.empty() && ::stat((command_.cwd / ".").c_str(), &status) != 0)
       what += ": its working directory '" + command_.cwd.native() + "' cannot be entered";
     else if (error == ENOENT && has_slash(file) && ::stat(file.c_str(), &status) == 0)
@@ -197,6 +196,7 @@ class Launch {
   StringArray environment_;
   SpawnSettings settings_;
   std::vector<UniqueFd> opened_;
+  int null_ = -1;  // one of them
   std::array<std::shared_ptr<LineReader>, 2> readers_;
 };
 

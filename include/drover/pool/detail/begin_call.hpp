@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include <asio/use_awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call.hpp>
 #include <drover/pool/options.hpp>
@@ -47,19 +49,20 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
   co_return;
 }
 
+/// A result may take `spare` bytes of memory beyond what its size allows, see Decoder.
 template <class R>
-R open_outcome(const Outcome& outcome) {
+R open_outcome(const Outcome& outcome, std::size_t spare) {
   if (outcome.failure) std::rethrow_exception(outcome.failure);
   try {
     if constexpr (!std::is_void_v<R>) {
-      Decoder body(outcome.body);
+      Decoder body(outcome.body, spare);
       R result = body.get<R>();
       body.finish();
       return result;
     }
   } catch (const DecodeError& error) {
     throw Error(Errc::bad_arguments,
-                std::string("the result is not of the type that call() asked for: ") + error.what());
+                std::string("the result is not of the type that call() asked for: ") + what_of(error));
   }
 }
 
@@ -87,7 +90,7 @@ class HandlerReceiver final : public Receiver {
     const asio::any_io_executor work(std::move(work_));
     if constexpr (std::is_void_v<R>) {
       try {
-        open_outcome<R>(outcome);
+        open_outcome<R>(outcome, call->spare_memory);
       } catch (...) {
         failure = std::current_exception();
       }
@@ -96,7 +99,7 @@ class HandlerReceiver final : public Receiver {
     } else {
       std::optional<R> result;
       try {
-        result.emplace(open_outcome<R>(outcome));
+        result.emplace(open_outcome<R>(outcome, call->spare_memory));
       } catch (...) {
         failure = std::current_exception();
       }

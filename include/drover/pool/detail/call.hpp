@@ -19,6 +19,7 @@
 #include <drover/timeout.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
+#include <drover/wire/detail/codec_budget.hpp>
 #include <drover/wire/frame.hpp>
 
 namespace drover::inline v1::detail {
@@ -81,6 +82,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post
 
   std::weak_ptr<Dispatcher> dispatcher;
+  std::size_t spare_memory = usual_spare_memory;  // that a result may take, see Decoder
 
   /// Keeps an outcome whose bytes are about to go; large ones are moved out of the reader that has just given them out.
   void keep(Outcome outcome, FrameReader* reader = nullptr);

@@ -65,6 +65,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     }
     auto call = std::make_shared<Call>();
     call->dispatcher = weak_from_this();
+    call->spare_memory = spare_memory(max_message_size_);
     return call;
   }
 
@@ -108,10 +109,10 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     keeps_queue_ = keeps_queue;
   }
   const Cause& refusal() const noexcept { return refusal_; }
-  /// Set when no call waits any more; at once if none does.
-  void notify_when_empty(std::shared_ptr<AsyncEvent> event) {
-    when_empty_ = std::move(event);
-    look_if_empty();
+  /// Set when no caller waits for a call any more, neither for its turn nor for its answer; at once if none does.
+  void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
+    when_unawaited_ = std::move(event);
+    look_if_unawaited();
   }
 
   /// Takes all waiting calls out, to be ended with finish() once the mutex is free.
@@ -189,9 +190,10 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     asio::steady_timer timer;
   };
 
-  void look_if_empty() {
-    if (when_empty_ && queue_.empty()) std::exchange(when_empty_, nullptr)->set();
+  void look_if_unawaited() {
+    if (when_unawaited_ && queue_.empty() && !has_running()) std::exchange(when_unawaited_, nullptr)->set();
   }
+  bool has_running() const noexcept;
   void send(std::shared_ptr<Call> call, Lane& lane);
   void resume_later(const std::shared_ptr<Call>& call);
   bool step_to_end(Call& call, CallEvent event);
@@ -214,7 +216,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::optional<Io> io_;  // empty once the context is gone
   Cause refusal_;
   bool keeps_queue_ = false;
-  std::shared_ptr<AsyncEvent> when_empty_;  // null: nobody waits for that
+  std::shared_ptr<AsyncEvent> when_unawaited_;  // null: nobody waits for that
   CallQueue queue_;
   CallQueue ready_, elsewhere_;  // answered, and to be resumed on this executor or on another one
   bool standing_by_ = false;     // a further deliver() has been posted

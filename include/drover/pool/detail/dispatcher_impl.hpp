@@ -95,7 +95,11 @@ inline void Dispatcher::pump() {
     if (lane == nullptr) return;
     send(queue_.pop(), *lane);
   }
-  look_if_empty();
+  look_if_unawaited();
+}
+
+inline bool Dispatcher::has_running() const noexcept {
+  return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane* lane) { return lane->has_running(); });
 }
 
 inline std::vector<std::shared_ptr<Call>> Dispatcher::drop_queue() {
@@ -106,7 +110,7 @@ inline std::vector<std::shared_ptr<Call>> Dispatcher::drop_queue() {
     call.state = step(call.state, CallEvent::refused).next;
     deadlines_.remove(call);
   }
-  look_if_empty();
+  look_if_unawaited();
   return dropped;
 }
 
@@ -120,6 +124,7 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
     call.lane->give_back(call);
     pump();
   }
+  look_if_unawaited();
   return todo.answers_caller;
 }
 
@@ -231,16 +236,14 @@ inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr fail
 inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
   const CallStep todo = step(call.state, event);
   call.state = todo.next;
-  if (todo.leaves_queue) {
-    queue_.remove(call);
-    look_if_empty();
-  }
+  if (todo.leaves_queue) queue_.remove(call);
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
     call.lane->owner().send_cancel(call.id);
     if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
       time(call, *kill_at);
   }
+  look_if_unawaited();
   return todo.answers_caller;
 }
 

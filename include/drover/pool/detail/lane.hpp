@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -122,6 +123,11 @@ class Lane {
     places_[call.slot].reset();
   }
 
+  /// A caller waits for one of the calls in flight.
+  bool has_running() const noexcept {
+    return std::any_of(places_.begin(), places_.end(),
+                       [](const auto& call) { return call && call->state == CallState::running; });
+  }
   /// All calls in flight, to be ended one by one.
   std::vector<std::shared_ptr<Call>> calls() const {
     std::vector<std::shared_ptr<Call>> all;

@@ -41,8 +41,8 @@ class PoolCore final : public Resident,
   void abort_stop();
   /// Kills all that is left of the workers.
   void kill_now();
-  /// New calls are refused; those that wait are still given to workers until the event is set, for want of any.
-  void drain_queue(std::shared_ptr<AsyncEvent> when_empty);
+  /// New calls are refused; those that wait are still given to workers. The event is set when no caller waits any more.
+  void drain_calls(std::shared_ptr<AsyncEvent> when_unawaited);
   /// The second signal of a run() cancels the calls, the third kills the workers.
   void on_signal(unsigned count) override;
   /// Waits until every worker has been reaped, whatever cancellations come.

@@ -4,6 +4,7 @@
 
 #include <asio/use_awaitable.hpp>
 
+#include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/pool_core.hpp>
 
@@ -153,7 +154,7 @@ inline void PoolCore::fail_if_all_are_down(const std::exception_ptr& cause, std:
     if (cause) std::rethrow_exception(cause);
     why += " ended";
   } catch (const std::exception& error) {
-    why += std::string(": ") + error.what();
+    why += std::string(": ") + what_of(error);
   }
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
@@ -232,11 +233,11 @@ inline void PoolCore::begin_stop(Timeout grace) {
   Dispatcher::fail(std::move(dropped), refusal);
 }
 
-inline void PoolCore::drain_queue(std::shared_ptr<AsyncEvent> when_empty) {
+inline void PoolCore::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
   const auto held = lock();
-  if (stopping_ || failed_) return when_empty->set();
+  if (stopping_ || failed_) return when_unawaited->set();
   dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
-  dispatcher_->notify_when_empty(std::move(when_empty));
+  dispatcher_->notify_when_unawaited(std::move(when_unawaited));
 }
 
 inline void PoolCore::on_signal(unsigned count) {

@@ -63,6 +63,9 @@ class StatusRequests {
   /// Some have come while the last one was on its way.
   bool wants_another() const noexcept { return !under_way_ && !waiting_.empty(); }
 
+  /// For tests: callers that there is room for.
+  std::size_t capacity() const noexcept { return waiting_.capacity(); }
+
   void fail(const std::function<std::exception_ptr()>& cause) {
     for (auto* list : {&asked_, &waiting_})
       for (const auto& weak : std::exchange(*list, {}))

@@ -252,6 +252,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   std::exception_ptr failure_;  // why it was given up
   bool nonsense_ = false;       // what it sends is not read any more
   StatusRequests status_;
+  bool greeted_ = false;
   std::optional<pid_t> greeted_by_;  // the worker itself, which a wrapper may have started
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();   // ready, or failed and gone
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();  // gone, and all is answered

@@ -190,11 +190,14 @@ inline void WorkerCore::take_control_frames(int times) {
 }
 
 inline void WorkerCore::control_frame(const Frame& frame) {
-  if (phase_ == Phase::starting && frame.header.type != FrameType::hello)
+  if (!greeted_ && frame.header.type != FrameType::hello)
     throw Error(Errc::protocol_error, "the first message is no greeting of a drover worker");
+  if (greeted_ && phase_ == Phase::starting && frame.header.type != FrameType::hello)
+    return;  // it was asked to end before it was ready
   switch (frame.header.type) {
     case FrameType::hello:
-      if (metadata_) throw Error(Errc::protocol_error, "worker '" + options_.name + "' greeted twice");
+      if (std::exchange(greeted_, true))
+        throw Error(Errc::protocol_error, "worker '" + options_.name + "' greeted twice");
       return hello(frame);
     case FrameType::stop_reply: {
       const auto body = decode_body<StopReply>(frame.body);

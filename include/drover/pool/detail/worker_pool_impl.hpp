@@ -26,26 +26,32 @@ DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool) {
   if (RunSignals* const signals = RunSignals::find(asio::query(executor, asio::execution::context))) signals->add(pool);
 }
 
-/// After a signal: calls that other coroutines have made, waiting ones included, get shutdown_grace to finish.
+/// After a signal: calls that other coroutines have made, waiting ones included, get shutdown_grace to finish. Routines
+/// whose callers have given up get none.
 inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolCore> pool) {
-  const auto now = Clock::now();
-  const Deadline until = deadline_after(now, pool->options().shutdown_grace);
-  const auto none_waits = std::make_shared<AsyncEvent>();
-  pool->drain_queue(none_waits);
+  const Deadline until = deadline_after(Clock::now(), pool->options().shutdown_grace);
+  const auto unawaited = std::make_shared<AsyncEvent>();
+  const auto too_late = std::make_shared<bool>(false);
+  pool->drain_calls(unawaited);
   std::optional<asio::steady_timer> limit;
   if (until) {
     limit.emplace(co_await asio::this_coro::executor, *until);
-    limit->async_wait([none_waits](std::error_code ec) {
-      if (!ec) none_waits->set();
+    limit->async_wait([unawaited, too_late](std::error_code ec) {
+      if (ec) return;
+      *too_late = true;
+      unawaited->set();
     });
   }
-  while (!none_waits->is_set()) {
+  while (!unawaited->is_set()) {
     try {
-      co_await AsyncEvent::wait(none_waits);
+      co_await AsyncEvent::wait(unawaited);
     } catch (const std::system_error&) {  // a further signal, which the pool acts on by itself
     }
   }
-  pool->begin_stop(until ? Timeout(std::max(*until - Clock::now(), Duration::zero())) : Timeout{});
+  if (*too_late || pool->stats().in_flight == 0)
+    pool->begin_stop(Duration::zero());
+  else
+    pool->abort_stop();
 }
 
 DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {

@@ -177,9 +177,7 @@ inline void WorkerCore::hello(const Frame& frame) {
   if (phase_ != Phase::starting || start_failure_ || stop_.begun()) return;
   WorkerMetadata metadata;
   try {
-    Decoder body(frame.body);
-    auto greeting = body.get<Hello>();
-    body.finish();
+    Hello greeting = decode_hello(frame.body);
     metadata.version = std::move(greeting.version);
     metadata.routines = std::move(greeting.routines);
   } catch (const DecodeError& error) {

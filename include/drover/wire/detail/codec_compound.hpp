@@ -31,13 +31,11 @@ inline bool take_presence(RawDecoder& in) {
 template <class T>
 struct Wire<T, Form::optional> {
   static void encode(Encoder& out, const T& value) {
-    const Level level(Raw::of(out));
     encode_presence(Raw::of(out), value.has_value());
     if (value) out.put(*value);
   }
 
   static T decode(Decoder& in) {
-    const Level level(Raw::of(in));
     if (!take_presence(Raw::of(in))) return std::nullopt;
     return T(std::in_place, in.get<typename T::value_type>());
   }
@@ -51,15 +49,14 @@ struct Wire<std::nullopt_t, Form::optional> {
 template <class T>
 struct Wire<T, Form::pointer> {
   static void encode(Encoder& out, const T& value) {
-    const Level level(Raw::of(out));
     encode_presence(Raw::of(out), value != nullptr);
     if (value) out.put(*value);
   }
 
   static T decode(Decoder& in) {
-    const Level level(Raw::of(in));
     if (!take_presence(Raw::of(in))) return nullptr;
     using Held = std::remove_cv_t<typename T::element_type>;
+    Raw::of(in).budget().charge_block(sizeof(Held));
     return T(new Held(in.get<Held>()));
   }
 };
@@ -71,14 +68,12 @@ struct Wire<std::variant<Types...>, Form::variant> {
   static void encode(Encoder& out, const Variant& value) {
     if (value.valueless_by_exception()) throw std::invalid_argument("a variant without a value can't be encoded");
     RawEncoder& raw = Raw::of(out);
-    const Level level(raw);
     raw.tagged(Kind::variant, static_cast<std::uint32_t>(value.index()));
     std::visit([&out](const auto& held) { out.put(held); }, value);
   }
 
   static Variant decode(Decoder& in) {
     RawDecoder& raw = Raw::of(in);
-    const Level level(raw);
     raw.expect(Kind::variant);
     const auto index = raw.fixed<std::uint32_t>();
     if (index >= sizeof...(Types)) decode_failed("variant with an alternative that does not exist");
@@ -99,9 +94,7 @@ struct Wire<std::variant<Types...>, Form::variant> {
 
 template <class... Types>
 void encode_fields(Encoder& out, const Types&... fields) {
-  RawEncoder& raw = Raw::of(out);
-  const Level level(raw);
-  raw.tagged(Kind::tuple, static_cast<std::uint32_t>(sizeof...(Types)));
+  Raw::of(out).tagged(Kind::tuple, static_cast<std::uint32_t>(sizeof...(Types)));
   (out.put(fields), ...);
 }
 
@@ -118,7 +111,6 @@ struct Wire<std::tuple<Types...>, Form::tuple> {
     std::apply([&out](const auto&... fields) { detail::encode_fields(out, fields...); }, value);
   }
   static std::tuple<Types...> decode(Decoder& in) {
-    const Level level(Raw::of(in));
     expect_fields(Raw::of(in), sizeof...(Types));
     return std::tuple<Types...>{in.get<std::remove_cv_t<Types>>()...};  // in braces the order is left to right
   }
@@ -130,7 +122,6 @@ struct Wire<std::pair<First, Second>, Form::tuple> {
     detail::encode_fields(out, value.first, value.second);
   }
   static std::pair<First, Second> decode(Decoder& in) {
-    const Level level(Raw::of(in));
     expect_fields(Raw::of(in), 2);
     return std::pair<First, Second>{in.get<std::remove_cv_t<First>>(), in.get<std::remove_cv_t<Second>>()};
   }
@@ -145,26 +136,20 @@ struct Wire<std::monostate, Form::tuple> {
   }
 };
 
-template <class Fields, std::size_t... At>
-consteval bool refers(std::index_sequence<At...>) {
-  return (std::is_lvalue_reference_v<std::tuple_element_t<At, Fields>> && ...);
-}
-
 template <class T>
 struct Wire<T, Form::fields> {
   static void encode(Encoder& out, const T& value) {
+    const Level<T, RawEncoder> level(Raw::of(out));
     std::apply([&out](const auto&... fields) { detail::encode_fields(out, fields...); }, fields_of(value));
   }
 
   static T decode(Decoder& in)
-    requires std::default_initializable<T> && requires(T& value) { drover_fields(value); }
+    requires std::default_initializable<T> && std::move_constructible<T> && HasWritableFields<T>
   {
-    const Level level(Raw::of(in));
+    const Level<T, RawDecoder> level(Raw::of(in));
     T value{};
     auto fields = drover_fields(value);
     constexpr std::size_t count = std::tuple_size_v<decltype(fields)>;
-    static_assert(refers<decltype(fields)>(std::make_index_sequence<count>()),
-                  "drover_fields() has to return references to the fields, not copies of them: use std::tie.");
     expect_fields(Raw::of(in), count);
     std::apply([&in](auto&... field) { (detail::decode_to(in, field), ...); }, fields);
     return value;

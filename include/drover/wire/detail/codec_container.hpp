@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <drover/wire/detail/codec_fill.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 #include <drover/wire/detail/codec_text.hpp>
@@ -34,47 +35,6 @@ std::size_t size_of(const C& container) {
     return static_cast<std::size_t>(std::distance(container.begin(), container.end()));
 }
 
-/// How many elements to make room for at once: as many as the message claims, but not more memory than it has bytes
-/// left.
-template <class Element>
-std::size_t trusted(const RawDecoder& in, std::size_t claimed) {
-  return std::min(claimed, in.remaining() / sizeof(Element) + 1);
-}
-
-template <class C>
-concept HasPlace = requires(C& c, typename C::value_type&& value) { c.insert(std::move(value)).second; };
-template <class C>
-concept Fillable = std::default_initializable<C> &&(
-    requires(C& c, typename C::value_type&& value) { c.push_back(std::move(value)); } ||
-    requires(C & c, typename C::value_type&& value) { c.insert(std::move(value)); } ||
-    requires(C & c, typename C::value_type&& value) { c.insert_after(c.before_begin(), std::move(value)); });
-
-/// Appends values to any container.
-template <class C>
-class Filler {
- public:
-  Filler(C& container, std::size_t expected) : container_(container) {
-    if constexpr (requires { container.reserve(expected); }) container.reserve(expected);
-    if constexpr (requires { container.before_begin(); }) last_ = container.before_begin();
-  }
-
-  void add(typename C::value_type&& value) {
-    if constexpr (requires { container_.push_back(std::move(value)); }) {
-      container_.push_back(std::move(value));
-    } else if constexpr (requires { container_.before_begin(); }) {
-      last_ = container_.insert_after(last_, std::move(value));
-    } else if constexpr (HasPlace<C>) {
-      if (!container_.insert(std::move(value)).second) decode_failed("the same key twice, where keys are unique");
-    } else {
-      container_.insert(std::move(value));
-    }
-  }
-
- private:
-  C& container_;
-  typename C::iterator last_{};
-};
-
 template <class Element, class Elements>
 void encode_elements(Encoder& out, const Elements& elements, std::size_t count) {
   RawEncoder& raw = Raw::of(out);
@@ -91,7 +51,6 @@ void encode_elements(Encoder& out, const Elements& elements, std::size_t count) 
       }
     }
   } else {
-    const Level level(raw);
     raw.tagged<std::uint64_t>(Kind::sequence, count);
     for (const auto& element : elements) out.put(element);
   }
@@ -102,6 +61,7 @@ struct Wire<T, Form::sequence> {
   using Element = std::remove_cv_t<typename T::value_type>;
 
   static void encode(Encoder& out, const T& value) {
+    [[maybe_unused]] const ContainerLevel<T, RawEncoder, Element> level(Raw::of(out));
     detail::encode_elements<Element>(out, value, detail::size_of(value));
   }
 
@@ -114,17 +74,17 @@ struct Wire<T, Form::sequence> {
       const Kind kind = raw.kind("a sequence of numbers");
       if (kind == Kind::bytes && sizeof(Element) == 1 && !std::same_as<Element, bool>) {
         const std::string_view bytes = raw.counted_bytes();
-        fill(value, {element_type<Element>(), 1, bytes.size(), reinterpret_cast<const std::byte*>(bytes.data())});
+        fill(raw, value, {element_type<Element>(), 1, bytes.size(), reinterpret_cast<const std::byte*>(bytes.data())});
       } else if (kind == Kind::numbers) {
-        fill(value, NumberRun::take(raw));
+        fill(raw, value, NumberRun::take(raw));
       } else {
         RawDecoder::mismatch("a sequence of numbers", kind);
       }
     } else {
-      const Level level(raw);
+      [[maybe_unused]] const ContainerLevel<T, RawDecoder, Element> level(raw);
       raw.expect(Kind::sequence);
-      const std::size_t count = raw.count(1);
-      Filler<T> filler(value, trusted<Element>(raw, count));
+      const std::size_t count = raw.count(least_size<Element>());
+      Filler<T> filler(value, raw, count);
       for (std::size_t i = 0; i < count; ++i) filler.add(in.get<Element>());
     }
     return value;
@@ -134,9 +94,10 @@ struct Wire<T, Form::sequence> {
   static constexpr bool copyable_at_once =
       Contiguous<T> && !std::same_as<Element, bool> && requires(T& c) { c.resize(1); };
 
-  static void fill(T& value, const NumberRun& run) {
+  static void fill(RawDecoder& raw, T& value, const NumberRun& run) {
     if constexpr (copyable_at_once) {
       if (run.type == element_type<Element>()) {
+        detail::charge_container<T>(raw, run.count);
         if constexpr (std::integral<Element> && sizeof(Element) == 1 &&
                       requires { value.assign(&value[0], &value[0]); }) {
           // One pass: resize() would fill it with zeros first. Any byte may be read as any of these types.
@@ -149,7 +110,7 @@ struct Wire<T, Form::sequence> {
         return;
       }
     }
-    Filler<T> filler(value, run.count);
+    Filler<T> filler(value, raw, run.count);
     for (std::size_t i = 0; i < run.count; ++i) filler.add(to_number<Element>(run[i]));
   }
 };
@@ -160,10 +121,11 @@ void decode_to(Decoder& in, T& place) {
   if constexpr (!std::is_array_v<T>) {
     place = in.get<T>();
   } else if constexpr (form_of<T>() == Form::text) {
-    const auto text = in.get<std::string_view>();
-    if (text.size() >= sizeof place) decode_failed("string too long for an array of characters");
+    const std::string_view text = take_characters(Raw::of(in), sizeof place);
     std::memset(place, 0, sizeof place);
-    std::memcpy(place, text.data(), text.size());
+    if (!text.empty()) std::memcpy(place, text.data(), text.size());
+  } else if constexpr (form_of<T>() == Form::none) {
+    static_assert(!sizeof(T), "drover can't decode to an array of wide characters: take a string.");
   } else {
     Wire<T>::decode_elements(in, place);
   }
@@ -192,7 +154,6 @@ struct Wire<T, Form::fixed_sequence> {
       check(std::size(value), run.count);
       for (std::size_t i = 0; i < run.count; ++i) value[i] = to_number<Element>(run[i]);
     } else {
-      const Level level(raw);
       raw.expect(Kind::sequence);
       check(std::size(value), raw.count(1));
       for (auto& element : value) detail::decode_to(in, element);
@@ -213,7 +174,7 @@ struct Wire<T, Form::map> {
 
   static void encode(Encoder& out, const T& value) {
     RawEncoder& raw = Raw::of(out);
-    const Level level(raw);
+    [[maybe_unused]] const ContainerLevel<T, RawEncoder, Key, Mapped> level(raw);
     raw.tagged(Kind::map, static_cast<std::uint64_t>(detail::size_of(value)));
     for (const auto& [key, mapped] : value) {
       out.put(key);
@@ -225,20 +186,15 @@ struct Wire<T, Form::map> {
     requires std::default_initializable<T>
   {
     RawDecoder& raw = Raw::of(in);
-    const Level level(raw);
+    [[maybe_unused]] const ContainerLevel<T, RawDecoder, Key, Mapped> level(raw);
     raw.expect(Kind::map);
-    const std::size_t count = raw.count(2);
+    const std::size_t count = raw.count(least_size<Key>() + least_size<Mapped>());
     T value;
-    if constexpr (requires { value.reserve(count); }) value.reserve(trusted<typename T::value_type>(raw, count));
+    Filler<T> filler(value, raw, count);
     for (std::size_t i = 0; i < count; ++i) {
       Key key = in.get<Key>();
       Mapped mapped = in.get<Mapped>();
-      if constexpr (requires { value.emplace(std::move(key), std::move(mapped)).second; }) {
-        if (!value.emplace(std::move(key), std::move(mapped)).second)
-          decode_failed("the same key twice, where keys are unique");
-      } else {
-        value.emplace(std::move(key), std::move(mapped));
-      }
+      filler.add(std::move(key), std::move(mapped));
     }
     return value;
   }

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include <drover/wire/buffer.hpp>
+#include <drover/wire/detail/codec_budget.hpp>
 
 /// The layer under Encoder and Decoder: kinds, fixed-size fields and lengths.
 namespace drover::inline v1::detail {
@@ -57,10 +58,13 @@ constexpr const char* describe(Kind kind) noexcept {
   return "something malformed";
 }
 
-[[noreturn]] void decode_failed(const std::string& what);  // DecodeError
-
-/// How deep values may be nested, on both sides.
+/// How deep values may be nested, on both sides: structs within structs, whatever containers lie between.
 inline constexpr unsigned max_depth = 256;
+
+/// And what such structs may take on the stack while they are decoded one within the other, if they are nested so deep
+/// that they must hold themselves.
+inline constexpr std::size_t max_stack = std::size_t{2} << 20;
+inline constexpr unsigned depth_of_any_size = 8;
 
 class RawEncoder {
  public:
@@ -100,10 +104,11 @@ class RawEncoder {
 
   ByteBuffer& out() noexcept { return *out_; }
 
-  void enter() {
-    if (++depth_ > max_depth) throw std::length_error("value nested too deep to be encoded");
+  void enter(std::size_t) {
+    if (++depth_ > max_depth)
+      throw std::length_error("a value nested more than " + std::to_string(max_depth) + " deep can't be encoded");
   }
-  void leave() noexcept { --depth_; }
+  void leave(std::size_t) noexcept { --depth_; }
 
  private:
   ByteBuffer* out_;
@@ -112,7 +117,8 @@ class RawEncoder {
 
 class RawDecoder {
  public:
-  explicit RawDecoder(std::span<const std::byte> bytes) noexcept : at_(bytes.data()), end_(at_ + bytes.size()) {}
+  RawDecoder(std::span<const std::byte> bytes, std::size_t spare_memory) noexcept
+      : at_(bytes.data()), end_(at_ + bytes.size()), budget_(bytes.size(), spare_memory) {}
 
   std::size_t remaining() const noexcept { return static_cast<std::size_t>(end_ - at_); }
 
@@ -177,15 +183,26 @@ class RawDecoder {
     decode_failed(std::string("expected ") + wanted + ", found " + describe(found));
   }
 
-  void enter() {
-    if (++depth_ > max_depth) decode_failed("value nested too deep");
+  void enter(std::size_t size) {
+    stack_ += size;
+    if (++depth_ > max_depth) decode_failed("value nested more than " + std::to_string(max_depth) + " deep");
+    if (stack_ > max_stack && depth_ > depth_of_any_size)
+      decode_failed("structs nested in each other that together take more than " + std::to_string(max_stack) +
+                    " bytes of stack");
   }
-  void leave() noexcept { --depth_; }
+  void leave(std::size_t size) noexcept {
+    --depth_;
+    stack_ -= size;
+  }
+
+  DecodeBudget& budget() noexcept { return budget_; }
 
  private:
   const std::byte* at_;
   const std::byte* end_;
   unsigned depth_ = 0;
+  std::size_t stack_ = 0;
+  DecodeBudget budget_;
 };
 
 /// The way for drover's own codecs to what is under an Encoder or Decoder.
@@ -196,12 +213,12 @@ struct Raw {
   }
 };
 
-/// One level of nesting.
-template <class RawCoder>
+/// One level of nesting: a T within another, maybe of the same type.
+template <class T, class RawCoder>
 class Level {
  public:
-  explicit Level(RawCoder& coder) : coder_(coder) { coder_.enter(); }
-  ~Level() { coder_.leave(); }
+  explicit Level(RawCoder& coder) : coder_(coder) { coder_.enter(sizeof(T)); }
+  ~Level() { coder_.leave(sizeof(T)); }
   Level(const Level&) = delete;
   Level& operator=(const Level&) = delete;
 

@@ -17,7 +17,7 @@
 
 #include <drover/wire/codec.hpp>
 
-/// Which way of travelling a type takes, and the doors Encoder::put() and Decoder::get().
+/// Which way of travelling a type takes.
 namespace drover::inline v1::detail {
 
 enum class Form {
@@ -76,6 +76,20 @@ concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) { drover_
                          requires(OnlyLikeA<T> value) { drover_fields(value); };
 template <class T>
 concept HasFields = HasSomeFields<T> && !InheritsFields<T>;
+
+template <class Fields, std::size_t... At>
+consteval bool refers_to_fields(std::index_sequence<At...>) {
+  return ((std::is_lvalue_reference_v<std::tuple_element_t<At, Fields>> &&
+           !std::is_const_v<std::remove_reference_t<std::tuple_element_t<At, Fields>>>) &&
+          ...);
+}
+
+/// What it returns for a T& can be decoded to.
+template <class T>
+concept HasWritableFields =
+    HasFields<T> && requires(T& value) { drover_fields(value); } &&
+    refers_to_fields<decltype(drover_fields(std::declval<T&>()))>(
+        std::make_index_sequence<std::tuple_size_v<decltype(drover_fields(std::declval<T&>()))>>());
 
 template <class T>
 concept MessageLike = requires(const T& in, T& out, void* to, const void* from) {
@@ -190,6 +204,64 @@ consteval Form form_of() {
     return Form::none;
 }
 
+/// The bytes that a value takes in a message, or less. What a sequence claims to hold is checked against it.
+template <class T>
+consteval std::size_t least_size() {
+  constexpr std::size_t kind = 1, length = sizeof(std::uint64_t), number = kind + sizeof(std::int64_t);
+  switch (form_of<T>()) {
+    case Form::boolean:
+    case Form::enumeration: return kind + 1;  // there are enums of bool
+    case Form::integer:
+    case Form::floating: return number;
+    case Form::text:
+    case Form::bytes:
+    case Form::sequence:
+    case Form::fixed_sequence:
+    case Form::map: return kind + length;
+    case Form::message: return kind + 2 * (kind + length);
+    case Form::tuple:
+    case Form::fields: return kind + sizeof(std::uint32_t);
+    case Form::variant: return kind + sizeof(std::uint32_t) + kind;
+    case Form::duration: return kind + 2 * sizeof(std::int64_t) + number;
+    case Form::time_point: return kind + 1 + kind + 2 * sizeof(std::int64_t) + number;
+    default: return kind;  // an optional may be there as the bare value, which may be of any form
+  }
+}
+
+/// A name that begins with "std::".
+template <class T>
+consteval bool is_from_std() {
+  constexpr std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = std::vector<int>]", without "with" in Clang
+  constexpr std::string_view mark = "T = ";
+  constexpr std::size_t begin = whole.find(mark);
+  return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
+}
+
+/// A value of this form holds none of a type that holds it, or it counts as a level of nesting itself.
+constexpr bool ends_recursion(Form form) noexcept {
+  switch (form) {
+    case Form::sequence:
+    case Form::fixed_sequence:
+    case Form::map:
+    case Form::optional:
+    case Form::pointer:
+    case Form::variant:
+    case Form::tuple: return false;
+    default: return true;
+  }
+}
+
+struct NoLevel {
+  template <class RawCoder>
+  explicit NoLevel(RawCoder&) noexcept {}
+};
+
+/// What a tree is nested by counts once: its struct, and not the container of the children in it. A container counts
+/// where it is the struct, as in struct Tree : std::map<int, Tree> {}.
+template <class T, class RawCoder, class... Elements>
+using ContainerLevel =
+    std::conditional_t<is_from_std<T>() || (ends_recursion(form_of<Elements>()) && ...), NoLevel, Level<T, RawCoder>>;
+
 /// How a type of that form travels: static void encode(Encoder&, const T&); static T decode(Decoder&), absent where
 /// there is no decoding it.
 template <class T, Form = form_of<T>()>
@@ -219,8 +291,8 @@ inline constexpr bool refers_to_message<Template<Args...>> = (refers_to_message<
 template <class T>
 struct Wire<T, Form::custom> {
   static void encode(Encoder& out, const T& value) {
-    auto& raw = Raw::of(out);
-    const Level level(raw);
+    RawEncoder& raw = Raw::of(out);
+    const Level<T, RawEncoder> level(raw);
     raw.kind(Kind::custom);
     Codec<T>::encode(out, value);
   }
@@ -230,50 +302,13 @@ struct Wire<T, Form::custom> {
       { Codec<T>::decode(in) } -> std::convertible_to<T>;
     }
   {
-    auto& raw = Raw::of(in);
-    const Level level(raw);
+    RawDecoder& raw = Raw::of(in);
+    const Level<T, RawDecoder> level(raw);
     raw.expect(Kind::custom);
     return Codec<T>::decode(in);
   }
 };
 
+inline void decode_failed(const std::string& what) { throw DecodeError(what); }
+
 }  // namespace drover::inline v1::detail
-
-namespace drover::inline v1 {
-
-template <class T>
-void Encoder::put(const T& value) {
-  if constexpr (detail::Encodable<T>)
-    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
-  else if constexpr (std::is_pointer_v<T>)
-    static_assert(!sizeof(T), "drover can't send a pointer to another process: send the value it points to.");
-  else if constexpr (detail::InheritsFields<T>)
-    static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
-  else
-    static_assert(
-        detail::Encodable<T>,
-        "drover can't encode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
-        "specialise drover::Codec.");
-}
-
-template <class T>
-T Decoder::get() {
-  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
-  if constexpr (detail::Decodable<T>)
-    return detail::Wire<T>::decode(*this);
-  else if constexpr (std::is_pointer_v<T>)
-    static_assert(!sizeof(T), "drover can't decode to a pointer: take std::string or std::string_view for text.");
-  else if constexpr (detail::HasFields<T>)
-    static_assert(!sizeof(T),
-                  "A type with drover_fields() must be default-constructible to be decoded: make it so, or specialise "
-                  "drover::Codec.");
-  else
-    static_assert(
-        detail::Decodable<T>,
-        "drover can't decode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
-        "specialise drover::Codec; take a container where you have a span.");
-}
-
-inline void detail::decode_failed(const std::string& what) { throw DecodeError(what); }
-
-}  // namespace drover::inline v1

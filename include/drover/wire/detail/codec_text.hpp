@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -34,10 +35,15 @@ T filled(const Element* elements, std::size_t count) {
   return value;
 }
 
+/// Strings and paths. An array of char travels as the text before its first NUL, or all of it if it has none; where
+/// more than zeros follows that NUL, which no text can say, as all of its bytes.
 template <class T>
 struct Wire<T, Form::text> {
   static void encode(Encoder& out, const T& value) {
     const std::string_view text = view(value);
+    if constexpr (std::is_array_v<T>) {
+      if (!ends_with_text(value, text.size())) return Raw::of(out).tagged_bytes(Kind::bytes, value, sizeof(T));
+    }
     Raw::of(out).tagged_bytes(Kind::text, text.data(), text.size());
   }
 
@@ -46,6 +52,10 @@ struct Wire<T, Form::text> {
   {
     Raw::of(in).expect(Kind::text);
     const std::string_view text = Raw::of(in).counted_bytes();
+    if constexpr (!std::same_as<T, std::string_view>) {
+      constexpr std::size_t held_in_place = 15;
+      if (text.size() > held_in_place) Raw::of(in).budget().charge(block_of(text.size()));
+    }
     if constexpr (PathLike<T>)
       return T(typename T::string_type(text));
     else if constexpr (is_a<T, std::basic_string>)
@@ -55,6 +65,10 @@ struct Wire<T, Form::text> {
   }
 
  private:
+  static bool ends_with_text(const T& array, std::size_t text) {
+    return std::all_of(array + text, array + std::extent_v<T>, [](char c) { return c == '\0'; });
+  }
+
   static std::string_view view(const T& value) {
     if constexpr (std::is_array_v<T>) {
       return {value, ::strnlen(value, std::extent_v<T>)};
@@ -68,6 +82,17 @@ struct Wire<T, Form::text> {
     }
   }
 };
+
+/// What goes into an array of `size` characters: its text, or all of its bytes (see Wire<T, Form::text>).
+inline std::string_view take_characters(RawDecoder& in, std::size_t size) {
+  const Kind kind = in.kind(describe(Kind::text));
+  if (kind != Kind::text && kind != Kind::bytes) RawDecoder::mismatch(describe(Kind::text), kind);
+  const std::string_view found = in.counted_bytes();
+  if (kind == Kind::text ? found.size() > size : found.size() != size)
+    decode_failed(std::string(describe(kind)) + " of " + std::to_string(found.size()) + " bytes for an array of " +
+                  std::to_string(size) + " characters");
+  return found;
+}
 
 /// Bytes; they are also taken from text, and from numbers of one byte.
 inline std::span<const std::byte> take_bytes(RawDecoder& in) {
@@ -102,6 +127,7 @@ struct Wire<T, Form::bytes> {
     } else if constexpr (std::same_as<T, std::span<const std::byte>>) {
       return bytes;
     } else {
+      Raw::of(in).budget().charge_block(bytes.size());
       return detail::filled<T>(bytes.data(), bytes.size());
     }
   }
@@ -155,7 +181,7 @@ struct Wire<T, Form::message> {
     const std::string_view found = raw.counted_bytes();
     const auto wanted = name_of(value);
     if (found != std::string_view(wanted))
-      decode_failed("expected the message " + std::string(wanted) + ", found " + std::string(found));
+      decode_failed("expected the message " + std::string(wanted) + ", found " + std::string(found.substr(0, 200)));
     raw.expect(Kind::bytes);
     const std::string_view bytes = raw.counted_bytes();
     if (!parse(value, bytes)) decode_failed("malformed message " + std::string(wanted));

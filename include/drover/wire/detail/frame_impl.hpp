@@ -47,8 +47,8 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
       (header.status != 0 && header.type != FrameType::result))
     refuse("frame of unknown status " + std::to_string(header.status));
   if (header.size > max_body_)
-    refuse("frame of " + std::to_string(header.size) + " bytes, where at most " + std::to_string(max_body_) +
-           " are allowed");
+    refuse((header.type == FrameType::hello ? "greeting with the names of all routines of " : "frame of ") +
+           std::to_string(header.size) + " bytes, where at most " + std::to_string(max_body_) + " are allowed");
 }
 
 DROVER_INLINE std::optional<Frame> FrameReader::next() {

@@ -150,7 +150,7 @@ class ControlThread {
     for (unsigned n = state_.terminations.exchange(0); n != 0; --n) terminate(now);
     for (unsigned n = state_.interrupts.exchange(0); n != 0; --n) drain_.interrupt(now);
     // The main thread may be busy with a routine: the parent is to send nothing more from now on.
-    if (!drained_before && drain_.draining() && socket_.fd >= 0)
+    if (!drained_before && drain_.draining() && socket_.fd >= 0 && state_.greeted.load())
       unsent_.push_back(ControlReply(FrameType::draining, nothing_begun_yet));
   }
   /// SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for the end, or has died, a signal

@@ -11,6 +11,7 @@
 
 #include <asio/error.hpp>
 
+#include <drover/detail/what_of.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/frame.hpp>
@@ -43,14 +44,14 @@ inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::st
   try {
     throw;
   } catch (const BadArguments& e) {
-    encode_texts(body, limit, {std::string(name) + routine.parameters() + " was given other arguments: " + e.what()});
+    encode_texts(body, limit, {std::string(name) + routine.parameters() + " was given other arguments: " + what_of(e)});
     return ResultStatus::bad_arguments;
   } catch (const std::system_error& e) {
-    if (!cancelled || e.code() != asio::error::operation_aborted) return remote(e.what());
+    if (!cancelled || e.code() != asio::error::operation_aborted) return remote(what_of(e));
     encode_texts(body, limit, {std::string(name) + " was cancelled"});
     return ResultStatus::cancelled;
   } catch (const std::exception& e) {
-    return remote(e.what());
+    return remote(what_of(e));
 #ifdef __GLIBCXX__
   } catch (const abi::__forced_unwind&) {
     throw;  // the thread is being ended, which can't be stopped here

@@ -15,6 +15,7 @@
 
 #include <asio/awaitable.hpp>
 
+#include <drover/detail/what_of.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/worker/detail/type_name.hpp>
@@ -137,7 +138,7 @@ Values decode_arguments(Decoder& arguments) {
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& e) {  // a user's codec may throw what it likes
-    throw BadArguments(e.what());
+    throw BadArguments(what_of(e));
   }
 }
 

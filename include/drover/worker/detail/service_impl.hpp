@@ -45,6 +45,7 @@ inline void WorkerService::begin() {
   if (routines_.any_takes_stop_token()) start_notifier(state_);
   state_.phase.store(WorkerState::Phase::serving);
   say_hello();
+  state_.greeted.store(true);
   watch_bell();
   watch_data();
 }
@@ -200,7 +201,7 @@ inline void WorkerService::accept(const Frame& frame) {
 
 inline void WorkerService::dispatch(const Frame& frame) {
   const FrameHeader& call = frame.header;
-  Decoder body(frame.body);
+  Decoder body(frame.body, spare_memory(limit_));
   std::string_view name;
   try {
     name = body.get<std::string_view>();
@@ -254,7 +255,7 @@ inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine)
   call.header = frame.header;
   call.routine = &routine;
   call.body = data_.reader().take_body();
-  Decoder arguments(call.body.view());
+  Decoder arguments(call.body.view(), spare_memory(limit_));
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;

@@ -92,6 +92,7 @@ struct WorkerState {
   std::atomic<bool> parent_ended{false};  // where there are no pidfds
   std::atomic<bool> data_lost{false};     // the data socket has ended, or is not to be trusted any more
   std::atomic<bool> has_notifier{false};
+  std::atomic<bool> greeted{false};  // HELLO is out: nothing else may come first
 
   // From the control thread.
   std::atomic<std::uint64_t> last_call{0};

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utility>
+
+#include <drover/os/fd.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover::inline v1::detail {
+
+/// The reaper's epoll instance, and the proof that its number still is that one: the program may have closed it, and
+/// have an epoll instance of its own under the number. All of those look alike, so there is a socket in the set, the
+/// bell, that is recognised by its inode and is in no other set. The bell also wakes the thread that waits.
+///
+/// Guarded by the reaper's lock, but for wait().
+class EventSet {
+ public:
+  static constexpr std::uint64_t bell_rang = std::numeric_limits<std::uint64_t>::max();
+
+  /// Throws std::system_error.
+  EventSet() {
+    epoll_ = above_stdio(UniqueFd(::epoll_create1(EPOLL_CLOEXEC)));
+    if (!epoll_) throw_errno("drover's reaper cannot make an epoll instance");
+    UniqueFd bell = above_stdio(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)));
+    if (!bell) throw_errno("drover's reaper cannot make a socket");
+    bell_ = KeptFd(std::move(bell));
+    if (!bell_) throw_errno("drover's reaper cannot identify a socket");
+    if (const int error = change(EPOLL_CTL_ADD, bell_.get(), bell_rang, 0))
+      throw_errno("drover's reaper cannot watch a socket", error);
+  }
+  ~EventSet() {
+    if (!ours()) (void)epoll_.release();
+  }
+  EventSet(const EventSet&) = delete;
+  EventSet& operator=(const EventSet&) = delete;
+
+  /// False once it has been closed, or when there is no telling.
+  bool ours() noexcept { return bell_.ours() && change(EPOLL_CTL_MOD, bell_.get(), bell_rang, bell_events_) == 0; }
+
+  /// Wakes the thread that waits, or the next one that does. False if the set is not ours.
+  bool ring() noexcept {
+    bell_events_ = EPOLLOUT | EPOLLONESHOT;  // it can always be written to
+    return ours();
+  }
+  void heard() noexcept { bell_events_ = 0; }
+
+  /// 0 or an errno. `events` as for epoll_ctl(2). Once more for what is watched already begins anew.
+  int add(int fd, std::uint64_t data, std::uint32_t events) noexcept {
+    const int error = change(EPOLL_CTL_ADD, fd, data, events);
+    return error == EEXIST ? change(EPOLL_CTL_MOD, fd, data, events) : error;
+  }
+  void remove(int fd) noexcept { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
+
+  /// Until then at most. As epoll_wait(2), which needs no descriptor to keep time.
+  int wait(std::span<epoll_event> events, Clock::time_point until) noexcept {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+    const auto bound = std::clamp<decltype(left)>(left, 0, std::numeric_limits<int>::max());
+    return ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), static_cast<int>(bound));
+  }
+
+ private:
+  int change(int how, int fd, std::uint64_t data, std::uint32_t events) noexcept {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = data;
+    return ::epoll_ctl(epoll_.get(), how, fd, &event) == 0 ? 0 : errno;
+  }
+
+  UniqueFd epoll_;
+  KeptFd bell_;
+  std::uint32_t bell_events_ = 0;
+};
+
+}  // namespace drover::inline v1::detail

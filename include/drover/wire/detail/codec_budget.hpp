@@ -1,0 +1,85 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+/// What decoding one message may cost. Bounds on the bytes of a message bound neither memory nor time: an empty
+/// optional takes two bytes there, and in memory as much as a full one; keys with one hash make an insertion linear.
+namespace drover::inline v1::detail {
+
+[[noreturn]] void decode_failed(const std::string& what);  // DecodeError
+
+/// A value may take so many bytes for each byte of its message. The number is that of the most wasteful container of
+/// plain values, a multiset of char: one byte there, and a node of 48 in memory.
+inline constexpr std::size_t memory_factor = 48;
+
+/// And so many beyond that.
+inline constexpr std::size_t usual_spare_memory = std::size_t{16} << 20;
+
+/// The same where the largest message is known: as it grows, so does what a value may take.
+constexpr std::size_t spare_memory(std::size_t max_message_size) noexcept {
+  return std::max(usual_spare_memory, max_message_size / 4);
+}
+
+/// What a block takes from malloc(3), about.
+constexpr std::size_t block_of(std::size_t bytes) noexcept {
+  constexpr std::size_t least = 32, step = 16, head = 8;
+  if (bytes > std::numeric_limits<std::size_t>::max() - step - head) return bytes;
+  return std::max(least, (bytes + head + step - 1) / step * step);
+}
+
+/// Counts down what the values of a message take. Everything is charged before it is allocated.
+class DecodeBudget {
+ public:
+  DecodeBudget(std::size_t message, std::size_t spare) noexcept : message_(message), spare_(spare) {
+    if (__builtin_mul_overflow(message, memory_factor, &memory_) || __builtin_add_overflow(memory_, spare, &memory_))
+      memory_ = std::numeric_limits<std::size_t>::max();
+  }
+
+  void charge(std::size_t bytes) {
+    if (bytes > memory_) [[unlikely]]
+      too_large();
+    memory_ -= bytes;
+  }
+  void charge(std::size_t count, std::size_t each) {
+    std::size_t sum = 0;
+    if (__builtin_mul_overflow(count, each, &sum)) too_large();
+    charge(sum);
+  }
+
+  /// One block, which an empty container does not have.
+  void charge_block(std::size_t bytes) {
+    if (bytes != 0) charge(block_of(bytes));
+  }
+
+  /// An element goes into a hash table.
+  void allow_probes() noexcept { probes_ += probes_per_element; }
+
+  /// One element was looked at on the way.
+  void probe() {
+    if (probes_ == 0) [[unlikely]]
+      decode_failed("hash collisions: too many keys of an unordered container fall into the same buckets");
+    --probes_;
+  }
+
+ private:
+  // Honest keys take one or two probes each. A poor hash function is allowed more, in a small container any.
+  static constexpr std::uint64_t probes_per_element = 32;
+  static constexpr std::uint64_t spare_probes = std::uint64_t{1} << 20;
+
+  [[noreturn, gnu::cold]] void too_large() const {
+    decode_failed("the value takes more memory than allowed: at most " + std::to_string(memory_factor) +
+                  " bytes for each of the " + std::to_string(message_) + " bytes of its message, and " +
+                  std::to_string(spare_) + " more");
+  }
+
+  std::size_t memory_ = 0;
+  std::uint64_t probes_ = spare_probes;
+  std::size_t message_;
+  std::size_t spare_;
+};
+
+}  // namespace drover::inline v1::detail

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <type_traits>
+
+#include <drover/wire/detail/codec_form.hpp>
+
+/// The doors Encoder::put() and Decoder::get(), and what they say of a type that can't travel.
+namespace drover::inline v1::detail {
+
+template <class T>
+inline constexpr bool is_shared_pointer = false;
+template <class T>
+inline constexpr bool is_shared_pointer<std::shared_ptr<T>> = true;
+template <class T>
+inline constexpr bool is_shared_pointer<std::weak_ptr<T>> = true;
+
+/// What to say of a type that can't travel. drover_fields() is no advice where it would not be found: for types that
+/// are no classes, and those of std.
+enum class Advice { write_fields, convert, own_the_value, use_a_view, take_a_container };
+
+template <class T>
+consteval Advice advice_for() {
+  if constexpr (is_shared_pointer<T>)
+    return Advice::own_the_value;
+  else if constexpr (std::is_array_v<T>)
+    return Advice::use_a_view;
+  else if constexpr (Encodable<T> && is_from_std<T>())
+    return Advice::take_a_container;  // such as std::span, which is only decoded
+  else
+    return is_from_std<T>() || (!std::is_class_v<T> && !std::is_union_v<T>) ? Advice::convert : Advice::write_fields;
+}
+
+}  // namespace drover::inline v1::detail
+
+namespace drover::inline v1 {
+
+template <class T>
+void Encoder::put(const T& value) {
+  using detail::Advice;
+  constexpr Advice advice = detail::advice_for<std::remove_cv_t<T>>();
+  if constexpr (detail::Encodable<T>)
+    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
+  else if constexpr (std::is_pointer_v<T>)
+    static_assert(!sizeof(T), "drover can't send a pointer to another process: send the value it points to.");
+  else if constexpr (detail::InheritsFields<T>)
+    static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
+  else if constexpr (advice == Advice::own_the_value)
+    static_assert(!sizeof(T),
+                  "drover can't encode a pointer that shares its value: send the value it points to, or use "
+                  "std::unique_ptr.");
+  else if constexpr (advice == Advice::use_a_view)
+    static_assert(!sizeof(T), "drover can't encode an array of wide characters: send a string or a string view of it.");
+  else if constexpr (advice == Advice::convert)
+    static_assert(!sizeof(T),
+                  "drover can't encode this type, which is not of yours: send its value as a type that travels (see "
+                  "drover/wire/codec.hpp), put it into a struct of yours, or specialise drover::Codec for it.");
+  else
+    static_assert(
+        detail::Encodable<T>,
+        "drover can't encode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
+        "specialise drover::Codec.");
+}
+
+template <class T>
+T Decoder::get() {
+  using detail::Advice;
+  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
+  constexpr Advice advice = detail::advice_for<T>();
+  if constexpr (detail::Decodable<T>)
+    return detail::Wire<T>::decode(*this);
+  else if constexpr (std::is_pointer_v<T>)
+    static_assert(!sizeof(T), "drover can't decode to a pointer: take std::string or std::string_view for text.");
+  else if constexpr (detail::InheritsFields<T>)
+    static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
+  else if constexpr (detail::HasFields<T> && !detail::HasWritableFields<T>)
+    static_assert(!sizeof(T),
+                  "drover_fields() has to return references to the fields, not to const and not copies of them, to "
+                  "decode this type: take T& and not const T&, and use std::tie.");
+  else if constexpr (detail::HasFields<T>)
+    static_assert(!sizeof(T),
+                  "A type with drover_fields() must be default-constructible and movable to be decoded: make it so, or "
+                  "specialise drover::Codec.");
+  else if constexpr (advice == Advice::own_the_value)
+    static_assert(!sizeof(T),
+                  "drover can't decode to a pointer that shares its value: take the value itself, or std::unique_ptr.");
+  else if constexpr (advice == Advice::take_a_container)
+    static_assert(!sizeof(T), "drover can't decode to a view: take a container that owns its elements.");
+  else if constexpr (advice == Advice::convert)
+    static_assert(!sizeof(T),
+                  "drover can't decode this type, which is not of yours: take its value as a type that travels (see "
+                  "drover/wire/codec.hpp), put it into a struct of yours, or specialise drover::Codec for it.");
+  else
+    static_assert(
+        detail::Decodable<T>,
+        "drover can't decode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
+        "specialise drover::Codec.");
+}
+
+}  // namespace drover::inline v1

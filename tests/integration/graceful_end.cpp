@@ -1,0 +1,176 @@
+// A worker that ends by a signal from outside tells its parent, so that no call is lost by it.
+#include <gtest/gtest.h>
+#include <random>
+#include <signal.h>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+
+class GracefulEnd : public Calls {};
+
+struct Tally {
+  int good = 0, stopping = 0, exited = 0, other = 0, left = 0;
+  std::string text;
+};
+
+asio::awaitable<void> keep_calling(WorkerPool& pool, std::shared_ptr<Tally> tally, int calls) {
+  for (int i = 0; i < calls; ++i) {
+    Failure failure;
+    try {
+      const int square = co_await pool.call<int>("square", i % 1000);
+      tally->good += square == (i % 1000) * (i % 1000);
+      continue;
+    } catch (...) {
+      failure = describe(std::current_exception());
+    }
+    ++(failure == Errc::stopping ? tally->stopping : failure == Errc::worker_exited ? tally->exited : tally->other);
+    tally->text = failure.text;
+  }
+  --tally->left;
+}
+
+/// Signals one worker after another while calls are made all the time.
+asio::awaitable<void> signalled_under_load(int signo, std::size_t max_in_flight) {
+  PoolOptions options = call_pool(2);
+  options.worker.max_in_flight = max_in_flight;
+  options.restart.backoff = 1ms;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const auto tally = std::make_shared<Tally>();
+  constexpr int callers = 32, calls = 600;
+  tally->left = callers;
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  for (int i = 0; i < callers; ++i) asio::co_spawn(executor, keep_calling(pool, tally, calls), asio::detached);
+  std::mt19937 random(5);
+  while (tally->left != 0) {
+    const auto workers = pool.workers();
+    if (!workers.empty()) ::kill(workers[random() % workers.size()].pid, signo);
+    co_await pause_for(3ms);
+  }
+  EXPECT_EQ(tally->good, callers * calls) << tally->stopping << " stopping, " << tally->exited << " worker_exited, "
+                                          << tally->other << " others; the last: " << tally->text;
+  EXPECT_EQ(pool.stats().crashes, 0u);
+  EXPECT_GT(pool.stats().restarts, 3u);
+  co_await pool.stop();
+}
+
+// Calls that a worker has not begun go to another one; those that it has begun are quick enough to finish.
+TEST_F(GracefulEnd, LosesNoCallUnderLoad) {
+  for (const int signo : {SIGTERM, SIGINT})
+    for (const std::size_t in_flight : {std::size_t{1}, std::size_t{8}}) {
+      SCOPED_TRACE(signo);
+      on_one_thread([signo, in_flight] { return signalled_under_load(signo, in_flight); });
+    }
+}
+
+// What had begun and is cancelled ends with the worker's exit status.
+TEST_F(GracefulEnd, ACancelledCallEndsWithTheStatus) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    WorkerOptions options = call_worker();
+    options.on_event = log.handler();
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 30000));
+    const Task<int> queued(co_await asio::this_coro::executor, worker.call<int>("square", 3));
+    (void)co_await soon([&] { return worker.pid() != 0; });
+    // It is begun once the worker says that it has one in flight.
+    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    ::kill(worker.pid(), SIGTERM);
+    const Failure of_begun = co_await begun.failure();
+    const Failure of_queued = co_await queued.failure();
+    for (const Failure& failure : {of_begun, of_queued}) {
+      EXPECT_EQ(failure, Errc::worker_exited) << failure;
+      EXPECT_TRUE(failure.exit && failure.exit->success()) << failure;
+    }
+    const Failure later = co_await failure_of(worker.call<int>("square", 3));
+    EXPECT_EQ(later, Errc::worker_exited) << later;
+    co_await worker.stop();
+    for (const Event& event : log.all())
+      if (event.kind == Event::Kind::exited) {
+        EXPECT_TRUE(event.expected);
+      }
+  });
+}
+
+// SIGINT lets what has begun finish. What has not begun waits for the end, as there is no other worker.
+TEST_F(GracefulEnd, AnInterruptLetsACallFinish) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 300));
+    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    ::kill(worker.pid(), SIGINT);
+    const std::string answer = co_await begun.result();
+    EXPECT_EQ(answer, "slept");
+    const Failure later = co_await failure_of(worker.call<int>("square", 3));
+    EXPECT_EQ(later, Errc::worker_exited) << later;
+    co_await worker.stop();
+  });
+}
+
+// on_terminate: a service manager may signal the workers together with the parent, which is draining.
+TEST_F(GracefulEnd, TerminateMayDrain) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.on_terminate = drover::OnTerminate::drain;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 300));
+    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    ::kill(worker.pid(), SIGTERM);
+    const std::string answer = co_await begun.result();
+    EXPECT_EQ(answer, "slept");
+    const bool ended = co_await soon([&] { return !worker.alive(); });
+    EXPECT_TRUE(ended);
+    co_await worker.stop();
+  });
+}
+
+TEST_F(GracefulEnd, TerminateMayBeLeftToTheParent) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.on_terminate = drover::WorkerOptions::OnTerminate::leave_to_parent;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 200));
+    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    for (int i = 0; i < 3; ++i) ::kill(worker.pid(), i == 1 ? SIGHUP : SIGTERM);
+    const std::string answer = co_await begun.result();
+    EXPECT_EQ(answer, "slept");
+    const int nine = co_await worker.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    const StopReport report = co_await worker.stop(5s);
+    EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+    EXPECT_FALSE(report.rpc) << report.rpc.message();
+  });
+}
+
+// Once the parent has asked for the end, SIGTERM counts: the reaper sends it when the budget is over.
+TEST_F(GracefulEnd, TerminateCountsOnceAStopHasBegun) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.on_terminate = drover::OnTerminate::leave_to_parent;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 30000));
+    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    const Task<StopReport> stop(co_await asio::this_coro::executor, worker.stop(20s));
+    for (const auto start = Clock::now(); !stop.done() && since(start) < 15s;) {
+      ::kill(worker.pid(), SIGTERM);
+      co_await pause_for(20ms);
+    }
+    EXPECT_TRUE(stop.done());
+    const Failure failure = co_await begun.failure();
+    EXPECT_EQ(failure, Errc::stopping) << failure;
+    co_await stop.ended();
+  });
+}
+
+}  // namespace

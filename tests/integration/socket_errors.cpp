@@ -1,0 +1,276 @@
+// Errors of the system calls on a worker's sockets, on the parent's side. The calls themselves are replaced here.
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <optional>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <drover/os/detail/descriptor_rights.hpp>
+#include <drover/wire/frame.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using drover::detail::FrameType;
+
+struct Fault {
+  std::atomic<int> count{0};  // so many of them fail from now on
+  std::atomic<int> error{0};
+  std::atomic<std::uint8_t> frame{0};  // only if such a frame comes first; 0: any
+
+  bool strikes() {
+    for (int left = count.load(); left > 0;)
+      if (count.compare_exchange_weak(left, left - 1)) return true;
+    return false;
+  }
+};
+Fault sending, receiving;
+std::atomic<bool> kernel_passes_descriptors{false};  // as one before Linux 6.16
+
+/// The type of the frame that begins with these bytes.
+std::uint8_t type_of(const iovec& bytes) {
+  return bytes.iov_len >= 24 ? static_cast<const std::uint8_t*>(bytes.iov_base)[4] : std::uint8_t{0};
+}
+
+}  // namespace
+
+extern "C" {
+ssize_t sendmsg(int fd, const msghdr* message, int flags) {
+  const std::uint8_t wanted = sending.frame;
+  if ((wanted == 0 || (message->msg_iovlen != 0 && type_of(message->msg_iov[0]) == wanted)) && sending.strikes()) {
+    errno = sending.error;
+    return -1;
+  }
+  return ::syscall(SYS_sendmsg, fd, message, flags);
+}
+ssize_t recv(int fd, void* place, size_t size, int flags) {
+  if (receiving.strikes()) {
+    errno = receiving.error;
+    return -1;
+  }
+  return ::syscall(SYS_recvfrom, fd, place, size, flags, nullptr, nullptr);
+}
+int setsockopt(int fd, int level, int option, const void* value, socklen_t size) noexcept {
+  if (kernel_passes_descriptors && level == SOL_SOCKET && option == drover::detail::so_passrights) {
+    errno = ENOPROTOOPT;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_setsockopt, fd, level, option, value, size));
+}
+}
+
+namespace {
+
+using namespace support;
+
+class SocketErrors : public Calls {
+ protected:
+  void TearDown() override {
+    sending.count = receiving.count = 0;
+    kernel_passes_descriptors = false;
+    Calls::TearDown();
+  }
+};
+
+void fail_to_send(FrameType type, int error, int count = 1) {
+  sending.frame = static_cast<std::uint8_t>(type);
+  sending.error = error;
+  sending.count = count;
+}
+
+WorkerOptions hostile_worker(std::string mode) {
+  WorkerOptions options;
+  options.command.program = DROVER_HELPER_HOSTILE_WORKER;
+  options.command.args = {std::move(mode)};
+  options.shutdown_grace = 500ms;
+  options.term_grace = 500ms;
+  return options;
+}
+
+asio::awaitable<std::unique_ptr<LocalWorker>> started_worker(WorkerOptions options) {
+  auto worker = std::make_unique<LocalWorker>(co_await asio::this_coro::executor, std::move(options));
+  co_await worker->start();
+  co_return worker;
+}
+
+// The kernel is short of memory for a moment: each frame is sent all the same, and nobody waits in vain.
+TEST_F(SocketErrors, AFrameIsSentAgainWhenMemoryIsShort) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(call_worker());
+    for (const int error : {ENOBUFS, ENOMEM}) {
+      fail_to_send(FrameType::call, error, 3);
+      const int nine = co_await worker->call<int>("square", 3);
+      EXPECT_EQ(nine, 9);
+      EXPECT_EQ(sending.count, 0);
+
+      fail_to_send(FrameType::status, error, 3);
+      const drover::WorkerStatus status = co_await worker->status();
+      EXPECT_EQ(status.in_flight, 0u);
+      EXPECT_EQ(sending.count, 0);
+
+      fail_to_send(FrameType::cancel, error, 3);
+      const CallOptions hurried{.deadline = 50ms};
+      const Failure late = co_await failure_of(worker->call<std::string>(hurried, "doze", 30000));
+      EXPECT_EQ(late, Errc::deadline_exceeded);
+      const int four = co_await worker->call<int>("square", 2);  // the slot is free again
+      EXPECT_EQ(four, 4);
+      EXPECT_EQ(sending.count, 0);
+    }
+    fail_to_send(FrameType::stop, ENOBUFS, 3);
+    const auto start = Clock::now();
+    const StopReport report = co_await worker->stop(10s);
+    EXPECT_LT(since(start), 5s);
+    EXPECT_FALSE(report.rpc) << report.rpc.message();
+    EXPECT_FALSE(report.terminated);
+    EXPECT_EQ(sending.count, 0);
+  });
+}
+
+TEST_F(SocketErrors, AFrameIsReceivedAgainWhenMemoryIsShort) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(call_worker());
+    receiving.error = ENOMEM;
+    receiving.count = 3;
+    const int nine = co_await worker->call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    receiving.count = 3;
+    (void)co_await worker->status();
+    EXPECT_EQ(receiving.count, 0);
+    co_await worker->stop();
+  });
+}
+
+// Any other error ends the worker, and all that wait for it are told within its term_grace.
+TEST_F(SocketErrors, AnyOtherErrorEndsTheWorker) {
+  for (const FrameType type : {FrameType::call, FrameType::status, FrameType::cancel}) {
+    SCOPED_TRACE(static_cast<int>(type));
+    on_one_thread([type]() -> asio::awaitable<void> {
+      const asio::any_io_executor executor = co_await asio::this_coro::executor;
+      WorkerOptions options = call_worker();
+      options.max_in_flight = 4;
+      const auto worker = co_await started_worker(options);
+      const Task<std::string> other(executor, worker->call<std::string>("doze", 30000));
+      fail_to_send(type, EIO);
+      const auto start = Clock::now();
+      if (type == FrameType::call) {
+        const Failure failure = co_await failure_of(worker->call<int>("square", 3));
+        EXPECT_EQ(failure, Errc::connection_lost) << failure;
+      } else if (type == FrameType::status) {
+        const Failure failure = co_await failure_of(worker->status());
+        EXPECT_EQ(failure, Errc::connection_lost) << failure;
+      } else {
+        const CallOptions hurried{.deadline = 20ms};
+        const Failure failure = co_await failure_of(worker->call<std::string>(hurried, "doze", 30000));
+        EXPECT_EQ(failure, Errc::deadline_exceeded) << failure;
+      }
+      const Failure failure = co_await other.failure();
+      EXPECT_EQ(failure, Errc::connection_lost) << failure;
+      EXPECT_NE(failure.text.find("Input/output error"), std::string::npos) << failure;
+      EXPECT_LT(since(start), 5s);
+      co_await worker->stop();
+    });
+  }
+}
+
+// A worker that lives on and does not read: its calls fail, with and without a deadline, and it is brought to its end.
+TEST_F(SocketErrors, ADeafWorkerLosesItsCallsAndEnds) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("deaf_to_calls"));
+    (void)co_await worker->call<int>("x");
+    const auto start = Clock::now();
+    const Failure failure = co_await failure_of(worker->call<int>("x"));
+    EXPECT_EQ(failure, Errc::connection_lost) << failure;
+    const Failure later = co_await failure_of(worker->call<int>("x"));
+    EXPECT_TRUE(later) << later;
+    EXPECT_LT(since(start), 3s);
+    const bool ended = co_await soon([&] { return !worker->alive(); });
+    EXPECT_TRUE(ended);
+    co_await worker->stop();
+  });
+}
+
+TEST_F(SocketErrors, AWorkerDeafToControlEnds) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("deaf_to_control"));
+    const auto start = Clock::now();
+    const Failure failure = co_await failure_of(worker->status());
+    EXPECT_TRUE(failure == Errc::connection_lost || failure == Errc::worker_exited) << failure;
+    const bool ended = co_await soon([&] { return !worker->alive(); });
+    EXPECT_TRUE(ended);
+    EXPECT_LT(since(start), 4s);
+    co_await worker->stop();
+  });
+}
+
+// A descriptor that takes a second to close blocks neither the loop nor anyone who waits for the worker, whether the
+// kernel refuses it or drover has to take it out of the message.
+TEST_F(SocketErrors, ADescriptorFromAWorkerBlocksNobody) {
+  for (const bool passed : {false, true})
+    for (const std::string mode : {"attaches_descriptors", "attaches_to_control", "leaves_descriptors"}) {
+      SCOPED_TRACE(mode + (passed ? ", passed by the kernel" : ""));
+      kernel_passes_descriptors = passed;
+      on_one_thread([mode, passed]() -> asio::awaitable<void> {
+        auto worker = co_await started_worker(hostile_worker(mode));
+        Ticker ticker(co_await asio::this_coro::executor);
+        const bool on_control = mode == "attaches_to_control";
+        Failure failure;
+        if (on_control)
+          failure = co_await failure_of(worker->status(10s));
+        else
+          failure = co_await failure_of(worker->call<int>("x"));
+        // Where the kernel refuses it the worker has failed to answer, and exits.
+        const bool refused = !passed && mode != "leaves_descriptors";
+        EXPECT_EQ(failure, refused ? Errc::worker_exited : Errc::protocol_error) << failure;
+        co_await worker->stop(0s);
+        worker.reset();
+        EXPECT_LT(ticker.longest_gap(), 500ms);
+      });
+    }
+}
+
+TEST_F(SocketErrors, AnAnswerToNoStatusIsAProtocolError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("answers_status_twice"));
+    (void)co_await worker->status();
+    const Failure failure = co_await failure_of(worker->call<int>("x"));
+    EXPECT_EQ(failure, Errc::protocol_error) << failure;
+    co_await worker->stop();
+  });
+}
+
+// The next worker in the slot gets what the first one has returned.
+TEST_F(SocketErrors, AReturnedCallGoesToAnotherWorker) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options;
+    options.size = 1;
+    options.worker = hostile_worker("returns_calls");
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const CallOptions bounded{.deadline = 1s};
+    const Failure failure = co_await failure_of(pool.call<int>(bounded, "x", std::string(200000, 'x')));
+    EXPECT_EQ(failure, Errc::deadline_exceeded) << failure;  // each worker returns it
+    EXPECT_GE(pool.stats().restarts, 3u);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(SocketErrors, AnAnswerToAReturnedCallIsAProtocolError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("answers_what_it_returned"));
+    const Task<int> call(co_await asio::this_coro::executor, worker->call<int>("x"));
+    (void)co_await worker->status();
+    EXPECT_FALSE(call.done());  // there is no other worker; it waits for the end of this one
+    EXPECT_TRUE(co_await failure_of(worker->status()) == Errc::worker_exited);
+    const Failure failure = co_await call.failure();
+    EXPECT_EQ(failure, Errc::protocol_error) << failure;
+    co_await worker->stop();
+  });
+}
+
+}  // namespace
