@@ -16,6 +16,7 @@
 
 #include <drover/detail/brace_safe.hpp>
 #include <drover/detail/config.hpp>
+#include <drover/timeout.hpp>
 
 namespace drover::inline v1 {
 namespace detail {
@@ -84,6 +85,9 @@ struct Command {
   bool inherit_env = true;                         ///< start from the caller's environment, not from an empty one
   detail::BraceSafe<std::filesystem::path> cwd{};  ///< working directory; empty: the caller's
   Stdio in = Stdio::null(), out = Stdio::inherit(), err = Stdio::inherit();
+  /// What is left of its process group when it has ended by itself gets SIGTERM, and SIGKILL after this time. 0:
+  /// SIGKILL at once.
+  Duration group_grace{};
 
   /// This very program again: the same file, even if another version has been installed over it. Needs /proc.
   static Command self() { return self(std::vector<std::string>()); }

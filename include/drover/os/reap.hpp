@@ -7,8 +7,9 @@
 
 namespace drover::inline v1 {
 
-/// How a process is brought to its end: it may end by itself for `patience`, then gets SIGTERM (and SIGCONT, in case it
-/// is stopped), has `term_grace` to act on that, and then its whole process group gets SIGKILL.
+/// How a process is brought to its end: it may end by itself for `patience`, then its whole process group gets SIGTERM
+/// (and SIGCONT, in case it is stopped), has `term_grace` to act on that, also what outlasts the process itself, and
+/// then gets SIGKILL. The reap is over when nothing of the group is left.
 struct ReapPlan {
   Timeout patience = std::chrono::seconds(10);  ///< nullopt: wait however long it takes, and never send anything
   Duration term_grace =

@@ -34,7 +34,12 @@
 namespace drover::inline v1::detail {
 
 struct ChildEvent {
-  enum class Kind { terminate_sent, kill_sent, ended };
+  enum class Kind {
+    terminate_sent,
+    kill_sent,
+    ended,      // the process has been reaped
+    group_over  // nothing of its group is left, or what is left cannot be ended
+  };
   Kind kind{};
   Clock::time_point at{};
 };
@@ -46,6 +51,8 @@ struct SpawnExtras {
   /// Called in order, on any thread, under the child's lock: must not block, throw or call back.
   std::function<void(const ChildEvent&)> observer{};
   Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
+  /// A process that exits with this code while it is being reaped was cut off, and did not end by itself.
+  std::optional<int> cut_off_code{};
 };
 
 /// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
@@ -63,6 +70,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
       : reaper_(reaper),
         observer_(std::move(extras.observer)),
         term_grace_(extras.term_grace),
+        cut_off_code_(extras.cut_off_code),
+        group_grace_(launch.group_grace()),
         readers_{launch.reader(1), launch.reader(2)} {}
 
   pid_t pid() const noexcept { return handle_.pid(); }
@@ -83,10 +92,19 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// The owner is gone: no more lines, and reap with patience 0; after the end of the program kill.
   void abandon() noexcept;
 
-  /// Set once it has been reaped, and what was left of its group is gone or has been waited for in vain.
+  /// SIGKILL to the process alone. What is left of its group gets SIGTERM then, and term_grace. Throws as signal().
+  void kill_leader();
+
+  /// Set once it has been reaped, and what was killed of its group then is gone or has been waited for in vain. What has
+  /// time to end is not waited for.
   const std::shared_ptr<AsyncEvent>& ended() const noexcept { return ended_; }
-  /// Set with ended(), or when SIGKILL is refused: a reap has nothing more to do.
+  /// Set when its group is over as well, or when SIGKILL is refused: a reap has nothing more to do.
   const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
+  /// When the group was over; empty before.
+  std::optional<Clock::time_point> over_at() const noexcept {
+    if (!over_.load(std::memory_order_acquire)) return std::nullopt;
+    return over_at_;
+  }
 
   ReapReport report() const;
   /// Why SIGKILL was refused, if it was.
@@ -118,8 +136,13 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  enum class Phase { running, group, over };  // group: reaped; its group has been killed but is not yet gone
-  static constexpr unsigned end_channel = 0;
+  enum class Phase {
+    running,
+    survivors,  // reaped; what is left of its group has time to end
+    killed,     // reaped; its group has been killed, but is not yet gone
+    over
+  };
+  static constexpr unsigned end_channel = 0, member_channel = 3;
   static constexpr int most_group_looks = 10;                      // 1 + 2 + 4 + ... ms: a second in all
   static constexpr auto between_looks = std::chrono::seconds(10);  // where nothing should be needed
 
@@ -130,6 +153,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   bool look(Clock::time_point now) noexcept;
   void climb(Clock::time_point now) noexcept;
   void send(Rung rung) noexcept;
+  void send_to_rest(Rung rung) noexcept;
+  void tend_survivors(Clock::time_point now) noexcept;
   void look_at_group(Clock::time_point now) noexcept;
   void close_readers(bool rest) noexcept;
   void reap_now() noexcept;
@@ -147,6 +172,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   std::uint64_t id_ = 0;
   const std::function<void(const ChildEvent&)> observer_;
   const Duration term_grace_;
+  const std::optional<int> cut_off_code_;
+  const Duration group_grace_;
   const std::shared_ptr<AsyncEvent> ended_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> settled_ = std::make_shared<AsyncEvent>();
   const std::array<std::shared_ptr<LineReader>, 2> readers_;  // of stdout and stderr
@@ -156,18 +183,23 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   Phase phase_ = Phase::running;
   Ladder ladder_;
   std::optional<Clock::time_point> reap_began_;
-  Clock::time_point ended_at_{};
-  bool end_announced_ = false;  // the kernel said that it has ended
+  Clock::time_point over_at_{};
+  LeaderlessGroup group_{0};
+  int watched_member_ = -1;
+  bool cut_ = false;                          // by kill_leader()
+  bool terminated_ = false, killed_ = false;  // by the ladder
+  bool end_announced_ = false;                // the kernel said that it has ended
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;
-  bool told_ = false;
+  bool told_end_ = false, told_over_ = false;
   bool lent_ = false;  // see lend_end()
   bool attended_ = false;
   bool has_thread_ = false;  // that waits for its end
   bool blind_ = false;       // nothing tells of its end but looking
   ExitStatus status_;
   std::atomic<bool> reaped_{false};  // status_ is final
+  std::atomic<bool> over_{false};    // over_at_ is final
 };
 
 inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras extras) {
@@ -249,10 +281,21 @@ inline void Child::signal(int signo) {
     throw_errno("cannot send " + signal_name(signo) + " to process " + std::to_string(pid()), error);
 }
 
-inline void Child::reap(const ReapPlan& plan) {
+inline void Child::kill_leader() {
   if (foreign()) return;
   Lock held(mutex_);
   if (phase_ != Phase::running) return;
+  cut_ = true;
+  if (const int error = handle_.send(SIGKILL); error != 0 && error != ESRCH) {
+    cut_ = false;
+    throw_errno("cannot kill process " + std::to_string(pid()), error);
+  }
+}
+
+inline void Child::reap(const ReapPlan& plan) {
+  if (foreign()) return;
+  Lock held(mutex_);
+  if (phase_ == Phase::over) return;
   const auto now = Clock::now();
   if (!reap_began_) reap_began_ = now;
   attended_ = true;
@@ -269,7 +312,7 @@ inline KeptPidfd Child::lend_end() noexcept {
 }
 
 inline void Child::abandon() noexcept {
-  if (foreign() || !running()) return;
+  if (foreign() || over_at()) return;
   for (const auto& reader : readers_)
     if (reader) reader->silence();
   reap_now();
@@ -291,6 +334,8 @@ inline void Child::on_event(unsigned channel) noexcept {
     Lock held(mutex_);
     end_announced_ = true;
     drive(std::move(held));
+  } else if (channel == member_channel) {
+    drive(Lock(mutex_));
   } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
     reader->close([this](int fd) { reaper_.unwatch(fd); });
   }
@@ -301,24 +346,27 @@ inline void Child::drive(Lock lock) noexcept {
   const auto now = Clock::now();
   look_again_.reset();
   if (phase_ == Phase::running) climb(now);
-  if (phase_ == Phase::group) look_at_group(now);
+  if (phase_ == Phase::survivors) tend_survivors(now);
+  if (phase_ == Phase::killed) look_at_group(now);
   const bool over = phase_ == Phase::over;
   if (!over) {
     if (attended_) look_again_ = earlier(look_again_, now + between_looks);
     reaper_.arm(id_, earlier(ladder_.next(), look_again_));
   }
-  const bool first = over && !std::exchange(told_, true);
-  if (first) {
-    ended_at_ = Clock::now();
-    tell(ChildEvent::Kind::ended);
+  const auto self = shared_from_this();
+  // What has been killed is gone within moments; those that wait for the process's end find it so.
+  const bool ended = (phase_ == Phase::survivors || over) && !std::exchange(told_end_, true);
+  const bool first_over = over && !std::exchange(told_over_, true);
+  if (ended) tell(ChildEvent::Kind::ended);
+  if (first_over) {
+    over_at_ = Clock::now();
+    over_.store(true, std::memory_order_release);
+    tell(ChildEvent::Kind::group_over);
   }
-  const bool settled = first || refused_;
+  const bool settled = first_over || refused_;
   lock.unlock();
-  if (first) {
-    const auto self = shared_from_this();
-    reaper_.remove(id_);
-    ended_->set();
-  }
+  if (first_over) reaper_.remove(id_);
+  if (ended) ended_->set();
   if (settled) settled_->set();
 }
 
@@ -337,27 +385,39 @@ inline void Child::climb(Clock::time_point now) noexcept {
 }
 
 /// True once it has ended; it has then been taken away.
-inline bool Child::look(Clock::time_point) noexcept {
+inline bool Child::look(Clock::time_point now) noexcept {
   const ChildHandle::Look seen = handle_.look();
   if (seen.seen == ChildHandle::Look::Seen::running) return false;
   const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
   if (ours) {
+    const bool code_says_cut = reap_began_ && cut_off_code_ && seen.status.kind == ExitStatus::Kind::exited &&
+                               seen.status.value == *cut_off_code_;
+    const Ladder::End end = cut_ || code_says_cut ? Ladder::End::cut : Ladder::End::by_itself;
+    const auto rung = ladder_.leader_ended(end, end == Ladder::End::cut ? term_grace_ : group_grace_, now);
     // While it is a zombie its id, and so its group's, can't be anybody else's.
-    handle_.send_group(SIGKILL);
+    if (rung) send_to_rest(*rung);
     handle_.collect();
     status_ = seen.status;
+    group_ = LeaderlessGroup(pid());
+    phase_ = ladder_.taken(Rung::kill) ? Phase::killed : Phase::survivors;
+  } else {
+    phase_ = Phase::over;
   }
   handle_.close();
   close_readers(true);
-  phase_ = ours ? Phase::group : Phase::over;
   reaped_.store(true, std::memory_order_release);
   return true;
 }
 
 inline void Child::send(Rung rung) noexcept {
   if (rung == Rung::terminate) {
-    handle_.send(SIGTERM);
-    handle_.send(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+    const bool leads = ::getpgid(pid()) == pid();
+    send_to_rest(rung);
+    if (!leads) {  // it has left its group
+      handle_.send(SIGTERM);
+      handle_.send(SIGCONT);
+    }
+    terminated_ = true;
     tell(ChildEvent::Kind::terminate_sent);
     return;
   }
@@ -365,7 +425,40 @@ inline void Child::send(Rung rung) noexcept {
   // By itself too: it may have left its group, and only this tells whether it is refused.
   const int error = handle_.send(SIGKILL);
   if (error != 0 && error != ESRCH) refused_.assign(error, std::system_category());
+  killed_ = true;
   tell(ChildEvent::Kind::kill_sent);
+}
+
+/// While the leader lives or is a zombie.
+inline void Child::send_to_rest(Rung rung) noexcept {
+  if (rung == Rung::kill) {
+    handle_.send_group(SIGKILL);
+    return;
+  }
+  handle_.send_group(SIGTERM);
+  handle_.send_group(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+}
+
+/// What is left of the group has been sent SIGTERM, and has time to act on that.
+inline void Child::tend_survivors(Clock::time_point now) noexcept {
+  if (!group_.hold_member()) {
+    phase_ = Phase::over;
+    return;
+  }
+  if (ladder_.take_due(now)) {
+    group_.kill();
+    killed_ = true;
+    tell(ChildEvent::Kind::kill_sent);
+    phase_ = Phase::killed;
+    return;
+  }
+  if (group_.member() >= 0 && (group_.member() == watched_member_ ||
+                               reaper_.watch(group_.member(), id_, member_channel, EPOLLIN | EPOLLONESHOT) == 0)) {
+    watched_member_ = group_.member();
+    return;
+  }
+  // Without pidfds: looked at again, less and less often.
+  look_again_ = now + std::chrono::milliseconds(1 << std::min(group_looks_++, 7));
 }
 
 /// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
@@ -400,8 +493,8 @@ inline void Child::close_readers(bool rest) noexcept {
 
 inline ReapReport Child::report() const {
   const Lock held(mutex_);
-  ReapReport report{status_, ladder_.taken(Rung::terminate), ladder_.taken(Rung::kill), {}};
-  if (reap_began_ && told_ && ended_at_ > *reap_began_) report.elapsed = ended_at_ - *reap_began_;
+  ReapReport report{status_, terminated_, killed_, {}};
+  if (reap_began_ && told_over_ && over_at_ > *reap_began_) report.elapsed = over_at_ - *reap_began_;
   return report;
 }
 

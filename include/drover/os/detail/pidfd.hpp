@@ -41,7 +41,7 @@ inline bool pidfds_have_inodes(int pidfd) noexcept {
   static std::atomic<int> known{-1};
   int answer = known.load(std::memory_order_relaxed);
   if (answer < 0) {
-    struct statfs status {};
+    struct statfs status{};
     if (::fstatfs(pidfd, &status) != 0) return false;
     answer = static_cast<unsigned long>(status.f_type) == 0x50494446 /* PID_FS_MAGIC */ ? 1 : 0;
     known.store(answer, std::memory_order_relaxed);

@@ -87,6 +87,7 @@ class Launch {
     if (command.program.empty()) throw std::invalid_argument("a command needs a program");
     require_no_nul(name_, "a program's path");
     require_no_nul(command.cwd.native(), "a working directory's path");
+    require_not_negative(command.group_grace, "Command::group_grace");
     arguments_.add(name_);
     for (const auto& argument : command.args) {
       require_no_nul(argument, "an argument");
@@ -107,6 +108,8 @@ class Launch {
 
   /// The end to read from of stdout (1) or stderr (2), where lines are wanted from it.
   std::shared_ptr<LineReader> reader(int target) const { return readers_[static_cast<std::size_t>(target - 1)]; }
+
+  Duration group_grace() const noexcept { return command_.group_grace; }
 
   /// Returns its process id. Throws std::system_error, naming what is at fault.
   pid_t run() {
@@ -181,7 +184,7 @@ class Launch {
 
   [[noreturn]] void fail(int error, const std::filesystem::path& file) const {
     std::string what = "cannot start '" + name_ + "'";
-    struct stat status {};
+    struct stat status{};
     if (!command_.cwd.empty() && ::stat((command_.cwd / ".").c_str(), &status) != 0)
       what += ": its working directory '" + command_.cwd.native() + "' cannot be entered";
     else if (error == ENOENT && has_slash(file) && ::stat(file.c_str(), &status) == 0)
