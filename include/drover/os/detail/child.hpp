@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -43,7 +44,8 @@ struct ChildEvent {
 struct SpawnExtras {
   std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
   Variables env{};                 ///< set last
-  /// Called in order, on any thread, under the child's lock: must not block, throw or call back.
+  /// Called in order, on any thread, under the child's lock: must not block or call back. If it throws, for want of
+  /// memory, it is called again a little later.
   std::function<void(const ChildEvent&)> observer{};
   Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
 };
@@ -120,8 +122,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   using Lock = std::unique_lock<std::mutex>;
   enum class Phase { running, group, over };  // group: reaped; its group has been killed but is not yet gone
   static constexpr unsigned end_channel = 0;
-  static constexpr int most_group_looks = 10;                      // 1 + 2 + 4 + ... ms: a second in all
-  static constexpr auto between_looks = std::chrono::seconds(10);  // where nothing should be needed
+  static constexpr int most_group_looks = 10;                           // 1 + 2 + 4 + ... ms: a second in all
+  static constexpr auto between_tries = std::chrono::milliseconds(20);  // where memory was short
+  static constexpr auto between_looks = std::chrono::seconds(10);       // where nothing should be needed
 
   void start(Launch& launch);
   void watch_end();
@@ -134,8 +137,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   void close_readers(bool rest) noexcept;
   void reap_now() noexcept;
   void tell(ChildEvent::Kind kind) noexcept {
-    if (observer_) observer_({kind, Clock::now()});
+    if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now()};
   }
+  bool pass_on() noexcept;
 
   inline void on_event(unsigned channel) noexcept override;
   void on_time() noexcept override { drive(Lock(mutex_)); }
@@ -161,6 +165,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;
+  std::array<ChildEvent, 8> untold_{};  // of what the observer has not been told yet
+  std::size_t untold_count_ = 0;
   bool told_ = false;
   bool lent_ = false;  // see lend_end()
   bool attended_ = false;
@@ -294,6 +300,7 @@ inline void Child::on_event(unsigned channel) noexcept {
   } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
     reader->close([this](int fd) { reaper_.unwatch(fd); });
   }
+  if (channel != end_channel && !readers_[channel - 1]->announced()) drive(Lock(mutex_));
 }
 
 /// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
@@ -307,19 +314,36 @@ inline void Child::drive(Lock lock) noexcept {
     if (attended_) look_again_ = earlier(look_again_, now + between_looks);
     reaper_.arm(id_, earlier(ladder_.next(), look_again_));
   }
-  const bool first = over && !std::exchange(told_, true);
-  if (first) {
+  if (over && !std::exchange(told_, true)) {
     ended_at_ = Clock::now();
     tell(ChildEvent::Kind::ended);
   }
-  const bool settled = first || refused_;
-  lock.unlock();
-  if (first) {
-    const auto self = shared_from_this();
-    reaper_.remove(id_);
-    ended_->set();
+  const auto self = shared_from_this();
+  bool told = pass_on();
+  if (told && (over || refused_)) {
+    lock.unlock();
+    told = (!over || ended_->try_set()) && settled_->try_set();
+    if (told && over) return reaper_.remove(id_);
+    lock.lock();
   }
-  if (settled) settled_->set();
+  if (!told) reaper_.arm(id_, earlier(earlier(ladder_.next(), look_again_), now + between_tries));
+}
+
+/// False if something could not be told for want of memory. The lock is held.
+inline bool Child::pass_on() noexcept {
+  bool all = true;
+  for (const auto& reader : readers_)
+    if (reader && !reader->announced()) all = false;
+  while (all && untold_count_ != 0) {
+    try {
+      observer_(untold_[0]);
+    } catch (...) {
+      return false;
+    }
+    std::move(untold_.begin() + 1, untold_.end(), untold_.begin());
+    --untold_count_;
+  }
+  return all;
 }
 
 inline void Child::climb(Clock::time_point now) noexcept {
@@ -328,11 +352,12 @@ inline void Child::climb(Clock::time_point now) noexcept {
     const auto rung = ladder_.take_due(now);
     if (!rung) {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
-      if (!end_announced_ && handle_.lost_pidfd()) watch_again();
+      if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return;
     }
     send(*rung);
+    if (!ladder_.next() || now < *ladder_.next()) return;
   }
 }
 
