@@ -219,7 +219,7 @@ TEST_F(Reaping, GroupGraceIsForWhatOutlastsTheLeader) {
   for (const Duration grace : {Duration(0ms), Duration(200ms), Duration(5s)}) {
     ReadPipe pipe;
     Command command =
-        child({"fork", "exit-on", "15", "100", "7", "say-pid", "pause", "say", "?", "end", "await-input"});
+        child({"exit-on", "10", "0", "0", "fork", "exit-on", "15", "100", "7", "say-pid", "pause", "end", "pause"});
     command.out = pipe.stdio();
     command.group_grace = grace;
     auto process = Process::spawn(command);

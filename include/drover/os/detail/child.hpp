@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -48,7 +49,8 @@ struct ChildEvent {
 struct SpawnExtras {
   std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
   Variables env{};                 ///< set last
-  /// Called in order, on any thread, under the child's lock: must not block, throw or call back.
+  /// Called in order, on any thread, under the child's lock: must not block or call back. If it throws, for want of
+  /// memory, it is called again a little later.
   std::function<void(const ChildEvent&)> observer{};
   Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
   /// A process that exits with this code while it is being reaped was cut off, and did not end by itself.
@@ -95,8 +97,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// SIGKILL to the process alone. What is left of its group gets SIGTERM then, and term_grace. Throws as signal().
   void kill_leader();
 
-  /// Set once it has been reaped, and what was killed of its group then is gone or has been waited for in vain. What has
-  /// time to end is not waited for.
+  /// Set once it has been reaped, and what was killed of its group then is gone or has been waited for in vain. What
+  /// has time to end is not waited for.
   const std::shared_ptr<AsyncEvent>& ended() const noexcept { return ended_; }
   /// Set when its group is over as well, or when SIGKILL is refused: a reap has nothing more to do.
   const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
@@ -143,8 +145,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
     over
   };
   static constexpr unsigned end_channel = 0, member_channel = 3;
-  static constexpr int most_group_looks = 10;                      // 1 + 2 + 4 + ... ms: a second in all
-  static constexpr auto between_looks = std::chrono::seconds(10);  // where nothing should be needed
+  static constexpr int most_group_looks = 10;                           // 1 + 2 + 4 + ... ms: a second in all
+  static constexpr auto between_tries = std::chrono::milliseconds(20);  // where memory was short
+  static constexpr auto between_looks = std::chrono::seconds(10);       // where nothing should be needed
 
   void start(Launch& launch);
   void watch_end();
@@ -159,8 +162,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   void close_readers(bool rest) noexcept;
   void reap_now() noexcept;
   void tell(ChildEvent::Kind kind) noexcept {
-    if (observer_) observer_({kind, Clock::now()});
+    if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now()};
   }
+  bool pass_on() noexcept;
 
   inline void on_event(unsigned channel) noexcept override;
   void on_time() noexcept override { drive(Lock(mutex_)); }
@@ -192,6 +196,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;
+  std::array<ChildEvent, 8> untold_{};  // of what the observer has not been told yet
+  std::size_t untold_count_ = 0;
   bool told_end_ = false, told_over_ = false;
   bool lent_ = false;  // see lend_end()
   bool attended_ = false;
@@ -269,6 +275,7 @@ inline void Child::watch_again() noexcept {
 inline void Child::check(bool anew) noexcept {
   Lock held(mutex_);
   if (anew && phase_ == Phase::running) watch_again();
+  if (anew) watched_member_ = -1;
   drive(std::move(held));
 }
 
@@ -336,8 +343,10 @@ inline void Child::on_event(unsigned channel) noexcept {
     drive(std::move(held));
   } else if (channel == member_channel) {
     drive(Lock(mutex_));
-  } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+  } else {
+    const auto& reader = readers_[channel - 1];
+    if (!reader->read_some()) reader->close([this](int fd) { reaper_.unwatch(fd); });
+    if (!reader->announced()) drive(Lock(mutex_));
   }
 }
 
@@ -355,19 +364,38 @@ inline void Child::drive(Lock lock) noexcept {
   }
   const auto self = shared_from_this();
   // What has been killed is gone within moments; those that wait for the process's end find it so.
-  const bool ended = (phase_ == Phase::survivors || over) && !std::exchange(told_end_, true);
-  const bool first_over = over && !std::exchange(told_over_, true);
-  if (ended) tell(ChildEvent::Kind::ended);
-  if (first_over) {
+  if ((phase_ == Phase::survivors || over) && !std::exchange(told_end_, true)) tell(ChildEvent::Kind::ended);
+  if (over && !std::exchange(told_over_, true)) {
     over_at_ = Clock::now();
     over_.store(true, std::memory_order_release);
     tell(ChildEvent::Kind::group_over);
   }
-  const bool settled = first_over || refused_;
-  lock.unlock();
-  if (first_over) reaper_.remove(id_);
-  if (ended) ended_->set();
-  if (settled) settled_->set();
+  bool told = pass_on();
+  const bool ended = told_end_;
+  if (told && (ended || refused_)) {
+    lock.unlock();
+    told = (!ended || ended_->try_set()) && (!(over || refused_) || settled_->try_set());
+    if (told && over) return reaper_.remove(id_);
+    lock.lock();
+  }
+  if (!told) reaper_.arm(id_, earlier(earlier(ladder_.next(), look_again_), now + between_tries));
+}
+
+/// False if something could not be told for want of memory. The lock is held.
+inline bool Child::pass_on() noexcept {
+  bool all = true;
+  for (const auto& reader : readers_)
+    if (reader && !reader->announced()) all = false;
+  while (all && untold_count_ != 0) {
+    try {
+      observer_(untold_[0]);
+    } catch (...) {
+      return false;
+    }
+    std::move(untold_.begin() + 1, untold_.end(), untold_.begin());
+    --untold_count_;
+  }
+  return all;
 }
 
 inline void Child::climb(Clock::time_point now) noexcept {
@@ -376,11 +404,12 @@ inline void Child::climb(Clock::time_point now) noexcept {
     const auto rung = ladder_.take_due(now);
     if (!rung) {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
-      if (!end_announced_ && handle_.lost_pidfd()) watch_again();
+      if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return;
     }
     send(*rung);
+    if (!ladder_.next() || now < *ladder_.next()) return;
   }
 }
 

@@ -59,13 +59,19 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
     self = home_->move_out(*this);
   }
 
-  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards.
+  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards. Throws
+  /// std::bad_alloc; then nothing has been announced.
   void announce(std::shared_ptr<LineSource> source) {
     const std::lock_guard own(mutex_);
     const auto held = home_->lock();
     if (home_->down()) return;
     ready_.push_back(std::move(source));
-    post_run();
+    try {
+      post_run();
+    } catch (...) {
+      ready_.pop_back();
+      throw;
+    }
   }
 
  private:
@@ -87,12 +93,27 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
       running_ = true;
       sources.swap(ready_);
     }
-    for (const auto& source : sources) handle(*source);
+    do {
+      for (const auto& source : sources) handle(*source);
+      sources.clear();
+    } while (!rest_is_posted(sources));
+  }
+
+  // False: there was no memory for it, and they are given back.
+  bool rest_is_posted(std::vector<std::shared_ptr<LineSource>>& sources) noexcept {
     const std::lock_guard own(mutex_);
     running_ = false;
-    if (ready_.empty()) return;
+    if (ready_.empty()) return true;
     const auto held = home_->lock();
-    if (!home_->down()) post_run();
+    if (home_->down()) return true;
+    try {
+      post_run();
+      return true;
+    } catch (...) {
+      running_ = true;
+      sources.swap(ready_);
+      return false;
+    }
   }
 
   void handle(LineSource& source) noexcept try {

@@ -106,6 +106,13 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     if (pipe_.ours() && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
   }
 
+  /// False if the handler could not be told for want of memory; the caller comes again.
+  bool announced() noexcept {
+    const std::lock_guard held(mutex_);
+    if (unannounced_) announce();
+    return !unannounced_;
+  }
+
   /// From now on what comes is read and goes nowhere, what waits for the handler too.
   void silence() noexcept {
     std::shared_ptr<LineTarget> gone;  // destroyed without the lock
@@ -154,11 +161,14 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   }
 
   void announce() noexcept {
+    unannounced_ = false;
     if (!target_ || announced_ || (pipe_ && !buffer_.has_lines())) return;  // the end is announced as well
-    guarded([this] {
+    try {
       target_->announce(shared_from_this());
       announced_ = true;
-    });
+    } catch (...) {
+      unannounced_ = true;
+    }
   }
 
   /// Out of memory must not end the thread that everybody's processes depend on.
@@ -174,6 +184,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   std::mutex mutex_;
   KeptFd pipe_;
   LineBuffer buffer_;
+  bool unannounced_ = false;
   bool announced_ = false;  // the handler's executor has been told and has not come yet
   std::shared_ptr<LineTarget> target_;
 };
