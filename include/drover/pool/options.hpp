@@ -80,6 +80,7 @@ struct StopReport {
   bool terminated{}, killed{};         ///< SIGTERM, SIGKILL had to be sent
   std::size_t drained{}, cancelled{};  ///< calls that finished during the stop, and that it cancelled
   Duration elapsed{};
+  std::size_t lost_lines{}, lost_bytes{};  ///< of its output, see ReapReport
 };
 
 /// How one call is made.
@@ -143,8 +144,9 @@ struct PoolStats {
 class RoutineName {
  public:
   template <class S>
-    requires std::convertible_to<const S&, std::string_view> && (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)
-  RoutineName(const S& name) : name_(static_cast<std::string_view>(name)) {}
+  requires std::convertible_to<const S&, std::string_view> &&
+      (!std::same_as<std::remove_cvref_t<S>, std::nullptr_t>)RoutineName(const S& name)
+      : name_(static_cast<std::string_view>(name)) {}
 
   std::string_view view() const noexcept { return name_; }
 

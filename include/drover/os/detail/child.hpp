@@ -191,8 +191,12 @@ inline void Child::start(Launch& launch) {
   try {
     for (unsigned i = 0; i < 2; ++i) {
       if (!readers_[i]) continue;
-      if (const int error = reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN))
-        throw_errno("cannot watch a process's output", error);
+      const auto watch = [this, i](int fd, bool on) noexcept {
+        if (on && !foreign()) return reaper_.watch(fd, id_, i + 1, EPOLLIN);
+        if (!foreign()) reaper_.unwatch(fd);
+        return 0;
+      };
+      if (const int error = readers_[i]->start(watch)) throw_errno("cannot watch a process's output", error);
     }
     handle_.adopt(launch.run());
     watch_end();
@@ -224,8 +228,8 @@ inline void Child::watch_end() {
 
 /// What told of its end and its output may be lost. The lock is held.
 inline void Child::watch_again() noexcept {
-  for (unsigned i = 0; i < 2; ++i)
-    if (readers_[i] && readers_[i]->open()) reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN);
+  for (const auto& reader : readers_)
+    if (reader) reader->watch_again();
   if (has_thread_) return;
   if (handle_.pidfd() < 0 || handle_.lost_pidfd()) {
     handle_.close();
@@ -237,6 +241,8 @@ inline void Child::watch_again() noexcept {
 inline void Child::check(bool anew) noexcept {
   Lock held(mutex_);
   if (anew && phase_ == Phase::running) watch_again();
+  for (const auto& reader : readers_)
+    if (reader) reader->check();
   drive(std::move(held));
 }
 
@@ -292,7 +298,7 @@ inline void Child::on_event(unsigned channel) noexcept {
     end_announced_ = true;
     drive(std::move(held));
   } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+    reader->close();
   }
 }
 
@@ -394,13 +400,19 @@ inline void Child::close_readers(bool rest) noexcept {
   for (const auto& reader : readers_) {
     if (!reader) continue;
     if (rest) reader->read_rest();
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+    reader->close();
   }
 }
 
 inline ReapReport Child::report() const {
   const Lock held(mutex_);
-  ReapReport report{status_, ladder_.taken(Rung::terminate), ladder_.taken(Rung::kill), {}};
+  ReapReport report{.exit = status_, .terminated = ladder_.taken(Rung::terminate), .killed = ladder_.taken(Rung::kill)};
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    const LostLines lost = reader->lost();
+    report.lost_lines += lost.lines;
+    report.lost_bytes += lost.bytes;
+  }
   if (reap_began_ && told_ && ended_at_ > *reap_began_) report.elapsed = ended_at_ - *reap_began_;
   return report;
 }
