@@ -193,6 +193,9 @@ int no_descriptors() {
     } catch (const std::system_error& error) {
       ++failures;
       expect(error.code() == std::errc::too_many_files_open, "the error is EMFILE");
+      const std::string text = error.what();
+      expect(text.find(child_program) != std::string::npos || text.starts_with("drover's background thread"),
+             error.what());
       auto rest = fill();
       // What is made once for the whole program may have come into being.
       expect(rest.size() <= left && rest.size() + 3 >= left, "nothing leaks");
@@ -274,6 +277,41 @@ int anew(const std::string& left, const std::vector<std::string>& pids) {
   return 0;
 }
 
+// Where something that drover needs is refused, the error says what, and for what.
+int refused(const std::string& what) {
+  Command command = child({});
+  std::string words;
+  int expected = 0;
+  if (what == "thread") {
+    support::refuse({{SYS_clone3, EAGAIN}, {SYS_clone, EAGAIN}});
+    words = "drover's background thread, which watches its processes, cannot be started";
+    expected = EAGAIN;
+  } else if (what == "proc") {
+    static_cast<void>(run(Process::spawn(command).wait()));  // so that only the program is at fault
+    support::refuse({{SYS_execve, ENOENT}, {SYS_faccessat, ENOENT}, {SYS_faccessat2, ENOENT}});
+#ifdef SYS_access
+    support::refuse({{SYS_access, ENOENT}});
+#endif
+    command = Command::self();
+    words = "Command::self() needs /proc, and /proc/self/exe cannot be executed";
+    expected = ENOENT;
+  } else if (what == "epoll") {
+    support::refuse({{SYS_epoll_create1, EMFILE}});
+    words = "drover's background thread has no epoll instance to watch processes with";
+    expected = EMFILE;
+  }
+  for (int i = 0; i < 2; ++i) {
+    try {
+      static_cast<void>(Process::spawn(command));
+      expect(false, "nothing is started");
+    } catch (const std::system_error& error) {
+      expect(error.code() == std::error_code(expected, std::system_category()), error.what());
+      expect(std::string(error.what()).find(words) != std::string::npos, error.what());
+    }
+  }
+  return 0;
+}
+
 // What its processes leave behind becomes this program's.
 int subreaper() {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -312,6 +350,7 @@ int main(int argc, char** argv) {
   if (mode == "closed-stdio") return closed_stdio(std::stoi(words.at(2)), words.at(3));
   if (mode == "no-descriptors") return no_descriptors();
   if (mode == "refused-kill") return refused_kill();
+  if (mode == "refused") return refused(words.at(2));
   if (mode == "subreaper") return subreaper();
   if (mode == "execs") return execs(words.at(2) == "prepared");
   if (mode == "anew") return anew(words.at(2), {words.begin() + 3, words.end()});

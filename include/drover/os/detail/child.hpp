@@ -211,6 +211,11 @@ inline void Child::watch_end() {
   if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
   handle_.close();
   // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
+  const auto undo = [this] {
+    handle_.send_group(SIGKILL);
+    ChildHandle::await_end(pid());
+    handle_.collect();
+  };
   try {
     const BlockAllSignals blocked;
     std::thread([self = shared_from_this()] {
@@ -218,10 +223,11 @@ inline void Child::watch_end() {
       self->on_event(end_channel);
     }).detach();
     has_thread_ = true;
+  } catch (const std::system_error& error) {
+    undo();
+    throw_errno("there is neither a pidfd nor a thread to watch a new process with", error.code().value());
   } catch (...) {
-    handle_.send_group(SIGKILL);
-    ChildHandle::await_end(pid());
-    handle_.collect();
+    undo();
     throw;
   }
 }

@@ -153,7 +153,7 @@ class Reaper {
     const BlockAllSignals blocked;
     std::thread([this, set = set_, anew] { run(set, anew); }).detach();
   } catch (const std::system_error& error) {
-    throw std::system_error(error.code(), "drover's reaper thread cannot be started");
+    throw_errno("drover's background thread, which watches its processes, cannot be started", error.code().value());
   }
 
   // Returns when the thread has woken: what wakes it may be closed before it does. One that does not wake is replaced.
