@@ -30,7 +30,8 @@ class Child;
 ///
 /// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking; its lines (Stdio::lines) go
 /// nowhere from then on. A normal end of the program ends it too, and then lasts until its processes are gone, but no
-/// longer than term_grace + 1 s. In a forked copy of the program destructors do nothing.
+/// longer than term_grace + 1 s. An exec of the program leaves it running and owned by nobody: see prepare_for_exec().
+/// In a forked copy of the program destructors do nothing.
 ///
 /// Any thread may call any member, but not move, assign or destroy it meanwhile. Moving disturbs nothing that waits. An
 /// empty one, default-constructed or moved from, does not run.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 
 #include <drover/os/exit_status.hpp>
 #include <drover/timeout.hpp>
@@ -22,6 +23,9 @@ struct ReapReport {
   bool terminated{};   ///< SIGTERM was sent by the reap
   bool killed{};       ///< SIGKILL was sent by the reap
   Duration elapsed{};  ///< from the first reap() to the end; zero if it had ended before
+  /// Lines of Stdio::lines, of stdout and stderr together, that the handler never got because it was behind or memory
+  /// ran out; and their bytes with the line ends.
+  std::size_t lost_lines{}, lost_bytes{};
 };
 
 }  // namespace drover::inline v1

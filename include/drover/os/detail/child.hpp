@@ -229,8 +229,12 @@ inline void Child::start(Launch& launch) {
   try {
     for (unsigned i = 0; i < 2; ++i) {
       if (!readers_[i]) continue;
-      if (const int error = reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN))
-        throw_errno("cannot watch a process's output", error);
+      const auto watch = [this, i](int fd, bool on) noexcept {
+        if (on && !foreign()) return reaper_.watch(fd, id_, i + 1, EPOLLIN);
+        if (!foreign()) reaper_.unwatch(fd);
+        return 0;
+      };
+      if (const int error = readers_[i]->start(watch)) throw_errno("cannot watch a process's output", error);
     }
     handle_.adopt(launch.run());
     watch_end();
@@ -245,6 +249,11 @@ inline void Child::watch_end() {
   if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
   handle_.close();
   // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
+  const auto undo = [this] {
+    handle_.send_group(SIGKILL);
+    ChildHandle::await_end(pid());
+    handle_.collect();
+  };
   try {
     const BlockAllSignals blocked;
     std::thread([self = shared_from_this()] {
@@ -252,18 +261,19 @@ inline void Child::watch_end() {
       self->on_event(end_channel);
     }).detach();
     has_thread_ = true;
+  } catch (const std::system_error& error) {
+    undo();
+    throw_errno("there is neither a pidfd nor a thread to watch a new process with", error.code().value());
   } catch (...) {
-    handle_.send_group(SIGKILL);
-    ChildHandle::await_end(pid());
-    handle_.collect();
+    undo();
     throw;
   }
 }
 
 /// What told of its end and its output may be lost. The lock is held.
 inline void Child::watch_again() noexcept {
-  for (unsigned i = 0; i < 2; ++i)
-    if (readers_[i] && readers_[i]->open()) reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN);
+  for (const auto& reader : readers_)
+    if (reader) reader->watch_again();
   if (has_thread_) return;
   if (handle_.pidfd() < 0 || handle_.lost_pidfd()) {
     handle_.close();
@@ -276,6 +286,8 @@ inline void Child::check(bool anew) noexcept {
   Lock held(mutex_);
   if (anew && phase_ == Phase::running) watch_again();
   if (anew) watched_member_ = -1;
+  for (const auto& reader : readers_)
+    if (reader) reader->check();
   drive(std::move(held));
 }
 
@@ -345,7 +357,7 @@ inline void Child::on_event(unsigned channel) noexcept {
     drive(Lock(mutex_));
   } else {
     const auto& reader = readers_[channel - 1];
-    if (!reader->read_some()) reader->close([this](int fd) { reaper_.unwatch(fd); });
+    if (!reader->read_some()) reader->close();
     if (!reader->announced()) drive(Lock(mutex_));
   }
 }
@@ -516,13 +528,19 @@ inline void Child::close_readers(bool rest) noexcept {
   for (const auto& reader : readers_) {
     if (!reader) continue;
     if (rest) reader->read_rest();
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+    reader->close();
   }
 }
 
 inline ReapReport Child::report() const {
   const Lock held(mutex_);
-  ReapReport report{status_, terminated_, killed_, {}};
+  ReapReport report{.exit = status_, .terminated = terminated_, .killed = killed_};
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    const LostLines lost = reader->lost();
+    report.lost_lines += lost.lines;
+    report.lost_bytes += lost.bytes;
+  }
   if (reap_began_ && told_over_ && over_at_ > *reap_began_) report.elapsed = over_at_ - *reap_began_;
   return report;
 }

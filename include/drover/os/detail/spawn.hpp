@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <string>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 #include <variant>
@@ -128,7 +129,7 @@ class Launch {
       open(*path, target, end);
     } else if (const auto* lines = std::get_if<std::shared_ptr<LineTarget>>(&StdioAccess::what(stdio))) {
       if (target == 0) throw std::invalid_argument("Stdio::lines is for output; it can't be a process's stdin");
-      auto [reading, writing] = pipe_pair();
+      auto [reading, writing] = pipe_for_lines();
       readers_[static_cast<std::size_t>(target - 1)] = std::make_shared<LineReader>(std::move(reading), *lines);
       prepare(keep(std::move(writing)), target, end);
     } else {
@@ -136,6 +137,12 @@ class Launch {
       const int flags = StdioAccess::inherits(stdio) ? ::fcntl(target, F_GETFD) : -1;
       if (flags < 0 || (flags & FD_CLOEXEC) != 0) prepare(null_device(), target, end);
     }
+  }
+
+  std::pair<UniqueFd, UniqueFd> pipe_for_lines() const try {
+    return pipe_pair();
+  } catch (const std::system_error& error) {
+    throw_errno("cannot start '" + name_ + "': there is no pipe for its lines", error.code().value());
   }
 
   /// Opened for each start: a number that is kept may be another file's by then, if the host closes what is not its
@@ -187,6 +194,8 @@ class Launch {
     struct stat status{};
     if (!command_.cwd.empty() && ::stat((command_.cwd / ".").c_str(), &status) != 0)
       what += ": its working directory '" + command_.cwd.native() + "' cannot be entered";
+    else if (command_.program.native() == own_program && ::access(own_program, X_OK) != 0)
+      what += ": Command::self() needs /proc, and " + std::string(own_program) + " cannot be executed";
     else if (error == ENOENT && has_slash(file) && ::stat(file.c_str(), &status) == 0)
       what += ": the interpreter that it names is missing";
     throw_errno(what, error);

@@ -67,6 +67,8 @@ inline void WorkerCore::on_ended(bool inside) {
     report_.exit = reaped.exit;
     report_.terminated = reaped.terminated;
     report_.killed = reaped.killed;
+    report_.lost_lines = reaped.lost_lines;
+    report_.lost_bytes = reaped.lost_bytes;
     if (phase_ == Phase::starting && !start_failure_) {
       if (stop_.begun())
         start_failure_ = std::make_exception_ptr(std::system_error(std::error_code(asio::error::operation_aborted)));

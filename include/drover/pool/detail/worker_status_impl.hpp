@@ -89,6 +89,8 @@ inline StopReport WorkerCore::stop_report() const {
     report.exit = reaped.exit;
     report.terminated = reaped.terminated;
     report.killed = reaped.killed;
+    report.lost_lines = reaped.lost_lines;
+    report.lost_bytes = reaped.lost_bytes;
     report.rpc = make_error_code(Errc::connection_lost);
     report.elapsed = reaped.elapsed;
   }
