@@ -2,9 +2,7 @@
 
 /// Everything. Each header also stands alone.
 
-#if !defined(__cpp_rtti) && !defined(ASIO_NO_TYPEID)
-#error "drover without RTTI: define ASIO_NO_TYPEID for the whole program, or Asio asks for typeid"
-#endif
+#include <drover/detail/platform.hpp>
 
 #include <drover/error.hpp>
 #include <drover/event.hpp>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <optional>
 #include <string>
 #include <sys/types.h>

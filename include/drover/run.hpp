@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <optional>
 #include <type_traits>
 #include <utility>

@@ -13,6 +13,8 @@
 #error "drover/src.hpp is for programs that define DROVER_SEPARATE_COMPILATION, in all of their files"
 #endif
 
+#include <drover/detail/platform.hpp>
+
 #include <drover/detail/async_event_impl.hpp>
 #include <drover/detail/home_impl.hpp>
 #include <drover/detail/resource_pool_timer_impl.hpp>

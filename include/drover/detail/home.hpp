@@ -22,7 +22,7 @@ class Resident {
   Resident& operator=(const Resident&) = delete;
 
  protected:
-  ~Resident() = default;
+  virtual ~Resident() = default;
 
  private:
   friend class Home;
@@ -121,7 +121,7 @@ class Home {
         if (first_ == nullptr) return;
         resident = move_out(*first_);
       }
-      resident->evict();
+      if (resident) resident->evict();  // always: what is first is listed, which compilers cannot know
     }
   }
 

@@ -134,7 +134,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   using Machine = resource_pool::Machine<Node, Lookup>;
 
-  ~Engine() = default;
+  virtual ~Engine() = default;
 
   mutable std::mutex mutex_;
   Machine machine_;

@@ -93,7 +93,8 @@ class Table {
  private:
   // Multiplying spreads hashes that differ in few bits, such as the identity that std::hash is for integers.
   std::size_t bucket(std::size_t hash) const noexcept {
-    return static_cast<std::size_t>((static_cast<std::uint64_t>(hash) * 0x9e3779b97f4a7c15u) >> shift_);
+    const std::uint64_t spread = hash * std::uint64_t{0x9e3779b97f4a7c15u};
+    return spread >> shift_;
   }
 
   static void link(Node*& bucket, Node& node) noexcept {

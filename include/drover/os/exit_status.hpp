@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <signal.h>
 #include <string.h>
 #include <string>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <fcntl.h>
 #include <mutex>
 #include <sys/mman.h>

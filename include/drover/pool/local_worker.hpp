@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
@@ -34,8 +36,7 @@ class [[nodiscard]] LocalWorker {
 
   /// Inert: nothing is checked or spawned before start().
   LocalWorker(asio::any_io_executor executor) : LocalWorker(std::move(executor), WorkerOptions()) {}
-  LocalWorker(asio::any_io_executor executor, WorkerOptions options)
-      : handle_(executor, WorkerOptions(std::move(options)), true) {}
+  LocalWorker(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), true) {}
 
   /// Starts the process and waits until it serves, for at most 30 s.
   ///

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <optional>
 #include <utility>
 
@@ -19,8 +21,7 @@ class [[nodiscard]] WorkerProcess {
  public:
   WorkerProcess() = default;
   WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
-  WorkerProcess(asio::any_io_executor executor, WorkerOptions options)
-      : handle_(executor, WorkerOptions(std::move(options)), false) {}
+  WorkerProcess(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), false) {}
 
   /// Starts the process and waits until it has introduced itself, for at most 30 s. Errors and cancellation as
   /// LocalWorker::start().

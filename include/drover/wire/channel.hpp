@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -124,7 +126,7 @@ inline std::error_code Channel::flush() noexcept {
     if (sent >= 0) {
       writer_.consumed(static_cast<std::size_t>(sent));
       if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; asking again would only tell so
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+    } else if (errno == EAGAIN) {
       break;
     } else if (errno == ENOBUFS || errno == ENOMEM) {
       short_of_memory_ = true;
@@ -155,7 +157,7 @@ inline Channel::Received Channel::receive() {
       return Received::some;
     }
     if (received == 0 || errno == ECONNRESET) return Received::closed;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::nothing_yet;
+    if (errno == EAGAIN) return Received::nothing_yet;
     if (errno == ENOBUFS || errno == ENOMEM) {
       short_of_memory_ = true;
       return Received::nothing_yet;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <drover/detail/platform.hpp>
+
 #include <drover/detail/config.hpp>
 #include <drover/worker/routines.hpp>
 

@@ -18,7 +18,7 @@ namespace drover::inline v1::detail {
 /// process does not exist, or /proc is not mounted.
 inline std::optional<pid_t> parent_of(pid_t pid) noexcept {
   char path[48];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", static_cast<int>(pid));
+  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
   const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
   char text[512];
   const ssize_t size = file ? ::read(file.get(), text, sizeof text - 1) : -1;

@@ -253,7 +253,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     while (most > 0 && open) {
       const ssize_t got = ::read(pipe_.get(), bytes, std::min(most, sizeof bytes));
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+      if (got < 0 && errno == EAGAIN) break;
       open = got > 0;
       if (!open) break;
       if (!unwanted_) buffer_.append({bytes, static_cast<std::size_t>(got)});

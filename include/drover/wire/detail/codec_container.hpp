@@ -40,7 +40,7 @@ void encode_elements(Encoder& out, const Elements& elements, std::size_t count) 
   RawEncoder& raw = Raw::of(out);
   if constexpr (Packable<Element>) {
     raw.tagged(Kind::numbers, element_type<Element>());
-    raw.fixed(static_cast<std::uint64_t>(count));
+    raw.fixed<std::uint64_t>(count);
     std::byte* place = raw.out().extend(count * sizeof(Element));
     if constexpr (std::is_array_v<Elements> || Contiguous<Elements>) {
       if (count != 0) std::memcpy(place, std::data(elements), count * sizeof(Element));
@@ -51,7 +51,7 @@ void encode_elements(Encoder& out, const Elements& elements, std::size_t count) 
       }
     }
   } else {
-    raw.tagged(Kind::sequence, static_cast<std::uint64_t>(count));
+    raw.tagged<std::uint64_t>(Kind::sequence, count);
     for (const auto& element : elements) out.put(element);
   }
 }

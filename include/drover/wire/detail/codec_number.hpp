@@ -72,8 +72,8 @@ T to_floating(const Number& number) {
   if (number.what != Number::Class::floating) RawDecoder::mismatch(name, number.kind());
   const double v = number.floating;
   if constexpr (sizeof(T) < sizeof(double)) {
-    if (__builtin_isfinite(v) &&
-        (__builtin_fabs(v) > std::numeric_limits<T>::max() || static_cast<double>(static_cast<T>(v)) != v))
+    if (__builtin_isfinite(v) && (__builtin_fabs(v) > static_cast<double>(std::numeric_limits<T>::max()) ||
+                                  static_cast<double>(static_cast<T>(v)) != v))
       does_not_fit(std::to_string(v), name, sizeof(T));
   }
   return static_cast<T>(v);
@@ -147,7 +147,7 @@ struct Wire<T, Form::floating> {
         int exponent = 0;
         T rest = __builtin_frexpl(value, &exponent);
         RawEncoder& raw = Raw::of(out);
-        raw.tagged(Kind::extended, static_cast<std::int32_t>(exponent));
+        raw.tagged<std::int32_t>(Kind::extended, exponent);
         for (int part = 0; part < parts; ++part) {
           const auto high = static_cast<double>(rest);
           rest -= static_cast<T>(high);

@@ -49,7 +49,7 @@ struct ControlReply {
   Sent send(int socket) const noexcept {
     for (;;) {
       if (::send(socket, this, sizeof header + header.size, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return Sent::done;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return Sent::socket_full;
+      if (errno == EAGAIN) return Sent::socket_full;
       if (errno == ENOBUFS || errno == ENOMEM) return Sent::short_of_memory;
       if (errno != EINTR) return Sent::lost;
     }
@@ -125,8 +125,8 @@ class ControlThread {
     if (const Deadline deadline = drain_.deadline()) {
       using namespace std::chrono;
       const auto left = std::max(duration_cast<nanoseconds>(*deadline - Clock::now()), nanoseconds::zero());
-      timeout.tv_sec = static_cast<time_t>(duration_cast<seconds>(left).count());
-      timeout.tv_nsec = static_cast<long>((left % seconds(1)).count());
+      timeout.tv_sec = duration_cast<seconds>(left).count();
+      timeout.tv_nsec = (left % seconds(1)).count();
       bound = &timeout;
     }
     constexpr timespec pause{0, std::chrono::nanoseconds(Channel::memory_pause).count()};
@@ -186,7 +186,7 @@ class ControlThread {
   void hear_socket(Clock::time_point now) {
     const std::span<std::byte> room = reader_.prepare();
     const ssize_t received = ::recv(socket_.fd, room.data(), room.size(), MSG_DONTWAIT);
-    if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (received < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
       ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));  // it stays readable
       return;

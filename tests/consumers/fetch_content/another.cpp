@@ -1,0 +1,1 @@
+#include <drover/drover.hpp>
