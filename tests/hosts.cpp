@@ -135,4 +135,25 @@ TEST_F(Hosts, ThatAdoptOrphansHaveTheirGroupsCollected) {
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
 }
 
+TEST_F(Hosts, AreToldWhatIsMissing) {
+  for (const std::string what : {"thread", "proc", "epoll"}) {
+    const auto outcome = host({"refused", what});
+    EXPECT_TRUE(outcome.exit.success()) << what << " " << outcome.exit.to_string();
+  }
+}
+
+// A program that replaces itself leaves none of its processes to the new one, if it says so in time.
+TEST_F(Hosts, ThatPrepareForAnExecLeaveNothing) {
+  const auto outcome = host({"execs", "prepared"});
+  EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
+  EXPECT_TRUE(outcome.said.ends_with("anew\n")) << outcome.said;
+  EXPECT_LT(outcome.took, slack);
+}
+
+TEST_F(Hosts, ThatDoNotPrepareForAnExecLeaveTheirProcesses) {
+  const auto outcome = host({"execs", "unprepared"});
+  EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
+  EXPECT_TRUE(outcome.said.ends_with("anew\n")) << outcome.said;
+}
+
 }  // namespace

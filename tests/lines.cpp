@@ -27,6 +27,7 @@
 namespace {
 
 using namespace support;
+using drover::ReapReport;
 using drover::detail::LineBuffer;
 
 std::vector<std::string> lines_in(const std::string& text) {
@@ -95,6 +96,43 @@ TEST(LineBuffers, DropWholeLinesFromTheFrontAndCountThem) {
   EXPECT_EQ(lines.back(), std::to_string(count - 1));
 }
 
+// Where the memory runs out, wherever that is: each line is lost once, and what comes after a lost beginning is no
+// line.
+TEST(LineBuffers, CountALineThatIsLostInPartsOnce) {
+  const std::string text = "one\n\ntwo\nthree\n\nfour";
+  for (std::size_t kept = 0; kept <= text.size(); ++kept) {
+    for (std::size_t failed = kept; failed <= text.size(); ++failed) {
+      LineBuffer buffer;
+      buffer.append(text.substr(0, kept));
+      buffer.lose_everything(text.substr(kept, failed - kept));
+      buffer.append(text.substr(failed));
+      buffer.append("\nend");
+      buffer.end_of_input();
+      const auto batch = buffer.take();
+      const auto left = lines_in(batch.text);
+      EXPECT_EQ(left.size() + buffer.lost().lines, 7u) << kept << " " << failed;
+      EXPECT_EQ(batch.dropped, buffer.lost().lines);
+      EXPECT_EQ(batch.text.size() + buffer.lost().bytes, text.size() + 5);
+      EXPECT_TRUE((text + "\nend\n").ends_with("\n" + batch.text) || buffer.lost().lines == 0) << batch.text;
+    }
+  }
+}
+
+TEST(LineBuffers, KeepAllIfAskedTo) {
+  LineBuffer buffer(LineBuffer::WhenFull::keep_all);
+  std::size_t appended = 0;
+  for (int i = 0; i < 400000; ++i) {
+    const std::string line = std::to_string(i) + "\n";
+    appended += line.size();
+    buffer.append(line);
+    ASSERT_EQ(buffer.full(), appended >= Stdio::max_pending);
+  }
+  const auto batch = buffer.take();
+  EXPECT_EQ(batch.text.size(), appended);
+  EXPECT_EQ(batch.dropped + buffer.lost().lines, 0u);
+  EXPECT_FALSE(buffer.full());
+}
+
 class Lines : public Processes {};
 
 // Lines to come are no work that keeps a context running.
@@ -109,6 +147,13 @@ Command telling(std::vector<std::string> steps, const asio::any_io_executor& exe
   Command command = child(std::move(steps));
   command.out = Stdio::lines(executor, std::move(handler));
   return command;
+}
+
+// What "flood" writes.
+std::size_t flooded_bytes(int lines) {
+  std::size_t bytes = 0;
+  for (int i = 0; i < lines; ++i) bytes += std::string("line \n").size() + std::to_string(i).size();
+  return bytes;
 }
 
 TEST_F(Lines, ComeInOrderAndBeforeTheEndIsTold) {
@@ -155,7 +200,7 @@ TEST_F(Lines, ASlowHandlerNeverBlocksTheChildAndLosesTheOldestOnly) {
   Command command =
       telling({"flood", "1000000"}, context.get_executor(), [&](std::string_view line) { lines.emplace_back(line); });
   auto process = Process::spawn(command);
-  run(process.wait());  // on a context of its own: the handler's has not run yet
+  const ReapReport report = run(process.reap(30s));  // on a context of its own: the handler's has not run yet
   context.run();
   ASSERT_GT(lines.size(), 1000u);
   EXPECT_LT(lines.size(), 200000u);
@@ -163,6 +208,11 @@ TEST_F(Lines, ASlowHandlerNeverBlocksTheChildAndLosesTheOldestOnly) {
                                " lines dropped here, their handler was too slow");
   for (std::size_t i = 1; i < lines.size(); ++i)
     ASSERT_EQ(lines[i], "line " + std::to_string(1000000 - lines.size() + i));
+  // The report says it too: it does not look like a success.
+  EXPECT_EQ(report.lost_lines, 1000000 - (lines.size() - 1));
+  std::size_t got = 0;
+  for (std::size_t i = 1; i < lines.size(); ++i) got += lines[i].size() + 1;
+  EXPECT_EQ(report.lost_bytes + got, flooded_bytes(1000000));
 }
 
 TEST_F(Lines, OfAnyLengthComeInPieces) {

@@ -7,6 +7,7 @@
 #include <drover/error.hpp>
 #include <drover/event.hpp>
 #include <drover/os/command.hpp>
+#include <drover/os/exec.hpp>
 #include <drover/os/exit_status.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/process.hpp>

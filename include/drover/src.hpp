@@ -21,6 +21,7 @@
 #include <drover/detail/run_impl.hpp>
 #include <drover/drover.hpp>
 #include <drover/os/detail/command_impl.hpp>
+#include <drover/os/detail/exec_impl.hpp>
 #include <drover/os/detail/exit_guard_impl.hpp>
 #include <drover/os/detail/process_impl.hpp>
 #include <drover/pool/detail/begin_call_impl.hpp>

@@ -55,4 +55,14 @@ TEST_F(ProgramEnds, HarmingNobodyIfItIsAForkedCopy) {
   for (const std::string& owner : owners) run_together({[&] { return ends(owner, "forked", 0s, 2s); }});
 }
 
+// A program that replaces itself by another, which looks for the workers: there are none.
+TEST_F(ProgramEnds, PreparedForAnExecLeavingNothing) {
+  run_together({[] { return ends("local", "prepared", 0s, 1s); }});
+}
+
+// The workers' sockets close, and they exit while the new program runs.
+TEST_F(ProgramEnds, UnpreparedForAnExecWithWorkersThatExit) {
+  run_together({[] { return ends("local", "unprepared", 0s, 5s); }});
+}
+
 }  // namespace

@@ -22,6 +22,7 @@
 #include <asio/steady_timer.hpp>
 
 #include <drover/os/detail/child.hpp>
+#include <drover/os/exec.hpp>
 #include <drover/os/process.hpp>
 
 #include "support/host_program.hpp"
@@ -192,6 +193,9 @@ int no_descriptors() {
     } catch (const std::system_error& error) {
       ++failures;
       expect(error.code() == std::errc::too_many_files_open, "the error is EMFILE");
+      const std::string text = error.what();
+      expect(text.find(child_program) != std::string::npos || text.starts_with("drover's background thread"),
+             error.what());
       auto rest = fill();
       // What is made once for the whole program may have come into being.
       expect(rest.size() <= left && rest.size() + 3 >= left, "nothing leaks");
@@ -227,12 +231,93 @@ int refused_kill() {
   return 0;
 }
 
+// A program that replaces itself. The new one finds what is left.
+int execs(bool prepared) {
+  std::vector<std::string> words{"process_host", child_program, "anew", prepared ? "none" : "all"};
+  const auto start = [&](std::vector<std::string> steps) {
+    leaked = new Process(told(std::move(steps)));
+    words.push_back(std::to_string(leaked->pid()));
+  };
+  const auto replace = [&](const char* program) {
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    ::execv(program, arguments.data());
+  };
+  start({"say", "x", "pause"});
+  start({"say", "x", "raise", "19", "pause"});
+  if (prepared) {
+    expect(drover::prepare_for_exec(), "none is left");
+    expect(!leaked->running(), "the exit is seen");
+    replace("/no/such/program");
+    start({"say", "x", "pause"});  // nothing has changed
+    expect(leaked->running() && run(leaked->reap(0s)).terminated, "a process can be started after a failed exec");
+    start({"say", "x", "pause"});
+    expect(drover::prepare_for_exec(), "none is left again");
+  }
+  replace("/proc/self/exe");
+  return 3;
+}
+
+int anew(const std::string& left, const std::vector<std::string>& pids) {
+  for (const std::string& word : pids) {
+    const pid_t pid = std::stoi(word);
+    const bool there = ::kill(pid, 0) == 0;
+    expect(there == (left == "all"), "what is left");
+    if (!there) continue;
+    siginfo_t info{};
+    expect(::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0,
+           "a process runs on");
+    ::kill(pid, SIGKILL);
+    expect(::waitpid(pid, nullptr, 0) == pid, "it is this program's child");
+  }
+  int status = 0;
+  expect(::waitpid(-1, &status, WNOHANG) == -1, "no other is left");
+  say("anew\n");
+  return 0;
+}
+
+// Where something that drover needs is refused, the error says what, and for what.
+int refused(const std::string& what) {
+  Command command = child({});
+  std::string words;
+  int expected = 0;
+  if (what == "thread") {
+    support::refuse({{SYS_clone3, EAGAIN}, {SYS_clone, EAGAIN}});
+    words = "drover's background thread, which watches its processes, cannot be started";
+    expected = EAGAIN;
+  } else if (what == "proc") {
+    static_cast<void>(run(Process::spawn(command).wait()));  // so that only the program is at fault
+    support::refuse({{SYS_execve, ENOENT}, {SYS_faccessat, ENOENT}, {SYS_faccessat2, ENOENT}});
+#ifdef SYS_access
+    support::refuse({{SYS_access, ENOENT}});
+#endif
+    command = Command::self();
+    words = "Command::self() needs /proc, and /proc/self/exe cannot be executed";
+    expected = ENOENT;
+  } else if (what == "epoll") {
+    support::refuse({{SYS_epoll_create1, EMFILE}});
+    words = "drover's background thread has no epoll instance to watch processes with";
+    expected = EMFILE;
+  }
+  for (int i = 0; i < 2; ++i) {
+    try {
+      static_cast<void>(Process::spawn(command));
+      expect(false, "nothing is started");
+    } catch (const std::system_error& error) {
+      expect(error.code() == std::error_code(expected, std::system_category()), error.what());
+      expect(std::string(error.what()).find(words) != std::string::npos, error.what());
+    }
+  }
+  return 0;
+}
+
 // What its processes leave behind becomes this program's.
 int subreaper() {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   for (int i = 0; i < 20; ++i) {
     Process process = told({"exit-on", "10", "0", "2", "fork", "fork", "fork", "say", "x", "pause", "end", "pause",
-                               "end", "pause", "end", "pause"});
+                            "end", "pause", "end", "pause"});
     if (i % 2 == 0) {
       process.signal(SIGUSR1);
       expect(run(process.wait()).value == 2, "its status");
@@ -265,6 +350,9 @@ int main(int argc, char** argv) {
   if (mode == "closed-stdio") return closed_stdio(std::stoi(words.at(2)), words.at(3));
   if (mode == "no-descriptors") return no_descriptors();
   if (mode == "refused-kill") return refused_kill();
+  if (mode == "refused") return refused(words.at(2));
   if (mode == "subreaper") return subreaper();
+  if (mode == "execs") return execs(words.at(2) == "prepared");
+  if (mode == "anew") return anew(words.at(2), {words.begin() + 3, words.end()});
   return 2;
 }

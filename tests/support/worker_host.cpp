@@ -1,6 +1,7 @@
 // A program that ends by itself while it has workers in every state. It says the pids of its workers, and then its own.
 // The first argument tells how it ends: its workers belong to main() (local), to the program (global) or to nobody
-// (leaked), or it calls exit(). The second: they live, are deaf to SIGTERM, or a forked copy of it ends first.
+// (leaked), or it calls exit(). The second: they live, are deaf to SIGTERM, or a forked copy of it ends first; or it
+// replaces itself, prepared for that or not, by a program that looks for the workers and ends.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -9,6 +10,8 @@
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
+#include <vector>
 
 #include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
@@ -18,6 +21,7 @@
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 
+#include <drover/os/exec.hpp>
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
 
@@ -103,10 +107,44 @@ void run(Workers* workers, asio::awaitable<void> body) {
   workers->context.run();
 }
 
+int replace(Workers* workers, const std::string& how) {
+  std::vector<std::string> words{"worker_host", "anew", how};
+  for (const LocalWorker* worker : {&workers->stopped, &workers->starting, &workers->idle, &workers->busy})
+    words.push_back(std::to_string(worker->pid()));
+  for (const auto& worker : workers->pool.workers()) words.push_back(std::to_string(worker.pid));
+  if (how == "prepared") expect(drover::prepare_for_exec(), "none is left");
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  ::execv("/proc/self/exe", arguments.data());
+  return 3;
+}
+
+// The new program. The first two workers cannot see by themselves that their parent program has gone: one is stopped,
+// one has not reached serve().
+int anew(const std::string& how, const std::vector<std::string>& pids) {
+  expect(pids.size() == 6, "all workers are named");
+  for (std::size_t i = 0; i < pids.size(); ++i) {
+    const pid_t pid = std::stoi(pids[i]);
+    if (how == "prepared") {
+      expect(::kill(pid, 0) != 0, "nothing is left");
+      continue;
+    }
+    if (i < 2) expect(::kill(pid, SIGKILL) == 0, "a worker that cannot see it lives");
+    int status = -1;
+    expect(::waitpid(pid, &status, 0) == pid, "a worker stays a zombie until it is waited for");
+    expect(i < 2 || (WIFEXITED(status) && WEXITSTATUS(status) == 0), "a worker exits by itself");
+  }
+  int status = 0;
+  expect(::waitpid(-1, &status, WNOHANG) == -1, "no other is left");
+  return 0;
+}
+
 }  // namespace
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
   const std::string owner = argv[1], how = argv[2];
+  if (owner == "anew") return anew(how, {argv + 3, argv + argc});
   auto workers = std::make_unique<Workers>();
   run(workers.get(), start(workers.get(), how == "deaf"));
   if (how == "forked") {
@@ -117,6 +155,7 @@ int main(int, char** argv) {
       run(workers.get(), expect_unharmed(workers.get()));
     }
   }
+  if (how.ends_with("prepared")) return replace(workers.get(), how);
   if (owner == "global") global = std::move(workers);
   if (owner == "leaked") (void)workers.release();
   if (owner == "exit") std::exit(0);

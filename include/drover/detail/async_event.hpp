@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,14 +21,24 @@ class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
   explicit Waiter(std::shared_ptr<Home> home) : home_(std::move(home)) {}
   virtual ~Waiter() = default;
 
-  /// From any thread, any number of times; the first one counts.
+  /// From any thread, any number of times; the first one counts. Throws if there is no memory to post it: then it still
+  /// waits, and may be completed later.
   void complete(std::error_code ec) {
-    const Home::Posting posting(*home_);
+    Home::Posting posting(*home_);
     if (done_ || home_->down()) return;
+    // The posted function owns the waiter then. Posted under the lock, so that the context can't go meanwhile.
+    auto self = home_->move_out(*this);
     done_ = true;
     result_ = ec;
-    // The posted function owns the waiter now. Posted under the lock, so that the context can't go meanwhile.
-    if (auto self = home_->move_out(*this)) post(std::static_pointer_cast<Waiter>(std::move(self)));
+    if (!self) return;
+    try {
+      post(std::static_pointer_cast<Waiter>(self));
+    } catch (...) {
+      posting.failed();
+      done_ = false;
+      home_->move_in(std::move(self));
+      throw;
+    }
   }
 
   /// False if the context is gone; the waiter is then never completed.
@@ -58,16 +69,14 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
     return set_;
   }
 
+  /// Throws std::bad_alloc if one that waits could not be told; it is when this is called again.
   void set() {
-    std::vector<std::weak_ptr<Waiter>> waiters;
-    {
-      const std::lock_guard held(mutex_);
-      set_ = true;
-      waiters.swap(waiters_);
-    }
-    for (const auto& weak : waiters)
-      if (const auto waiter = weak.lock()) waiter->complete({});
+    if (tell() == Told::not_all) throw std::bad_alloc();
   }
+
+  /// True once all that wait have been told. False if there was not the memory for it, or if another thread is at it:
+  /// call it again then.
+  bool try_set() noexcept { return tell() == Told::all; }
 
   enum class Resume { at_once, posted };
 
@@ -77,6 +86,32 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
  private:
   struct Initiation;
+  enum class Told { all, not_all, by_another };
+
+  Told tell() noexcept {
+    std::vector<std::weak_ptr<Waiter>> waiters;
+    {
+      const std::lock_guard held(mutex_);
+      set_ = true;
+      if (telling_) return Told::by_another;
+      telling_ = true;
+      waiters.swap(waiters_);
+    }
+    bool all = true;
+    for (auto& weak : waiters) {
+      try {
+        if (const auto waiter = weak.lock()) waiter->complete({});
+        weak.reset();
+      } catch (...) {
+        all = false;
+      }
+    }
+    const std::lock_guard held(mutex_);
+    telling_ = false;
+    if (all) return Told::all;
+    waiters_.swap(waiters);  // empty until now: since it is set none are added
+    return Told::not_all;
+  }
 
   void add(const std::shared_ptr<Waiter>& waiter) {
     {
@@ -94,6 +129,7 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
   mutable std::mutex mutex_;
   bool set_ = false;
+  bool telling_ = false;
   std::vector<std::weak_ptr<Waiter>> waiters_;
 };
 

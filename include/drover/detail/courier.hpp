@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -31,12 +32,19 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
     return courier;
   }
 
-  /// False if the context is gone.
+  /// False if the context is gone. Throws std::bad_alloc; then nothing has been taken.
   bool post(std::function<void()> function) {
     const std::lock_guard held(mutex_);
     if (!executor_) return false;
     queue_.push_back(std::move(function));
-    if (!std::exchange(under_way_, true)) send();
+    if (under_way_) return true;
+    try {
+      send();
+    } catch (...) {
+      queue_.pop_back();
+      throw;
+    }
+    under_way_ = true;
     return true;
   }
 
@@ -63,16 +71,35 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
     asio::post(*executor_, [self = shared_from_this()] { self->run(); });
   }
 
-  // All that were there when the turn began: what was handed over before something was posted runs before that.
+  // What one throws goes to whoever runs the context, once the next turn has been posted. Without the memory for that
+  // the turn goes on.
   void run() {
-    struct Next {  // also if one throws, which goes to whoever runs the context
-      Courier& courier;
-      ~Next() {
-        const std::lock_guard held(courier.mutex_);
-        courier.under_way_ = !courier.queue_.empty() && courier.executor_;
-        if (courier.under_way_) courier.send();
+    std::exception_ptr thrown;
+    do {
+      try {
+        turn();
+      } catch (...) {
+        if (!thrown) thrown = std::current_exception();
       }
-    } next{*this};
+    } while (!next_turn());
+    if (thrown) std::rethrow_exception(thrown);
+  }
+
+  // False if it could not be posted.
+  bool next_turn() noexcept {
+    const std::lock_guard held(mutex_);
+    under_way_ = !queue_.empty() && executor_;
+    if (!under_way_) return true;
+    try {
+      send();
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
+
+  // All that were there when the turn began: what was handed over before something was posted runs before that.
+  void turn() {
     std::size_t left = 0;
     {
       const std::lock_guard held(mutex_);

@@ -83,6 +83,10 @@ class Home {
       if (dropped_) let_go_(dropped_.get());
     }
 
+    /// What was to be posted was destroyed because it could not be, and will be posted again: nobody lets go of
+    /// anything.
+    void failed() noexcept { dropped_.reset(); }
+
     /// What was posted is being destroyed, and with it `owner`, which is to let go of something. If this thread is
     /// posting that is done once the lock has gone; false: the caller may do it now.
     static bool postpone(std::shared_ptr<void> owner, void (*let_go)(void*) noexcept) noexcept {

@@ -18,6 +18,7 @@
 
 #include <drover/detail/brace_safe.hpp>
 #include <drover/detail/config.hpp>
+#include <drover/timeout.hpp>
 
 namespace drover::inline v1 {
 namespace detail {
@@ -30,6 +31,18 @@ inline constexpr std::size_t max_pending_lines = 1024 * 1024;
 inline constexpr const char* own_program = "/proc/self/exe";
 
 }  // namespace detail
+
+/// How Stdio::lines() treats a handler that is behind.
+struct LinesOptions {
+  enum class WhenBehind {
+    drop,  ///< the oldest lines are dropped; ReapReport::lost_lines counts them
+    /// Nothing is read while Stdio::max_pending bytes wait for the handler, so the child soon blocks in write(2), for
+    /// as long as nothing runs the handler's executor. The child's exit is reported in time all the same, a reap takes
+    /// as long as ever, and what is in the pipe at the exit (64 KiB, see pipe(7)) is delivered on top of max_pending.
+    wait
+  };
+  WhenBehind when_behind = WhenBehind::drop;
+};
 
 /// What one of a child's three standard descriptors is. They are always open in the child, whatever the host has
 /// closed.
@@ -49,17 +62,19 @@ class Stdio {
   /// stdout or stderr, given to `handler` line by line without the line end, on `executor`.
   ///
   /// The child never waits for the handler: drover's background thread reads, and keeps up to max_pending bytes of what
-  /// the handler has not taken; beyond that the oldest lines are dropped, and one line in their place tells how many. A
-  /// line longer than max_line comes in pieces of that length. What is in the pipe when the process ends is handed to
-  /// the executor before those that wait for the process are told, an unfinished last line too; then the pipe is closed
-  /// even if some other process holds its other end.
+  /// the handler has not taken. Beyond that the oldest lines are dropped, one line in their place tells how many, and
+  /// ReapReport::lost_lines counts them. LinesOptions::WhenBehind::wait makes the child wait instead. A line longer
+  /// than max_line comes in pieces of that length. What is in the pipe when the process ends is handed to the executor
+  /// before those that wait for the process are told, an unfinished last line too; then the pipe is closed even if some
+  /// other process holds its other end.
   ///
   /// The handler runs in order and one call at a time, also where one Stdio serves several processes. What it throws is
   /// ignored. Lines to come are no work that keeps a context running; when it is gone they go nowhere, nor once the
   /// owner of the running process (Process, LocalWorker, ...) has been destroyed.
   /// The Stdio may outlive it. The handler is destroyed with the last Stdio and process that need it, or with the
   /// context. Throws std::invalid_argument if executor or handler is empty.
-  static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler);
+  static Stdio lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler,
+                     LinesOptions options = {});
 
   static constexpr std::size_t max_line = detail::max_line;              ///< bytes: 64 KiB
   static constexpr std::size_t max_pending = detail::max_pending_lines;  ///< bytes: 1 MiB
@@ -86,6 +101,9 @@ struct Command {
   bool inherit_env = true;                         ///< start from the caller's environment, not from an empty one
   detail::BraceSafe<std::filesystem::path> cwd{};  ///< working directory; empty: the caller's
   Stdio in = Stdio::null(), out = Stdio::inherit(), err = Stdio::inherit();
+  /// What is left of its process group when it has ended by itself gets SIGTERM, and SIGKILL after this time. 0:
+  /// SIGKILL at once.
+  Duration group_grace{};
 
   /// This very program again: the same file, even if another version has been installed over it. Needs /proc.
   static Command self() { return self(std::vector<std::string>()); }

@@ -101,7 +101,7 @@ struct FdIdentity {
 
 /// Empty if the descriptor is not open.
 inline std::optional<FdIdentity> identity_of(int fd) noexcept {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) return std::nullopt;
   return FdIdentity{status.st_dev, status.st_ino};
 }

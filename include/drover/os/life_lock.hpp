@@ -29,7 +29,7 @@ inline int life_lock() {
   UniqueFd high(::fcntl(made.get(), F_DUPFD_CLOEXEC, 64));
   if (!high) throw_errno("cannot place the file that tells workers of this process's end");
   made.reset();  // before it is locked: closing any descriptor of the file gives the lock up
-  struct flock whole {};
+  struct flock whole{};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
   if (::fcntl(high.get(), F_SETLK, &whole) != 0)
@@ -43,7 +43,7 @@ inline int life_lock() {
 /// In a child: waits until the process that holds the lock has gone. False on an error. All children get the lock at
 /// the same time, as they share it.
 inline bool wait_for_life_lock(int fd) noexcept {
-  struct flock whole {};
+  struct flock whole{};
   whole.l_type = F_RDLCK;
   whole.l_whence = SEEK_SET;
   for (;;) {

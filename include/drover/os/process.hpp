@@ -24,14 +24,16 @@ class Child;
 /// A child process that can't be leaked: not by a cancelled coroutine, a destroyed io_context or an error on the way.
 ///
 /// It runs in a process group of its own, with default signal dispositions, nothing blocked, and no descriptors but 0,
-/// 1 and 2. However it ends, what is left of its group is sent SIGKILL then; what left the group (setsid, setpgid) is
-/// not covered. drover's background thread waits for it (and the context of whoever awaits wait() or reap(), which
-/// takes a descriptor more); the host must not: a status taken by somebody else (waitpid(-1), SIGCHLD ignored) is told
-/// as ExitStatus::Kind::unknown.
+/// 1 and 2. However it ends, nothing of its group is left: what outlasts it is sent SIGKILL at once, or after
+/// Command::group_grace; what the reap has sent SIGTERM has the rest of term_grace. What left the group (setsid,
+/// setpgid) is not covered. drover's background thread waits for it (and the context of whoever awaits wait() or
+/// reap(), which takes a descriptor more); the host must not: a status taken by somebody else (waitpid(-1), SIGCHLD
+/// ignored) is told as ExitStatus::Kind::unknown.
 ///
 /// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking; its lines (Stdio::lines) go
 /// nowhere from then on. A normal end of the program ends it too, and then lasts until its processes are gone, but no
-/// longer than term_grace + 1 s. In a forked copy of the program destructors do nothing.
+/// longer than term_grace + 1 s. An exec of the program leaves it running and owned by nobody: see prepare_for_exec().
+/// In a forked copy of the program destructors do nothing.
 ///
 /// Any thread may call any member, but not move, assign or destroy it meanwhile. Moving disturbs nothing that waits. An
 /// empty one, default-constructed or moved from, does not run.
@@ -67,8 +69,8 @@ class Process {
   /// refused, EINVAL if there is no such signal.
   void signal(int signo);
 
-  /// Waits for its end, any number of coroutines at a time. Cancelling ends this wait and nothing else. Throws
-  /// Error(Errc::not_running) if empty.
+  /// Waits for its end, whatever is left of its group, any number of coroutines at a time. Cancelling ends this wait
+  /// and nothing else. Throws Error(Errc::not_running) if empty.
   [[nodiscard]] asio::awaitable<ExitStatus> wait();
 
   /// Brings it to its end: see ReapPlan. The reap begins when this is called and goes on whatever becomes of the

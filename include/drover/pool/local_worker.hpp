@@ -27,6 +27,9 @@ namespace drover::inline v1 {
 /// then gets SIGTERM, SIGKILL after term_grace, and calls end with operation_aborted (the worker went) or
 /// Errc::connection_lost (its io_context went; calls of its own go with it). Move-only; a moved-from or
 /// default-constructed one is empty and answers Errc::not_running.
+///
+/// After an exec of the program the process exits by itself, because its sockets are closed, and stays a zombie until
+/// the new program waits for it; prepare_for_exec() leaves none behind.
 class [[nodiscard]] LocalWorker {
  public:
   LocalWorker() = default;

@@ -87,6 +87,7 @@ struct StopReport {
   bool terminated{}, killed{};         ///< SIGTERM, SIGKILL had to be sent
   std::size_t drained{}, cancelled{};  ///< calls that finished during the stop, and that it cancelled
   Duration elapsed{};
+  std::size_t lost_lines{}, lost_bytes{};  ///< of its output, see ReapReport
 };
 
 /// How one call is made.

@@ -112,6 +112,9 @@ std::optional<Body> decode_body(std::span<const std::byte> bytes) noexcept {
   return body;
 }
 
+/// Exit code of a worker that was cut off by its own control thread, at the end of its budget.
+inline constexpr int exit_cut_off = 1;
+
 /// Exit codes of a worker that cannot work, by which the parent tells why its start failed. The worker's stderr says
 /// more.
 inline constexpr int exit_without_descriptors = 76;  // those that the environment names did not reach it

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -34,7 +35,12 @@
 namespace drover::inline v1::detail {
 
 struct ChildEvent {
-  enum class Kind { terminate_sent, kill_sent, ended };
+  enum class Kind {
+    terminate_sent,
+    kill_sent,
+    ended,      // the process has been reaped
+    group_over  // nothing of its group is left, or what is left cannot be ended
+  };
   Kind kind{};
   Clock::time_point at{};
 };
@@ -43,9 +49,12 @@ struct ChildEvent {
 struct SpawnExtras {
   std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
   Variables env{};                 ///< set last
-  /// Called in order, on any thread, under the child's lock: must not block, throw or call back.
+  /// Called in order, on any thread, under the child's lock: must not block or call back. If it throws, for want of
+  /// memory, it is called again a little later.
   std::function<void(const ChildEvent&)> observer{};
   Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
+  /// A process that exits with this code while it is being reaped was cut off, and did not end by itself.
+  std::optional<int> cut_off_code{};
 };
 
 /// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
@@ -63,6 +72,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
       : reaper_(reaper),
         observer_(std::move(extras.observer)),
         term_grace_(extras.term_grace),
+        cut_off_code_(extras.cut_off_code),
+        group_grace_(launch.group_grace()),
         readers_{launch.reader(1), launch.reader(2)} {}
 
   pid_t pid() const noexcept { return handle_.pid(); }
@@ -83,10 +94,19 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// The owner is gone: no more lines, and reap with patience 0; after the end of the program kill.
   void abandon() noexcept;
 
-  /// Set once it has been reaped, and what was left of its group is gone or has been waited for in vain.
+  /// SIGKILL to the process alone. What is left of its group gets SIGTERM then, and term_grace. Throws as signal().
+  void kill_leader();
+
+  /// Set once it has been reaped, and what was killed of its group then is gone or has been waited for in vain. What
+  /// has time to end is not waited for.
   const std::shared_ptr<AsyncEvent>& ended() const noexcept { return ended_; }
-  /// Set with ended(), or when SIGKILL is refused: a reap has nothing more to do.
+  /// Set when its group is over as well, or when SIGKILL is refused: a reap has nothing more to do.
   const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
+  /// When the group was over; empty before.
+  std::optional<Clock::time_point> over_at() const noexcept {
+    if (!over_.load(std::memory_order_acquire)) return std::nullopt;
+    return over_at_;
+  }
 
   ReapReport report() const;
   /// Why SIGKILL was refused, if it was.
@@ -118,10 +138,16 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
  private:
   using Lock = std::unique_lock<std::mutex>;
-  enum class Phase { running, group, over };  // group: reaped; its group has been killed but is not yet gone
-  static constexpr unsigned end_channel = 0;
-  static constexpr int most_group_looks = 10;                      // 1 + 2 + 4 + ... ms: a second in all
-  static constexpr auto between_looks = std::chrono::seconds(10);  // where nothing should be needed
+  enum class Phase {
+    running,
+    survivors,  // reaped; what is left of its group has time to end
+    killed,     // reaped; its group has been killed, but is not yet gone
+    over
+  };
+  static constexpr unsigned end_channel = 0, member_channel = 3;
+  static constexpr int most_group_looks = 10;                           // 1 + 2 + 4 + ... ms: a second in all
+  static constexpr auto between_tries = std::chrono::milliseconds(20);  // where memory was short
+  static constexpr auto between_looks = std::chrono::seconds(10);       // where nothing should be needed
 
   void start(Launch& launch);
   void watch_end();
@@ -130,12 +156,15 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   bool look(Clock::time_point now) noexcept;
   void climb(Clock::time_point now) noexcept;
   void send(Rung rung) noexcept;
+  void send_to_rest(Rung rung) noexcept;
+  void tend_survivors(Clock::time_point now) noexcept;
   void look_at_group(Clock::time_point now) noexcept;
   void close_readers(bool rest) noexcept;
   void reap_now() noexcept;
   void tell(ChildEvent::Kind kind) noexcept {
-    if (observer_) observer_({kind, Clock::now()});
+    if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now()};
   }
+  bool pass_on() noexcept;
 
   inline void on_event(unsigned channel) noexcept override;
   void on_time() noexcept override { drive(Lock(mutex_)); }
@@ -147,6 +176,8 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   std::uint64_t id_ = 0;
   const std::function<void(const ChildEvent&)> observer_;
   const Duration term_grace_;
+  const std::optional<int> cut_off_code_;
+  const Duration group_grace_;
   const std::shared_ptr<AsyncEvent> ended_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> settled_ = std::make_shared<AsyncEvent>();
   const std::array<std::shared_ptr<LineReader>, 2> readers_;  // of stdout and stderr
@@ -156,18 +187,25 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   Phase phase_ = Phase::running;
   Ladder ladder_;
   std::optional<Clock::time_point> reap_began_;
-  Clock::time_point ended_at_{};
-  bool end_announced_ = false;  // the kernel said that it has ended
+  Clock::time_point over_at_{};
+  LeaderlessGroup group_{0};
+  int watched_member_ = -1;
+  bool cut_ = false;                          // by kill_leader()
+  bool terminated_ = false, killed_ = false;  // by the ladder
+  bool end_announced_ = false;                // the kernel said that it has ended
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;
-  bool told_ = false;
+  std::array<ChildEvent, 8> untold_{};  // of what the observer has not been told yet
+  std::size_t untold_count_ = 0;
+  bool told_end_ = false, told_over_ = false;
   bool lent_ = false;  // see lend_end()
   bool attended_ = false;
   bool has_thread_ = false;  // that waits for its end
   bool blind_ = false;       // nothing tells of its end but looking
   ExitStatus status_;
   std::atomic<bool> reaped_{false};  // status_ is final
+  std::atomic<bool> over_{false};    // over_at_ is final
 };
 
 inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras extras) {
@@ -191,8 +229,12 @@ inline void Child::start(Launch& launch) {
   try {
     for (unsigned i = 0; i < 2; ++i) {
       if (!readers_[i]) continue;
-      if (const int error = reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN))
-        throw_errno("cannot watch a process's output", error);
+      const auto watch = [this, i](int fd, bool on) noexcept {
+        if (on && !foreign()) return reaper_.watch(fd, id_, i + 1, EPOLLIN);
+        if (!foreign()) reaper_.unwatch(fd);
+        return 0;
+      };
+      if (const int error = readers_[i]->start(watch)) throw_errno("cannot watch a process's output", error);
     }
     handle_.adopt(launch.run());
     watch_end();
@@ -207,6 +249,11 @@ inline void Child::watch_end() {
   if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
   handle_.close();
   // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
+  const auto undo = [this] {
+    handle_.send_group(SIGKILL);
+    ChildHandle::await_end(pid());
+    handle_.collect();
+  };
   try {
     const BlockAllSignals blocked;
     std::thread([self = shared_from_this()] {
@@ -214,18 +261,19 @@ inline void Child::watch_end() {
       self->on_event(end_channel);
     }).detach();
     has_thread_ = true;
+  } catch (const std::system_error& error) {
+    undo();
+    throw_errno("there is neither a pidfd nor a thread to watch a new process with", error.code().value());
   } catch (...) {
-    handle_.send_group(SIGKILL);
-    ChildHandle::await_end(pid());
-    handle_.collect();
+    undo();
     throw;
   }
 }
 
 /// What told of its end and its output may be lost. The lock is held.
 inline void Child::watch_again() noexcept {
-  for (unsigned i = 0; i < 2; ++i)
-    if (readers_[i] && readers_[i]->open()) reaper_.watch(readers_[i]->fd(), id_, i + 1, EPOLLIN);
+  for (const auto& reader : readers_)
+    if (reader) reader->watch_again();
   if (has_thread_) return;
   if (handle_.pidfd() < 0 || handle_.lost_pidfd()) {
     handle_.close();
@@ -237,6 +285,9 @@ inline void Child::watch_again() noexcept {
 inline void Child::check(bool anew) noexcept {
   Lock held(mutex_);
   if (anew && phase_ == Phase::running) watch_again();
+  if (anew) watched_member_ = -1;
+  for (const auto& reader : readers_)
+    if (reader) reader->check();
   drive(std::move(held));
 }
 
@@ -249,10 +300,21 @@ inline void Child::signal(int signo) {
     throw_errno("cannot send " + signal_name(signo) + " to process " + std::to_string(pid()), error);
 }
 
-inline void Child::reap(const ReapPlan& plan) {
+inline void Child::kill_leader() {
   if (foreign()) return;
   Lock held(mutex_);
   if (phase_ != Phase::running) return;
+  cut_ = true;
+  if (const int error = handle_.send(SIGKILL); error != 0 && error != ESRCH) {
+    cut_ = false;
+    throw_errno("cannot kill process " + std::to_string(pid()), error);
+  }
+}
+
+inline void Child::reap(const ReapPlan& plan) {
+  if (foreign()) return;
+  Lock held(mutex_);
+  if (phase_ == Phase::over) return;
   const auto now = Clock::now();
   if (!reap_began_) reap_began_ = now;
   attended_ = true;
@@ -269,7 +331,7 @@ inline KeptPidfd Child::lend_end() noexcept {
 }
 
 inline void Child::abandon() noexcept {
-  if (foreign() || !running()) return;
+  if (foreign() || over_at()) return;
   for (const auto& reader : readers_)
     if (reader) reader->silence();
   reap_now();
@@ -291,8 +353,12 @@ inline void Child::on_event(unsigned channel) noexcept {
     Lock held(mutex_);
     end_announced_ = true;
     drive(std::move(held));
-  } else if (const auto& reader = readers_[channel - 1]; !reader->read_some()) {
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+  } else if (channel == member_channel) {
+    drive(Lock(mutex_));
+  } else {
+    const auto& reader = readers_[channel - 1];
+    if (!reader->read_some()) reader->close();
+    if (!reader->announced()) drive(Lock(mutex_));
   }
 }
 
@@ -301,25 +367,47 @@ inline void Child::drive(Lock lock) noexcept {
   const auto now = Clock::now();
   look_again_.reset();
   if (phase_ == Phase::running) climb(now);
-  if (phase_ == Phase::group) look_at_group(now);
+  if (phase_ == Phase::survivors) tend_survivors(now);
+  if (phase_ == Phase::killed) look_at_group(now);
   const bool over = phase_ == Phase::over;
   if (!over) {
     if (attended_) look_again_ = earlier(look_again_, now + between_looks);
     reaper_.arm(id_, earlier(ladder_.next(), look_again_));
   }
-  const bool first = over && !std::exchange(told_, true);
-  if (first) {
-    ended_at_ = Clock::now();
-    tell(ChildEvent::Kind::ended);
+  const auto self = shared_from_this();
+  // What has been killed is gone within moments; those that wait for the process's end find it so.
+  if ((phase_ == Phase::survivors || over) && !std::exchange(told_end_, true)) tell(ChildEvent::Kind::ended);
+  if (over && !std::exchange(told_over_, true)) {
+    over_at_ = Clock::now();
+    over_.store(true, std::memory_order_release);
+    tell(ChildEvent::Kind::group_over);
   }
-  const bool settled = first || refused_;
-  lock.unlock();
-  if (first) {
-    const auto self = shared_from_this();
-    reaper_.remove(id_);
-    ended_->set();
+  bool told = pass_on();
+  const bool ended = told_end_;
+  if (told && (ended || refused_)) {
+    lock.unlock();
+    told = (!ended || ended_->try_set()) && (!(over || refused_) || settled_->try_set());
+    if (told && over) return reaper_.remove(id_);
+    lock.lock();
   }
-  if (settled) settled_->set();
+  if (!told) reaper_.arm(id_, earlier(earlier(ladder_.next(), look_again_), now + between_tries));
+}
+
+/// False if something could not be told for want of memory. The lock is held.
+inline bool Child::pass_on() noexcept {
+  bool all = true;
+  for (const auto& reader : readers_)
+    if (reader && !reader->announced()) all = false;
+  while (all && untold_count_ != 0) {
+    try {
+      observer_(untold_[0]);
+    } catch (...) {
+      return false;
+    }
+    std::move(untold_.begin() + 1, untold_.end(), untold_.begin());
+    --untold_count_;
+  }
+  return all;
 }
 
 inline void Child::climb(Clock::time_point now) noexcept {
@@ -328,36 +416,49 @@ inline void Child::climb(Clock::time_point now) noexcept {
     const auto rung = ladder_.take_due(now);
     if (!rung) {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
-      if (!end_announced_ && handle_.lost_pidfd()) watch_again();
+      if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return;
     }
     send(*rung);
+    if (!ladder_.next() || now < *ladder_.next()) return;
   }
 }
 
 /// True once it has ended; it has then been taken away.
-inline bool Child::look(Clock::time_point) noexcept {
+inline bool Child::look(Clock::time_point now) noexcept {
   const ChildHandle::Look seen = handle_.look();
   if (seen.seen == ChildHandle::Look::Seen::running) return false;
   const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
   if (ours) {
+    const bool code_says_cut = reap_began_ && cut_off_code_ && seen.status.kind == ExitStatus::Kind::exited &&
+                               seen.status.value == *cut_off_code_;
+    const Ladder::End end = cut_ || code_says_cut ? Ladder::End::cut : Ladder::End::by_itself;
+    const auto rung = ladder_.leader_ended(end, end == Ladder::End::cut ? term_grace_ : group_grace_, now);
     // While it is a zombie its id, and so its group's, can't be anybody else's.
-    handle_.send_group(SIGKILL);
+    if (rung) send_to_rest(*rung);
     handle_.collect();
     status_ = seen.status;
+    group_ = LeaderlessGroup(pid());
+    phase_ = ladder_.taken(Rung::kill) ? Phase::killed : Phase::survivors;
+  } else {
+    phase_ = Phase::over;
   }
   handle_.close();
   close_readers(true);
-  phase_ = ours ? Phase::group : Phase::over;
   reaped_.store(true, std::memory_order_release);
   return true;
 }
 
 inline void Child::send(Rung rung) noexcept {
   if (rung == Rung::terminate) {
-    handle_.send(SIGTERM);
-    handle_.send(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+    const bool leads = ::getpgid(pid()) == pid();
+    send_to_rest(rung);
+    if (!leads) {  // it has left its group
+      handle_.send(SIGTERM);
+      handle_.send(SIGCONT);
+    }
+    terminated_ = true;
     tell(ChildEvent::Kind::terminate_sent);
     return;
   }
@@ -365,7 +466,40 @@ inline void Child::send(Rung rung) noexcept {
   // By itself too: it may have left its group, and only this tells whether it is refused.
   const int error = handle_.send(SIGKILL);
   if (error != 0 && error != ESRCH) refused_.assign(error, std::system_category());
+  killed_ = true;
   tell(ChildEvent::Kind::kill_sent);
+}
+
+/// While the leader lives or is a zombie.
+inline void Child::send_to_rest(Rung rung) noexcept {
+  if (rung == Rung::kill) {
+    handle_.send_group(SIGKILL);
+    return;
+  }
+  handle_.send_group(SIGTERM);
+  handle_.send_group(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+}
+
+/// What is left of the group has been sent SIGTERM, and has time to act on that.
+inline void Child::tend_survivors(Clock::time_point now) noexcept {
+  if (!group_.hold_member()) {
+    phase_ = Phase::over;
+    return;
+  }
+  if (ladder_.take_due(now)) {
+    group_.kill();
+    killed_ = true;
+    tell(ChildEvent::Kind::kill_sent);
+    phase_ = Phase::killed;
+    return;
+  }
+  if (group_.member() >= 0 && (group_.member() == watched_member_ ||
+                               reaper_.watch(group_.member(), id_, member_channel, EPOLLIN | EPOLLONESHOT) == 0)) {
+    watched_member_ = group_.member();
+    return;
+  }
+  // Without pidfds: looked at again, less and less often.
+  look_again_ = now + std::chrono::milliseconds(1 << std::min(group_looks_++, 7));
 }
 
 /// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
@@ -394,14 +528,20 @@ inline void Child::close_readers(bool rest) noexcept {
   for (const auto& reader : readers_) {
     if (!reader) continue;
     if (rest) reader->read_rest();
-    reader->close([this](int fd) { reaper_.unwatch(fd); });
+    reader->close();
   }
 }
 
 inline ReapReport Child::report() const {
   const Lock held(mutex_);
-  ReapReport report{status_, ladder_.taken(Rung::terminate), ladder_.taken(Rung::kill), {}};
-  if (reap_began_ && told_ && ended_at_ > *reap_began_) report.elapsed = ended_at_ - *reap_began_;
+  ReapReport report{.exit = status_, .terminated = terminated_, .killed = killed_};
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    const LostLines lost = reader->lost();
+    report.lost_lines += lost.lines;
+    report.lost_bytes += lost.bytes;
+  }
+  if (reap_began_ && told_over_ && over_at_ > *reap_began_) report.elapsed = over_at_ - *reap_began_;
   return report;
 }
 

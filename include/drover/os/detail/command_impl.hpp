@@ -12,8 +12,9 @@
 
 namespace drover::inline v1 {
 
-DROVER_INLINE Stdio Stdio::lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler) {
-  return Stdio(std::make_shared<detail::LineTarget>(std::move(executor), std::move(handler)));
+DROVER_INLINE Stdio Stdio::lines(asio::any_io_executor executor, std::function<void(std::string_view)> handler,
+                                 LinesOptions options) {
+  return Stdio(std::make_shared<detail::LineTarget>(std::move(executor), std::move(handler), options));
 }
 
 }  // namespace drover::inline v1

@@ -27,13 +27,13 @@ class EventSet {
   /// Throws std::system_error.
   EventSet() {
     epoll_ = above_stdio(UniqueFd(::epoll_create1(EPOLL_CLOEXEC)));
-    if (!epoll_) throw_errno("drover's reaper cannot make an epoll instance");
+    if (!epoll_) throw_errno("drover's background thread has no epoll instance to watch processes with");
     UniqueFd bell = above_stdio(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)));
-    if (!bell) throw_errno("drover's reaper cannot make a socket");
+    if (!bell) throw_errno("drover's background thread has no socket to be woken by");
     bell_ = KeptFd(std::move(bell));
-    if (!bell_) throw_errno("drover's reaper cannot identify a socket");
+    if (!bell_) throw_errno("drover's background thread cannot identify the socket that wakes it");
     if (const int error = change(EPOLL_CTL_ADD, bell_.get(), bell_rang, 0))
-      throw_errno("drover's reaper cannot watch a socket", error);
+      throw_errno("drover's background thread cannot watch the socket that wakes it", error);
   }
   ~EventSet() {
     if (!ours()) (void)epoll_.release();

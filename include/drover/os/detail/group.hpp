@@ -6,6 +6,8 @@
 #include <cstring>
 #include <dirent.h>
 #include <memory>
+#include <optional>
+#include <poll.h>
 #include <signal.h>
 #include <string>
 #include <sys/prctl.h>
@@ -13,8 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/// What is left of a process group after its leader has been reaped. All of it has been sent SIGKILL, but a signal sent
-/// is not yet a process gone.
+#include <drover/os/detail/pidfd.hpp>
+
+/// What is left of a process group after its leader has been reaped.
 namespace drover::inline v1::detail {
 
 /// Are orphans of our descendants handed to us?
@@ -32,12 +35,12 @@ inline void collect_group(pid_t group) noexcept {
 }
 
 /// False once the group has no member, not even a zombie.
-inline bool group_exists(pid_t group) noexcept { return ::kill(-group, 0) == 0; }
+inline bool group_exists(pid_t group) noexcept { return ::kill(-group, 0) == 0 || errno == EPERM; }
 
-/// Reads all of /proc to tell members that live from zombies that nobody collects.
-inline bool group_has_living(pid_t group) noexcept {
+/// A member of the group that is no zombie, after reading all of /proc; empty if there is none, or no /proc.
+inline std::optional<pid_t> living_member(pid_t group) noexcept {
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), &::closedir);
-  if (!processes) return false;
+  if (!processes) return std::nullopt;
   while (const dirent* entry = ::readdir(processes.get())) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     char path[64];
@@ -50,9 +53,60 @@ inline bool group_has_living(pid_t group) noexcept {
     int parent = 0;
     int its_group = 0;
     if (after_name == nullptr || std::sscanf(after_name + 1, " %c %d %d", &state, &parent, &its_group) != 3) continue;
-    if (its_group == group && state != 'Z' && state != 'X') return true;
+    if (its_group == group && state != 'Z' && state != 'X') return static_cast<pid_t>(std::atoi(entry->d_name));
   }
-  return false;
+  return std::nullopt;
 }
+
+inline bool group_has_living(pid_t group) noexcept { return living_member(group).has_value(); }
+
+/// A group whose leader has been reaped. Its number is ours only as long as a member lives, so one is held by a pidfd:
+/// the end of that one is what there is to wait for, and as long as it lives the group may be signalled.
+class LeaderlessGroup {
+ public:
+  explicit LeaderlessGroup(pid_t group) noexcept : group_(group) {}
+
+  /// Holds a living member. False if there is none: the group is over.
+  bool hold_member() noexcept {
+    if (lives()) return true;
+    member_.reset();
+    while (group_exists(group_)) {
+      if (adopts_orphans()) collect_group(group_);
+      const auto pid = living_member(group_);
+      if (!pid) return false;
+      member_ = KeptPidfd(open_pidfd(*pid), *pid);
+      if (!member_) return true;  // no pidfds: it can only be looked at again
+      // It may have ended, and its number be another's, before it was opened.
+      if (::getpgid(*pid) == group_ && lives()) return true;
+      member_.reset();
+    }
+    return false;
+  }
+
+  /// To watch for its end; -1 if there is none to have.
+  int member() const noexcept { return member_.get(); }
+
+  /// SIGKILL to all. The member is stopped first, so that it cannot end in between, and the number with it.
+  void kill() noexcept {
+    while (hold_member()) {
+      if (member_) {
+        member_.send(SIGSTOP);
+        if (!lives()) continue;
+      }
+      ::kill(-group_, SIGKILL);
+      return;
+    }
+  }
+
+ private:
+  bool lives() const noexcept {
+    if (!member_ || !member_.names_process()) return false;
+    pollfd end{member_.get(), POLLIN, 0};
+    return ::poll(&end, 1, 0) == 0;
+  }
+
+  pid_t group_;
+  KeptPidfd member_;
+};
 
 }  // namespace drover::inline v1::detail

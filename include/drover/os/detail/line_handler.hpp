@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -18,6 +20,7 @@
 #include <asio/query.hpp>
 
 #include <drover/detail/home.hpp>
+#include <drover/os/command.hpp>
 
 namespace drover::inline v1::detail {
 
@@ -34,6 +37,9 @@ class LineSource {
 
   /// All that waits. Called on the handler's executor.
   virtual Batch take() = 0;
+
+  /// Nobody is going to take what was announced.
+  virtual void handler_is_gone() noexcept = 0;
 
  protected:
   ~LineSource() = default;
@@ -59,13 +65,20 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
     self = home_->move_out(*this);
   }
 
-  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards.
-  void announce(std::shared_ptr<LineSource> source) {
+  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards. False if
+  /// the context is gone, and the handler with it. Throws std::bad_alloc; then nothing has been announced.
+  bool announce(std::shared_ptr<LineSource> source) {
     const std::lock_guard own(mutex_);
     const auto held = home_->lock();
-    if (home_->down()) return;
+    if (home_->down()) return false;
     ready_.push_back(std::move(source));
-    post_run();
+    try {
+      post_run();
+    } catch (...) {
+      ready_.pop_back();
+      throw;
+    }
+    return true;
   }
 
  private:
@@ -87,18 +100,32 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
       running_ = true;
       sources.swap(ready_);
     }
-    for (const auto& source : sources) handle(*source);
+    do {
+      for (const auto& source : sources) handle(*source);
+      sources.clear();
+    } while (!rest_is_posted(sources));
+  }
+
+  // False: there was no memory for it, and they are given back.
+  bool rest_is_posted(std::vector<std::shared_ptr<LineSource>>& sources) noexcept {
     const std::lock_guard own(mutex_);
     running_ = false;
-    if (ready_.empty()) return;
+    if (ready_.empty()) return true;
     const auto held = home_->lock();
-    if (!home_->down()) post_run();
+    if (home_->down()) return true;
+    try {
+      post_run();
+      return true;
+    } catch (...) {
+      running_ = true;
+      sources.swap(ready_);
+      return false;
+    }
   }
 
   void handle(LineSource& source) noexcept try {
     const LineSource::Batch batch = source.take();
-    if (batch.dropped != 0)
-      call("drover: " + std::to_string(batch.dropped) + " lines dropped here, their handler was too slow");
+    if (batch.dropped != 0) call(notice_of(batch.dropped).data());
     std::string_view rest = batch.text;
     while (!rest.empty()) {
       const std::size_t end = rest.find('\n');
@@ -106,6 +133,13 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
       rest.remove_prefix(end + 1);
     }
   } catch (const std::bad_alloc&) {  // the lines stay where they are
+  }
+
+  // Without memory that might not be there: the batch would be lost with it.
+  static std::array<char, 96> notice_of(std::size_t dropped) noexcept {
+    std::array<char, 96> text{};
+    std::snprintf(text.data(), text.size(), "drover: %zu lines dropped here, their handler was too slow", dropped);
+    return text;
   }
 
   void call(std::string_view line) noexcept {
@@ -121,6 +155,7 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
       const std::lock_guard own(mutex_);
       sources.swap(ready_);
     }
+    for (const auto& source : sources) source->handler_is_gone();
     executor_ = {};
     function_ = {};
   }
@@ -138,7 +173,8 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
 /// is.
 class LineTarget {
  public:
-  LineTarget(asio::any_io_executor executor, LineHandler::Function function) {
+  LineTarget(asio::any_io_executor executor, LineHandler::Function function, LinesOptions options)
+      : waits_(options.when_behind == LinesOptions::WhenBehind::wait) {
     if (!executor) throw std::invalid_argument("Stdio::lines needs an executor");
     if (!function) throw std::invalid_argument("Stdio::lines needs a handler");
     auto home = Home::of(asio::query(executor, asio::execution::context));
@@ -149,9 +185,11 @@ class LineTarget {
   LineTarget(const LineTarget&) = delete;
   LineTarget& operator=(const LineTarget&) = delete;
 
-  void announce(std::shared_ptr<LineSource> source) { handler_->announce(std::move(source)); }
+  bool announce(std::shared_ptr<LineSource> source) { return handler_->announce(std::move(source)); }
+  bool waits() const noexcept { return waits_; }
 
  private:
+  const bool waits_;
   std::shared_ptr<LineHandler> handler_;
 };
 

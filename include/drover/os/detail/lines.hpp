@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <string_view>
 #include <sys/ioctl.h>
@@ -17,10 +19,25 @@
 
 namespace drover::inline v1::detail {
 
-/// Cuts bytes into lines and keeps the latest of them.
+/// Lines that no handler ever got; the bytes are theirs and their line ends'.
+struct LostLines {
+  std::size_t lines{}, bytes{};
+};
+
+/// Cuts bytes into lines and keeps the latest of them, or all.
 class LineBuffer {
  public:
-  void append(std::string_view bytes) {
+  enum class WhenFull { drop_oldest, keep_all };
+
+  explicit LineBuffer(WhenFull when_full = WhenFull::drop_oldest) noexcept : when_full_(when_full) {}
+
+  void append(std::string_view bytes) noexcept {
+    if (lost_a_beginning_) bytes.remove_prefix(lose_a_rest(bytes));
+    try {
+      make_room(bytes.size() + bytes.size() / max_line + 2);  // with each line end that may be added, also at the end
+    } catch (const std::bad_alloc&) {
+      return lose_everything(bytes);
+    }
     while (!bytes.empty()) {
       const std::size_t length = text_.size() - last_line_;
       if (length == max_line && bytes.front() != '\n') end_line();
@@ -35,10 +52,14 @@ class LineBuffer {
   }
 
   /// An unfinished last line counts from now on.
-  void end_of_input() {
+  void end_of_input() noexcept try {
     if (text_.size() != last_line_) end_line();
     drop_oldest();
+  } catch (const std::bad_alloc&) {
+    lose_everything();
   }
+
+  bool full() const noexcept { return last_line_ - first_ >= max_pending_lines; }
 
   bool has_lines() const noexcept { return last_line_ != first_ || dropped_ != 0; }
 
@@ -51,22 +72,57 @@ class LineBuffer {
     return {.text = std::exchange(text_, std::move(unfinished)), .dropped = std::exchange(dropped_, 0)};
   }
 
-  void lose_everything() noexcept {
-    text_ = {};
-    first_ = last_line_ = 0;
-    ++dropped_;
+  /// What is kept, and these that could not be. A line that has lost its beginning loses its rest too.
+  void lose_everything(std::string_view more = {}) noexcept {
+    for (const std::string_view lost : {std::string_view(text_).substr(first_), more}) {
+      if (lost.empty()) continue;
+      const auto ends = static_cast<std::size_t>(std::count(lost.begin(), lost.end(), '\n'));
+      if (!lost_a_beginning_) lose(1, 0);
+      lost_a_beginning_ = lost.back() != '\n';
+      lose(ends - (lost_a_beginning_ ? 0 : 1), lost.size());
+    }
+    forget();
   }
 
+  /// Nobody wants it any more, so it is not lost.
+  void forget() noexcept {
+    text_ = {};
+    first_ = last_line_ = 0;
+  }
+
+  /// Since the beginning.
+  LostLines lost() const noexcept { return lost_; }
+
  private:
+  void lose(std::size_t lines, std::size_t bytes) noexcept {
+    dropped_ += lines;
+    lost_.lines += lines;
+    lost_.bytes += bytes;
+  }
+
+  // Its length.
+  std::size_t lose_a_rest(std::string_view bytes) noexcept {
+    const std::size_t end = bytes.find('\n');
+    lost_a_beginning_ = end == std::string_view::npos;
+    const std::size_t length = lost_a_beginning_ ? bytes.size() : end + 1;
+    lose(0, length);
+    return length;
+  }
+
+  void make_room(std::size_t more) {
+    if (text_.size() + more > text_.capacity()) text_.reserve(std::max(text_.size() + more, 2 * text_.capacity()));
+  }
+
   void end_line() {
     text_.push_back('\n');
     last_line_ = text_.size();
   }
 
-  void drop_oldest() {
-    while (last_line_ - first_ > max_pending_lines) {
-      first_ = text_.find('\n', first_) + 1;
-      ++dropped_;
+  void drop_oldest() noexcept {
+    while (when_full_ == WhenFull::drop_oldest && last_line_ - first_ > max_pending_lines) {
+      const std::size_t next = text_.find('\n', first_) + 1;
+      lose(1, next - first_);
+      first_ = next;
     }
     if (first_ < max_pending_lines) return;
     text_.erase(0, first_);
@@ -77,26 +133,49 @@ class LineBuffer {
   std::string text_;           // lines, each ended by '\n', then an unfinished one
   std::size_t first_ = 0;      // where the first line that is kept begins
   std::size_t last_line_ = 0;  // where the unfinished one begins
-  std::size_t dropped_ = 0;
+  std::size_t dropped_ = 0;    // since the last take()
+  LostLines lost_;
+  bool lost_a_beginning_ = false;  // what comes next is the rest of a line that is lost
+  WhenFull when_full_;
 };
 
 /// The reading end of a child's stdout or stderr. Lock order: a child's, this one's, the handler's, the home's.
 class LineReader final : public LineSource, public std::enable_shared_from_this<LineReader> {
  public:
-  LineReader(UniqueFd pipe, std::shared_ptr<LineTarget> target) : pipe_(std::move(pipe)), target_(std::move(target)) {}
+  /// Begins or ends the watching of a descriptor; 0 or an errno. Called under the reader's lock, while it is open.
+  using Watch = std::function<int(int fd, bool on)>;
 
-  /// For watching, until closed.
-  int fd() const noexcept { return pipe_.get(); }
-  bool open() noexcept {
+  LineReader(UniqueFd pipe, std::shared_ptr<LineTarget> target)
+      : pipe_(std::move(pipe)),
+        waits_(target->waits()),
+        buffer_(waits_ ? LineBuffer::WhenFull::keep_all : LineBuffer::WhenFull::drop_oldest),
+        target_(std::move(target)) {}
+
+  /// 0 or an errno.
+  int start(Watch watch) {
     const std::lock_guard held(mutex_);
-    return pipe_.ours();
+    watch_ = std::move(watch);
+    return watch_(pipe_.get(), true);
+  }
+  /// The watching may be lost.
+  void watch_again() noexcept {
+    const std::lock_guard held(mutex_);
+    if (!paused_ && pipe_.ours()) watch_(pipe_.get(), true);
+  }
+  /// From time to time: a pause that nobody is to end, because it could not be ended when it was to be, ends.
+  void check() noexcept {
+    const std::lock_guard held(mutex_);
+    if (!announced_) go_on();
   }
 
-  /// Reads what is there, within bounds. False once there is nothing more to come; the caller stops watching and
-  /// closes.
+  /// Reads what is there, within bounds, unless what waits for the handler is to become less first. False once there is
+  /// nothing more to come; the caller closes.
   bool read_some() noexcept {
     const std::lock_guard held(mutex_);
-    return !pipe_ || read(read_at_once);
+    if (!pipe_ || paused_) return true;
+    const bool open = read(read_at_once);
+    if (open) pause_if_full();
+    return open;
   }
 
   /// The process has ended: reads what is in the pipe now, and no more, however fast others may write to it.
@@ -106,23 +185,33 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     if (pipe_.ours() && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
   }
 
+  /// False if the handler could not be told for want of memory; the caller comes again.
+  bool announced() noexcept {
+    const std::lock_guard held(mutex_);
+    if (unannounced_) announce();
+    return !unannounced_;
+  }
+
   /// From now on what comes is read and goes nowhere, what waits for the handler too.
   void silence() noexcept {
     std::shared_ptr<LineTarget> gone;  // destroyed without the lock
     const std::lock_guard held(mutex_);
     gone = std::move(target_);
-    buffer_ = {};
+    give_up();
   }
 
-  /// Calls `unwatch(fd)` first, once.
-  template <class Unwatch>
-  void close(Unwatch unwatch) noexcept {
+  void close() noexcept {
     const std::lock_guard held(mutex_);
     if (!pipe_) return;
-    if (pipe_.ours()) unwatch(pipe_.get());
+    if (watch_ && pipe_.ours()) watch_(pipe_.get(), false);
     pipe_.reset();
-    guarded([this] { buffer_.end_of_input(); });
+    buffer_.end_of_input();
     announce();
+  }
+
+  LostLines lost() const noexcept {
+    const std::lock_guard held(mutex_);
+    return buffer_.lost();
   }
 
  private:
@@ -131,9 +220,31 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   Batch take() override {
     const std::lock_guard held(mutex_);
     announced_ = false;
+    go_on();  // also if there is no memory for the batch: it is announced once more then
     Batch batch = buffer_.take();
     if (!pipe_) batch.last = std::move(target_);
     return batch;
+  }
+
+  void handler_is_gone() noexcept override {
+    const std::lock_guard held(mutex_);
+    give_up();
+  }
+
+  void give_up() noexcept {
+    unwanted_ = true;
+    buffer_.forget();
+    go_on();
+  }
+
+  // Only what is announced is going to be taken, and that ends the pause.
+  void pause_if_full() noexcept {
+    if (!waits_ || !announced_ || !buffer_.full() || !pipe_.ours()) return;
+    watch_(pipe_.get(), false);
+    paused_ = true;
+  }
+  void go_on() noexcept {
+    if (paused_ && pipe_.ours()) paused_ = watch_(pipe_.get(), true) != 0;
   }
 
   bool read(std::size_t most) noexcept {
@@ -145,7 +256,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
       if (got < 0 && errno == EAGAIN) break;
       open = got > 0;
       if (!open) break;
-      if (target_) guarded([&] { buffer_.append({bytes, static_cast<std::size_t>(got)}); });
+      if (!unwanted_) buffer_.append({bytes, static_cast<std::size_t>(got)});
       most -= static_cast<std::size_t>(got);
       if (static_cast<std::size_t>(got) < sizeof bytes) break;  // it was empty then
     }
@@ -154,26 +265,24 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   }
 
   void announce() noexcept {
-    if (!target_ || announced_ || (pipe_ && !buffer_.has_lines())) return;  // the end is announced as well
-    guarded([this] {
-      target_->announce(shared_from_this());
-      announced_ = true;
-    });
-  }
-
-  /// Out of memory must not end the thread that everybody's processes depend on.
-  template <class Function>
-  void guarded(Function function) noexcept {
+    unannounced_ = false;
+    if (unwanted_ || !target_ || announced_ || (pipe_ && !buffer_.has_lines())) return;  // the end is announced as well
     try {
-      function();
-    } catch (...) {
-      buffer_.lose_everything();
+      announced_ = target_->announce(shared_from_this());
+      if (!announced_) give_up();
+    } catch (...) {  // no memory; the reaper comes again
+      unannounced_ = true;
     }
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   KeptFd pipe_;
+  Watch watch_;
+  const bool waits_;  // for the handler, once max_pending_lines wait for it
+  bool paused_ = false;
+  bool unwanted_ = false;  // the owner of the process or the handler is gone
   LineBuffer buffer_;
+  bool unannounced_ = false;
   bool announced_ = false;  // the handler's executor has been told and has not come yet
   std::shared_ptr<LineTarget> target_;
 };

@@ -41,7 +41,7 @@ inline bool pidfds_have_inodes(int pidfd) noexcept {
   static std::atomic<int> known{-1};
   int answer = known.load(std::memory_order_relaxed);
   if (answer < 0) {
-    struct statfs status {};
+    struct statfs status{};
     if (::fstatfs(pidfd, &status) != 0) return false;
     answer = static_cast<unsigned long>(status.f_type) == 0x50494446 /* PID_FS_MAGIC */ ? 1 : 0;
     known.store(answer, std::memory_order_relaxed);
@@ -141,17 +141,14 @@ class ChildHandle {
   int pidfd() const noexcept { return pidfd_.get(); }
   /// It was closed, or its number is another file's now.
   bool lost_pidfd() const noexcept { return pidfd_ && pidfd_.standing() == KeptPidfd::Standing::lost; }
-  /// Is this a pidfd of the child, and not something that has taken the number of one?
-  bool is_pidfd(int fd) const noexcept {
-    return KeptPidfd(UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)), pid_).names_process();
-  }
-
+  /// The same, as look() has found it.
+  bool pidfd_was_lost() const noexcept { return pidfd_ && seen_ == KeptPidfd::Standing::lost; }
   /// Leaves an ended child as a zombie. Only ECHILD tells that its status was stolen; other errors tell nothing.
   Look look() noexcept {
     siginfo_t info{};
-    const auto standing = by_pid_ ? KeptPidfd::Standing::lost : pidfd_.standing();
-    const bool proved = standing == KeptPidfd::Standing::proved;
-    if (standing != KeptPidfd::Standing::lost) {
+    seen_ = pidfd_.standing();
+    const bool proved = seen_ == KeptPidfd::Standing::proved;
+    if (seen_ != KeptPidfd::Standing::lost && !by_pid_) {
       // By pidfd where that works: a pid whose status was stolen may be another child's by now.
       const int error = wait(static_cast<idtype_t>(3 /* P_PIDFD */), pidfd_.get(), info, WEXITED | WNOHANG | WNOWAIT);
       pidfd_ended_ = error == 0 && info.si_pid == pid_;
@@ -211,6 +208,7 @@ class ChildHandle {
   pid_t pid_ = 0;
   KeptPidfd pidfd_;
   bool by_pid_ = false;
+  KeptPidfd::Standing seen_{};
   bool pidfd_ended_ = false;  // the last look() was by the pidfd, and saw the child's end
 };
 

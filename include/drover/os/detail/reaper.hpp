@@ -71,11 +71,29 @@ class Reaper {
   /// The program has ended as far as drover is concerned.
   static bool ended() noexcept { return stage_.load() == Stage::ended; }
 
-  /// Throws std::system_error (ECANCELED) if the program is ending.
+  /// Brings all processes to their end as the end of the program does, but new ones can be started afterwards. True if
+  /// none is left.
+  static bool end_processes() noexcept {
+    Reaper* reaper = nullptr;
+    {
+      const std::lock_guard held(birth_);
+      reaper = instance_.load(std::memory_order_acquire);
+      if (!reaper) return true;
+      ++clearing_;
+      move_on(Stage::running, Stage::clearing);
+    }
+    const bool none_left = reaper->finish();
+    const std::lock_guard held(birth_);
+    if (--clearing_ == 0) move_on(Stage::clearing, Stage::running);
+    return none_left;
+  }
+
+  /// Throws std::system_error (ECANCELED) if the program is ending, or replaced.
   std::uint64_t add(std::shared_ptr<Watched> watched) {
     const std::lock_guard held(mutex_);
     if (stage_.load() != Stage::running)
-      throw std::system_error(ECANCELED, std::system_category(), "no process can be started while the program ends");
+      throw std::system_error(ECANCELED, std::system_category(),
+                              "no process can be started while the program ends or is replaced");
     const std::uint64_t id = ++last_id_;
     entries_.emplace(id, Entry{std::move(watched), std::nullopt});
     return id;
@@ -121,7 +139,7 @@ class Reaper {
   static constexpr unsigned channels = 4;  // of one Watched
 
  private:
-  enum class Stage { running, ending, ended };
+  enum class Stage { running, clearing, ending, ended };
   struct Entry {
     std::shared_ptr<Watched> watched;
     Deadline at;
@@ -135,7 +153,7 @@ class Reaper {
     const BlockAllSignals blocked;
     std::thread([this, set = set_, anew] { run(set, anew); }).detach();
   } catch (const std::system_error& error) {
-    throw std::system_error(error.code(), "drover's reaper thread cannot be started");
+    throw_errno("drover's background thread, which watches its processes, cannot be started", error.code().value());
   }
 
   // Returns when the thread has woken: what wakes it may be closed before it does. One that does not wake is replaced.
@@ -261,6 +279,9 @@ class Reaper {
     while (const auto watched = after(done)) watched->check(anew);
   }
 
+  // Unless the program has begun to end meanwhile.
+  static void move_on(Stage from, Stage to) noexcept { stage_.compare_exchange_strong(from, to); }
+
   // The exit hook: what still runs is brought down, and waited for within its bound. By a pointer, or else every
   // translation unit that includes this would have the reaper compiled into it, used or not.
   static void end_program() noexcept {
@@ -272,12 +293,13 @@ class Reaper {
     if (Reaper* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
   }
 
-  void finish() noexcept {
+  // True if none is left.
+  bool finish() noexcept {
     auto bound = Clock::now();
     std::uint64_t done = 0;
     while (const auto left = after(done)) bound = std::max(bound, left->at_exit());
     std::unique_lock held(mutex_);
-    empty_.wait_until(held, bound + std::chrono::seconds(1), [this] { return entries_.empty(); });
+    return empty_.wait_until(held, bound + std::chrono::seconds(1), [this] { return entries_.empty(); });
   }
 
   // One by one in order of their numbers.
@@ -295,6 +317,8 @@ class Reaper {
     static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
                                                [] {
                                                  epoch_.fetch_add(1, std::memory_order_relaxed);
+                                                 clearing_ = 0;
+                                                 move_on(Stage::clearing, Stage::running);
                                                  instance_.store(nullptr, std::memory_order_release);
                                                  birth_.unlock();
                                                });
@@ -306,6 +330,7 @@ class Reaper {
   inline static std::atomic<void (*)() noexcept> finish_{nullptr};
   inline static std::atomic<unsigned> epoch_{0};
   inline static std::atomic<Stage> stage_{Stage::running};
+  inline static int clearing_ = 0;  // threads that are in end_processes(); under birth_
 
   static constexpr auto between_checks = std::chrono::seconds(60);
 

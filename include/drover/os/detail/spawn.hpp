@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <string>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 #include <variant>
@@ -87,6 +88,7 @@ class Launch {
     if (command.program.empty()) throw std::invalid_argument("a command needs a program");
     require_no_nul(name_, "a program's path");
     require_no_nul(command.cwd.native(), "a working directory's path");
+    require_not_negative(command.group_grace, "Command::group_grace");
     arguments_.add(name_);
     for (const auto& argument : command.args) {
       require_no_nul(argument, "an argument");
@@ -108,6 +110,8 @@ class Launch {
   /// The end to read from of stdout (1) or stderr (2), where lines are wanted from it.
   std::shared_ptr<LineReader> reader(int target) const { return readers_[static_cast<std::size_t>(target - 1)]; }
 
+  Duration group_grace() const noexcept { return command_.group_grace; }
+
   /// Returns its process id. Throws std::system_error, naming what is at fault.
   pid_t run() {
     const auto file = file_to_execute();
@@ -125,7 +129,7 @@ class Launch {
       open(*path, target, end);
     } else if (const auto* lines = std::get_if<std::shared_ptr<LineTarget>>(&StdioAccess::what(stdio))) {
       if (target == 0) throw std::invalid_argument("Stdio::lines is for output; it can't be a process's stdin");
-      auto [reading, writing] = pipe_pair();
+      auto [reading, writing] = pipe_for_lines();
       readers_[static_cast<std::size_t>(target - 1)] = std::make_shared<LineReader>(std::move(reading), *lines);
       prepare(keep(std::move(writing)), target, end);
     } else {
@@ -133,6 +137,12 @@ class Launch {
       const int flags = StdioAccess::inherits(stdio) ? ::fcntl(target, F_GETFD) : -1;
       if (flags < 0 || (flags & FD_CLOEXEC) != 0) prepare(null_device(), target, end);
     }
+  }
+
+  std::pair<UniqueFd, UniqueFd> pipe_for_lines() const try {
+    return pipe_pair();
+  } catch (const std::system_error& error) {
+    throw_errno("cannot start '" + name_ + "': there is no pipe for its lines", error.code().value());
   }
 
   /// Opened for each start: a number that is kept may be another file's by then, if the host closes what is not its
@@ -181,9 +191,11 @@ class Launch {
 
   [[noreturn]] void fail(int error, const std::filesystem::path& file) const {
     std::string what = "cannot start '" + name_ + "'";
-    struct stat status {};
+    struct stat status{};
     if (!command_.cwd.empty() && ::stat((command_.cwd / ".").c_str(), &status) != 0)
       what += ": its working directory '" + command_.cwd.native() + "' cannot be entered";
+    else if (command_.program.native() == own_program && ::access(own_program, X_OK) != 0)
+      what += ": Command::self() needs /proc, and " + std::string(own_program) + " cannot be executed";
     else if (error == ENOENT && has_slash(file) && ::stat(file.c_str(), &status) == 0)
       what += ": the interpreter that it names is missing";
     throw_errno(what, error);

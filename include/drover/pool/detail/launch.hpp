@@ -77,6 +77,7 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   extras.env.emplace_back(environment_name, environment.to_string());
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
+  extras.cut_off_code = exit_cut_off;
   return {.child = Child::spawn(options.command, std::move(extras)),
           .control = std::move(control),
           .data = std::move(data)};

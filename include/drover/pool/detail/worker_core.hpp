@@ -211,6 +211,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   /// `inside`: on the worker's executor.
   void on_ended(bool inside);
   void conclude();
+  void conclude_group();
   void drop(const Cause& gone) noexcept;
   Cause dispatcher_refusal() const;
 
@@ -238,16 +239,17 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   bool watching_control_ = false, watching_data_ = false;
   bool awaiting_memory_ = false;
   bool end_expected_ = false;
-  bool concluded_ = false;
+  bool concluded_ = false, group_concluded_ = false;
   Deadline start_by_;
   std::optional<WorkerMetadata> metadata_;
   StopState stop_;
-  bool expected_end_ = false;
+  bool expected_end_ = false, end_was_expected_ = false;
   bool drains_ = false;  // it ends by itself, and has said so
   bool answered_a_call_ = false;
   bool killed_for_a_call_ = false;
-  bool died_unasked_ = false;  // when the stop began it had ended already
-  StopReport report_;          // counts, as far as they are known
+  bool died_unasked_ = false;        // when the stop began it had ended already
+  bool report_of_the_dead_ = false;  // it had been reaped before it was asked to stop
+  StopReport report_;                // counts, as far as they are known
   std::exception_ptr start_failure_;
   std::exception_ptr failure_;  // why it was given up
   bool nonsense_ = false;       // what it sends is not read any more

@@ -16,6 +16,10 @@ inline void WorkerCore::on_child_event(const ChildEvent& event) {
     to_executor_->post([self = shared_from_this()] { self->on_ended(true); });
     return;
   }
+  if (event.kind == ChildEvent::Kind::group_over) {
+    to_executor_->post([self = shared_from_this()] { self->conclude_group(); });
+    return;
+  }
   Event told;
   told.kind = event.kind == ChildEvent::Kind::terminate_sent ? Event::Kind::terminate_sent : Event::Kind::kill_sent;
   told.at = event.at;
@@ -46,6 +50,7 @@ inline void WorkerCore::on_ended(bool inside) {
     if (phase_ == Phase::ended) {
       held = {};
       if (!inside) conclude();  // the worker's executor may never come to it
+      conclude_group();
       return;
     }
     if (!child_) {  // being spawned, on another thread; begin_start() calls again
@@ -62,6 +67,8 @@ inline void WorkerCore::on_ended(bool inside) {
     report_.exit = reaped.exit;
     report_.terminated = reaped.terminated;
     report_.killed = reaped.killed;
+    report_.lost_lines = reaped.lost_lines;
+    report_.lost_bytes = reaped.lost_bytes;
     if (phase_ == Phase::starting && !start_failure_) {
       if (stop_.begun())
         start_failure_ = std::make_exception_ptr(std::system_error(std::error_code(asio::error::operation_aborted)));
@@ -92,8 +99,7 @@ inline void WorkerCore::on_ended(bool inside) {
     told.kind = Event::Kind::exited;
     told.exit = reaped.exit;
     told.expected = expected_end_ || (stop_.begun() && !died_unasked_) || (drains_ && reaped.exit.success());
-    emit(told);
-    told.kind = Event::Kind::reaped;
+    end_was_expected_ = told.expected;
     emit(std::move(told));
     if (mode_.solo) {
       auto waiting = dispatcher_->drop_queue();
@@ -105,8 +111,28 @@ inline void WorkerCore::on_ended(bool inside) {
   const bool answers_wait = dispatcher_->deliver(false);
   Dispatcher::fail(std::move(calls), cause);
   // Who was answered hears of it before those who wait for the end do.
-  if (answers_wait && inside && to_executor_->post([self = shared_from_this()] { self->conclude(); })) return;
+  if (answers_wait && inside && to_executor_->post([self = shared_from_this()] {
+        self->conclude();
+        self->conclude_group();
+      }))
+    return;
   conclude();
+  conclude_group();
+}
+
+/// Once, when nothing of the worker's process group is left either: what waits for the end may go on.
+inline void WorkerCore::conclude_group() {
+  {
+    const auto held = lock();
+    if (phase_ != Phase::ended || !concluded_ || !child_ || !child_->over_at() || std::exchange(group_concluded_, true))
+      return;
+    Event told;
+    told.kind = Event::Kind::reaped;
+    told.exit = child_->exit_status();
+    told.expected = end_was_expected_;
+    emit(std::move(told));
+  }
+  finished_->set();
 }
 
 /// Once.
@@ -116,7 +142,6 @@ inline void WorkerCore::conclude() {
     if (std::exchange(concluded_, true)) return;
   }
   started_->set();
-  finished_->set();
   if (const auto supervision = supervision_.lock()) supervision->worker_ended(*this);
 }
 

@@ -77,11 +77,20 @@ inline std::optional<ExitStatus> WorkerCore::exit_status() const {
 inline StopReport WorkerCore::stop_report() const {
   const auto held = lock();
   StopReport report = report_;
+  if (phase_ == Phase::ended && child_ && stop_.begun() && !report_of_the_dead_) {
+    const ReapReport reaped = child_->report();  // what was left of its group may have been signalled since
+    report.terminated = reaped.terminated;
+    report.killed = reaped.killed;
+    if (const auto over_at = child_->over_at(); over_at && *over_at > stop_.begun_at())
+      report.elapsed = *over_at - stop_.begun_at();
+  }
   if (phase_ != Phase::ended && child_ && child_->exit_status()) {  // the worker's context went first
     const ReapReport reaped = child_->report();
     report.exit = reaped.exit;
     report.terminated = reaped.terminated;
     report.killed = reaped.killed;
+    report.lost_lines = reaped.lost_lines;
+    report.lost_bytes = reaped.lost_bytes;
     report.rpc = make_error_code(Errc::connection_lost);
     report.elapsed = reaped.elapsed;
   }

@@ -24,6 +24,7 @@ inline bool WorkerCore::begin_stop(Timeout grace) {
         stop_.ask(now, grace);
         report_.rpc = make_error_code(metadata_ ? Errc::worker_exited : Errc::not_running);
         report_.terminated = report_.killed = false;
+        report_of_the_dead_ = true;
       }
       return true;
     }
@@ -281,7 +282,7 @@ inline void WorkerCore::send_cancel(std::uint64_t call) {
 inline void WorkerCore::kill_worker() {
   if (!child_ || !child_->running()) return;
   try {
-    child_->signal(SIGKILL);
+    child_->kill_leader();
     // Behind a wrapper the worker is another process.
     if (greeted_by_ && *greeted_by_ != child_->pid()) kill_descendant(*greeted_by_, child_->pid());
   } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it keeps its place and works on

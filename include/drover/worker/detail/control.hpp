@@ -277,7 +277,7 @@ class ControlThread {
       for (int tries = 0; tries < 10 && reply.send(socket_.fd) == ControlReply::Sent::short_of_memory; ++tries)
         ::usleep(1000);
     }
-    for (;;) ::syscall(SYS_exit_group, 1);  // not _exit(): sanitizers make something else of it
+    for (;;) ::syscall(SYS_exit_group, exit_cut_off);  // not _exit(): sanitizers make something else of it
   }
 
   WorkerState& state_;

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <drover/os/detail/reaper.hpp>
+#include <drover/os/exec.hpp>
+
+namespace drover::inline v1 {
+
+DROVER_INLINE bool prepare_for_exec() noexcept { return detail::Reaper::end_processes(); }
+
+}  // namespace drover::inline v1

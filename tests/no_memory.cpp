@@ -1,0 +1,138 @@
+// Allocations that fail on the reaper's thread: each single one of a scenario, and many in a row.
+#include <atomic>
+#include <cstdlib>
+#include <gtest/gtest.h>
+#include <memory>
+#include <new>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string_view>
+#include <utility>
+
+#include <drover/drover.hpp>
+
+#include "support/calls.hpp"
+#include "support/processes.hpp"
+
+namespace {
+
+std::atomic<int> spared{0};  // so many succeed first
+std::atomic<int> failures_left{0};
+std::atomic<int> failures{0};
+
+bool fails() noexcept {
+  if (failures_left.load(std::memory_order_relaxed) == 0) return false;
+  char name[16] = "";
+  ::pthread_getname_np(::pthread_self(), name, sizeof name);
+  if (std::string_view(name) != "drover-reaper" || spared.fetch_sub(1) > 0) return false;
+  if (failures_left.fetch_sub(1) <= 0) return false;
+  ++failures;
+  return true;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  void* const memory = fails() ? nullptr : std::malloc(size != 0 ? size : 1);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+// Asio's memory for what is posted.
+extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  void* memory = nullptr;
+  return fails() || ::posix_memalign(&memory, alignment, size) != 0 ? nullptr : memory;
+}
+
+namespace {
+
+using namespace support;
+
+class NoMemory : public Processes {
+ protected:
+  /// Calls `scenario` with each one of the allocations failing, and the `many` that follow it.
+  template <class Scenario>
+  static void sweep(Scenario scenario) {
+    for (const int many : {1, 2, 10}) {
+      int first = 0;
+      do {
+        failures = 0;
+        spared = first;
+        failures_left = many;
+        scenario();
+        failures_left = 0;
+      } while (failures != 0 && ++first < 100);
+      EXPECT_GT(first, 0) << "nothing was allocated on that thread";
+      EXPECT_LT(first, 100);
+    }
+  }
+};
+
+// The waiting context sleeps, so that the ends are seen by the reaper's thread.
+TEST_F(NoMemory, EveryWaiterOfAProcessIsTold) {
+  sweep([] {
+    asio::io_context context;
+    int told = 0, lines = 0;
+    Command command = child({"say", "a\nb", "exit-on", "10", "20", "3", "say", "\n", "pause"});
+    command.out = Stdio::lines(context.get_executor(), [&](std::string_view) { ++lines; });
+    auto process = Process::spawn(command);
+    auto other = Process::spawn(child({"ignore", "15", "pause"}));
+    const auto count = [&](std::exception_ptr failure, auto) { told += failure ? 100 : 1; };
+    for (int i = 0; i < 2; ++i) asio::co_spawn(context, process.wait(), count);
+    asio::co_spawn(context, process.reap(), count);
+    asio::co_spawn(context, other.reap({.patience = 20ms, .term_grace = 20ms}), count);
+    context.poll();
+    while (lines < 2) context.run_for(1ms), context.restart();
+    process.signal(SIGUSR1);
+    while (process.running() || other.running()) ::poll(nullptr, 0, 1);
+    context.run_for(10s);
+    EXPECT_EQ(told, 4);
+    EXPECT_EQ(lines, 2);
+  });
+}
+
+asio::awaitable<void> worker_that_dies(asio::any_io_executor executor) {
+  drover::LocalWorker worker(executor, call_worker());
+  co_await worker.start();
+  ::kill(worker.pid(), SIGKILL);
+  while (worker.alive()) ::poll(nullptr, 0, 1);
+  const drover::StopReport report = co_await worker.stop();
+  EXPECT_EQ(report.exit, (ExitStatus{ExitStatus::Kind::signaled, SIGKILL, false}));
+}
+
+TEST_F(NoMemory, AWorkersEndIsTold) {
+  sweep([] {
+    asio::io_context context;
+    run(context, worker_that_dies(context.get_executor()));
+  });
+}
+
+asio::awaitable<void> pool_of_mortals() {
+  const drover::PoolOptions options = call_pool(2);
+  drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+  for (int i = 0; i < 2; ++i) {
+    const pid_t pid = pool.workers().front().pid;
+    ::kill(pid, SIGKILL);
+    while (!gone(pid)) ::poll(nullptr, 0, 1);
+    int sum = 0;
+    for (int tries = 0; sum == 0 && tries < 100; ++tries) {
+      try {
+        sum = co_await pool.call<int>("add", 1, 2L);
+      } catch (const drover::Error& error) {  // it was sent before the pool knew
+        EXPECT_EQ(error.code(), drover::Errc::worker_exited) << error.what();
+      }
+    }
+    EXPECT_EQ(sum, 3);
+  }
+  const auto reports = co_await pool.stop();
+  EXPECT_EQ(reports.size(), 2u);
+}
+
+TEST_F(NoMemory, APoolReplacesWhatDies) {
+  sweep([] { run(pool_of_mortals()); });
+}
+
+}  // namespace
