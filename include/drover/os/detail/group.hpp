@@ -53,7 +53,7 @@ inline std::optional<pid_t> living_member(pid_t group) noexcept {
     int parent = 0;
     int its_group = 0;
     if (after_name == nullptr || std::sscanf(after_name + 1, " %c %d %d", &state, &parent, &its_group) != 3) continue;
-    if (its_group == group && state != 'Z' && state != 'X') return static_cast<pid_t>(std::atoi(entry->d_name));
+    if (its_group == group && state != 'Z' && state != 'X') return std::atoi(entry->d_name);
   }
   return std::nullopt;
 }
