@@ -86,21 +86,33 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
 
   // On the executor. A source may announce again meanwhile: that posts another run, which on a context with several
   // threads may come while this one is at work, and then leaves all to it.
-  void run() {
-    std::vector<std::shared_ptr<LineSource>> sources;
-    {
-      const std::lock_guard own(mutex_);
-      posted_ = false;
-      if (running_) return;
-      running_ = true;
-      sources.swap(ready_);
-    }
-    for (const auto& source : sources) handle(*source);
+  void run() noexcept {
+    do {
+      std::vector<std::shared_ptr<LineSource>> sources;
+      {
+        const std::lock_guard own(mutex_);
+        posted_ = false;
+        if (running_) return;
+        running_ = true;
+        sources.swap(ready_);
+      }
+      for (const auto& source : sources) handle(*source);
+    } while (!leave_the_rest());
+  }
+
+  // False if what has been announced meanwhile cannot be left to another run: it must not wait for an announcement that
+  // need not come.
+  bool leave_the_rest() noexcept {
     const std::lock_guard own(mutex_);
     running_ = false;
-    if (ready_.empty()) return;
+    if (ready_.empty()) return true;
     const auto held = home_->lock();
-    if (!home_->down()) post_run();
+    try {
+      if (!home_->down()) post_run();
+      return true;
+    } catch (...) {  // no memory for it
+      return false;
+    }
   }
 
   void handle(LineSource& source) noexcept try {
