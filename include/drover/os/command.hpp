@@ -49,6 +49,13 @@ struct LinesOptions {
 class Stdio {
  public:
   /// The host's own, if a program started by plain exec would get it; /dev/null where the host has closed it.
+  ///
+  /// As stdin, if that is the controlling terminal: the child works in the foreground, so it can read, and what the
+  /// user types there (the interrupt character too) reaches the child and not this program, which has the terminal
+  /// again once the child has exited or its owner (Process, LocalWorker, ...) has been destroyed. The suspend character
+  /// stops the child and then, within 0.2 s, this program; both go on with the terminal. If another process group has
+  /// the terminal (this program runs in the background, or another such child does) the start fails with
+  /// std::system_error (EIO): give it null() or a file.
   static Stdio inherit() { return Stdio(Inherit{}); }
 
   /// /dev/null.

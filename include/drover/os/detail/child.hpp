@@ -27,6 +27,7 @@
 #include <drover/os/detail/pidfd.hpp>
 #include <drover/os/detail/reaper.hpp>
 #include <drover/os/detail/spawn.hpp>
+#include <drover/os/detail/terminal.hpp>
 #include <drover/os/exit_status.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/os/signals.hpp>
@@ -184,6 +185,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
   mutable std::mutex mutex_;
   ChildHandle handle_;
+  ChildTerminal terminal_;
   Phase phase_ = Phase::running;
   Ladder ladder_;
   std::optional<Clock::time_point> reap_began_;
@@ -237,8 +239,12 @@ inline void Child::start(Launch& launch) {
       if (const int error = readers_[i]->start(watch)) throw_errno("cannot watch a process's output", error);
     }
     handle_.adopt(launch.run());
+    terminal_ = launch.take_terminal();
+    terminal_.hand_over(pid());
     watch_end();
+    if (terminal_) reaper_.arm(id_, Clock::now() + ChildTerminal::between_looks);
   } catch (...) {
+    terminal_.release(pid());
     phase_ = Phase::over;
     throw;
   }
@@ -335,6 +341,8 @@ inline void Child::abandon() noexcept {
   for (const auto& reader : readers_)
     if (reader) reader->silence();
   reap_now();
+  const Lock held(mutex_);
+  if (phase_ == Phase::running) terminal_.release(pid());
 }
 
 inline void Child::reap_now() noexcept {
@@ -418,6 +426,9 @@ inline void Child::climb(Clock::time_point now) noexcept {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
       if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
+      if (!terminal_) return;
+      terminal_.look(pid(), handle_.stopped());
+      look_again_ = earlier(look_again_, now + ChildTerminal::between_looks);
       return;
     }
     send(*rung);
@@ -430,6 +441,7 @@ inline bool Child::look(Clock::time_point now) noexcept {
   const ChildHandle::Look seen = handle_.look();
   if (seen.seen == ChildHandle::Look::Seen::running) return false;
   const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
+  terminal_.release(pid());
   if (ours) {
     const bool code_says_cut = reap_began_ && cut_off_code_ && seen.status.kind == ExitStatus::Kind::exited &&
                                seen.status.value == *cut_off_code_;

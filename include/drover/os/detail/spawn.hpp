@@ -22,6 +22,7 @@
 #include <drover/os/command.hpp>
 #include <drover/os/detail/environment.hpp>
 #include <drover/os/detail/lines.hpp>
+#include <drover/os/detail/terminal.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -111,6 +112,8 @@ class Launch {
   std::shared_ptr<LineReader> reader(int target) const { return readers_[static_cast<std::size_t>(target - 1)]; }
 
   Duration group_grace() const noexcept { return command_.group_grace; }
+  /// What it needs to read its stdin, if that is the terminal.
+  ChildTerminal take_terminal() noexcept { return std::move(terminal_); }
 
   /// Returns its process id. Throws std::system_error, naming what is at fault.
   pid_t run() {
@@ -135,7 +138,10 @@ class Launch {
     } else {
       // A descriptor that is close-on-exec is not the host's stdio but something that took the number of a closed one.
       const int flags = StdioAccess::inherits(stdio) ? ::fcntl(target, F_GETFD) : -1;
-      if (flags < 0 || (flags & FD_CLOEXEC) != 0) prepare(null_device(), target, end);
+      if (flags < 0 || (flags & FD_CLOEXEC) != 0)
+        prepare(null_device(), target, end);
+      else if (target == 0)
+        terminal_ = ChildTerminal::of_stdin(name_);
     }
   }
 
@@ -209,6 +215,7 @@ class Launch {
   SpawnSettings settings_;
   std::vector<UniqueFd> opened_;
   int null_ = -1;  // one of them
+  ChildTerminal terminal_;
   std::array<std::shared_ptr<LineReader>, 2> readers_;
 };
 
