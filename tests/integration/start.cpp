@@ -184,7 +184,9 @@ TEST_F(Starting, ACancelledStartLeavesNothing) {
   const auto cancelled = [](std::vector<std::string> steps, Duration after) -> asio::awaitable<void> {
     const auto begin = Clock::now();
     const auto executor = co_await asio::this_coro::executor;
-    const auto worker = std::make_shared<LocalWorker>(executor, worker_with(std::move(steps)));
+    WorkerOptions options = worker_with(std::move(steps));
+    options.term_grace = 500ms;  // a stubborn grandchild has all of it
+    const auto worker = std::make_shared<LocalWorker>(executor, options);
     const Failure failure = co_await start_and_cancel(worker, after);
     EXPECT_TRUE(failure.aborted()) << failure;
     EXPECT_TRUE(worker->pid() == 0 || gone(worker->pid()));
@@ -347,6 +349,7 @@ TEST_F(Starting, AWorkerBehindAWrapperCanBeKilled) {
     WorkerOptions options;
     options.command.program = "/bin/sh";
     options.command.args = {"-c", std::string(DROVER_HELPER_CALL_WORKER) + "; exit $?"};
+    options.term_grace = 500ms;  // which it has where there are no pidfds
     LocalWorker started(co_await asio::this_coro::executor, options);
     co_await started.start();
     const pid_t pid = started.metadata().pid;

@@ -44,6 +44,7 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
   const auto never_ready = [](std::vector<std::string> steps) -> asio::awaitable<void> {
     const auto start = Clock::now();
     WorkerOptions options = worker_with(std::move(steps));
+    options.term_grace = 500ms;  // a stubborn grandchild has all of it
     const Failure failure = co_await failing_start(options, 300ms);
     EXPECT_EQ(failure, Errc::start_timeout);
     EXPECT_GE(since(start), 300ms);

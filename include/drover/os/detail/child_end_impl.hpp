@@ -67,7 +67,8 @@ inline void Child::climb(Clock::time_point now) noexcept {
       return;
     }
     send(*rung);
-    if (!ladder_.next() || now < *ladder_.next()) return;
+    // Its end is announced; unless what announces it was lost, there is no need to look now.
+    if (!handle_.pidfd_was_lost() && !blind_ && (!ladder_.next() || now < *ladder_.next())) return;
   }
 }
 

@@ -73,7 +73,10 @@ class LeaderlessGroup {
     while (group_exists(group_)) {
       if (adopts_orphans()) collect_group(group_);
       const auto pid = living_member(group_);
-      if (!pid) return false;
+      if (!pid) {
+        if (adopts_orphans()) collect_group(group_);  // those that have ended since the look above
+        return false;
+      }
       member_ = KeptPidfd(open_pidfd(*pid), *pid);
       if (!member_) return true;  // no pidfds: it can only be looked at again
       // It may have ended, and its number be another's, before it was opened.
