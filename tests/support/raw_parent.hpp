@@ -119,7 +119,7 @@ struct Options {
 class Worker {
  public:
   explicit Worker(Options options = {}) : Worker(spawn(options)) {}
-  Worker(Worker&&) = default;
+  Worker(Worker&&) = delete;
   ~Worker() {
     if (pid <= 0) return;
     ::kill(pid, SIGKILL);
