@@ -42,15 +42,16 @@ asio::awaitable<void> signalled_under_load(int signo, std::size_t max_in_flight)
   options.restart.backoff = 1ms;
   WorkerPool pool = co_await WorkerPool::start(options);
   const auto tally = std::make_shared<Tally>();
-  constexpr int callers = 32, calls = 600;
+  constexpr int callers = 32, calls = 200, between_signals = 250;
   tally->left = callers;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   for (int i = 0; i < callers; ++i) asio::co_spawn(executor, keep_calling(pool, tally, calls), asio::detached);
   std::mt19937 random(5);
-  while (tally->left != 0) {
+  for (int next = between_signals; tally->left != 0; co_await pause_for(1ms)) {
+    if (tally->good < next) continue;
+    next = tally->good + between_signals;
     const auto workers = pool.workers();
     if (!workers.empty()) ::kill(workers[random() % workers.size()].pid, signo);
-    co_await pause_for(3ms);
   }
   EXPECT_EQ(tally->good, callers * calls) << tally->stopping << " stopping, " << tally->exited << " worker_exited, "
                                           << tally->other << " others; the last: " << tally->text;
