@@ -230,7 +230,8 @@ class Worker {
     for (;;) {
       auto answer = next(control);
       if (!answer || answer->header.type != FrameType::draining) return answer;
-      last_begun = answer->header.id;
+      // The control thread's, which knows of none, may come after the main thread's.
+      last_begun = std::min(answer->header.id, last_begun.value_or(answer->header.id));
     }
   }
 
