@@ -139,6 +139,7 @@ inline void Child::tend_survivors(Clock::time_point now) noexcept {
     killed_ = true;
     tell(ChildEvent::Kind::kill_sent);
     phase_ = Phase::killed;
+    group_looks_ = 0;  // those of survivors do not count
     return;
   }
   if (group_.member() >= 0 && (group_.member() == watched_member_ ||
