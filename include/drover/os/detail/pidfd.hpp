@@ -192,7 +192,9 @@ class ChildHandle {
   /// Takes the zombie away that look() has seen.
   void collect() noexcept {
     siginfo_t info{};
-    (void)wait(P_PID, pid_, info, WEXITED | WNOHANG);
+    // Only ECHILD says that there is nothing to take away; another error must not leave a zombie.
+    for (int tries = 0; tries < 10; ++tries)
+      if (const int error = wait(P_PID, pid_, info, WEXITED | WNOHANG); error == 0 || error == ECHILD) return;
   }
 
   void close() noexcept { pidfd_ended_ ? pidfd_.reset_proved() : pidfd_.reset(); }
