@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <memory>
+#include <signal.h>
+#include <string>
+#include <sys/wait.h>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/os/detail/child.hpp>
+#include <drover/os/process.hpp>
+
+#include "support/processes.hpp"
+#include "support/ticker.hpp"
+
+namespace {
+
+using namespace support;
+
+class Reaping : public Processes {};
+
+// `sh -c 'program; true'`: the shell dies of SIGTERM at once. The program has term_grace to clean up all the same, and
+// wait() tells the shell's end without waiting for it.
+TEST_F(Reaping, TheGroupHasItsGraceWhenTheLeaderHasEnded) {
+  for (const char* then : {"sleep", "ignore"}) {
+    SCOPED_TRACE(then);
+    const bool stubborn = std::string(then) == "ignore";
+    ReadPipe pipe;
+    Command command = stubborn ? child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"})
+                               : child({"fork", "exit-on", "15", "300", "7", "say-pid", "pause", "end", "pause"});
+    command.out = pipe.stdio();
+    auto process = Process::spawn(command);
+    const pid_t grandchild = pipe.pid();
+    const auto start = Clock::now();
+    asio::io_context context;
+    Duration waited{};
+    asio::co_spawn(context, process.wait(), [&](std::exception_ptr, ExitStatus) { waited = since(start); });
+    const drover::ReapReport report = run(context, process.reap({.patience = 0ms, .term_grace = 1s}));
+    EXPECT_EQ(report.exit.value, SIGTERM);
+    EXPECT_TRUE(report.terminated);
+    EXPECT_EQ(report.killed, stubborn);
+    EXPECT_GE(since(start), stubborn ? 1s : 300ms);
+    EXPECT_LT(since(start), 1s + slack);
+    EXPECT_LT(waited, 250ms);
+    EXPECT_GE(report.elapsed, stubborn ? 1s : 300ms);
+    EXPECT_TRUE(gone(grandchild));
+  }
+}
+
+// What is left after a leader that ended by itself gets SIGTERM and Command::group_grace, if it has one.
+TEST_F(Reaping, GroupGraceIsForWhatOutlastsTheLeader) {
+  for (const Duration grace : {Duration(0ms), Duration(200ms), Duration(5s)}) {
+    ReadPipe pipe;
+    Command command =
+        child({"exit-on", "10", "0", "0", "fork", "exit-on", "15", "100", "7", "say-pid", "pause", "end", "pause"});
+    command.out = pipe.stdio();
+    command.group_grace = grace;
+    auto process = Process::spawn(command);
+    const pid_t grandchild = pipe.pid();
+    const auto start = Clock::now();
+    process.signal(SIGUSR1);  // it exits by itself then
+    const drover::ReapReport report = run(process.reap(10s));
+    EXPECT_TRUE(report.exit.success());
+    EXPECT_FALSE(report.terminated);
+    EXPECT_FALSE(report.killed);
+    EXPECT_TRUE(gone(grandchild));
+    if (grace > 0s) {
+      EXPECT_GE(since(start), 50ms);
+    }
+    EXPECT_LT(since(start), slack);
+  }
+  Command command = child({});
+  command.group_grace = -1ns;
+  EXPECT_THROW(Process::spawn(command), std::invalid_argument);
+}
+
+// A second reap may shorten the time of what is left, also when the leader has been reaped.
+TEST_F(Reaping, SurvivorsCanBeHurried) {
+  ReadPipe pipe;
+  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
+  command.out = pipe.stdio();
+  auto process = Process::spawn(command);
+  const pid_t grandchild = pipe.pid();
+  asio::io_context context;
+  const auto start = Clock::now();
+  auto first = process.reap({.patience = 0ms, .term_grace = 60s});
+  (void)run(context, process.wait());
+  EXPECT_FALSE(gone(grandchild));
+  const drover::ReapReport report = run(context, process.reap({.patience = 0ms, .term_grace = 100ms}));
+  EXPECT_TRUE(report.killed);
+  EXPECT_LT(since(start), slack);
+  EXPECT_TRUE(gone(grandchild));
+  (void)run(context, std::move(first));
+}
+
+// Nobody is left to hurry them: the owner is destroyed while what is left of the group has time.
+TEST_F(Reaping, SurvivorsOfADestroyedOwnerAreKilled) {
+  ReadPipe pipe;
+  drover::detail::SpawnExtras extras;
+  extras.term_grace = 100ms;
+  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
+  command.out = pipe.stdio();
+  const auto child = drover::detail::Child::spawn(command, extras);
+  const pid_t grandchild = pipe.pid();
+  child->reap({.patience = 0ms, .term_grace = 60s});
+  run(drover::detail::AsyncEvent::wait(child->ended()));
+  child->abandon();
+  EXPECT_TRUE(soon_gone(grandchild));
+  run(drover::detail::AsyncEvent::wait(child->settled()));
+}
+
+}  // namespace
