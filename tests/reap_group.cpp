@@ -1,3 +1,4 @@
+// What a reap does to the process group that outlasts its leader.
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <memory>
