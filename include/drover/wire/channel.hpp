@@ -122,7 +122,7 @@ inline std::error_code Channel::flush() noexcept {
     message.msg_iovlen = writer_.gather(stretches, std::size(stretches));
     std::size_t offered = 0;
     for (std::size_t i = 0; i < message.msg_iovlen; ++i) offered += stretches[i].iov_len;
-    const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+    const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       writer_.consumed(static_cast<std::size_t>(sent));
       if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; asking again would only tell so
@@ -139,10 +139,11 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
+// MSG_DONTWAIT here and above: should the program have closed the descriptor, its number may be a blocking socket's now.
 inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   if (!looks_for_descriptors_) [[likely]]
-    return ::recv(fd(), room.data(), room.size(), 0);
-  const ReceivedMessage received = receive_message(fd(), room);
+    return ::recv(fd(), room.data(), room.size(), MSG_DONTWAIT);
+  const ReceivedMessage received = receive_message(fd(), room, MSG_DONTWAIT);
   if (received.descriptors) throw Error(Errc::protocol_error, "the peer sent descriptors, which nobody has asked for");
   return received.bytes;
 }
