@@ -88,6 +88,8 @@ endfunction()
 
 # Makes drover::asio of the headers in DIRECTORY, or sets PROBLEM.
 function(drover_asio_take directory origin problem)
+  # find_path() may say /usr/include/, which a compiler does not know as its own folder.
+  string(REGEX REPLACE "(.)/+$" "\\1" directory "${directory}")
   drover_asio_version("${directory}" version)
   if(version VERSION_GREATER_EQUAL drover_asio_minimum)
     message(STATUS "drover: Asio ${version} in ${directory}")
