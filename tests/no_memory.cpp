@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <drover/drover.hpp>
 
@@ -107,6 +108,33 @@ TEST_F(NoMemory, AWorkersEndIsTold) {
   sweep([] {
     asio::io_context context;
     run(context, worker_that_dies(context.get_executor()));
+  });
+}
+
+// SIGTERM is sent, and its event posted, by the reaper's thread.
+asio::awaitable<void> listened_worker(asio::any_io_executor executor) {
+  using Kind = drover::Event::Kind;
+  std::vector<Kind> kinds;
+  drover::WorkerOptions options = call_worker();
+  options.stop_margin = 20ms;
+  options.on_event = [&](const drover::Event& event) {
+    if (event.kind != Kind::stopped && event.kind != Kind::continued) kinds.push_back(event.kind);
+  };
+  drover::LocalWorker worker(executor, options);
+  co_await worker.start();
+  ::kill(worker.pid(), SIGSTOP);
+  auto stopped = worker.stop(0s);
+  while (worker.alive()) ::poll(nullptr, 0, 1);
+  co_await std::move(stopped);
+  const std::vector<Kind> all{Kind::spawned,        Kind::ready,  Kind::stopping,
+                              Kind::terminate_sent, Kind::exited, Kind::reaped};
+  EXPECT_EQ(kinds, all);
+}
+
+TEST_F(NoMemory, LosesNoEvent) {
+  sweep([] {
+    asio::io_context context;
+    run(context, listened_worker(context.get_executor()));
   });
 }
 

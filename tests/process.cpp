@@ -308,4 +308,17 @@ TEST_F(Processing, WithoutDescriptorsLeftSpawnFailsAndLeaksNothing) {
   EXPECT_GE(failures, 5);  // stdin, and two ends each of two pipes
 }
 
+TEST_F(Processing, AStoppedProcessSaysWhichSignalHasStoppedIt) {
+  auto process = Process::spawn(child({"say", "x", "raise", "19", "raise", "20", "pause"}));
+  for (const int signo : {SIGSTOP, SIGTSTP}) {
+    await_stopped(process.pid());
+    EXPECT_EQ(process.stopped(), signo);
+    process.signal(SIGCONT);
+  }
+  while (process.stopped()) std::this_thread::yield();
+  run(process.reap(0s));
+  EXPECT_EQ(process.stopped(), std::nullopt);
+  EXPECT_EQ(Process().stopped(), std::nullopt);
+}
+
 }  // namespace

@@ -378,4 +378,26 @@ TEST_F(WorkerSignals, ABlockingReadIsNotInterrupted) {
   ::unlink(path.c_str());
 }
 
+// A worker that a signal ends says which calls it has begun, and the parent gives all others to somebody else. So it
+// must not begin one of them, neither one that it has read already nor one that comes later.
+TEST_F(WorkerStop, BeginsNoCallAfterItsDraining) {
+  for (const std::string_view second : {"work", "nap"}) {
+    Worker worker;
+    worker.expect_hello();
+    const auto begun = worker.queue_call("work", 300);
+    second == "nap" ? worker.queue_call(second, 1, 0) : worker.queue_call(second, 1);
+    Worker::flush(worker.data);
+    ASSERT_TRUE(worker.told('b'));
+    ::kill(worker.pid, SIGINT);
+    worker.call("echo", std::string("later"));
+    const Answer answer = worker.result();
+    EXPECT_EQ(answer.header.id, begun);
+    EXPECT_EQ(answer.as<std::string>(), "worked");
+    EXPECT_FALSE(worker.next(worker.data)) << "it has begun another one";
+    EXPECT_FALSE(worker.next_reply());
+    EXPECT_EQ(worker.last_begun, begun);
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
 }  // namespace

@@ -228,4 +228,38 @@ TEST_F(Listeners, HearOfADeathThatNobodyAskedForAsSuchAlsoIfItIsReapedLater) {
   run(scenario());
 }
 
+// Nobody sees a process that job control or a SIGSTOP suspends: it ends no call, and no call gets an answer.
+TEST_F(Listeners, HearOfAProcessThatIsStoppedAndGoesOn) {
+  run_together({[]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    std::vector<Event> events;
+    WorkerOptions options = plain_worker();
+    options.on_event = [&](const Event& event) { events.push_back(event); };
+    LocalWorker worker(executor, options);
+    co_await worker.start();
+    const auto await_kind = [&](Kind kind) -> asio::awaitable<void> {
+      while (events.back().kind != kind) co_await pause_for(1ms);
+    };
+    for (const int signo : {SIGSTOP, SIGTSTP}) {
+      const auto start = Clock::now();
+      ::kill(worker.pid(), signo);
+      co_await await_kind(Kind::stopped);
+      EXPECT_LT(since(start), 5s);
+      EXPECT_EQ(events.back().stopped_by, signo);
+      EXPECT_EQ(events.back().pid, worker.pid());
+      const std::string text = events.back().to_string();
+      EXPECT_NE(text.find("stopped by SIG"), std::string::npos) << text;
+      const Task<drover::WorkerStatus> asked(executor, worker.status(100ms));
+      const Failure failure = co_await asked.failure();
+      EXPECT_NE(failure.text.find("stopped by SIG"), std::string::npos) << failure.text;
+      ::kill(worker.pid(), SIGCONT);
+      co_await await_kind(Kind::continued);
+      EXPECT_FALSE(events.back().stopped_by);
+    }
+    const drover::WorkerStatus status = co_await worker.status();
+    EXPECT_EQ(status.in_flight, 0u);
+    co_await worker.stop();
+  }});
+}
+
 }  // namespace

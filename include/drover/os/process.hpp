@@ -65,6 +65,10 @@ class Process {
   /// Set once it has been reaped.
   std::optional<ExitStatus> exit_status() const;
 
+  /// The signal that has stopped it (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU), if it is stopped now. Asks the kernel;
+  /// nothing tells of a stop by itself, see wait(2).
+  std::optional<int> stopped() const;
+
   /// Sends a signal to the process, not to its group. No-op once it has ended. Throws std::system_error: EPERM if
   /// refused, EINVAL if there is no such signal.
   void signal(int signo);

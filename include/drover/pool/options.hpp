@@ -51,7 +51,9 @@ struct WorkerOptions {
   /// Calls that the worker runs at a time, the others wait in the parent. With 1 a crash takes one call with it; raise
   /// it for routines that are coroutines.
   std::size_t max_in_flight = 1;
-  /// Bytes of one message, each way: a call with its arguments, an answer.
+  /// Bytes of one message, each way: a call with its arguments, an answer. Once decoded, an answer may take 48 bytes of
+  /// memory for each of its bytes, and 16 MiB or a quarter of this bound, whichever is more, beyond that; over it the
+  /// call fails with Errc::bad_arguments.
   std::size_t max_message_size = std::size_t{64} << 20;
   /// Told what happens to the worker, in order, on the executor that the worker or the pool was made with. What it
   /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must

@@ -39,11 +39,15 @@ struct ChildEvent {
   enum class Kind {
     terminate_sent,
     kill_sent,
+    stopped,    // by the signal `signo`, as seen within a second
+    continued,  // after that
     ended,      // the process has been reaped
     group_over  // nothing of its group is left, or what is left cannot be ended
   };
   Kind kind{};
   Clock::time_point at{};
+  pid_t pid = 0;
+  int signo = 0;
 };
 
 /// What a command does not say.
@@ -56,6 +60,9 @@ struct SpawnExtras {
   Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
   /// A process that exits with this code while it is being reaped was cut off, and did not end by itself.
   std::optional<int> cut_off_code{};
+  /// Looks once a second whether the process is stopped. The kernel reports that by SIGCHLD only, and that signal is
+  /// the program's own, see wait(2).
+  bool observes_stops = false;
 };
 
 /// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
@@ -74,6 +81,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
         observer_(std::move(extras.observer)),
         term_grace_(extras.term_grace),
         cut_off_code_(extras.cut_off_code),
+        observes_stops_(extras.observes_stops),
         group_grace_(launch.group_grace()),
         readers_{launch.reader(1), launch.reader(2)} {}
 
@@ -85,6 +93,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
     if (!reaped_.load(std::memory_order_acquire)) return std::nullopt;
     return status_;
   }
+
+  /// The signal that has stopped it, if it is stopped now.
+  std::optional<int> stopped() const;
 
   /// No-op once it has ended. Throws std::system_error if the signal is refused or there is no such signal.
   void signal(int signo);
@@ -156,14 +167,15 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   void drive(Lock lock) noexcept;
   bool look(Clock::time_point now) noexcept;
   void climb(Clock::time_point now) noexcept;
+  void look_for_stop(Clock::time_point now) noexcept;
   void send(Rung rung) noexcept;
   void send_to_rest(Rung rung) noexcept;
   void tend_survivors(Clock::time_point now) noexcept;
   void look_at_group(Clock::time_point now) noexcept;
   void close_readers(bool rest) noexcept;
   void reap_now() noexcept;
-  void tell(ChildEvent::Kind kind) noexcept {
-    if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now()};
+  void tell(ChildEvent::Kind kind, int signo = 0) noexcept {
+    if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now(), pid(), signo};
   }
   bool pass_on() noexcept;
 
@@ -178,6 +190,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   const std::function<void(const ChildEvent&)> observer_;
   const Duration term_grace_;
   const std::optional<int> cut_off_code_;
+  const bool observes_stops_;
   const Duration group_grace_;
   const std::shared_ptr<AsyncEvent> ended_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> settled_ = std::make_shared<AsyncEvent>();
@@ -195,6 +208,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   bool cut_ = false;                          // by kill_leader()
   bool terminated_ = false, killed_ = false;  // by the ladder
   bool end_announced_ = false;                // the kernel said that it has ended
+  std::optional<int> stopped_by_;             // as the observer knows
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;

@@ -61,15 +61,28 @@ inline void Child::climb(Clock::time_point now) noexcept {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
       if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
-      if (!terminal_) return;
-      terminal_.look(pid(), handle_.stopped());
-      look_again_ = earlier(look_again_, now + ChildTerminal::between_looks);
-      return;
+      return look_for_stop(now);
     }
     send(*rung);
     // Its end is announced; unless what announces it was lost, there is no need to look now.
     if (!handle_.pidfd_was_lost() && !blind_ && (!ladder_.next() || now < *ladder_.next())) return;
   }
+}
+
+inline void Child::look_for_stop(Clock::time_point now) noexcept {
+  if (!terminal_ && !observes_stops_) return;
+  const std::optional<int> stopped = handle_.stopped();
+  // The rest of what can be told must have room.
+  if (observes_stops_ && stopped != stopped_by_ && untold_count_ < untold_.size() / 2) {
+    stopped_by_ = stopped;
+    tell(stopped ? ChildEvent::Kind::stopped : ChildEvent::Kind::continued, stopped.value_or(0));
+  }
+  // Many processes are looked at in one turn.
+  if (observes_stops_)
+    look_again_ = earlier(look_again_, std::chrono::floor<std::chrono::seconds>(now) + std::chrono::seconds(1));
+  if (!terminal_) return;
+  terminal_.look(pid(), stopped);
+  look_again_ = earlier(look_again_, now + ChildTerminal::between_looks);
 }
 
 /// True once it has ended; it has then been taken away.

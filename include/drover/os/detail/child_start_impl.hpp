@@ -37,7 +37,10 @@ inline void Child::start(Launch& launch) {
     terminal_ = launch.take_terminal();
     terminal_.hand_over(pid());
     watch_end();
-    if (terminal_) reaper_.arm(id_, Clock::now() + ChildTerminal::between_looks);
+    const auto now = Clock::now();
+    look_again_.reset();
+    look_for_stop(now);
+    if (look_again_) reaper_.arm(id_, look_again_);
   } catch (...) {
     terminal_.release(pid());
     phase_ = Phase::over;
@@ -90,6 +93,12 @@ inline void Child::check(bool anew) noexcept {
   for (const auto& reader : readers_)
     if (reader) reader->check();
   drive(std::move(held));
+}
+
+inline std::optional<int> Child::stopped() const {
+  if (foreign()) return std::nullopt;
+  const Lock held(mutex_);
+  return phase_ == Phase::running ? handle_.stopped() : std::nullopt;
 }
 
 inline void Child::signal(int signo) {

@@ -171,7 +171,7 @@ class ChildHandle {
   }
 
   /// The signal that has stopped it, if it is stopped now.
-  std::optional<int> stopped() noexcept {
+  std::optional<int> stopped() const noexcept {
     siginfo_t info{};
     if (wait(P_PID, pid_, info, WSTOPPED | WNOHANG | WNOWAIT) != 0 || info.si_pid != pid_) return std::nullopt;
     return info.si_status;

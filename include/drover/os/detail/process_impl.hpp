@@ -61,6 +61,7 @@ DROVER_INLINE Process::~Process() {
 
 DROVER_INLINE pid_t Process::pid() const noexcept { return child_ ? child_->pid() : 0; }
 DROVER_INLINE bool Process::running() const noexcept { return child_ && child_->running(); }
+DROVER_INLINE std::optional<int> Process::stopped() const { return child_ ? child_->stopped() : std::nullopt; }
 DROVER_INLINE std::optional<ExitStatus> Process::exit_status() const {
   return child_ ? child_->exit_status() : std::nullopt;
 }

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <list>
 #include <memory>
-#include <new>
+#include <mutex>
 #include <optional>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -19,9 +22,41 @@
 
 namespace drover::inline v1::detail {
 
-/// Brings events to the user's on_event, in order and on the executor of the worker or pool that they are about. May be
-/// told of them under locks and on any thread: the handler itself is not touched there.
-class EventSink {
+/// Memory for events about `worker`, allocated before they happen: an event must not be lost where memory is short. Any
+/// thread.
+class EventReserve {
+ public:
+  explicit EventReserve(std::string worker) : worker_(std::move(worker)) {}
+
+  void grow_to(std::size_t count) {
+    const std::lock_guard held(mutex_);
+    while (events_.size() < count) events_.splice(events_.end(), fresh());
+  }
+
+  /// One event that names the worker. Throws std::bad_alloc only if the reserve is used up.
+  std::list<Event> take() {
+    std::list<Event> one;
+    const std::lock_guard held(mutex_);
+    if (events_.empty()) return fresh();
+    one.splice(one.begin(), events_, events_.begin());
+    return one;
+  }
+
+ private:
+  std::list<Event> fresh() const {
+    std::list<Event> one(1);
+    one.front().worker = worker_;
+    return one;
+  }
+
+  const std::string worker_;
+  std::mutex mutex_;
+  std::list<Event> events_;
+};
+
+/// Calls the user's on_event for each event, in order, on the executor of the worker or the pool. tell() may be called
+/// under locks and on any thread: it does not touch the handler.
+class EventSink : public std::enable_shared_from_this<EventSink> {
  public:
   using Handler = std::function<void(const Event&)>;
 
@@ -34,29 +69,37 @@ class EventSink {
   EventSink(const asio::any_io_executor& executor, Handler handler)
       : courier_(Courier::create(executor)), handler_(std::make_shared<const Handler>(std::move(handler))) {}
 
-  /// Without the memory for it the event is lost, and nothing else.
-  void tell(Event event) noexcept {
+  /// `event` has one element. Without the memory to post it, it is delivered with the next one.
+  void tell(std::list<Event> event) noexcept {
+    if (event.front().at == Clock::time_point{}) event.front().at = Clock::now();
+    {
+      const std::lock_guard held(mutex_);
+      if (closed_) return;
+      queue_.splice(queue_.end(), event);
+    }
     try {
-      if (event.at == Clock::time_point{}) event.at = Clock::now();
-      courier_->post([handler = handler_, event = std::move(event)] {
-        try {
-          (*handler)(event);
-        } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
-        }
-      });
-    } catch (const std::bad_alloc&) {
+      post();
+    } catch (...) {
     }
   }
 
-  /// No more are told, not even those on their way. The handler may be at work on another thread yet.
-  void close() noexcept { courier_->close(); }
+  /// Drops the events that have not been delivered. The handler may still be running on another thread.
+  void close() noexcept {
+    std::list<Event> dropped;
+    {
+      const std::lock_guard held(mutex_);
+      closed_ = true;
+      dropped.swap(queue_);
+    }
+    courier_->close();
+  }
 
   /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled. With
   /// a bound, once that is over, the sink is closed.
   static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink, Timeout bound) {
-    if (sink->courier_->idle()) co_return;  // nobody may run its context any more
+    if (sink->idle()) co_return;  // nobody may run its context any more
     const auto told = std::make_shared<AsyncEvent>();
-    sink->courier_->post([mark = std::make_shared<const Mark>(told)] {});
+    sink->post(std::make_shared<const Mark>(told));
     std::optional<asio::steady_timer> limit;
     if (bound) {
       limit.emplace(co_await asio::this_coro::executor, *bound);
@@ -71,7 +114,7 @@ class EventSink {
   }
 
  private:
-  /// Set when it goes, whether its turn has come or its queue has been dropped.
+  /// Set when it is destroyed, whether its turn has come or its queue has been dropped.
   struct Mark {
     explicit Mark(std::shared_ptr<AsyncEvent> event) noexcept : reached(std::move(event)) {}
     Mark(const Mark&) = delete;
@@ -80,8 +123,40 @@ class EventSink {
     const std::shared_ptr<AsyncEvent> reached;
   };
 
+  bool idle() const {
+    const std::lock_guard held(mutex_);
+    return queue_.empty() && courier_->idle();
+  }
+
+  void post(std::shared_ptr<const Mark> mark = nullptr) {
+    courier_->post([self = shared_from_this(), mark = std::move(mark)] { self->deliver(); });
+  }
+
+  void deliver() {
+    std::size_t left = 0;
+    {
+      const std::lock_guard held(mutex_);
+      left = queue_.size();
+    }
+    for (; left != 0; --left) {
+      std::list<Event> event;
+      {
+        const std::lock_guard held(mutex_);
+        if (queue_.empty()) return;  // closed meanwhile, or delivered by an earlier turn
+        event.splice(event.begin(), queue_, queue_.begin());
+      }
+      try {
+        (*handler_)(event.front());
+      } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
+      }
+    }
+  }
+
   const std::shared_ptr<Courier> courier_;
   const std::shared_ptr<const Handler> handler_;
+  mutable std::mutex mutex_;
+  std::list<Event> queue_;
+  bool closed_ = false;
 };
 
 }  // namespace drover::inline v1::detail

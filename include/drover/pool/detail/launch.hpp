@@ -78,6 +78,7 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
   extras.cut_off_code = exit_cut_off;
+  extras.observes_stops = static_cast<bool>(options.on_event.value());
   return {.child = Child::spawn(options.command, std::move(extras)),
           .control = std::move(control),
           .data = std::move(data)};

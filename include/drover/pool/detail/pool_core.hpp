@@ -68,7 +68,10 @@ class PoolCore final : public Resident,
   };
 
   PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
-      : options_(std::move(options)), dispatcher_(std::move(dispatcher)), events_(std::move(events)) {}
+      : options_(std::move(options)),
+        dispatcher_(std::move(dispatcher)),
+        events_(std::move(events)),
+        event_reserve_(options_.worker.name) {}
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
@@ -86,7 +89,7 @@ class PoolCore final : public Resident,
   void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
                             std::vector<std::shared_ptr<Call>>& dropped);
   void start_timer(std::size_t at, Duration delay, void (PoolCore::*then)(std::size_t));
-  void emit(Event::Kind kind, std::optional<ExitStatus> exit) const;
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit);
 
   // Without.
   void start_again(std::size_t at);
@@ -96,6 +99,7 @@ class PoolCore final : public Resident,
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   const std::shared_ptr<EventSink> events_;  // null without on_event
+  EventReserve event_reserve_;
 
   std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
   std::vector<Slot> slots_;

@@ -27,6 +27,8 @@ inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& e
 }
 
 inline std::shared_ptr<WorkerCore> PoolCore::make_worker(std::size_t slot) {
+  constexpr std::size_t events_per_replacement = 3;  // gave_up, restarting, recovered
+  if (events_) event_reserve_.grow_to(events_per_replacement * options_.size);
   auto core =
       WorkerCore::create(*executor_, options_.worker, dispatcher_, events_, {.takes_calls = true, .solo = false});
   core->supervise(weak_from_this(), slot);
@@ -356,12 +358,11 @@ inline PoolStats PoolCore::stats() const {
   return stats;
 }
 
-inline void PoolCore::emit(Event::Kind kind, std::optional<ExitStatus> exit) const {
+inline void PoolCore::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
   if (!events_) return;
-  Event event;
-  event.kind = kind;
-  event.worker = options_.worker.name;
-  event.exit = exit;
+  auto event = event_reserve_.take();
+  event.front().kind = kind;
+  event.front().exit = exit;
   events_->tell(std::move(event));
 }
 

@@ -129,6 +129,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
 
  private:
   static constexpr std::chrono::milliseconds end_patience{500};
+  static constexpr std::size_t most_events = 8;  // of a life: SIGKILL may be sent twice
 
   static asio::awaitable<bool> await_conclusion(std::shared_ptr<WorkerCore> core, asio::any_io_executor executor,
                                                 bool alone);
@@ -154,9 +155,12 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
         mode_(mode),
         dispatcher_(std::move(dispatcher)),
         events_(std::move(events)),
+        event_reserve_(options_.name),
         to_executor_(std::move(to_executor)),
         lane_(*this, options_.max_in_flight),
-        stop_({.stop_margin = options_.stop_margin, .shutdown_grace = options_.shutdown_grace}) {}
+        stop_({.stop_margin = options_.stop_margin, .shutdown_grace = options_.shutdown_grace}) {
+    if (events_) event_reserve_.grow_to(most_events);
+  }
 
   // Lane::Owner
   inline std::string describe() const override;
@@ -194,18 +198,26 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   void expect_status_by_exit();
   void send_stop();
   void reap_within(Timeout patience);
-  void emit(Event event) const;
-  void emit(Event::Kind kind) const;
+  template <class Fill>
+  void emit(Event::Kind kind, Fill fill) {
+    emit_of(child_ ? child_->pid() : 0, kind, std::move(fill));
+  }
+  void emit(Event::Kind kind) {
+    emit(kind, [](Event&) {});
+  }
   void stopping_now(std::vector<std::shared_ptr<Call>>& dropped);
   void release_io() noexcept;
   void send_status_request();
   std::exception_ptr no_control_socket() const;
+  std::string stop_remark() const;
   Cause end_cause() const;
 
   // Without.
   void on_control_readable();
   void on_start_timeout();
   void on_child_event(const ChildEvent& event);
+  template <class Fill>
+  void emit_of(pid_t pid, Event::Kind kind, Fill fill);
   void on_data_readable();
   void on_memory();
   /// `inside`: on the worker's executor.
@@ -219,7 +231,8 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   const WorkerOptions options_;
   const Mode mode_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::shared_ptr<EventSink> events_;     // null without on_event
+  const std::shared_ptr<EventSink> events_;  // null without on_event
+  EventReserve event_reserve_;
   const std::shared_ptr<Courier> to_executor_;  // for the reaper's thread
   std::weak_ptr<Supervision> supervision_;
   std::size_t slot_ = 0;

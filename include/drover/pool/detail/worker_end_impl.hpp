@@ -10,6 +10,18 @@
 /// The end of a worker, of its context, or of who owned it.
 namespace drover::inline v1::detail {
 
+inline Event::Kind reported_kind(ChildEvent::Kind kind) noexcept {
+  switch (kind) {
+    case ChildEvent::Kind::terminate_sent: return Event::Kind::terminate_sent;
+    case ChildEvent::Kind::kill_sent: return Event::Kind::kill_sent;
+    case ChildEvent::Kind::stopped: return Event::Kind::stopped;
+    case ChildEvent::Kind::continued: return Event::Kind::continued;
+    case ChildEvent::Kind::ended: return Event::Kind::exited;
+    case ChildEvent::Kind::group_over: break;
+  }
+  return Event::Kind::reaped;
+}
+
 inline void WorkerCore::on_child_event(const ChildEvent& event) {
   if (event.kind == ChildEvent::Kind::ended) {
     // On the reaper's thread, which must not run what follows.
@@ -20,10 +32,11 @@ inline void WorkerCore::on_child_event(const ChildEvent& event) {
     to_executor_->post([self = shared_from_this()] { self->conclude_group(); });
     return;
   }
-  Event told;
-  told.kind = event.kind == ChildEvent::Kind::terminate_sent ? Event::Kind::terminate_sent : Event::Kind::kill_sent;
-  told.at = event.at;
-  emit(std::move(told));
+  // The mutex is not to be had here.
+  emit_of(event.pid, reported_kind(event.kind), [&](Event& told) {
+    told.at = event.at;
+    if (event.kind == ChildEvent::Kind::stopped) told.stopped_by = event.signo;
+  });
 }
 
 inline Cause WorkerCore::end_cause() const {
@@ -58,10 +71,11 @@ inline void WorkerCore::on_ended(bool inside) {
       return;
     }
     if (child_->running()) return;
-    // What it has said and answered counts, to the last byte. It gets nothing more.
-    take_control_frames(1000);
+    // What it has said and answered counts, to the last byte. It gets nothing more. Should the program have closed a
+    // socket, its number may be a file's that is not the worker's.
+    if (control_ && control_->is_intact()) take_control_frames(1000);
     lane_.close();
-    take_results(std::numeric_limits<int>::max());
+    if (lane_.has_data() && lane_.data().is_intact()) take_results(std::numeric_limits<int>::max());
     cause = end_cause();
     const ReapReport reaped = child_->report();
     report_.exit = reaped.exit;
@@ -95,12 +109,11 @@ inline void WorkerCore::on_ended(bool inside) {
     if (mode_.solo && !stop_.begun()) dispatcher_->refuse(cause);
     status_.fail(cause);
     if (failure_) cause = [failure = failure_] { return failure; };
-    Event told;
-    told.kind = Event::Kind::exited;
-    told.exit = reaped.exit;
-    told.expected = expected_end_ || (stop_.begun() && !died_unasked_) || (drains_ && reaped.exit.success());
-    end_was_expected_ = told.expected;
-    emit(std::move(told));
+    end_was_expected_ = expected_end_ || (stop_.begun() && !died_unasked_) || (drains_ && reaped.exit.success());
+    emit(Event::Kind::exited, [&](Event& told) {
+      told.exit = reaped.exit;
+      told.expected = end_was_expected_;
+    });
     if (mode_.solo) {
       auto waiting = dispatcher_->drop_queue();
       calls.insert(calls.end(), waiting.begin(), waiting.end());
@@ -126,11 +139,10 @@ inline void WorkerCore::conclude_group() {
     const auto held = lock();
     if (phase_ != Phase::ended || !concluded_ || !child_ || !child_->over_at() || std::exchange(group_concluded_, true))
       return;
-    Event told;
-    told.kind = Event::Kind::reaped;
-    told.exit = child_->exit_status();
-    told.expected = end_was_expected_;
-    emit(std::move(told));
+    emit(Event::Kind::reaped, [this](Event& told) {
+      told.exit = child_->exit_status();
+      told.expected = end_was_expected_;
+    });
   }
   finished_->set();
 }

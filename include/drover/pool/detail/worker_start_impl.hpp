@@ -156,8 +156,9 @@ inline void WorkerCore::on_start_timeout() {
   take_control_frames(16);
   if (phase_ != Phase::starting || start_failure_) return;
   fail_start(std::make_exception_ptr(
-      Error(Errc::start_timeout, "worker '" + options_.name + "' (" + options_.command.program.string() +
-                                     ") was not ready in time; does its main() reach drover::serve()?")));
+      Error(Errc::start_timeout,
+            "worker '" + options_.name + "' (" + options_.command.program.string() + ") was not ready in time" +
+                (child_ && child_->stopped() ? stop_remark() : "; does its main() reach drover::serve()?"))));
 }
 
 inline void WorkerCore::fail_start(std::exception_ptr failure) {

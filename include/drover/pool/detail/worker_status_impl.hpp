@@ -38,13 +38,20 @@ inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<Work
       if (ec) return;
       const auto held = core->lock();
       waiter->end_with(std::make_exception_ptr(
-          Error(Errc::deadline_exceeded, "worker '" + core->options_.name + "' did not answer status() in time")));
+          Error(Errc::deadline_exceeded,
+                "worker '" + core->options_.name + "' did not answer status() in time" + core->stop_remark())));
     });
   }
   co_await AsyncEvent::wait(waiter->answered);
   const auto held = core->lock();
   if (waiter->failure) std::rethrow_exception(std::exchange(waiter->failure, nullptr));
   co_return *waiter->status;
+}
+
+/// For the text of an error about a worker that does not answer.
+inline std::string WorkerCore::stop_remark() const {
+  const auto signo = child_ ? child_->stopped() : std::nullopt;
+  return signo ? "; its process is stopped by " + signal_name(*signo) : std::string();
 }
 
 inline void WorkerCore::send_status_request() {

@@ -293,16 +293,13 @@ inline void WorkerCore::kill_worker() {
   emit(Event::Kind::kill_sent);
 }
 
-inline void WorkerCore::emit(Event::Kind kind) const {
-  Event event;
-  event.kind = kind;
-  emit(std::move(event));
-}
-
-inline void WorkerCore::emit(Event event) const {
+template <class Fill>
+void WorkerCore::emit_of(pid_t pid, Event::Kind kind, Fill fill) {
   if (!events_) return;
-  event.worker = options_.name;
-  if (child_) event.pid = child_->pid();
+  auto event = event_reserve_.take();
+  event.front().kind = kind;
+  event.front().pid = pid;
+  fill(event.front());
   events_->tell(std::move(event));
 }
 
