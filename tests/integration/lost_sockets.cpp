@@ -1,9 +1,13 @@
 // The program closes descriptors that are not its own, those of pools with calls in flight among them. Every call ends
 // in bounded time, nothing is left, and files that took the numbers are left alone.
+#include <algorithm>
 #include <fcntl.h>
 #include <filesystem>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <string>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
@@ -25,6 +29,11 @@ std::vector<int> of_drover() {
       found.push_back(std::stoi(entry.path().filename().string()));
   }
   return found;
+}
+
+bool is_socket(int fd) {
+  struct stat file{};
+  return ::fstat(fd, &file) == 0 && S_ISSOCK(file.st_mode);
 }
 
 PoolOptions brief_pool() {
@@ -79,6 +88,47 @@ TEST_F(LostSockets, OneByOneEndTheirCalls) {
 
 TEST_F(LostSockets, AllAtOnceEndTheirCalls) {
   for (const bool reused : {false, true}) on_one_thread([reused] { return lose(0, 1000, reused); });
+}
+
+/// A worker ends, killed or stopped, after the program has put sockets of its own under the numbers of the worker's.
+asio::awaitable<void> take_the_numbers(bool stops) {
+  const std::vector<int> before = of_drover();
+  const PoolOptions options = brief_pool();
+  drover::LocalWorker worker(co_await asio::this_coro::executor, options.worker);
+  co_await worker.start();
+  const Task<std::string> call(co_await asio::this_coro::executor, worker.call<std::string>("doze", 60000));
+  std::vector<int> taken, others;
+  for (const int fd : of_drover()) {
+    int ends[2];
+    if (std::find(before.begin(), before.end(), fd) != before.end() || !is_socket(fd)) continue;
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    EXPECT_EQ(::dup3(ends[0], fd, O_CLOEXEC), fd);
+    ::close(ends[0]);
+    EXPECT_EQ(::send(ends[1], "hello", 5, 0), 5);
+    taken.push_back(fd), others.push_back(ends[1]);
+  }
+  EXPECT_EQ(taken.size(), 2u);
+  if (!stops) ::kill(worker.pid(), SIGKILL);
+  while (!stops && worker.alive()) co_await pause_for(1ms);
+  const auto start = Clock::now();
+  co_await worker.stop();
+  EXPECT_LT(since(start), 5s);
+  EXPECT_TRUE((co_await call.failure()).code);
+  for (const int fd : others) {
+    char byte;
+    EXPECT_EQ(::recv(fd, &byte, 1, MSG_DONTWAIT), -1) << "somebody has written to a socket of the program's";
+    EXPECT_EQ(errno, EAGAIN);
+  }
+  for (const int fd : taken) {
+    char bytes[8];
+    EXPECT_EQ(::recv(fd, bytes, sizeof bytes, MSG_DONTWAIT), 5) << "somebody has read from a socket of the program's";
+    ::close(fd);
+  }
+  for (const int fd : others) ::close(fd);
+}
+
+TEST_F(LostSockets, WhatTookTheirNumbersIsNotTouched) {
+  for (const bool stops : {false, true}) on_one_thread([stops] { return take_the_numbers(stops); });
 }
 
 }  // namespace

@@ -94,6 +94,8 @@ inline void WorkerCore::queue_control(const FrameHeader& header, std::span<const
 
 inline void WorkerCore::flush_control() {
   if (control_blocked_) return;
+  // Should the program have closed it, its number may be another file's. (CALLs do not afford to ask each time.)
+  if (!control_->is_intact()) return write_control_failed(std::make_error_code(std::errc::bad_file_descriptor));
   if (const std::error_code error = control_->flush()) return write_control_failed(error);
   if (control_->short_of_memory()) return await_memory();
   if (!control_->wants_write()) return;
