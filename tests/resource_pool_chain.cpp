@@ -171,7 +171,9 @@ TEST(ResourcePoolChain, ExpiredValuesEndOneAfterTheOther) {
 TEST(ResourcePoolChain, ClearDestroysAll) {
   Chain chain({.ttl = 1h});
   run(*chain.context, [&]() -> asio::awaitable<void> {
-    { const Pool::Lease first = co_await chain.build(); }
+    {
+      const Pool::Lease first = co_await chain.build();
+    }
     EXPECT_EQ(chain.pool->stats().pending_cleanup, 1u);
     co_await chain.pool->clear();
     EXPECT_EQ(chain.destroyed.size(), static_cast<std::size_t>(length));
@@ -181,7 +183,9 @@ TEST(ResourcePoolChain, ClearDestroysAll) {
 
 TEST(ResourcePoolChain, AnIdleChainGoesWithItsPool) {
   Chain chain({.ttl = 1h, .finalizer = [](Link&) { ADD_FAILURE() << "a pool that is gone finalizes nothing"; }});
-  { const Pool::Lease first = chain.build_now(); }
+  {
+    const Pool::Lease first = chain.build_now();
+  }
   chain.pool.reset();
   chain.expect_all_destroyed();
 }
@@ -319,13 +323,9 @@ using Connections = drover::ResourcePool<int, std::unique_ptr<Connection>>;
 struct Server {
   explicit Server(asio::io_context& context, int* seen)
       : connections(context.get_executor(),
-                    [this, seen](int) {
-                      return std::unique_ptr<Connection>(new Connection{this, seen});
-                    },
-                    {.ttl = 1h}),
-        passing(context.get_executor(), [this, seen](int) {
-          return std::unique_ptr<Connection>(new Connection{this, seen});
-        }) {}
+                    [this, seen](int) { return std::unique_ptr<Connection>(new Connection{this, seen}); }, {.ttl = 1h}),
+        passing(context.get_executor(),
+                [this, seen](int) { return std::unique_ptr<Connection>(new Connection{this, seen}); }) {}
 
   std::unique_ptr<int> port = std::make_unique<int>(8080);
   Connections connections, passing;
@@ -341,7 +341,9 @@ TEST(ResourcePoolChain, APoolInAValueTakesItsOwnValuesAlong) {
       context.get_executor(), [&](int) { return std::make_unique<Server>(context, &seen); });
   run(context, [&]() -> asio::awaitable<void> {
     auto server = co_await servers.acquire(1);
-    { auto idle = co_await (*server)->connections.acquire(1); }
+    {
+      auto idle = co_await (*server)->connections.acquire(1);
+    }
     (*server)->held = co_await (*server)->passing.acquire(1);
     co_await server.release();
     EXPECT_EQ(seen, 2 * 8080);

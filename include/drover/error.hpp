@@ -14,7 +14,7 @@
 
 /// What drover itself reports. Failures of the operating system are std::system_error with the errno, cancellation is
 /// asio::error::operation_aborted, and misuse std::invalid_argument or std::logic_error.
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 enum class Errc {
   start_timeout = 1,  ///< the worker was not ready in time; it has been ended
@@ -99,7 +99,7 @@ class RemoteError : public std::runtime_error {
   std::string type_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 template <>
 struct std::is_error_code_enum<drover::Errc> : std::true_type {};

@@ -9,7 +9,7 @@
 #include <drover/os/exit_status.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Something that happened to a worker process, as told to WorkerOptions::on_event.
 ///
@@ -68,4 +68,4 @@ struct Event {
   }
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -19,7 +19,7 @@
 #include <drover/detail/resource_pool_core.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Values that are made on demand, one live value per key, shared by all who lease it, and kept for a while when nobody
 /// does: connections, sessions, caches, workers.
@@ -318,4 +318,4 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   typename Core::Hold hold_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -10,7 +10,7 @@
 
 #include <drover/detail/config.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 /// Runs it on a context of its own; `signal`: the first that came. Throws what it threw.
@@ -49,7 +49,7 @@ T run(asio::awaitable<T> main) {
 /// 1 for any other error, with its text on stderr.
 int run_main(asio::awaitable<void> main);
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/detail/run_impl.hpp>

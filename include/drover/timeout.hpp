@@ -9,7 +9,7 @@
 #include <string_view>
 
 /// Time in drover: steady, absolute inside, relative at the public face.
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 using Clock = std::chrono::steady_clock;
 using Duration = Clock::duration;
@@ -46,4 +46,4 @@ inline void require_not_negative(Duration duration, std::string_view what) {
 }
 
 }  // namespace detail
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

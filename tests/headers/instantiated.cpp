@@ -77,8 +77,7 @@ asio::awaitable<void> leases() {
   const Pages::Options options{.ttl = std::chrono::seconds(1),
                                .finalizer = [](Page&) -> asio::awaitable<void> { co_return; }};
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  Pages pages(
-      executor, [](const std::string& name) { return Page{.title = name}; }, options);
+  Pages pages(executor, [](const std::string& name) { return Page{.title = name}; }, options);
   Pages::Lease page = co_await pages.acquire("front");
   co_await page.release();
   co_await pages.clear();

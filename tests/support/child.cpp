@@ -32,7 +32,7 @@ void pass(long milliseconds) {
 }
 
 void on_signal(int signo, void (*handler)(int)) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = handler;
   ::sigaction(signo, &action, nullptr);
 }
@@ -49,7 +49,7 @@ void report() {
     if (::sigismember(&mask, signo) == 1) text += " " + std::to_string(signo);
   text += "\nnot-default";
   for (int signo = 1; signo < NSIG; ++signo) {
-    struct sigaction action {};
+    struct sigaction action{};
     if (::sigaction(signo, nullptr, &action) == 0 && action.sa_handler != SIG_DFL) text += " " + std::to_string(signo);
   }
   text += std::string("\nleader ") + (::getpgrp() == ::getpid() ? "yes" : "no") + "\n";

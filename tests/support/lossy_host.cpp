@@ -104,7 +104,7 @@ class Replacement {
   }
 
   void expect_untouched() {
-    struct stat now {};
+    struct stat now{};
     expect(::fstat(number_, &now) == 0 && now.st_dev == before_.st_dev && now.st_ino == before_.st_ino,
            "the host's file has not been closed");
     if (kind_ == "epoll") {
@@ -140,7 +140,7 @@ class Replacement {
   const int number_;
   int other_ = -1;
   pid_t bystander_ = 0;
-  struct stat before_ {};
+  struct stat before_{};
 };
 
 // A process that ignores SIGTERM, and has lines, while the descriptor of that index (or all: -1) is lost at `moment`.

@@ -12,7 +12,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/detail/home.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// One coroutine that waits. Completed once, by whichever comes first of the event and the cancellation; the completion
 /// is posted to the coroutine's executor. Goes silently with that executor's context.
@@ -133,7 +133,7 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
   std::vector<std::weak_ptr<Waiter>> waiters_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/detail/async_event_impl.hpp>

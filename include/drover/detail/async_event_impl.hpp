@@ -19,7 +19,7 @@
 
 #include <drover/detail/async_event.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 template <class Handler>
 class HandlerWaiter final : public Waiter {
@@ -97,4 +97,4 @@ DROVER_INLINE asio::awaitable<void> AsyncEvent::wait(std::shared_ptr<AsyncEvent>
                                                                                       asio::use_awaitable);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -4,7 +4,7 @@
 #include <new>
 #include <utility>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A member of an options type, safe to write in braces inside a `co_await` expression.
 ///
@@ -49,4 +49,4 @@ class BraceSafe : public T {
   const BraceSafe* constructed_at_ = this;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -5,7 +5,7 @@
 #include <asio/execution.hpp>
 #include <asio/execution_context.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Knows a context and nothing else: it tracks no work, and what it executes runs where it is.
 class ContextExecutor {
@@ -25,4 +25,4 @@ class ContextExecutor {
   asio::execution_context* context_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

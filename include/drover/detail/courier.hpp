@@ -15,7 +15,7 @@
 
 #include <drover/detail/home.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Brings functions to an executor from any thread, at any time: they run there one at a time and in order, even if
 /// many threads serve the executor. Once the context is gone, so are they, silently.
@@ -138,4 +138,4 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   bool under_way_ = false;  // one is posted, or runs
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

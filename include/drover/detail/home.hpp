@@ -9,7 +9,7 @@
 
 #include <drover/detail/config.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class Home;
 
@@ -130,7 +130,7 @@ class Home {
   Resident* first_ = nullptr;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/detail/home_impl.hpp>

@@ -15,7 +15,7 @@
 #include <drover/detail/pin.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class Home::Service : public asio::execution_context::service {
  public:
@@ -59,4 +59,4 @@ DROVER_INLINE std::shared_ptr<Home> Home::of(asio::execution_context& context) {
   return asio::use_service<Service>(context).home();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

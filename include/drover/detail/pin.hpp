@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <link.h>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Keeps the shared object that holds this code loaded for the rest of the program. What drover leaves behind (its
 /// background thread, the services in the host's contexts) runs code of that object, so dlclose() must not unmap it.
@@ -25,4 +25,4 @@ inline void pin_this_object() noexcept {
   (void)pinned;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -18,7 +18,7 @@
 #include <drover/detail/resource_pool_node.hpp>
 #include <drover/detail/resource_pool_table.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 /// What a pool does when it is called.
 template <class Key, class Value, class Hash, class Equal, class Time = SteadyTime>
@@ -195,4 +195,4 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   [[no_unique_address]] Lookup<Key, Hash, Equal> lookup_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

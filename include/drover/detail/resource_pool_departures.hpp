@@ -8,7 +8,7 @@
 #include <drover/detail/async_event.hpp>
 #include <drover/detail/resource_pool_node.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 /// The nodes that are leaving: being finalized, or made and cleared meanwhile; in the order of their departures.
 template <class Node>
@@ -53,4 +53,4 @@ class Departures {
   std::vector<Barrier> barriers_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

@@ -6,7 +6,7 @@
 
 #include <drover/detail/async_event.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 class Disposer;
 
@@ -112,4 +112,4 @@ class Disposal {
   std::vector<std::shared_ptr<AsyncEvent>> to_wake_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

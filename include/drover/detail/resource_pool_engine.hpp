@@ -27,7 +27,7 @@
 #include <drover/detail/resource_pool_timer.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 struct SteadyTime {
   using Timer = IdleTimer;
@@ -386,4 +386,4 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   typename Time::Timer timer_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

@@ -16,7 +16,7 @@
 #include <drover/detail/resource_pool_table.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 struct Rules {
   Duration ttl{};
@@ -369,4 +369,4 @@ class Machine {
   bool closed_ = false;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

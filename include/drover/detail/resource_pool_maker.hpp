@@ -10,7 +10,7 @@
 
 #include <asio/awaitable.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 template <class T>
 inline constexpr bool is_awaitable = false;
@@ -114,4 +114,4 @@ std::function<asio::awaitable<void>(Value&)> as_finalizer(F function) {
     };
 }
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

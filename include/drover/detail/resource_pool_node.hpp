@@ -12,7 +12,7 @@
 #include <drover/detail/resource_pool_disposal.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 enum class State : std::uint8_t {
   queued,      // waits for the value before it to be finalized; not in the table yet
@@ -117,4 +117,4 @@ class Hold {
   Node* node_ = nullptr;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

@@ -11,7 +11,7 @@
 
 #include <drover/detail/home.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 /// The pool's executor, whose context may go first.
 class Outlet {
@@ -55,4 +55,4 @@ class Outlet {
   std::shared_ptr<Anchor> anchor_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 /// How keys are hashed and compared, and what may stand for one in a look-up.
 template <class Key, class Hash, class Equal>
@@ -119,4 +119,4 @@ class Table {
   std::size_t size_ = 0;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

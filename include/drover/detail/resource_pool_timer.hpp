@@ -9,7 +9,7 @@
 #include <drover/detail/home.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 class TimerTarget {
  public:
@@ -50,7 +50,7 @@ class IdleTimer {
   std::weak_ptr<Wait> wait_;
 };
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/detail/resource_pool_timer_impl.hpp>

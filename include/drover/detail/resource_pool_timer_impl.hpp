@@ -14,7 +14,7 @@
 #include <drover/detail/resource_pool_timer.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail::resource_pool {
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 /// The scheduler that every context of Asio's runs on, as far as this file needs it. It and its name are all that
 /// drover uses of Asio's internals; where it has changed, the timer counts as work.
@@ -80,4 +80,4 @@ DROVER_INLINE void IdleTimer::enter(std::shared_ptr<Wait> wait, Clock::time_poin
   });
 }
 
-}  // namespace drover::inline v1::detail::resource_pool
+}}}}  // namespace drover::v1::detail::resource_pool

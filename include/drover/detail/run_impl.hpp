@@ -19,7 +19,7 @@
 #include <drover/run.hpp>
 #include <drover/wire/detail/role.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 struct RunState {
@@ -103,4 +103,4 @@ DROVER_INLINE int run_main(asio::awaitable<void> main) {
   return 1;
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

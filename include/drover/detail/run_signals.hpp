@@ -6,7 +6,7 @@
 
 #include <asio/execution_context.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The signals that have asked a run() for its end, as what runs in it sees them. There is one in each context that
 /// run() has made, and none in others. On the context's thread.
@@ -50,4 +50,4 @@ class RunSignals final : public asio::execution_context::service {
   std::vector<std::weak_ptr<Target>> targets_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

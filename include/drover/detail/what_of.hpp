@@ -2,7 +2,7 @@
 
 #include <exception>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// what(), which a class of the user's may answer with a null pointer.
 inline const char* what_of(const std::exception& exception) noexcept {
@@ -10,4 +10,4 @@ inline const char* what_of(const std::exception& exception) noexcept {
   return what != nullptr ? what : "";
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

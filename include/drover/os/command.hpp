@@ -20,7 +20,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 struct StdioAccess;
@@ -122,7 +122,7 @@ struct Command {
   }
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/os/detail/command_impl.hpp>

@@ -17,7 +17,7 @@
 
 /// Who sent the bytes on a Unix socket. SO_PEERCRED names the maker of a socket pair at both of its ends; what the
 /// kernel attaches to a message names its sender. See SCM_CREDENTIALS in unix(7).
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// From now on messages received on this end carry their sender. Call it before the other end can send.
 inline void enable_credentials(int fd) {
@@ -67,4 +67,4 @@ inline ReceivedFrom receive_with_credentials(int fd, std::span<std::byte> buffer
   return result;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -5,7 +5,7 @@
 #include <drover/detail/config.hpp>
 
 /// For a program that replaces itself.
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Call it before execve(2) replaces the program: brings every process that drover has started in it to its end, as a
 /// normal end of the program does (SIGTERM, SIGKILL after term_grace), and blocks until they are gone, but no longer
@@ -23,7 +23,7 @@ namespace drover::inline v1 {
 /// *Threads:* any.
 bool prepare_for_exec() noexcept;
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/os/detail/exec_impl.hpp>

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <string>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// How a process ended. exit(9), exit(137) and death by SIGKILL are three different things here.
 struct ExitStatus {
@@ -53,4 +53,4 @@ inline std::string ExitStatus::to_string() const {
   return "ended with an unknown status";
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -13,7 +13,7 @@
 #include <utility>
 
 /// Descriptors: who closes them, and how drover makes its own.
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Owns a file descriptor and closes it; -1 is none. Move-only.
 class UniqueFd {
@@ -145,4 +145,4 @@ class KeptFd {
 };
 
 }  // namespace detail
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -11,7 +11,7 @@
 
 /// Where a kernel has no pidfds, children watch their parent by a record lock: the parent holds it as long as it lives,
 /// and whoever gets it knows that the parent has gone. Forked copies of the parent do not hold it, see fcntl(2).
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The file that this process holds the lock on. drover never closes it, nor a duplicate of it: that would give the
 /// lock up. If the program does, children that run take it for the program's end; those to come get another file.
@@ -52,4 +52,4 @@ inline bool wait_for_life_lock(int fd) noexcept {
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

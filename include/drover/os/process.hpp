@@ -16,7 +16,7 @@
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 class Child;
 }
@@ -93,7 +93,7 @@ class Process {
   std::shared_ptr<detail::Child> child_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/os/detail/process_impl.hpp>

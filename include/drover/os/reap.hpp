@@ -8,7 +8,7 @@
 #include <drover/os/exit_status.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// How a process is brought to its end: it may end by itself for `patience`, then its whole process group gets SIGTERM
 /// (and SIGCONT, in case it is stopped), has `term_grace` to act on that, also what outlasts the process itself, and
@@ -30,4 +30,4 @@ struct ReapReport {
   std::size_t lost_lines{}, lost_bytes{};
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

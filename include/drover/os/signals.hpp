@@ -6,7 +6,7 @@
 #include <signal.h>
 
 /// Signals and threads.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Every signal there is, but for the two that glibc keeps to itself (32 and 33).
 inline sigset_t all_signals() noexcept {
@@ -31,4 +31,4 @@ class BlockAllSignals {
   sigset_t before_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

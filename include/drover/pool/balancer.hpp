@@ -6,7 +6,7 @@
 #include <optional>
 #include <span>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// How busy a worker is, as far as choosing one goes.
 struct Load {
@@ -29,4 +29,4 @@ inline std::optional<std::size_t> least_loaded(std::span<const Load> loads, std:
   return best;
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

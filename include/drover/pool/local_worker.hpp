@@ -12,7 +12,7 @@
 #include <drover/pool/detail/worker_handle.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// One worker process that runs routines for this program.
 ///
@@ -106,7 +106,7 @@ class [[nodiscard]] LocalWorker {
   detail::WorkerHandle handle_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/local_worker_impl.hpp>

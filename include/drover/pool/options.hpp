@@ -25,7 +25,7 @@
 #include <drover/timeout.hpp>
 #include <drover/wire/on_terminate.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// How one worker is started, stopped and told apart. Times are steady-clock durations; negative ones, a max_in_flight
 /// of 0, a max_message_size of 0 or over 2 GiB and an empty program are refused with std::invalid_argument when the
@@ -212,4 +212,4 @@ inline void check(const PoolOptions& options) {
 }
 
 }  // namespace detail
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

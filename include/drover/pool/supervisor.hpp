@@ -11,7 +11,7 @@
 #include <drover/pool/options.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Decides what a pool does about one of its slots when the worker in it has ended: when to start another, and when to
 /// give the slot up for a while. Pure data; the caller brings the time. Not thread-safe.
@@ -76,4 +76,4 @@ class Supervisor {
   bool gave_up_ = false;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

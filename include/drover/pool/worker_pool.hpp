@@ -19,7 +19,7 @@
 #include <drover/pool/detail/begin_call.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 class PoolCore;
 }
@@ -139,7 +139,7 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
   if constexpr (!std::is_void_v<Result>) co_return std::move(*result);
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/worker_pool_impl.hpp>

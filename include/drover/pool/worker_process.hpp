@@ -13,7 +13,7 @@
 #include <drover/pool/detail/worker_handle.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// A worker process without calls: the handshake, and the reap. What LocalWorker is built on, for programs that bring
 /// their own way to talk to a worker. Threads, lifetime and emptiness as with LocalWorker.
@@ -46,7 +46,7 @@ class [[nodiscard]] WorkerProcess {
   detail::WorkerHandle handle_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/worker_process_impl.hpp>

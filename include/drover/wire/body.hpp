@@ -12,7 +12,7 @@
 
 #include <drover/wire/buffer.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// From here on, moving is cheaper than copying.
 inline constexpr std::size_t worth_moving = 64 * 1024;
@@ -91,4 +91,4 @@ class FrameBody {
   ByteBuffer buffer_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

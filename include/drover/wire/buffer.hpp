@@ -13,7 +13,7 @@
 
 #include <drover/wire/detail/large_blocks.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Bytes that grow at the end. Unlike std::vector it never fills new space with zeros. Move-only; one that was moved
 /// from is empty.
@@ -102,4 +102,4 @@ class ByteBuffer {
   std::size_t capacity_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

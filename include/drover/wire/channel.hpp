@@ -20,7 +20,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/wire/frame.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Frames over a non-blocking stream socket. Nothing here waits and nothing is locked: whoever owns the channel watches
 /// the descriptor, reads when it is readable, flushes when it is writable and wants_write(). One thread at a time.
@@ -139,7 +139,8 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
-// MSG_DONTWAIT here and above: should the program have closed the descriptor, its number may be a blocking socket's now.
+// MSG_DONTWAIT here and above: should the program have closed the descriptor, its number may be a blocking socket's
+// now.
 inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   if (!looks_for_descriptors_) [[likely]]
     return ::recv(fd(), room.data(), room.size(), MSG_DONTWAIT);
@@ -167,4 +168,4 @@ inline Channel::Received Channel::receive() {
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -45,7 +45,7 @@
 ///
 /// Structs may be nested 256 deep in each other, as in a tree, whatever containers lie between them; large ones as far
 /// as they take 2 MiB together.
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 class Encoder;
 class Decoder;
@@ -110,7 +110,7 @@ class Decoder {
   detail::RawDecoder raw_;
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #include <drover/wire/detail/codec_chrono.hpp>
 #include <drover/wire/detail/codec_compound.hpp>

@@ -18,7 +18,7 @@
 /// Frames: what travels on the sockets between a program and its workers. A frame is a header of 24 bytes and a body of
 /// `size` bytes, in the byte order of the machine, since both ends are on one. The two classes do no system calls; they
 /// turn bytes into frames and frames into bytes (channel.hpp adds the socket).
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 enum class FrameType : std::uint8_t {
   hello = 1,
@@ -158,7 +158,7 @@ class FrameWriter {
   ByteBuffer spare_;  // the last stretch that was written, to be used again
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/wire/detail/frame_impl.hpp>

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// What SIGTERM or SIGHUP from outside does to a worker that serves, see WorkerOptions::on_terminate. A signal that
 /// comes after the parent has asked the worker to stop, or has died, cancels the calls in flight whatever is set here.
@@ -14,4 +14,4 @@ enum class OnTerminate : std::uint8_t {
   leave_to_parent  ///< nothing, while the parent lives: for service managers that signal the whole control group
 };
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

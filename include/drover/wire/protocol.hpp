@@ -25,7 +25,7 @@
 ///
 /// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING.
 /// Data socket: CALL and RESULT.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline constexpr std::uint32_t protocol_version = 1;
 inline constexpr std::uint32_t protocol_magic = 0x64726f76;  // "drov"
@@ -195,4 +195,4 @@ inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_vie
   return environment;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

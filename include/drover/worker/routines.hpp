@@ -10,7 +10,7 @@
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 namespace detail {
 struct RoutinesAccess;
@@ -45,7 +45,8 @@ class Routines {
  public:
   /// F is a function, a lambda or an object with one call operator, which need not be const. It is kept as long as the
   /// Routines are, so a capturing lambda may be a coroutine. Throws std::invalid_argument if the name is empty or
-  /// taken. A worker may have 16,384 routines, with 2 MiB of names: otherwise its start fails with Errc::protocol_error.
+  /// taken. A worker may have 16,384 routines, with 2 MiB of names: otherwise its start fails with
+  /// Errc::protocol_error.
   template <class F>
   Routines& add(std::string name, F f) {
     if (name.empty()) throw std::invalid_argument("a routine needs a name");
@@ -67,4 +68,4 @@ struct RoutinesAccess {
 };
 
 }  // namespace detail
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -5,7 +5,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/worker/routines.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 /// Was this process started as a worker? Ask it first thing in main(), and if so, end in serve():
 ///
@@ -44,7 +44,7 @@ bool in_worker();
 /// throw that routines have posted to the main thread's loop themselves comes out of it, too.
 int serve(const Routines& routines);
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/worker/detail/serve_impl.hpp>

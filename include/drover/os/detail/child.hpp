@@ -33,7 +33,7 @@
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 struct ChildEvent {
   enum class Kind {
@@ -224,7 +224,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   std::atomic<bool> over_{false};    // over_at_ is final
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #include <drover/os/detail/child_end_impl.hpp>
 #include <drover/os/detail/child_start_impl.hpp>

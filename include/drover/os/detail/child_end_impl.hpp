@@ -3,7 +3,7 @@
 #include <drover/os/detail/child.hpp>
 
 /// The end of a process and of its group.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
 inline void Child::drive(Lock lock) noexcept {
@@ -212,4 +212,4 @@ inline std::error_code Child::refused() const {
   return refused_;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

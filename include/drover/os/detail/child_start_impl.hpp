@@ -3,7 +3,7 @@
 #include <drover/os/detail/child.hpp>
 
 /// The start of a process, how its end is watched for, and what its owner asks for.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras extras) {
   Reaper& reaper = Reaper::get();
@@ -174,4 +174,4 @@ inline void Child::on_event(unsigned channel) noexcept {
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <sched.h>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The core that this thread runs on, counted from 1; 0 if there is no telling. It may be another one by the time it is
 /// used, so this is good for guesses only. See sched_getcpu(3).
@@ -12,4 +12,4 @@ inline std::uint16_t current_core() noexcept {
   return core >= 0 && core < 0xffff ? static_cast<std::uint16_t>(core + 1) : std::uint16_t{0};
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -21,7 +21,7 @@
 /// Descriptors that a peer attaches to what it sends (SCM_RIGHTS in unix(7)). drover asks for none. Closing one may
 /// block for as long as the peer likes: a TCP socket that lingers, a file on a file system that the peer serves. The
 /// kernel closes those that the receiver does not take on the receiver's thread.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 // The same number on every architecture that Linux 6.16 added it to; older C libraries do not name it.
 #ifdef SO_PASSRIGHTS
@@ -132,4 +132,4 @@ inline void close_without_descriptors(UniqueFd socket) noexcept {
   errno = saved;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

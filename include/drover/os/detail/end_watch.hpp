@@ -16,7 +16,7 @@
 #include <drover/os/detail/child.hpp>
 #include <drover/os/fd.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// While it lives, the context of one who waits for a process's end looks for it too; the reaper's thread would have to
 /// wake it first. Only the first who waits has one; where there is nothing to watch, or no descriptor left, the reaper
@@ -91,4 +91,4 @@ class EndWatch {
   std::shared_ptr<State> state_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

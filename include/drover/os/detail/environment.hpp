@@ -15,7 +15,7 @@
 #include <drover/os/command.hpp>
 
 /// What a command becomes before it is executed: its environment, its arguments, the file that is meant.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline void require_no_nul(std::string_view text, const char* what) {
   if (text.find('\0') != std::string_view::npos)
@@ -102,4 +102,4 @@ inline std::filesystem::path search_path(const std::filesystem::path& program, i
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -13,7 +13,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The reaper's epoll instance, and the proof that its number still is that one: the program may have closed it, and
 /// have an epoll instance of its own under the number. All of those look alike, so there is a socket in the set, the
@@ -78,4 +78,4 @@ class EventSet {
   std::uint32_t bell_events_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -3,8 +3,8 @@
 #include <drover/os/detail/reaper.hpp>
 #include <drover/os/exec.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 DROVER_INLINE bool prepare_for_exec() noexcept { return detail::Reaper::end_processes(); }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

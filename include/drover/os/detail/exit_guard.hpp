@@ -2,7 +2,7 @@
 
 #include <drover/detail/config.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Built before every later global of each file that includes this, so that globals that own processes are destroyed
 /// before the exit hook runs.
@@ -14,7 +14,7 @@ struct ExitGuard {
 };
 inline const ExitGuard exit_guard;
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/os/detail/exit_guard_impl.hpp>

@@ -3,8 +3,8 @@
 #include <drover/os/detail/exit_guard.hpp>
 #include <drover/os/detail/reaper.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE ExitGuard::~ExitGuard() { Reaper::end_program(); }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -18,7 +18,7 @@
 #include <drover/os/detail/pidfd.hpp>
 
 /// What is left of a process group after its leader has been reaped.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Are orphans of our descendants handed to us?
 inline bool adopts_orphans() noexcept {
@@ -112,4 +112,4 @@ class LeaderlessGroup {
   KeptPidfd member_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

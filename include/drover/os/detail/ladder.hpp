@@ -7,7 +7,7 @@
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 enum class Rung { terminate, kill };
 
@@ -69,4 +69,4 @@ class Ladder {
   std::size_t done_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -22,7 +22,7 @@
 #include <drover/detail/home.hpp>
 #include <drover/os/command.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class LineTarget;
 
@@ -193,4 +193,4 @@ class LineTarget {
   std::shared_ptr<LineHandler> handler_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -12,7 +12,7 @@
 #include <drover/os/detail/pidfd.hpp>
 #include <drover/os/fd.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The parent of a process, as seen in our pid namespace: the fourth field of /proc/PID/stat, see proc(5). Empty if the
 /// process does not exist, or /proc is not mounted.
@@ -54,4 +54,4 @@ inline void kill_descendant(pid_t pid, pid_t ancestor) noexcept {
   if (process && descends_from(pid, ancestor)) ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -17,7 +17,7 @@
 #include <drover/os/detail/line_handler.hpp>
 #include <drover/os/fd.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Lines that no handler ever got; the bytes are theirs and their line ends'.
 struct LostLines {
@@ -287,4 +287,4 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   std::shared_ptr<LineTarget> target_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

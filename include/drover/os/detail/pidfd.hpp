@@ -26,7 +26,7 @@
 #define SYS_pidfd_open 434
 #endif
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A descriptor that stands for a process, see pidfd_open(2); close-on-exec. Empty if there is none to have: an old
 /// kernel, a seccomp filter, no such process, no descriptors left.
@@ -214,4 +214,4 @@ class ChildHandle {
   bool pidfd_ended_ = false;  // the last look() was by the pidfd, and saw the child's end
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

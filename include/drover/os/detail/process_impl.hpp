@@ -17,7 +17,7 @@
 #include <drover/os/detail/end_watch.hpp>
 #include <drover/os/process.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_ptr<AsyncEvent> event) {
@@ -79,4 +79,4 @@ DROVER_INLINE asio::awaitable<ReapReport> Process::reap(ReapPlan plan) {
   return detail::report_of(child_);
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -21,7 +21,7 @@
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// What the reaper looks after.
 class Watched {
@@ -344,4 +344,4 @@ class Reaper {
   Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -27,7 +27,7 @@
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 struct StdioAccess {
   static const auto& what(const Stdio& stdio) { return stdio.what_; }
@@ -219,4 +219,4 @@ class Launch {
   std::array<std::shared_ptr<LineReader>, 2> readers_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -12,7 +12,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Who works with a terminal, as seen by the parent of a process that inherits it: see "Orphaned process groups" and
 /// job control in credentials(7) and termios(3).
@@ -107,4 +107,4 @@ class ChildTerminal {
   KeptFd fd_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -25,7 +25,7 @@
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 
@@ -197,7 +197,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/begin_call_impl.hpp>

@@ -13,7 +13,7 @@
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE std::exception_ptr empty_handle() {
   return std::make_exception_ptr(
@@ -43,4 +43,4 @@ DROVER_INLINE void BegunCall::cancel(std::shared_ptr<Call> call) {
   if (const auto dispatcher = call->dispatcher.lock()) dispatcher->end(*call, CallEvent::cancelled, aborted());
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

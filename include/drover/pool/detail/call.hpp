@@ -22,7 +22,7 @@
 #include <drover/wire/detail/codec_budget.hpp>
 #include <drover/wire/frame.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 class Lane;
@@ -143,4 +143,4 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   alignas(std::max_align_t) std::byte storage_[192];
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -16,7 +16,7 @@
 #include <drover/pool/detail/dispatcher.hpp>
 #include <drover/wire/codec.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE std::exception_ptr aborted() {
   const std::error_code code = asio::error::operation_aborted;
@@ -145,4 +145,4 @@ DROVER_INLINE void Call::evict() noexcept {
   if (owner) owner->end(*this, CallEvent::cancelled, nullptr);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

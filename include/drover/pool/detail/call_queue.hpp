@@ -6,7 +6,7 @@
 
 #include <drover/pool/detail/call.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Calls that wait for a place, in order; any of them may leave. Under the dispatcher's mutex.
 class CallQueue {
@@ -63,4 +63,4 @@ class CallQueue {
   std::size_t size_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The life of a call in the parent. Whatever happens to it (an answer, a cancellation, the deadline, the end of its
 /// worker) goes through step(), so that its caller is answered exactly once and its place in the worker given back
@@ -79,4 +79,4 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
   return {.next = ended};
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -6,7 +6,7 @@
 
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// What has a deadline keeps its own place in the queue.
 struct DeadlineHook {
@@ -79,4 +79,4 @@ class Deadlines {
   std::vector<T*> heap_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

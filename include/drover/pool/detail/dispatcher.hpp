@@ -25,7 +25,7 @@
 #include <drover/pool/detail/lane.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Hands calls out to workers: the queue of those that wait, the deadlines of all, and the rule that each call ends
 /// exactly once. A LocalWorker has one with one lane, a pool one with a lane for each worker. One mutex guards it, its
@@ -232,7 +232,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::uint64_t served_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/call_impl.hpp>

@@ -7,7 +7,7 @@
 
 #include <drover/pool/detail/dispatcher.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call, const CallOptions& options) const {
   if (foreign()) return forked_copy();
@@ -328,4 +328,4 @@ inline void Dispatcher::evict() noexcept {
     while (!queue->empty()) queue->pop()->post_receiver();  // nothing is posted to a context that is going
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

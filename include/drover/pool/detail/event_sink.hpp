@@ -20,7 +20,7 @@
 #include <drover/event.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Memory for events about `worker`, allocated before they happen: an event must not be lost where memory is short. Any
 /// thread.
@@ -159,4 +159,4 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
   bool closed_ = false;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -16,7 +16,7 @@
 #include <drover/pool/detail/call.hpp>
 #include <drover/wire/channel.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// One worker as calls see it: its places for calls in flight and its data socket. Under the dispatcher's mutex.
 class Lane {
@@ -152,4 +152,4 @@ class Lane {
   bool blocked_ = false;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -17,7 +17,7 @@
 #include <drover/wire/detail/role.hpp>
 #include <drover/wire/protocol.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A worker process that has just been spawned, and this side's ends of its sockets.
 struct Launched {
@@ -84,4 +84,4 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
           .data = std::move(data)};
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -12,7 +12,7 @@
 #include <drover/pool/detail/worker_handle_impl.hpp>
 #include <drover/pool/local_worker.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 DROVER_INLINE asio::awaitable<void> LocalWorker::start() { return start(std::chrono::seconds(30)); }
 DROVER_INLINE asio::awaitable<void> LocalWorker::start(Timeout timeout) {
@@ -45,4 +45,4 @@ DROVER_INLINE const WorkerMetadata& LocalWorker::metadata() const {
   return *metadata;
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -20,7 +20,7 @@
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
 class PoolCore final : public Resident,
@@ -114,6 +114,6 @@ class PoolCore final : public Resident,
   std::uint64_t restarts_ = 0;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/pool_core_impl.hpp>

@@ -8,7 +8,7 @@
 #include <drover/error.hpp>
 #include <drover/pool/detail/pool_core.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& executor, PoolOptions options) {
   check(options);
@@ -366,4 +366,4 @@ inline void PoolCore::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
   events_->tell(std::move(event));
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

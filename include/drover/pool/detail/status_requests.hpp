@@ -11,7 +11,7 @@
 #include <drover/detail/async_event.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// One caller of status().
 struct StatusWaiter {
@@ -78,4 +78,4 @@ class StatusRequests {
   bool under_way_ = false;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

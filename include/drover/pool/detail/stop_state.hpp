@@ -8,7 +8,7 @@
 #include <drover/error.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The parent's half of stopping a worker, as data. However many ask, there is one stop with one absolute budget, which
 /// later ones may only shorten. Pure; whoever carries it out brings the time, sends STOP and hands `end_by` to the
@@ -106,4 +106,4 @@ class StopState {
   bool cut_off_ = false;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

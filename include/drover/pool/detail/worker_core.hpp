@@ -25,7 +25,7 @@
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// One worker process, from before its start until it has been reaped: the handshake, its two sockets, the stop.
 /// Guarded by its dispatcher's mutex. The process belongs to the reaper; this only asks for things.
@@ -273,7 +273,7 @@ class WorkerCore final : public Resident, public Lane::Owner, public std::enable
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();  // gone, and all is answered
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/worker_end_impl.hpp>
 #include <drover/pool/detail/worker_io_impl.hpp>

@@ -8,7 +8,7 @@
 #include <drover/pool/detail/worker_core.hpp>
 
 /// The end of a worker, of its context, or of who owned it.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline Event::Kind reported_kind(ChildEvent::Kind kind) noexcept {
   switch (kind) {
@@ -197,4 +197,4 @@ inline void WorkerCore::drop(const Cause& gone) noexcept {
   finished_->set();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -9,7 +9,7 @@
 #include <drover/os/detail/exit_guard.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 class EventSink;
@@ -45,7 +45,7 @@ class WorkerHandle {
   std::shared_ptr<WorkerCore> core_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/worker_handle_impl.hpp>

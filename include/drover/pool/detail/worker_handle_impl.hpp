@@ -16,7 +16,7 @@
 #include <drover/pool/detail/worker_handle.hpp>
 #include <drover/pool/options.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE WorkerHandle::WorkerHandle(const asio::any_io_executor& executor, WorkerOptions options, bool takes_calls)
     : dispatcher_(Dispatcher::create(executor, options, std::nullopt)),
@@ -54,4 +54,4 @@ inline asio::awaitable<WorkerMetadata> start_and_introduce(std::shared_ptr<Worke
   co_return *core->metadata();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -11,7 +11,7 @@
 /// The two sockets of a worker as the parent watches them, and what comes in on the control socket. Every error of a
 /// system call either is retried or ends the worker in bounded time, so that nobody waits for an answer that cannot
 /// come.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 // ---- watching the sockets -------------------------------------------------------------------------------------------
 
@@ -315,4 +315,4 @@ inline void WorkerCore::give_up(std::exception_ptr failure) {
   reap_within(Duration::zero());
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -13,7 +13,7 @@
 #include <drover/pool/detail/pool_core.hpp>
 #include <drover/pool/worker_pool.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 DROVER_INLINE std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& executor, PoolOptions options) {
@@ -120,4 +120,4 @@ DROVER_INLINE void WorkerPool::let_go() noexcept {
   core_.reset();
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

@@ -11,7 +11,7 @@
 #include <drover/pool/detail/worker_handle_impl.hpp>
 #include <drover/pool/worker_process.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start() { return start(std::chrono::seconds(30)); }
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start(Timeout timeout) {
@@ -34,4 +34,4 @@ DROVER_INLINE const std::optional<WorkerMetadata>& WorkerProcess::metadata() con
   return handle_ ? handle_.core()->metadata() : none;
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

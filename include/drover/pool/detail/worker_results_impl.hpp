@@ -7,7 +7,7 @@
 #include <drover/pool/detail/worker_core.hpp>
 
 /// What comes in on the data socket of a worker: RESULTs.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline void WorkerCore::on_data_readable() {
   {
@@ -74,4 +74,4 @@ inline void WorkerCore::data_closed() {
   if (!stop_.begun()) reap_within(options_.shutdown_grace);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

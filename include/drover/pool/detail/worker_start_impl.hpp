@@ -14,7 +14,7 @@
 #include <drover/pool/detail/launch.hpp>
 #include <drover/pool/detail/worker_core.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline WorkerCore::Io::Io(const asio::any_io_executor& ex)
     : executor(ex),
@@ -205,4 +205,4 @@ inline void WorkerCore::hello(const Frame& frame) {
   started_->set();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

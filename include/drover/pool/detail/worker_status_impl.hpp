@@ -12,7 +12,7 @@
 #include <drover/pool/detail/worker_core.hpp>
 
 /// What a worker says of itself, and what this side knows of it.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline asio::awaitable<WorkerStatus> WorkerCore::ask_status(std::shared_ptr<WorkerCore> core, Timeout bound) {
   const auto waiter = std::make_shared<StatusWaiter>();
@@ -129,4 +129,4 @@ inline bool WorkerCore::killed_for_a_call() const {
   return killed_for_a_call_;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -10,7 +10,7 @@
 
 #include <drover/pool/detail/worker_core.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline bool WorkerCore::begin_stop(Timeout grace) {
   require_not_negative(grace, "the grace of stop()");
@@ -303,4 +303,4 @@ void WorkerCore::emit_of(pid_t pid, Event::Kind kind, Fill fill) {
   events_->tell(std::move(event));
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -8,7 +8,7 @@
 
 /// What decoding one message may cost. Bounds on the bytes of a message bound neither memory nor time: an empty
 /// optional takes two bytes there, and in memory as much as a full one; keys with one hash make an insertion linear.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 [[noreturn]] void decode_failed(const std::string& what);  // DecodeError
 
@@ -82,4 +82,4 @@ class DecodeBudget {
   std::size_t spare_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

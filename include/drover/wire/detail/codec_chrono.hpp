@@ -13,7 +13,7 @@
 
 /// Durations, which carry their unit, and time points, which carry their clock. Both clocks are the same in all
 /// processes of a machine.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A unit of time in seconds.
 struct Period {
@@ -104,4 +104,4 @@ struct Wire<std::chrono::time_point<Clock, Duration>, Form::time_point> {
   }
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

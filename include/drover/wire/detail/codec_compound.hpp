@@ -15,7 +15,7 @@
 #include <drover/wire/detail/codec_form.hpp>
 
 /// optional, unique_ptr, variant, tuples, and structs with drover_fields().
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline void encode_presence(RawEncoder& out, bool there) {
   out.tagged(Kind::optional, static_cast<std::uint8_t>(there));
@@ -164,4 +164,4 @@ struct Wire<T, Form::fields> {
   }
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

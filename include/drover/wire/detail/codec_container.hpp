@@ -18,7 +18,7 @@
 
 /// Sequences, sets, maps and arrays. Sequences of numbers lie side by side, and are copied in one go where the element
 /// types agree.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Elements that lie side by side in memory as they do in a message.
 template <class T>
@@ -200,4 +200,4 @@ struct Wire<T, Form::map> {
   }
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -12,7 +12,7 @@
 #include <drover/wire/detail/codec_budget.hpp>
 
 /// The layer under Encoder and Decoder: kinds, fixed-size fields and lengths.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The first byte of every value.
 enum class Kind : std::uint8_t {
@@ -226,4 +226,4 @@ class Level {
   RawCoder& coder_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

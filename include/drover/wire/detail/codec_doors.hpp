@@ -7,7 +7,7 @@
 #include <drover/wire/detail/codec_form.hpp>
 
 /// The doors Encoder::put() and Decoder::get(), and what they say of a type that can't travel.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 template <class T>
 inline constexpr bool is_shared_pointer = false;
@@ -32,9 +32,9 @@ consteval Advice advice_for() {
     return is_from_std<T>() || (!std::is_class_v<T> && !std::is_union_v<T>) ? Advice::convert : Advice::write_fields;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 
 template <class T>
 void Encoder::put(const T& value) {
@@ -98,4 +98,4 @@ T Decoder::get() {
         "specialise drover::Codec.");
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

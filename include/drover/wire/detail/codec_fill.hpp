@@ -11,7 +11,7 @@
 #include <drover/wire/detail/codec_form.hpp>
 
 /// How elements get into containers, and what they are charged for there.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 template <class C>
 concept HasKeys = requires { typename C::key_type; };
@@ -158,4 +158,4 @@ class Filler {
   [[no_unique_address]] std::conditional_t<HashTable<C>, ProbeCount<C>, NoProbes> probes_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -18,7 +18,7 @@
 #include <drover/wire/codec.hpp>
 
 /// Which way of travelling a type takes.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 enum class Form {
   none,
@@ -311,4 +311,4 @@ struct Wire<T, Form::custom> {
 
 inline void decode_failed(const std::string& what) { throw DecodeError(what); }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

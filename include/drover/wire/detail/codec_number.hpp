@@ -12,7 +12,7 @@
 
 /// bool, integers, enums and floating point; and the element types of number sequences. (Built-in functions instead of
 /// <cmath>, which is slow to compile.)
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A number as it was found, before it becomes the type that is wanted.
 struct Number {
@@ -243,4 +243,4 @@ struct NumberRun {
   }
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

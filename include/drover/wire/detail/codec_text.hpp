@@ -18,7 +18,7 @@
 #include <drover/wire/detail/codec_number.hpp>
 
 /// Strings, paths, bytes, and messages that serialise themselves.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A string or vector with a copy of these elements, in one pass.
 template <class T, class Element>
@@ -204,4 +204,4 @@ struct Wire<T, Form::message> {
   }
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

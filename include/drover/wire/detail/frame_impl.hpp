@@ -11,7 +11,7 @@
 #include <drover/error.hpp>
 #include <drover/wire/frame.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   last_body_ = {};
@@ -184,4 +184,4 @@ DROVER_INLINE void FrameWriter::clear() noexcept {
   head_ = written_ = pending_ = 0;
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -7,7 +7,7 @@
 #include <new>
 #include <sys/mman.h>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Memory that is about to be written for the first time, by anyone's allocator: a page of 2 MiB costs little more to
 /// get than one of 4 KiB. A wish, and no kernel needs to grant it.
@@ -83,4 +83,4 @@ class LargeBlocks {
   static inline Block kept_[8] = {};
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -11,7 +11,7 @@
 #include <drover/wire/protocol.hpp>
 
 /// What this process is: both sides of the process boundary have to know.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 enum class Role {
   unknown,  // nobody has asked yet
@@ -69,4 +69,4 @@ inline bool booting_as_worker() {
 /// This process was started as a worker.
 inline bool started_as_worker() { return booting_as_worker() || this_process.load() == Role::serving; }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

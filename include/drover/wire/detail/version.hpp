@@ -1,8 +1,8 @@
 #pragma once
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Of the library: CMakeLists.txt takes it from here, workers tell it in their HELLO.
 inline constexpr const char* library_version = "0.1.0";
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

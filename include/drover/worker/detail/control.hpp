@@ -23,7 +23,7 @@
 #include <drover/worker/detail/parent.hpp>
 #include <drover/worker/detail/state.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A frame from the worker on the control socket. Small enough for the kernel to take it whole or not at all, so that
 /// two threads may send them.
@@ -292,4 +292,4 @@ class ControlThread {
   pollfd parent_{state_.parent.get(), POLLIN, 0};
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -5,7 +5,7 @@
 
 #include <drover/timeout.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// How a worker comes to its end, as a pure state machine on absolute deadlines: a STOP frame, SIGTERM, SIGINT and the
 /// parent's death all go in here, in any order and number, and each can only shorten what the others allow. What comes
@@ -90,4 +90,4 @@ class Drain {
   Deadline leave_at_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -8,7 +8,7 @@
 #include <optional>
 #include <utility>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Call ids on their way from one thread to another: unbounded, no locks, and no allocation but for one block in a
 /// thousand. One thread pushes, one pops.
@@ -58,4 +58,4 @@ class IdQueue {
   alignas(64) Block* tail_;  // the pushing thread's
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

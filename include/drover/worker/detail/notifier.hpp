@@ -5,7 +5,7 @@
 #include <drover/os/signals.hpp>
 #include <drover/worker/detail/state.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A thread that stops std::stop_tokens. Stop callbacks are code of the user's and may block, so that neither the
 /// control thread nor the main thread, which is busy with a routine, can run them.
@@ -31,4 +31,4 @@ inline void start_notifier(WorkerState& state) {
   state.has_notifier.store(true);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

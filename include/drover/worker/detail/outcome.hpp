@@ -19,7 +19,7 @@
 #include <drover/worker/detail/type_name.hpp>
 
 /// What becomes of a call that has no result: the body of its RESULT.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The body must not get larger than `limit`, or least_max_body if that is more, however long the texts are.
 inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
@@ -84,4 +84,4 @@ ResultStatus conclude(FrameBody& body, std::size_t limit, std::string_view name,
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

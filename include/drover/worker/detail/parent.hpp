@@ -11,7 +11,7 @@
 #include <drover/worker/detail/state.hpp>
 
 /// How a worker learns of its parent's death, and what it leaves behind after it.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A worker that is stopped by SIGSTOP when its parent dies wakes up to see it. The kernel sends this signal when the
 /// *thread* dies that started the worker, see PR_SET_PDEATHSIG(2const), so it must be one that harms nothing if it is
@@ -67,4 +67,4 @@ inline void end_group_with_this_process() noexcept {
   if (copy == 0) group_end::run(worker, worker);
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -20,7 +20,7 @@
 #include <drover/wire/codec.hpp>
 #include <drover/worker/detail/type_name.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The arguments of a call are not what the routine takes.
 class BadArguments : public std::runtime_error {
@@ -233,4 +233,4 @@ std::unique_ptr<Routine> make_routine(F f) {
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -10,7 +10,7 @@
 
 #include <drover/worker/detail/routine.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Routines by name.
 class RoutineTable {
@@ -46,4 +46,4 @@ class RoutineTable {
   std::unordered_map<std::string, std::unique_ptr<Routine>, Hash, std::equal_to<>> routines_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -17,7 +17,7 @@
 #include <drover/worker/detail/state.hpp>
 #include <drover/worker/serve.hpp>
 
-namespace drover::inline v1 {
+namespace drover { inline namespace v1 {
 namespace detail {
 
 /// A worker that cannot work ends here and now: an exception might be caught, and main() go on as the parent program.
@@ -96,4 +96,4 @@ DROVER_INLINE int serve(const Routines& routines) {
   return 0;
 }
 
-}  // namespace drover::inline v1
+}}  // namespace drover::v1

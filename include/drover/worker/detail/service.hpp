@@ -21,7 +21,7 @@
 #include <drover/worker/detail/routine_table.hpp>
 #include <drover/worker/detail/state.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The work of a worker, all of it on the main thread: reads CALLs, runs their routines, writes RESULTs, until the
 /// control thread orders to drain and nothing is in flight any more.
@@ -126,7 +126,7 @@ class WorkerService {
   bool takes_no_more_ = false;   // no call begins any more, and the parent knows
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
 
 #include <drover/worker/detail/service_impl.hpp>
 #include <drover/worker/detail/service_orders_impl.hpp>

@@ -22,7 +22,7 @@
 #include <drover/worker/detail/outcome.hpp>
 #include <drover/worker/detail/service.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 inline WorkerService::WorkerService(WorkerState& state, const RoutineTable& routines)
     : state_(state),
@@ -324,4 +324,4 @@ inline void WorkerService::flush() {
   if (error && error != std::errc::broken_pipe && error != std::errc::connection_reset) connection_lost();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

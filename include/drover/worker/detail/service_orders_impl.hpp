@@ -6,7 +6,7 @@
 #include <drover/worker/detail/control.hpp>
 #include <drover/worker/detail/service.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 // What the control thread says --------------------------------------------------------------------
 
@@ -90,4 +90,4 @@ inline void WorkerService::finish() {
   context_.stop();
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

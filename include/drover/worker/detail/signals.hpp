@@ -9,7 +9,7 @@
 
 /// SIGTERM, SIGINT and SIGHUP in a worker. SIGHUP because the kernel sends it, and then SIGCONT, to a stopped process
 /// whose group has been orphaned by its parent's death; it counts as SIGTERM.
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Only tells the control thread. Before serve(), and in a forked copy of the worker, there is nothing to drain, and
 /// the signal does what it does by default.
@@ -41,4 +41,4 @@ inline void install_worker_signals() noexcept {
   }
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

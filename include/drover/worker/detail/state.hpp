@@ -16,7 +16,7 @@
 #include <drover/worker/detail/id_queue.hpp>
 #include <drover/worker/detail/stop_sources.hpp>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// Wakes one thread. Any thread and any signal handler may ring; nothing is allocated or locked.
 class Bell {
@@ -126,4 +126,4 @@ inline Deadline deadline_from(std::int64_t nanoseconds) noexcept {
   return Clock::time_point(std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(bounded)));
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

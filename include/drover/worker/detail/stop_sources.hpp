@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The stop sources of the calls whose routines take a std::stop_token. Added and removed by the main thread, stopped
 /// by the notifier; the lock is never held while code of the user's runs.
@@ -60,4 +60,4 @@ class StopSources {
   std::vector<std::pair<std::uint64_t, std::stop_source>> sources_;
 };
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <typeinfo>
 
-namespace drover::inline v1::detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// A type as one would write it; for texts that people read.
 template <class T>
@@ -33,4 +33,4 @@ inline std::string current_exception_type() {
   return type == nullptr ? "unknown" : demangle(type->name());
 }
 
-}  // namespace drover::inline v1::detail
+}}}  // namespace drover::v1::detail
