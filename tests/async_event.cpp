@@ -12,7 +12,7 @@
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
 
-#include <drover/detail/async_event.hpp>
+#include <drover/detail/context/async_event.hpp>
 
 namespace {
 

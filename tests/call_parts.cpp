@@ -13,12 +13,12 @@
 
 #include <asio/io_context.hpp>
 
-#include <drover/pool/detail/call_queue.hpp>
-#include <drover/pool/detail/call_state.hpp>
-#include <drover/pool/detail/deadlines.hpp>
-#include <drover/pool/detail/dispatcher.hpp>
-#include <drover/pool/detail/lane.hpp>
-#include <drover/pool/detail/status_requests.hpp>
+#include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/deadlines.hpp>
+#include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/call/state.hpp>
+#include <drover/pool/detail/worker/data_link.hpp>
+#include <drover/pool/detail/worker/status_requests.hpp>
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include <drover/os/command.hpp>
-#include <drover/os/detail/child.hpp>
+#include <drover/os/detail/child_process.hpp>
 #include <drover/os/process.hpp>
 
 #include "support/processes.hpp"

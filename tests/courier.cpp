@@ -10,7 +10,7 @@
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
 
-#include <drover/detail/courier.hpp>
+#include <drover/detail/context/strand.hpp>
 
 namespace {
 

@@ -23,8 +23,8 @@
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
 
-#include <drover/detail/home.hpp>
-#include <drover/os/detail/reaper.hpp>
+#include <drover/detail/context/registry.hpp>
+#include <drover/os/detail/reaper_thread.hpp>
 #include <drover/os/process.hpp>
 
 #include "support/processes.hpp"

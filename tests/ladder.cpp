@@ -3,7 +3,7 @@
 #include <optional>
 #include <vector>
 
-#include <drover/os/detail/ladder.hpp>
+#include <drover/os/detail/escalation.hpp>
 
 // all of it on a clock that only the tests move.
 namespace {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include <drover/pool/balancer.hpp>
-#include <drover/pool/detail/stop_state.hpp>
+#include <drover/pool/detail/worker/stop_state.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 

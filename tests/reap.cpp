@@ -19,7 +19,7 @@
 #include <asio/steady_timer.hpp>
 #include <asio/use_awaitable.hpp>
 
-#include <drover/os/detail/child.hpp>
+#include <drover/os/detail/child_process.hpp>
 #include <drover/os/process.hpp>
 
 #include "support/processes.hpp"

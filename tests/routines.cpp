@@ -18,7 +18,7 @@
 #include <asio/io_context.hpp>
 
 #include <drover/worker/detail/id_queue.hpp>
-#include <drover/worker/detail/outcome.hpp>
+#include <drover/worker/detail/run_routine.hpp>
 #include <drover/worker/detail/stop_sources.hpp>
 #include <drover/worker/routines.hpp>
 

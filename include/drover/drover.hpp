@@ -6,9 +6,9 @@
 
 #include <drover/error.hpp>
 #include <drover/event.hpp>
+#include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
 #include <drover/os/exec.hpp>
-#include <drover/os/exit_status.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/process.hpp>
 #include <drover/os/reap.hpp>

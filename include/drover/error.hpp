@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#include <drover/os/exit_status.hpp>
+#include <drover/exit_status.hpp>
 
 /// What drover itself reports. Failures of the operating system are std::system_error with the errno, cancellation is
 /// asio::error::operation_aborted, and misuse std::invalid_argument or std::logic_error.

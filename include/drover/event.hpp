@@ -6,7 +6,7 @@
 #include <string>
 #include <sys/types.h>
 
-#include <drover/os/exit_status.hpp>
+#include <drover/exit_status.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 {

@@ -16,7 +16,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
-#include <drover/detail/resource_pool_core.hpp>
+#include <drover/detail/resource_pool/impl.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 {

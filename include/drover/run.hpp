@@ -52,5 +52,5 @@ int run_main(asio::awaitable<void> main);
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/detail/run_impl.hpp>
+#include <drover/run.ipp>
 #endif

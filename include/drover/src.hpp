@@ -15,20 +15,20 @@
 
 #include <drover/detail/platform.hpp>
 
-#include <drover/detail/async_event_impl.hpp>
-#include <drover/detail/home_impl.hpp>
-#include <drover/detail/resource_pool_timer_impl.hpp>
-#include <drover/detail/run_impl.hpp>
+#include <drover/detail/context/async_event.ipp>
+#include <drover/detail/context/registry.ipp>
+#include <drover/detail/resource_pool/idle_timer.ipp>
 #include <drover/drover.hpp>
-#include <drover/os/detail/command_impl.hpp>
-#include <drover/os/detail/exec_impl.hpp>
-#include <drover/os/detail/exit_guard_impl.hpp>
-#include <drover/os/detail/process_impl.hpp>
-#include <drover/pool/detail/begin_call_impl.hpp>
-#include <drover/pool/detail/call_impl.hpp>
-#include <drover/pool/detail/local_worker_impl.hpp>
-#include <drover/pool/detail/worker_handle_impl.hpp>
-#include <drover/pool/detail/worker_pool_impl.hpp>
-#include <drover/pool/detail/worker_process_impl.hpp>
-#include <drover/wire/detail/frame_impl.hpp>
-#include <drover/worker/detail/serve_impl.hpp>
+#include <drover/os/command.ipp>
+#include <drover/os/detail/program_exit.ipp>
+#include <drover/os/exec.ipp>
+#include <drover/os/process.ipp>
+#include <drover/pool/detail/call/begin_call.ipp>
+#include <drover/pool/detail/call/call.ipp>
+#include <drover/pool/detail/worker/handle.ipp>
+#include <drover/pool/local_worker.ipp>
+#include <drover/pool/worker_pool.ipp>
+#include <drover/pool/worker_process.ipp>
+#include <drover/run.ipp>
+#include <drover/wire/frame.ipp>
+#include <drover/worker/serve.ipp>

@@ -21,8 +21,8 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/thread_pool.hpp>
 
-#include <drover/detail/home.hpp>
-#include <drover/os/detail/child.hpp>
+#include <drover/detail/context/registry.hpp>
+#include <drover/os/detail/child_process.hpp>
 
 #include "support/host_program.hpp"
 

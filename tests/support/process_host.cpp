@@ -21,7 +21,7 @@
 #include <asio/io_context.hpp>
 #include <asio/steady_timer.hpp>
 
-#include <drover/os/detail/child.hpp>
+#include <drover/os/detail/child_process.hpp>
 #include <drover/os/exec.hpp>
 #include <drover/os/process.hpp>
 

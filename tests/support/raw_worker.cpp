@@ -24,7 +24,7 @@
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 
-#include <drover/wire/detail/role.hpp>
+#include <drover/wire/detail/process_role.hpp>
 #include <drover/worker/serve.hpp>
 
 #include "support/sanitizers.hpp"

@@ -21,7 +21,7 @@
 #include <asio/io_context.hpp>
 #include <asio/system_error.hpp>
 
-#include <drover/detail/resource_pool_core.hpp>
+#include <drover/detail/resource_pool/impl.hpp>
 
 #include "support/resource_pool_model.hpp"
 

@@ -11,7 +11,7 @@
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 
-#include <drover/detail/async_event.hpp>
+#include <drover/detail/context/async_event.hpp>
 
 namespace pool_test {
 

@@ -125,5 +125,5 @@ struct Command {
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/os/detail/command_impl.hpp>
+#include <drover/os/command.ipp>
 #endif

@@ -26,5 +26,5 @@ bool prepare_for_exec() noexcept;
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/os/detail/exec_impl.hpp>
+#include <drover/os/exec.ipp>
 #endif

@@ -10,9 +10,9 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
-#include <drover/os/detail/exit_guard.hpp>
-#include <drover/os/exit_status.hpp>
+#include <drover/os/detail/program_exit.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>
 
@@ -96,5 +96,5 @@ class Process {
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/os/detail/process_impl.hpp>
+#include <drover/os/process.ipp>
 #endif

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstddef>
 
-#include <drover/os/exit_status.hpp>
+#include <drover/exit_status.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 {

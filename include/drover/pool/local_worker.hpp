@@ -8,8 +8,8 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
-#include <drover/pool/detail/begin_call.hpp>
-#include <drover/pool/detail/worker_handle.hpp>
+#include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 {
@@ -109,5 +109,5 @@ class [[nodiscard]] LocalWorker {
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/pool/detail/local_worker_impl.hpp>
+#include <drover/pool/local_worker.ipp>
 #endif

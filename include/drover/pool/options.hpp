@@ -20,8 +20,8 @@
 
 #include <drover/detail/brace_safe.hpp>
 #include <drover/event.hpp>
+#include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
-#include <drover/os/exit_status.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/on_terminate.hpp>
 

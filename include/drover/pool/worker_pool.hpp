@@ -15,8 +15,8 @@
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/config.hpp>
-#include <drover/os/detail/exit_guard.hpp>
-#include <drover/pool/detail/begin_call.hpp>
+#include <drover/os/detail/program_exit.hpp>
+#include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 {
@@ -142,5 +142,5 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/pool/detail/worker_pool_impl.hpp>
+#include <drover/pool/worker_pool.ipp>
 #endif

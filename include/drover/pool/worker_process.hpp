@@ -10,7 +10,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/os/reap.hpp>
-#include <drover/pool/detail/worker_handle.hpp>
+#include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 {
@@ -49,5 +49,5 @@ class [[nodiscard]] WorkerProcess {
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/pool/detail/worker_process_impl.hpp>
+#include <drover/pool/worker_process.ipp>
 #endif

@@ -161,5 +161,5 @@ class FrameWriter {
 }}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/wire/detail/frame_impl.hpp>
+#include <drover/wire/frame.ipp>
 #endif

@@ -47,5 +47,5 @@ int serve(const Routines& routines);
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
-#include <drover/worker/detail/serve_impl.hpp>
+#include <drover/worker/serve.ipp>
 #endif

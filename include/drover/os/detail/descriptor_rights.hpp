@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include <drover/detail/pin.hpp>
+#include <drover/detail/keep_loaded.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <drover/os/detail/pidfd.hpp>
+#include <drover/os/detail/child_syscalls.hpp>
 
 /// What is left of a process group after its leader has been reaped.
 namespace drover { inline namespace v1 { namespace detail {

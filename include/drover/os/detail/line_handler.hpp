@@ -19,7 +19,7 @@
 #include <asio/post.hpp>
 #include <asio/query.hpp>
 
-#include <drover/detail/home.hpp>
+#include <drover/detail/context/registry.hpp>
 #include <drover/os/command.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {

@@ -9,7 +9,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#include <drover/os/detail/pidfd.hpp>
+#include <drover/os/detail/child_syscalls.hpp>
 #include <drover/os/fd.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {

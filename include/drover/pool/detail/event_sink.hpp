@@ -15,8 +15,8 @@
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 
-#include <drover/detail/async_event.hpp>
-#include <drover/detail/courier.hpp>
+#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/strand.hpp>
 #include <drover/event.hpp>
 #include <drover/timeout.hpp>
 

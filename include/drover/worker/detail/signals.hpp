@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <drover/worker/detail/state.hpp>
+#include <drover/worker/detail/shared_state.hpp>
 
 /// SIGTERM, SIGINT and SIGHUP in a worker. SIGHUP because the kernel sends it, and then SIGCONT, to a stopped process
 /// whose group has been orphaned by its parent's death; it counts as SIGTERM.

@@ -1,0 +1,140 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <asio/awaitable.hpp>
+
+#include <drover/detail/config.hpp>
+#include <drover/detail/context/registry.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// One coroutine that waits. Completed once, by whichever comes first of the event and the cancellation; the completion
+/// is posted to the coroutine's executor. Goes silently with that executor's context.
+class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
+ public:
+  explicit Waiter(std::shared_ptr<Home> home) : home_(std::move(home)) {}
+  virtual ~Waiter() = default;
+
+  /// From any thread, any number of times; the first one counts. Throws if there is no memory to post it: then it still
+  /// waits, and may be completed later.
+  void complete(std::error_code ec) {
+    Home::Posting posting(*home_);
+    if (done_ || home_->down()) return;
+    // The posted function owns the waiter then. Posted under the lock, so that the context can't go meanwhile.
+    auto self = home_->move_out(*this);
+    done_ = true;
+    result_ = ec;
+    if (!self) return;
+    try {
+      post(std::static_pointer_cast<Waiter>(self));
+    } catch (...) {
+      posting.failed();
+      done_ = false;
+      home_->move_in(std::move(self));
+      throw;
+    }
+  }
+
+  /// False if the context is gone; the waiter is then never completed.
+  bool settle() {
+    const auto held = home_->lock();
+    if (home_->down()) return false;
+    home_->move_in(shared_from_this());
+    return true;
+  }
+
+ protected:
+  std::error_code result() const noexcept { return result_; }
+
+ private:
+  virtual void post(std::shared_ptr<Waiter> self) = 0;
+
+  std::shared_ptr<Home> home_;
+  std::error_code result_;
+  bool done_ = false;
+};
+
+/// Happens once; any number of coroutines may wait for it, on any executors, before and after. All members from any
+/// thread. The event and the contexts of those that wait may go in any order.
+class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
+ public:
+  bool is_set() const {
+    const std::lock_guard held(mutex_);
+    return set_;
+  }
+
+  /// Throws std::bad_alloc if one that waits could not be told; it is when this is called again.
+  void set() {
+    if (tell() == Told::not_all) throw std::bad_alloc();
+  }
+
+  /// True once all that wait have been told. False if there was not the memory for it, or if another thread is at it:
+  /// call it again then.
+  bool try_set() noexcept { return tell() == Told::all; }
+
+  enum class Resume { at_once, posted };
+
+  /// Ends with operation_aborted if it is cancelled, which leaves the event and its other waiters as they are. If it is
+  /// set already this comes back at once, or else after what its executor was given before.
+  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event, Resume resume = Resume::at_once);
+
+ private:
+  struct Initiation;
+  enum class Told { all, not_all, by_another };
+
+  Told tell() noexcept {
+    std::vector<std::weak_ptr<Waiter>> waiters;
+    {
+      const std::lock_guard held(mutex_);
+      set_ = true;
+      if (telling_) return Told::by_another;
+      telling_ = true;
+      waiters.swap(waiters_);
+    }
+    bool all = true;
+    for (auto& weak : waiters) {
+      try {
+        if (const auto waiter = weak.lock()) waiter->complete({});
+        weak.reset();
+      } catch (...) {
+        all = false;
+      }
+    }
+    const std::lock_guard held(mutex_);
+    telling_ = false;
+    if (all) return Told::all;
+    waiters_.swap(waiters);  // empty until now: since it is set none are added
+    return Told::not_all;
+  }
+
+  void add(const std::shared_ptr<Waiter>& waiter) {
+    {
+      const std::lock_guard held(mutex_);
+      if (!set_) {
+        // Those that were cancelled stay behind as empty entries; clear them out before the list would grow.
+        if (waiters_.size() == waiters_.capacity())
+          std::erase_if(waiters_, [](const auto& weak) { return weak.expired(); });
+        waiters_.push_back(waiter);
+        return;
+      }
+    }
+    waiter->complete({});
+  }
+
+  mutable std::mutex mutex_;
+  bool set_ = false;
+  bool telling_ = false;
+  std::vector<std::weak_ptr<Waiter>> waiters_;
+};
+
+}}}  // namespace drover::v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/detail/context/async_event.ipp>
+#endif

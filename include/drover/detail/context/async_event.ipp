@@ -1,0 +1,100 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/async_result.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/error.hpp>
+#include <asio/execution.hpp>
+#include <asio/post.hpp>
+#include <asio/prefer.hpp>
+#include <asio/query.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/detail/context/async_event.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+template <class Handler>
+class HandlerWaiter final : public Waiter {
+ public:
+  HandlerWaiter(std::shared_ptr<Home> home, Handler handler, const asio::any_io_executor& executor)
+      : Waiter(std::move(home)), slot_(asio::get_associated_cancellation_slot(handler)) {
+    pending_.emplace(std::move(handler), asio::prefer(executor, asio::execution::outstanding_work.tracked));
+  }
+
+  /// On the waiting coroutine's executor, once settled.
+  void watch_cancellation() {
+    if (!slot_.is_connected()) return;
+    slot_.assign([weak = this->weak_from_this()](asio::cancellation_type type) {
+      if (type == asio::cancellation_type::none) return;
+      if (const auto waiter = weak.lock()) waiter->complete(asio::error::operation_aborted);
+    });
+  }
+
+ private:
+  struct Pending {
+    Pending(Handler h, asio::any_io_executor w) : handler(std::move(h)), work(std::move(w)) {}
+    Handler handler;
+    asio::any_io_executor work;  // a context does not run out of work while someone waits on it
+  };
+
+  /// If it is dropped, because the context is going, so is the handler, whoever else still holds the waiter.
+  struct Completion {
+    explicit Completion(std::shared_ptr<HandlerWaiter> w) noexcept : waiter(std::move(w)) {}
+    Completion(Completion&&) noexcept = default;
+    Completion& operator=(Completion&&) = delete;
+    ~Completion() {
+      if (waiter && !Home::Posting::postpone(waiter, let_go)) let_go(waiter.get());
+    }
+    void operator()() { std::exchange(waiter, nullptr)->finish(); }
+    static void let_go(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
+
+    std::shared_ptr<HandlerWaiter> waiter;
+  };
+
+  void post(std::shared_ptr<Waiter> self) override {
+    asio::post(pending_->work, Completion(std::static_pointer_cast<HandlerWaiter>(std::move(self))));
+  }
+
+  void finish() {
+    // The slot is touched only here and in its own handler, both on the coroutine's executor.
+    if (slot_.is_connected()) slot_.clear();
+    std::optional<Pending> pending = std::exchange(pending_, std::nullopt);
+    std::move(pending->handler)(result());
+  }
+
+  void evict() noexcept override { pending_.reset(); }
+
+  asio::associated_cancellation_slot_t<Handler> slot_;
+  std::optional<Pending> pending_;
+};
+
+struct AsyncEvent::Initiation {
+  std::shared_ptr<AsyncEvent> event;
+
+  template <class Handler>
+  void operator()(Handler handler) {
+    const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
+    const auto waiter = std::make_shared<HandlerWaiter<Handler>>(
+        Home::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
+    if (!waiter->settle()) return;
+    waiter->watch_cancellation();
+    event->add(waiter);
+  }
+};
+
+DROVER_INLINE asio::awaitable<void> AsyncEvent::wait(std::shared_ptr<AsyncEvent> event, Resume resume) {
+  if (resume == Resume::at_once && event->is_set()) co_return;
+  Initiation initiation{std::move(event)};
+  co_await asio::async_initiate<const asio::use_awaitable_t<>, void(std::error_code)>(std::move(initiation),
+                                                                                      asio::use_awaitable);
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <fcntl.h>
+#include <memory>
+#include <unistd.h>
+
+#include <asio/basic_waitable_timer.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/io_context.hpp>
+#include <asio/strand.hpp>
+
+#include <drover/detail/context/executor.hpp>
+#include <drover/detail/context/registry.hpp>
+#include <drover/detail/keep_loaded.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+class Home::Service : public asio::execution_context::service {
+ public:
+  inline static asio::execution_context::id id;
+
+  explicit Service(asio::execution_context& context) : service(after_asio(context)), home_(std::make_shared<Home>()) {
+    pin_this_object();
+  }
+
+  const std::shared_ptr<Home>& home() const noexcept { return home_; }
+
+ private:
+  /// Services are shut down in the reverse order of their making, and some of Asio's take it ill if they are used from
+  /// other threads meanwhile (timers) or afterwards (strands). So they are made first. Another kind of context than
+  /// Asio's gets nothing that it has not asked for.
+  static asio::execution_context& after_asio(asio::execution_context& context) {
+    if (!asio::has_service<asio::detail::io_context_impl>(context)) return context;
+    const ContextExecutor here(context);
+    const asio::strand<ContextExecutor> strand(here);
+    // Asio's reactor takes up to four descriptors; where they run out half-way it loses the first ones.
+    if (descriptors_left(4))
+      const asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer(here);
+    return context;
+  }
+
+  static bool descriptors_left(std::size_t count) noexcept {
+    if (count == 0) return true;
+    const int fd = ::open("/", O_PATH | O_CLOEXEC);
+    if (fd < 0) return false;
+    const bool left = descriptors_left(count - 1);
+    ::close(fd);
+    return left;
+  }
+
+  void shutdown() noexcept override { home_->shut_down(); }
+
+  std::shared_ptr<Home> home_;
+};
+
+DROVER_INLINE std::shared_ptr<Home> Home::of(asio::execution_context& context) {
+  return asio::use_service<Service>(context).home();
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/resource_pool/entry.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+/// The nodes that are leaving: being finalized, or made and cleared meanwhile; in the order of their departures.
+template <class Node>
+class Departures {
+ public:
+  void join(Node& node) noexcept {
+    node.departure = ++last_;
+    leaving_.push_back(node);
+  }
+
+  /// Calls `wake` with the event of every barrier that this node was the last to hold up.
+  template <class Wake>
+  void depart(Node& node, Wake wake) noexcept {
+    leaving_.erase(node);
+    while (!barriers_.empty() && (leaving_.empty() || leaving_.front().departure > barriers_.front().departure)) {
+      wake(barriers_.front().event);
+      barriers_.erase(barriers_.begin());
+    }
+  }
+
+  /// Set when all those have gone that are leaving now; null if there are none.
+  std::shared_ptr<AsyncEvent> all_gone_event() {
+    if (leaving_.empty()) return nullptr;
+    const auto event = std::make_shared<AsyncEvent>();
+    barriers_.push_back({leaving_.back().departure, event});
+    return event;
+  }
+
+  template <class F>
+  void for_each(F f) const {
+    leaving_.for_each(std::move(f));
+  }
+
+ private:
+  struct Barrier {
+    std::uint64_t departure;
+    std::shared_ptr<AsyncEvent> event;
+  };
+
+  List<Node> leaving_;
+  std::uint64_t last_ = 0;
+  std::vector<Barrier> barriers_;
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/context/async_event.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+class Disposer;
+
+/// What a node is to the thread that disposes of it.
+struct Disposable {
+  explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
+
+  Disposer* const disposer;
+  Disposable* next_task = nullptr;  // in the chain of those to be made or finalized, and of those to be disposed of
+};
+
+class Disposer {
+ public:
+  /// Destroys a value, which may release leases. It may also destroy the disposable.
+  virtual void destroy(Disposable& disposable) noexcept = 0;
+  /// After the destruction of a value whose end has to be reported.
+  virtual void destroyed(Disposable& disposable) noexcept = 0;
+
+ protected:
+  ~Disposer() = default;
+};
+
+/// The destructor of a value may release leases, and thereby end values whose destructors release more, in other pools
+/// too: a chain whose length is the user's data. So a release inside of a destructor destroys nothing itself. It leaves
+/// that to the outermost Disposal on its thread, which works in a loop.
+///
+/// All values are destroyed before the first end is reported, and all ends are reported before the first coroutine is
+/// woken: an end is not seen, on any thread, before everything that it brings about has been destroyed.
+class Disposal {
+ public:
+  Disposal() noexcept {
+    if (current_ == nullptr) current_ = this;
+  }
+  Disposal(const Disposal&) = delete;
+  Disposal& operator=(const Disposal&) = delete;
+  ~Disposal() {
+    if (current_ != this) return;
+    work_off();
+    current_ = nullptr;
+  }
+
+  // The next three only while there is a Disposal on this thread.
+
+  static void destroy(Disposable& disposable) noexcept { current_->to_destroy_.push(disposable); }
+  static void report(Disposable& disposable) noexcept { current_->to_report_.push(disposable); }
+  static void wake(std::vector<std::shared_ptr<AsyncEvent>> events) {
+    auto& later = current_->to_wake_;
+    if (current_->idle()) return set(events);
+    if (later.empty()) return later.swap(events);
+    for (auto& event : events) later.push_back(std::move(event));
+  }
+
+  /// Does now what has been left to the outermost Disposal, for a caller inside of a destructor that can't go on
+  /// without that. Nothing if there is none.
+  static void catch_up() noexcept {
+    if (current_ != nullptr) current_->work_off();
+  }
+
+ private:
+  class Queue {
+   public:
+    bool empty() const noexcept { return first_ == nullptr; }
+
+    void push(Disposable& disposable) noexcept {
+      disposable.next_task = nullptr;
+      (first_ == nullptr ? first_ : last_->next_task) = &disposable;
+      last_ = &disposable;
+    }
+
+    Disposable& pop() noexcept { return *std::exchange(first_, first_->next_task); }
+
+   private:
+    Disposable* first_ = nullptr;
+    Disposable* last_ = nullptr;
+  };
+
+  static void set(const std::vector<std::shared_ptr<AsyncEvent>>& events) {
+    for (const auto& event : events) event->set();
+  }
+
+  bool idle() const noexcept { return to_destroy_.empty() && to_report_.empty(); }
+
+  void work_off() noexcept {
+    for (;;) {
+      if (!to_destroy_.empty()) {
+        Disposable& next = to_destroy_.pop();
+        next.disposer->destroy(next);
+      } else if (!to_report_.empty()) {
+        Disposable& next = to_report_.pop();
+        next.disposer->destroyed(next);
+      } else if (!to_wake_.empty()) {
+        set(std::exchange(to_wake_, {}));
+      } else {
+        return;
+      }
+    }
+  }
+
+  // Without a destructor, so that it serves the destructors of other thread-local and static objects, too.
+  static constinit inline thread_local Disposal* current_ = nullptr;
+
+  Queue to_destroy_, to_report_;
+  std::vector<std::shared_ptr<AsyncEvent>> to_wake_;
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool

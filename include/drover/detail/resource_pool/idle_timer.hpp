@@ -1,0 +1,57 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include <asio/execution_context.hpp>
+
+#include <drover/detail/config.hpp>
+#include <drover/detail/context/registry.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+class TimerTarget {
+ public:
+  /// On a thread of the context, but not on any executor of the pool's.
+  virtual void timer_fired() = 0;
+
+ protected:
+  ~TimerTarget() = default;
+};
+
+/// A steady timer whose pending wait is not work: it does not keep run() or join() from returning. The Asio timer is
+/// owned by its own pending handler, so that it goes silently when the context does.
+///
+/// A pending wait counts one unit of work in the scheduler. That unit is taken back as soon as the wait is armed, and
+/// given again first thing in its completion, whose end takes it a second time. Taking back the last unit would stop
+/// the context, so it is only done from inside a handler of the context, which is a unit itself.
+class IdleTimer {
+ public:
+  IdleTimer(asio::execution_context& context, std::shared_ptr<Home> home)
+      : context_(&context), home_(std::move(home)) {}
+  IdleTimer(const IdleTimer&) = delete;
+  IdleTimer& operator=(const IdleTimer&) = delete;
+  ~IdleTimer() { cancel(); }
+
+  /// Any thread. Not to be called while an earlier wait is pending. Does nothing if the context is gone.
+  void arm(Clock::time_point at, std::weak_ptr<TimerTarget> target);
+
+  void cancel() noexcept;
+
+ private:
+  struct Wait;
+
+  static void start(std::shared_ptr<Wait> wait, Clock::time_point at);
+  static void enter(std::shared_ptr<Wait> wait, Clock::time_point at);
+
+  asio::execution_context* context_;  // not to be used once the home is down
+  std::shared_ptr<Home> home_;
+  std::weak_ptr<Wait> wait_;
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/detail/resource_pool/idle_timer.ipp>
+#endif

@@ -1,0 +1,389 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/error.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/query.hpp>
+#include <asio/system_error.hpp>
+
+#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/executor_ref.hpp>
+#include <drover/detail/resource_pool/disposal.hpp>
+#include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/factory.hpp>
+#include <drover/detail/resource_pool/idle_timer.hpp>
+#include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/state_machine.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+struct SteadyTime {
+  using Timer = IdleTimer;
+  static Clock::time_point now() noexcept { return Clock::now(); }
+};
+
+/// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
+/// lives as long as the pool and its nodes.
+template <class Key, class Value, class Lookup, class Time>
+class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
+               public TimerTarget,
+               private Disposer {
+  friend resource_pool::Node<Key, Value, Engine>;
+
+ public:
+  using Node = resource_pool::Node<Key, Value, Engine>;
+  using Hold = resource_pool::Hold<Node>;
+
+  struct Callbacks {
+    std::unique_ptr<Maker<Key, Value>> maker;
+    std::function<asio::awaitable<void>(Value&)> finalizer;
+    std::function<void(std::exception_ptr)> on_error;
+    std::function<void(Happening, const Key&, const std::exception_ptr&)> on_event;
+  };
+
+  Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
+      : machine_(rules),
+        callbacks_(std::move(callbacks)),
+        outlet_(executor),
+        timer_(asio::query(executor, asio::execution::context), outlet_.home()) {}
+
+  /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
+  void close() {
+    {
+      std::unique_lock lock(mutex_);
+      machine_.close();
+      if (machine_.nodes() > 0) self_ = this->shared_from_this();
+      timer_.cancel();
+      settle(lock);
+    }
+    // A pool that is part of a value goes before the rest of that, and takes its own values along.
+    Disposal::catch_up();
+  }
+
+  void release(Node& node) noexcept {
+    if (released_shared(node)) return;
+    const auto now = clock();
+    std::unique_lock lock(mutex_);
+    machine_.release(node, now);
+    settle(lock);
+  }
+
+  asio::awaitable<void> release_and_wait(Node& node) {
+    if (released_shared(node)) return done();
+    std::shared_ptr<AsyncEvent> gone;
+    const auto now = clock();
+    {
+      std::unique_lock lock(mutex_);
+      machine_.release(node, now);
+      if (node.state == State::finalizing && !node.cleared) gone = machine_.gone_event(node);
+      settle(lock);
+    }
+    return done_after(std::move(gone));
+  }
+
+  void discard(Node& node) {
+    std::unique_lock lock(mutex_);
+    machine_.discard(node);
+    settle(lock);
+  }
+
+ protected:
+  static asio::awaitable<void> done() { co_return; }
+
+  static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
+    if (!event) return done();
+    return wait(std::move(event));
+  }
+
+  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
+    // Inside of a destructor, which runs a context of its own, it must not wait for what is to be done below it.
+    if (!event->is_set()) Disposal::catch_up();
+    co_await AsyncEvent::wait(std::move(event));
+  }
+
+  Clock::time_point clock() const noexcept {
+    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
+  }
+
+  /// Gives back a reference without the lock, if it is not the last one.
+  static bool released_shared(Node& node) noexcept {
+    auto refs = node.refs.load(std::memory_order_relaxed);
+    while (refs > 1)
+      if (node.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
+  /// Ends every step: does what follows from it, without the lock.
+  void settle(std::unique_lock<std::mutex>& lock) {
+    if (!armed_) arm();
+    if (machine_.has_work()) carry_out(lock);
+  }
+
+  using Machine = resource_pool::Machine<Node, Lookup>;
+
+  virtual ~Engine() = default;
+
+  mutable std::mutex mutex_;
+  Machine machine_;
+
+ private:
+  /// A factory or finalizer that is to run, or runs. Destroyed before it has ended if the context goes first.
+  class Job {
+   public:
+    Job(std::shared_ptr<Engine> c, Node& n) : engine(std::move(c)), node(&n) {}
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    ~Job() {
+      if (node != nullptr) engine->abandon(*node);
+    }
+
+    const std::shared_ptr<Engine> engine;
+    Node* node;
+  };
+
+  /// Destroyed before it has begun if the context goes first.
+  struct Telling {
+    explicit Telling(std::shared_ptr<Engine> c) : engine(std::move(c)) {}
+    Telling(const Telling&) = delete;
+    Telling& operator=(const Telling&) = delete;
+    ~Telling() {
+      if (!begun) engine->forget_notices();
+    }
+
+    const std::shared_ptr<Engine> engine;
+    bool begun = false;
+  };
+
+  void arm() {
+    if (const Deadline due = machine_.next_due()) {
+      armed_ = true;
+      timer_.arm(*due, this->weak_from_this());
+    }
+  }
+
+  void carry_out(std::unique_lock<std::mutex>& lock) {
+    const std::shared_ptr<Engine> self = this->shared_from_this();
+    auto work = machine_.take_work();
+    const bool tell = machine_.has_notices() && !std::exchange(telling_, true);
+    lock.unlock();
+    const Disposal disposal;
+    if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
+    if (tell) post_tell(self);
+    while (work.run != nullptr) {
+      auto& node = static_cast<Node&>(*std::exchange(work.run, work.run->next_task));
+      start(node);
+    }
+    Disposal::wake(std::move(work.wake));
+  }
+
+  /// A node that is being finalized, without a finalizer; or else a chain of nodes that are gone.
+  void destroy(Disposable& disposable) noexcept override {
+    auto* node = static_cast<Node*>(&disposable);
+    if (node->state == State::finalizing) {
+      destroy_value(*node);
+      return Disposal::report(*node);
+    }
+    std::size_t deleted = 0;
+    for (; node != nullptr; ++deleted) delete std::exchange(node, node->chain);
+    std::shared_ptr<Engine> last;
+    const std::lock_guard lock(mutex_);
+    machine_.deleted(deleted);
+    if (machine_.nodes() == 0) last = std::move(self_);
+  }
+
+  void destroyed(Disposable& disposable) noexcept override {
+    std::unique_lock lock(mutex_);
+    machine_.finalized(static_cast<Node&>(disposable), nullptr);
+    settle(lock);
+  }
+
+  static void destroy_value(Node& node) noexcept {
+    // A lease that outlived clear() may still look at it.
+    if (node.refs.load(std::memory_order_acquire) == 0) node.value.reset();
+  }
+
+  void start(Node& node) {
+    if (node.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(node);
+    const auto job = std::make_shared<Job>(this->shared_from_this(), node);
+    outlet_.post([job] { job->engine->run(job); });
+  }
+
+  /// On the pool's executor.
+  void run(std::shared_ptr<Job> job) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (machine_.closed()) return;  // neither factory nor finalizer is called any more
+    }
+    Node& node = *job->node;
+    if (node.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
+    if (callbacks_.maker->is_coroutine()) return spawn(run_maker(std::move(job)));
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = callbacks_.maker->make_now(node.key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    job->node = nullptr;
+    made(node, std::move(value), std::move(error));
+  }
+
+  void spawn(asio::awaitable<void> coroutine) {
+    asio::co_spawn(outlet_.executor(), std::move(coroutine), asio::detached);
+  }
+
+  static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = co_await job->engine->callbacks_.maker->make(job->node->key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    Node& node = *std::exchange(job->node, nullptr);
+    job->engine->made(node, std::move(value), std::move(error));
+  }
+
+  static asio::awaitable<void> run_finalizer(std::shared_ptr<Job> job) {
+    std::exception_ptr error;
+    try {
+      co_await job->engine->callbacks_.finalizer(*job->node->value);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    Node& node = *std::exchange(job->node, nullptr);
+    job->engine->finished(node, std::move(error));
+  }
+
+  void made(Node& node, std::unique_ptr<Value> value, std::exception_ptr error) {
+    const auto now = clock();
+    std::unique_lock lock(mutex_);
+    if (!error) {
+      machine_.made(node, std::move(value), now);
+      return settle(lock);
+    }
+    const bool unseen = machine_.failed(node, error) && !machine_.closed();
+    settle(lock);
+    if (lock.owns_lock()) lock.unlock();
+    if (unseen) report(error);
+  }
+
+  void finished(Node& node, std::exception_ptr error) {
+    // Before anybody hears that it is gone.
+    {
+      const Disposal disposal;
+      destroy_value(node);
+      Disposal::catch_up();
+    }
+    std::unique_lock lock(mutex_);
+    if (error && !machine_.closed()) {
+      lock.unlock();
+      report(error);
+      lock.lock();
+    }
+    machine_.finalized(node, std::move(error));
+    settle(lock);
+  }
+
+  /// The context is gone, or the pool, and the job will never end.
+  void abandon(Node& node) {
+    std::unique_lock lock(mutex_);
+    if (node.state == State::making)
+      machine_.failed(node, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
+    else
+      machine_.finalized(node, nullptr);
+    settle(lock);
+  }
+
+  void report(const std::exception_ptr& error) noexcept {
+    if (!callbacks_.on_error) return;
+    try {
+      callbacks_.on_error(error);
+    } catch (...) {  // there is nobody else to tell
+    }
+  }
+
+  // Events --------------------------------------------------------------------------------------
+
+  /// On the pool's executor, one at a time, so that events come in order on any number of threads.
+  void tell() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      const auto notices = machine_.take_notices();
+      if (notices.empty()) break;
+      const bool silent = machine_.closed();
+      lock.unlock();
+      for (const auto& notice : notices) {
+        if (silent) continue;
+        try {
+          callbacks_.on_event(notice.what, notice.node->key, notice.error);
+        } catch (...) {
+        }
+      }
+      lock.lock();
+      for (const auto& notice : notices) machine_.unpin(*notice.node);
+    }
+    telling_ = false;
+    settle(lock);
+  }
+
+  void post_tell(const std::shared_ptr<Engine>& self) {
+    const auto telling = std::make_shared<Telling>(self);
+    outlet_.post([telling] {
+      telling->begun = true;
+      telling->engine->tell();
+    });
+  }
+
+  void forget_notices() {
+    std::unique_lock lock(mutex_);
+    for (const auto& notice : machine_.take_notices()) machine_.unpin(*notice.node);
+    telling_ = false;
+    settle(lock);
+  }
+
+  // Expiry --------------------------------------------------------------------------------------
+
+  void timer_fired() override {
+    std::unique_lock lock(mutex_);
+    armed_ = false;
+    const Deadline due = machine_.next_due();
+    if (!due || *due > Time::now()) return settle(lock);
+    armed_ = true;  // until what is due has been dealt with
+    lock.unlock();
+    const auto self = this->shared_from_this();
+    outlet_.post([self] { self->expire_due(); });
+  }
+
+  void expire_due() {
+    const auto now = Time::now();
+    for (bool more = true; more;) {
+      std::unique_lock lock(mutex_);
+      more = machine_.expire_due(now, 64);
+      armed_ = more;
+      settle(lock);
+    }
+  }
+
+  bool armed_ = false;    // a wait is pending, or its consequences are
+  bool telling_ = false;  // tell() is posted or runs
+  Callbacks callbacks_;
+  std::shared_ptr<Engine> self_;  // while the pool is gone and nodes are not
+  Outlet outlet_;
+  typename Time::Timer timer_;
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool

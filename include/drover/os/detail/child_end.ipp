@@ -1,0 +1,215 @@
+#pragma once
+
+#include <drover/os/detail/child_process.hpp>
+
+/// The end of a process and of its group.
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
+inline void Child::drive(Lock lock) noexcept {
+  const auto now = Clock::now();
+  look_again_.reset();
+  if (phase_ == Phase::running) climb(now);
+  if (phase_ == Phase::survivors) tend_survivors(now);
+  if (phase_ == Phase::killed) look_at_group(now);
+  const bool over = phase_ == Phase::over;
+  if (!over) {
+    if (attended_) look_again_ = earlier(look_again_, now + between_looks);
+    reaper_.arm(id_, earlier(ladder_.next(), look_again_));
+  }
+  const auto self = shared_from_this();
+  // What has been killed is gone within moments; those that wait for the process's end find it so.
+  if ((phase_ == Phase::survivors || over) && !std::exchange(told_end_, true)) tell(ChildEvent::Kind::ended);
+  if (over && !std::exchange(told_over_, true)) {
+    over_at_ = Clock::now();
+    over_.store(true, std::memory_order_release);
+    tell(ChildEvent::Kind::group_over);
+  }
+  bool told = pass_on();
+  const bool ended = told_end_;
+  if (told && (ended || refused_)) {
+    lock.unlock();
+    told = (!ended || ended_->try_set()) && (!(over || refused_) || settled_->try_set());
+    if (told && over) return reaper_.remove(id_);
+    lock.lock();
+  }
+  if (!told) reaper_.arm(id_, earlier(earlier(ladder_.next(), look_again_), now + between_tries));
+}
+
+/// False if something could not be told for want of memory. The lock is held.
+inline bool Child::pass_on() noexcept {
+  bool all = true;
+  for (const auto& reader : readers_)
+    if (reader && !reader->announced()) all = false;
+  while (all && untold_count_ != 0) {
+    try {
+      observer_(untold_[0]);
+    } catch (...) {
+      return false;
+    }
+    std::move(untold_.begin() + 1, untold_.end(), untold_.begin());
+    --untold_count_;
+  }
+  return all;
+}
+
+inline void Child::climb(Clock::time_point now) noexcept {
+  // Looked at once more before each step: it may have ended in time, and only we have not noticed.
+  while (!look(now)) {
+    const auto rung = ladder_.take_due(now);
+    if (!rung) {
+      // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
+      if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
+      if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
+      return look_for_stop(now);
+    }
+    send(*rung);
+    // Its end is announced; unless what announces it was lost, there is no need to look now.
+    if (!handle_.pidfd_was_lost() && !blind_ && (!ladder_.next() || now < *ladder_.next())) return;
+  }
+}
+
+inline void Child::look_for_stop(Clock::time_point now) noexcept {
+  if (!terminal_ && !observes_stops_) return;
+  const std::optional<int> stopped = handle_.stopped();
+  // The rest of what can be told must have room.
+  if (observes_stops_ && stopped != stopped_by_ && untold_count_ < untold_.size() / 2) {
+    stopped_by_ = stopped;
+    tell(stopped ? ChildEvent::Kind::stopped : ChildEvent::Kind::continued, stopped.value_or(0));
+  }
+  // Many processes are looked at in one turn.
+  if (observes_stops_)
+    look_again_ = earlier(look_again_, std::chrono::floor<std::chrono::seconds>(now) + std::chrono::seconds(1));
+  if (!terminal_) return;
+  terminal_.look(pid(), stopped);
+  look_again_ = earlier(look_again_, now + ChildTerminal::between_looks);
+}
+
+/// True once it has ended; it has then been taken away.
+inline bool Child::look(Clock::time_point now) noexcept {
+  const ChildHandle::Look seen = handle_.look();
+  if (seen.seen == ChildHandle::Look::Seen::running) return false;
+  const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
+  terminal_.release(pid());
+  if (ours) {
+    const bool code_says_cut = reap_began_ && cut_off_code_ && seen.status.kind == ExitStatus::Kind::exited &&
+                               seen.status.value == *cut_off_code_;
+    const Ladder::End end = cut_ || code_says_cut ? Ladder::End::cut : Ladder::End::by_itself;
+    const auto rung = ladder_.leader_ended(end, end == Ladder::End::cut ? term_grace_ : group_grace_, now);
+    // While it is a zombie its id, and so its group's, can't be anybody else's.
+    if (rung) send_to_rest(*rung);
+    handle_.collect();
+    status_ = seen.status;
+    group_ = LeaderlessGroup(pid());
+    phase_ = ladder_.taken(Rung::kill) ? Phase::killed : Phase::survivors;
+  } else {
+    phase_ = Phase::over;
+  }
+  handle_.close();
+  close_readers(true);
+  reaped_.store(true, std::memory_order_release);
+  return true;
+}
+
+inline void Child::send(Rung rung) noexcept {
+  if (rung == Rung::terminate) {
+    const bool leads = ::getpgid(pid()) == pid();
+    send_to_rest(rung);
+    if (!leads) {  // it has left its group
+      handle_.send(SIGTERM);
+      handle_.send(SIGCONT);
+    }
+    terminated_ = true;
+    tell(ChildEvent::Kind::terminate_sent);
+    return;
+  }
+  handle_.send_group(SIGKILL);
+  // By itself too: it may have left its group, and only this tells whether it is refused.
+  const int error = handle_.send(SIGKILL);
+  if (error != 0 && error != ESRCH) refused_.assign(error, std::system_category());
+  killed_ = true;
+  tell(ChildEvent::Kind::kill_sent);
+}
+
+/// While the leader lives or is a zombie.
+inline void Child::send_to_rest(Rung rung) noexcept {
+  if (rung == Rung::kill) {
+    handle_.send_group(SIGKILL);
+    return;
+  }
+  handle_.send_group(SIGTERM);
+  handle_.send_group(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+}
+
+/// What is left of the group has been sent SIGTERM, and has time to act on that.
+inline void Child::tend_survivors(Clock::time_point now) noexcept {
+  if (!group_.hold_member()) {
+    phase_ = Phase::over;
+    return;
+  }
+  if (ladder_.take_due(now)) {
+    group_.kill();
+    killed_ = true;
+    tell(ChildEvent::Kind::kill_sent);
+    phase_ = Phase::killed;
+    group_looks_ = 0;  // those of survivors do not count
+    return;
+  }
+  if (group_.member() >= 0 && (group_.member() == watched_member_ ||
+                               reaper_.watch(group_.member(), id_, member_channel, EPOLLIN | EPOLLONESHOT) == 0)) {
+    watched_member_ = group_.member();
+    return;
+  }
+  // Without pidfds: looked at again, less and less often.
+  look_again_ = now + std::chrono::milliseconds(1 << std::min(group_looks_++, 7));
+}
+
+/// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
+/// what is told to be over is over.
+inline void Child::look_at_group(Clock::time_point now) noexcept {
+  const auto gone = [this] {
+    if (!group_exists(pid())) return true;
+    if (adopts_orphans()) {
+      collect_group(pid());
+      if (!group_exists(pid())) return true;
+    }
+    if (group_looks_ >= most_group_looks) return true;
+    // A look around /proc only where the quick ones did not do.
+    if (group_looks_ < 2 || group_has_living(pid())) return false;
+    if (adopts_orphans()) collect_group(pid());  // those that have ended since the look above
+    return true;
+  };
+  if (gone()) {
+    phase_ = Phase::over;
+    return;
+  }
+  look_again_ = now + std::chrono::milliseconds(1 << group_looks_++);
+}
+
+inline void Child::close_readers(bool rest) noexcept {
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    if (rest) reader->read_rest();
+    reader->close();
+  }
+}
+
+inline ReapReport Child::report() const {
+  const Lock held(mutex_);
+  ReapReport report{.exit = status_, .terminated = terminated_, .killed = killed_};
+  for (const auto& reader : readers_) {
+    if (!reader) continue;
+    const LostLines lost = reader->lost();
+    report.lost_lines += lost.lines;
+    report.lost_bytes += lost.bytes;
+  }
+  if (reap_began_ && told_over_ && over_at_ > *reap_began_) report.elapsed = over_at_ - *reap_began_;
+  return report;
+}
+
+inline std::error_code Child::refused() const {
+  const Lock held(mutex_);
+  return refused_;
+}
+
+}}}  // namespace drover::v1::detail

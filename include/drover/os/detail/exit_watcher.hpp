@@ -1,0 +1,94 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <poll.h>
+#include <system_error>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/detail/reactor.hpp>
+#include <asio/execution_context.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/query.hpp>
+
+#include <drover/detail/context/registry.hpp>
+#include <drover/os/detail/child_process.hpp>
+#include <drover/os/fd.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// While it lives, the context of one who waits for a process's end looks for it too; the reaper's thread would have to
+/// wake it first. Only the first who waits has one; where there is nothing to watch, or no descriptor left, the reaper
+/// does alone. On the waiting coroutine's stack, so it goes when that is resumed or its context does.
+class EndWatch {
+ public:
+  EndWatch(std::shared_ptr<Child> child, const asio::any_io_executor& executor) {
+    asio::execution_context& context = asio::query(executor, asio::execution::context);
+    (void)Home::of(context);
+    if (!asio::has_service<asio::detail::reactor>(context)) return;
+    KeptPidfd end = child->lend_end();
+    if (!end) return;
+    state_ = std::make_shared<State>(std::move(child), executor, std::move(end));
+    std::error_code failed;
+    state_->descriptor->assign(state_->lent.get(), failed);
+    if (failed) state_->descriptor.reset();
+    state_->wait();
+  }
+  ~EndWatch() {
+    if (state_) state_->close();
+  }
+  EndWatch(const EndWatch&) = delete;
+  EndWatch& operator=(const EndWatch&) = delete;
+
+ private:
+  using Descriptor = asio::posix::stream_descriptor;
+
+  // Handlers run on any thread of the context.
+  struct State : std::enable_shared_from_this<State> {
+    State(std::shared_ptr<Child> c, const asio::any_io_executor& executor, KeptPidfd e)
+        : child(std::move(c)), lent(std::move(e)), descriptor(std::make_unique<Descriptor>(executor)) {}
+
+    void wait() {
+      const std::lock_guard held(mutex);
+      if (!descriptor) return;
+      descriptor->async_wait(Descriptor::wait_read, [self = shared_from_this()](std::error_code ec) {
+        if (!ec) self->on_readable();
+      });
+    }
+
+    // Asio also tells of events that belong to a descriptor which had its place before.
+    void on_readable() { readable() ? child->look_now() : wait(); }
+
+    bool readable() {
+      const std::lock_guard held(mutex);
+      if (!descriptor) return false;
+      pollfd end{descriptor->native_handle(), POLLIN, 0};
+      return ::poll(&end, 1, 0) != 0;
+    }
+
+    void close() {
+      std::unique_ptr<Descriptor> closed;
+      {
+        const std::lock_guard held(mutex);
+        closed = std::move(descriptor);
+      }
+      if (!closed) return child->take_back_end();
+      // A forked copy of the program shares the original's epoll: not to be touched.
+      if (child->foreign()) return void(closed.release());
+      // Out of the epoll set before it is closed, see Reaper::unwatch().
+      (void)closed->release();
+      lent.reset();
+      child->take_back_end();
+    }
+
+    const std::shared_ptr<Child> child;
+    KeptPidfd lent;  // the descriptor's
+    std::mutex mutex;
+    std::unique_ptr<Descriptor> descriptor;
+  };
+
+  std::shared_ptr<State> state_;
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,347 @@
+#pragma once
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <system_error>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+
+#include <drover/detail/keep_loaded.hpp>
+#include <drover/os/detail/event_set.hpp>
+#include <drover/os/fd.hpp>
+#include <drover/os/signals.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// What the reaper looks after.
+class Watched {
+ public:
+  /// Something happened on the descriptor that is watched under this number.
+  virtual void on_event(unsigned channel) noexcept = 0;
+  /// The time it was armed with has come.
+  virtual void on_time() noexcept = 0;
+  /// From time to time, and `anew` when descriptors were lost: what is to be watched has to be watched again.
+  virtual void check(bool anew) noexcept { (void)anew; }
+  /// The program ends. Returns when it will have done all it can.
+  virtual Clock::time_point at_exit() noexcept = 0;
+
+ protected:
+  ~Watched() = default;
+};
+
+/// The one background thread of the program. It owns every process that has not been reaped yet, watches their ends and
+/// keeps their time. Made on first use, never destroyed: whoever ends first, program or process, it is there.
+///
+/// It is a bare epoll loop. Other threads change the epoll set directly and wake it only for a time that is earlier
+/// than the one it waits for. All members from any thread; its lock comes after a process's.
+///
+/// The program may close any descriptor of drover's, at any moment. Time is kept without one, so what is due is done.
+/// Every operation makes sure that the epoll set is there; if it is not a new one is made, with a thread that watches
+/// everything anew, and the old thread ends when it next wakes. Nothing at all happens where a set is lost that nobody
+/// uses meanwhile, so all that is watched is looked at once a minute too.
+class Reaper {
+ public:
+  /// Throws std::system_error if the thread can't be started.
+  static Reaper& get() {
+    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
+    const std::lock_guard held(birth_);
+    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
+    pin_this_object();
+    survive_forks();
+    auto reaper = std::unique_ptr<Reaper>(new Reaper);
+    reaper->start(false);
+    finish_.store(finish_if_there, std::memory_order_release);
+    instance_.store(reaper.get(), std::memory_order_release);
+    return *reaper.release();
+  }
+
+  /// A number that changes when the program is forked: what has another one belongs to the original.
+  static unsigned epoch() noexcept { return epoch_.load(std::memory_order_relaxed); }
+
+  /// The program has ended as far as drover is concerned.
+  static bool ended() noexcept { return stage_.load() == Stage::ended; }
+
+  /// Brings all processes to their end as the end of the program does, but new ones can be started afterwards. True if
+  /// none is left.
+  static bool end_processes() noexcept {
+    Reaper* reaper = nullptr;
+    {
+      const std::lock_guard held(birth_);
+      reaper = instance_.load(std::memory_order_acquire);
+      if (!reaper) return true;
+      ++clearing_;
+      move_on(Stage::running, Stage::clearing);
+    }
+    const bool none_left = reaper->finish();
+    const std::lock_guard held(birth_);
+    if (--clearing_ == 0) move_on(Stage::clearing, Stage::running);
+    return none_left;
+  }
+
+  /// Throws std::system_error (ECANCELED) if the program is ending, or replaced.
+  std::uint64_t add(std::shared_ptr<Watched> watched) {
+    const std::lock_guard held(mutex_);
+    if (stage_.load() != Stage::running)
+      throw std::system_error(ECANCELED, std::system_category(),
+                              "no process can be started while the program ends or is replaced");
+    const std::uint64_t id = ++last_id_;
+    entries_.emplace(id, Entry{std::move(watched), std::nullopt});
+    return id;
+  }
+
+  void remove(std::uint64_t id) noexcept {
+    std::shared_ptr<Watched> removed;  // destroyed without the lock
+    const std::lock_guard held(mutex_);
+    const auto found = entries_.find(id);
+    if (found == entries_.end()) return;
+    removed = std::move(found->second.watched);
+    entries_.erase(found);
+    if (entries_.empty()) empty_.notify_all();
+  }
+
+  /// 0 or an errno. `events` as for epoll_ctl(2).
+  int watch(int fd, std::uint64_t id, unsigned channel, std::uint32_t events) noexcept {
+    const std::lock_guard held(mutex_);
+    renew_if_lost();
+    return set_->add(fd, id * channels + channel, events);
+  }
+
+  /// Before the descriptor is closed: a forked copy of the program may hold it open, and it would stay in the set.
+  void unwatch(int fd) noexcept {
+    const std::lock_guard held(mutex_);
+    if (set_->ours()) set_->remove(fd);
+  }
+
+  /// Sets, moves or (nullopt) removes the time at which on_time() is called. A thousandth of the time that is left
+  /// later at most, see epoll_wait(2).
+  void arm(std::uint64_t id, Deadline at) noexcept {
+    std::unique_lock held(mutex_);
+    const auto found = entries_.find(id);
+    if (found == entries_.end()) return;
+    found->second.at = at;
+    next_at_ = earlier(next_at_, at);
+    if (at && *at < wakes_at_)
+      wake(held);
+    else
+      renew_if_lost();
+  }
+
+  static constexpr unsigned channels = 4;  // of one Watched
+
+ private:
+  enum class Stage { running, clearing, ending, ended };
+  struct Entry {
+    std::shared_ptr<Watched> watched;
+    Deadline at;
+  };
+  friend struct ExitGuard;
+
+  Reaper() : set_(std::make_shared<EventSet>()) {}
+
+  // For the set that there is now. Throws std::system_error.
+  void start(bool anew) try {
+    const BlockAllSignals blocked;
+    std::thread([this, set = set_, anew] { run(set, anew); }).detach();
+  } catch (const std::system_error& error) {
+    throw_errno("drover's background thread, which watches its processes, cannot be started", error.code().value());
+  }
+
+  // Returns when the thread has woken: what wakes it may be closed before it does. One that does not wake is replaced.
+  void wake(std::unique_lock<std::mutex>& held) noexcept {
+    wakes_at_ = Clock::time_point::min();
+    const auto set = set_;
+    const auto before = wake_ups_;
+    bool rung = set->ring();
+    for (int i = 0; rung && i < 100; ++i) {
+      woken_.wait_for(held, std::chrono::milliseconds(1));
+      if (set != set_ || wake_ups_ != before) return;
+      rung = set->ours();
+    }
+    renew();
+  }
+
+  void renew_if_lost() noexcept {
+    if (!set_->ours()) renew();
+  }
+
+  // With the lock held. Without descriptors, memory or threads for it all stays as it is, and the thread that there is
+  // does it when it wakes.
+  void renew() noexcept {
+    const auto before = set_;
+    try {
+      set_ = std::make_shared<EventSet>();
+      start(true);
+    } catch (...) {
+      set_ = before;
+      return;
+    }
+    before->ring();  // if it still can be: the old thread ends at once then
+    wakes_at_ = Clock::time_point::min();
+  }
+
+  void run(std::shared_ptr<EventSet> set, bool anew) noexcept {
+    ::pthread_setname_np(::pthread_self(), "drover-reaper");
+    for (auto beat = Clock::now() + between_checks;;) {
+      if (std::exchange(anew, false)) check_all(true);
+      Clock::time_point until = beat;
+      switch (before_wait(set, until)) {
+        case Next::end: return;
+        case Next::blind:  // no descriptors left: time is all there is to go by
+          ::usleep(20'000);
+          [[fallthrough]];
+        case Next::again: anew = true; break;
+        case Next::wait: anew = !wait(*set, until);
+      }
+      const auto now = Clock::now();
+      while (const auto due = take_due(now)) due->on_time();
+      if (now < beat) continue;
+      check_all(false);
+      beat = now + between_checks;
+    }
+  }
+
+  enum class Next { wait, again, blind, end };
+
+  Next before_wait(std::shared_ptr<EventSet>& set, Clock::time_point& until) noexcept {
+    const std::lock_guard held(mutex_);
+    if (set != set_) return Next::end;
+    if (!set->ours()) {
+      try {
+        set_ = set = std::make_shared<EventSet>();
+        return Next::again;
+      } catch (...) {
+        return Next::blind;
+      }
+    }
+    wakes_at_ = until = *earlier(next_at_, until);
+    return Next::wait;
+  }
+
+  // False on an error.
+  bool wait(EventSet& set, Clock::time_point until) noexcept {
+    epoll_event events[32];
+    const int count = set.wait(events, until);
+    const int error = count < 0 ? errno : 0;
+    {
+      const std::lock_guard held(mutex_);
+      if (&set == set_.get()) {
+        wakes_at_ = Clock::time_point::min();
+        ++wake_ups_;
+        woken_.notify_all();
+      }
+      for (int i = 0; i < count; ++i)
+        if (events[i].data.u64 == EventSet::bell_rang) set.heard();
+    }
+    for (int i = 0; i < count; ++i) {
+      if (events[i].data.u64 == EventSet::bell_rang) continue;
+      if (const auto watched = find(events[i].data.u64 / channels))
+        watched->on_event(static_cast<unsigned>(events[i].data.u64 % channels));
+    }
+    if (error == 0 || error == EINTR) return true;
+    ::usleep(20'000);
+    return false;
+  }
+
+  std::shared_ptr<Watched> find(std::uint64_t id) noexcept {
+    const std::lock_guard held(mutex_);
+    const auto found = entries_.find(id);
+    return found == entries_.end() ? nullptr : found->second.watched;
+  }
+
+  // The first that is due.
+  std::shared_ptr<Watched> take_due(Clock::time_point now) noexcept {
+    const std::lock_guard held(mutex_);
+    if (!next_at_ || now < *next_at_) return nullptr;
+    next_at_.reset();
+    std::shared_ptr<Watched> due;
+    for (auto& [id, entry] : entries_) {
+      if (!due && entry.at && *entry.at <= now) {
+        entry.at.reset();
+        due = entry.watched;
+      }
+      next_at_ = earlier(next_at_, entry.at);
+    }
+    return due;
+  }
+
+  void check_all(bool anew) noexcept {
+    std::uint64_t done = 0;
+    while (const auto watched = after(done)) watched->check(anew);
+  }
+
+  // Unless the program has begun to end meanwhile.
+  static void move_on(Stage from, Stage to) noexcept { stage_.compare_exchange_strong(from, to); }
+
+  // The exit hook: what still runs is brought down, and waited for within its bound. By a pointer, or else every
+  // translation unit that includes this would have the reaper compiled into it, used or not.
+  static void end_program() noexcept {
+    stage_.store(Stage::ending);
+    if (const auto finish = finish_.load(std::memory_order_acquire)) finish();
+    stage_.store(Stage::ended);
+  }
+  static void finish_if_there() noexcept {
+    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
+  }
+
+  // True if none is left.
+  bool finish() noexcept {
+    auto bound = Clock::now();
+    std::uint64_t done = 0;
+    while (const auto left = after(done)) bound = std::max(bound, left->at_exit());
+    std::unique_lock held(mutex_);
+    return empty_.wait_until(held, bound + std::chrono::seconds(1), [this] { return entries_.empty(); });
+  }
+
+  // One by one in order of their numbers.
+  std::shared_ptr<Watched> after(std::uint64_t& done) noexcept {
+    const std::lock_guard held(mutex_);
+    const auto next = entries_.upper_bound(done);
+    if (next == entries_.end()) return nullptr;
+    done = next->first;
+    return next->second.watched;
+  }
+
+  // A forked copy has no reaper thread and none of the processes are its children; it starts afresh. Held over the
+  // fork, so that the copy finds the lock in a known state.
+  static void survive_forks() {
+    static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
+                                               [] {
+                                                 epoch_.fetch_add(1, std::memory_order_relaxed);
+                                                 clearing_ = 0;
+                                                 move_on(Stage::clearing, Stage::running);
+                                                 instance_.store(nullptr, std::memory_order_release);
+                                                 birth_.unlock();
+                                               });
+    if (result != 0) throw_errno("cannot prepare for forks", result);
+  }
+
+  inline static std::mutex birth_;
+  inline static std::atomic<Reaper*> instance_{nullptr};
+  inline static std::atomic<void (*)() noexcept> finish_{nullptr};
+  inline static std::atomic<unsigned> epoch_{0};
+  inline static std::atomic<Stage> stage_{Stage::running};
+  inline static int clearing_ = 0;  // threads that are in end_processes(); under birth_
+
+  static constexpr auto between_checks = std::chrono::seconds(60);
+
+  std::mutex mutex_;
+  std::condition_variable empty_, woken_;
+  std::shared_ptr<EventSet> set_;
+  std::uint64_t wake_ups_ = 0;  // of the set's thread
+  std::map<std::uint64_t, Entry> entries_;
+  std::uint64_t last_id_ = 0;
+  Deadline next_at_;                                       // no entry's time is earlier
+  Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,204 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/associated_cancellation_slot.hpp>
+#include <asio/associated_executor.hpp>
+#include <asio/async_result.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/execution.hpp>
+#include <asio/prefer.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/detail/config.hpp>
+#include <drover/detail/what_of.hpp>
+#include <drover/error.hpp>
+#include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/wire/codec.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+class Dispatcher;
+
+// What is no template of a call, in begin_call_impl.hpp.
+
+/// What an empty handle answers.
+std::exception_ptr empty_handle();
+/// Throws if there is no dispatcher, or for options out of range.
+std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
+/// Takes the encoded call on: sends it, lets it wait, or ends it there and then.
+void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
+
+template <class T>
+asio::awaitable<T> failed(std::exception_ptr failure) {
+  std::rethrow_exception(failure);
+  co_return T();
+}
+template <>
+inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
+  std::rethrow_exception(failure);
+  co_return;
+}
+
+/// A result may take `spare` bytes of memory beyond what its size allows, see Decoder.
+template <class R>
+R open_outcome(const Outcome& outcome, std::size_t spare) {
+  if (outcome.failure) std::rethrow_exception(outcome.failure);
+  try {
+    if constexpr (!std::is_void_v<R>) {
+      Decoder body(outcome.body, spare);
+      R result = body.get<R>();
+      body.finish();
+      return result;
+    }
+  } catch (const DecodeError& error) {
+    throw Error(Errc::bad_arguments,
+                std::string("the result is not of the type that call() asked for: ") + what_of(error));
+  }
+}
+
+template <class R>
+struct ReceiverSignature {
+  using type = void(std::exception_ptr, R);
+};
+template <>
+struct ReceiverSignature<void> {
+  using type = void(std::exception_ptr);
+};
+
+template <class R, class Handler>
+class HandlerReceiver final : public Receiver {
+ public:
+  HandlerReceiver(Handler handler, const asio::any_io_executor& executor)
+      : slot_(asio::get_associated_cancellation_slot(handler)),
+        work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
+        handler_(std::move(handler)) {}
+
+  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
+    if (slot_.is_connected()) slot_.clear();
+    std::exception_ptr failure;
+    Handler handler(std::move(handler_));
+    const asio::any_io_executor work(std::move(work_));
+    if constexpr (std::is_void_v<R>) {
+      try {
+        open_outcome<R>(outcome, call->spare_memory);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      Call::give_back(std::move(call));
+      std::move(handler)(failure);
+    } else {
+      std::optional<R> result;
+      try {
+        result.emplace(open_outcome<R>(outcome, call->spare_memory));
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      Call::give_back(std::move(call));
+      if (!result) result.emplace();
+      std::move(handler)(failure, std::move(*result));
+    }
+  }
+
+  void post(std::shared_ptr<Call> call) override { Call::post_resumption(std::move(call), work_); }
+
+ private:
+  asio::associated_cancellation_slot_t<Handler> slot_;
+  asio::any_io_executor work_;
+  Handler handler_;
+};
+
+/// A call that has begun and is not awaited yet; one that is never awaited is cancelled.
+class BegunCall {
+ public:
+  BegunCall(std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Call> call) noexcept
+      : dispatcher_(std::move(dispatcher)), call_(std::move(call)) {}
+  BegunCall(BegunCall&&) noexcept = default;
+  BegunCall& operator=(BegunCall&&) = delete;
+  ~BegunCall() {
+    if (call_) cancel_unawaited();
+  }
+
+  template <class R, class Handler>
+  void await(Handler handler) {
+    ReceiverEmplacement<R, Handler> emplacement(std::move(handler));
+    await(emplacement, emplacement.executor);
+  }
+
+  static void cancel(std::shared_ptr<Call> call);
+
+ private:
+  template <class R, class Handler>
+  struct ReceiverEmplacement final : Emplacement {
+    explicit ReceiverEmplacement(Handler h)
+        : handler(std::move(h)), executor(asio::get_associated_executor(handler, asio::any_io_executor{})) {}
+
+    void emplace(Call& call) override {
+      auto slot = asio::get_associated_cancellation_slot(handler);
+      call.emplace_receiver<HandlerReceiver<R, Handler>>(std::move(handler), executor);
+      if (slot.is_connected())
+        slot.assign([weak = call.weak_from_this()](asio::cancellation_type type) {
+          if (type != asio::cancellation_type::none) cancel(weak.lock());
+        });
+    }
+
+    Handler handler;
+    const asio::any_io_executor executor;
+  };
+
+  void await(Emplacement& emplacement, const asio::any_io_executor& executor);
+  void cancel_unawaited();
+
+  std::shared_ptr<Dispatcher> dispatcher_;
+  std::shared_ptr<Call> call_;
+};
+
+template <class R>
+struct AwaitCall {
+  BegunCall call;
+
+  template <class Handler>
+  void operator()(Handler handler) {
+    call.await<R>(std::move(handler));
+  }
+};
+
+/// Encodes and sends (or queues) the call before it returns; the awaitable only waits for its end.
+template <class R, class... A>
+asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
+                              RoutineName routine, A&&... arguments) {
+  static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
+                "the result of call<R>() has to be default-constructible: asio::awaitable needs it");
+  if constexpr (!std::is_void_v<R>)
+    static_assert(
+        !refers_to_message<R>,
+        "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
+        "std::vector");
+  try {
+    auto call = take_call(dispatcher, options);
+    Encoder encoder(call->request.buffer());
+    encoder.put(routine.view());
+    (detail::put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
+    submit(*dispatcher, call, options);
+    AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
+    return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(
+        std::move(await), asio::use_awaitable);
+  } catch (...) {
+    return failed<R>(std::current_exception());
+  }
+}
+
+}}}  // namespace drover::v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/call/begin_call.ipp>
+#endif

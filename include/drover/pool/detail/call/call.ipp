@@ -1,0 +1,148 @@
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/error.hpp>
+#include <asio/post.hpp>
+
+#include <drover/error.hpp>
+#include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/wire/codec.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+DROVER_INLINE std::exception_ptr aborted() {
+  const std::error_code code = asio::error::operation_aborted;
+  return std::make_exception_ptr(std::system_error(code));
+}
+
+DROVER_INLINE std::exception_ptr forked_copy() {
+  return std::make_exception_ptr(
+      Error(Errc::not_running, "the worker belongs to the program that this one was forked from"));
+}
+
+DROVER_INLINE std::exception_ptr refusal_of(const Outcome& outcome) {
+  Decoder body(outcome.body);
+  auto text = body.get<std::string>();
+  const auto failed = [&](Errc code) {
+    body.finish();
+    return std::make_exception_ptr(Error(code, text));
+  };
+  switch (outcome.status) {
+    case ResultStatus::remote_error: {
+      auto what = body.get<std::string>();
+      body.finish();
+      return std::make_exception_ptr(RemoteError(std::move(text), std::move(what)));
+    }
+    case ResultStatus::unknown_routine: return failed(Errc::unknown_routine);
+    case ResultStatus::bad_arguments: return failed(Errc::bad_arguments);
+    case ResultStatus::message_too_large: return failed(Errc::message_too_large);
+    case ResultStatus::cancelled:
+      return std::make_exception_ptr(Error(Errc::stopping, "the call was cancelled because its worker is stopping"));
+    case ResultStatus::ok: break;
+  }
+  throw DecodeError("a status that does not exist");
+}
+
+/// What is posted to resume a receiver. If it is dropped, because the context is going, so is the receiver, whoever
+/// else holds the call: a routine that has not ended yet keeps it for long.
+class Resumption {
+ public:
+  explicit Resumption(std::shared_ptr<Call> call) noexcept : call_(std::move(call)) {}
+  Resumption(Resumption&&) noexcept = default;
+  Resumption& operator=(Resumption&&) = delete;
+  ~Resumption() {
+    if (call_ && !Home::Posting::postpone(call_, let_go)) let_go(call_.get());
+  }
+
+  void operator()() { Call::resume_with_kept_outcome(std::move(call_)); }
+
+ private:
+  static void let_go(void* dropped) noexcept { static_cast<Call*>(dropped)->destroy_receiver(); }
+
+  std::shared_ptr<Call> call_;
+};
+
+DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
+  body_.clear();
+  if (reader != nullptr && outcome.body.size() > FrameReader::usual_buffer_size)
+    body_ = reader->take_body();
+  else
+    body_.append(outcome.body);
+  failure_ = std::move(outcome.failure);
+  status_ = outcome.status;
+  has_outcome = true;
+}
+
+DROVER_INLINE bool Call::claim_receiver() {
+  std::shared_ptr<Resident> self;
+  const auto held = home->lock();
+  return !home->down() && (self = home->move_out(*this)) != nullptr;
+}
+
+DROVER_INLINE void Call::post_receiver() {
+  const std::shared_ptr<Home> at = home;
+  const Home::Posting posting(*at);
+  if (at->down()) return;
+  if (const auto self = home->move_out(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
+}
+
+DROVER_INLINE void Call::resume_with_kept_outcome(std::shared_ptr<Call> call) {
+  const Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
+  Receiver* const receiver = call->receiver_;
+  receiver->resume(std::move(call), outcome);
+}
+
+DROVER_INLINE void Call::post_resumption(std::shared_ptr<Call> call, const asio::any_io_executor& executor) {
+  asio::post(executor, Resumption(std::move(call)));
+}
+
+DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
+  call->destroy_receiver();
+  if (const auto owner = call->dispatcher.lock()) owner->recycle(std::move(call));
+}
+
+DROVER_INLINE std::string Call::routine() const {
+  constexpr std::size_t longest = 100;
+  Decoder body(request.front());
+  const auto name = body.get<std::string_view>();
+  return std::string(name.substr(0, longest)) + (name.size() > longest ? "..." : "");
+}
+
+DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
+  if (request.buffer().capacity() > most_kept) request = FrameBody();
+  if (body_.capacity() > most_kept) body_ = ByteBuffer();
+  state = CallState::queued;
+  kill_after.reset();
+  lane = nullptr;
+  slot = 0;
+  id = 0;
+  request.clear();
+  has_outcome = false;
+  failure_ = nullptr;
+  body_.clear();
+  home.reset();
+  same_executor = false;
+}
+
+DROVER_INLINE void Call::evict() noexcept {
+  // The caller's context is going: nobody waits any more.
+  const auto owner = dispatcher.lock();
+  Receiver* receiver = nullptr;
+  {
+    std::unique_lock<std::mutex> held;
+    if (owner) held = owner->lock();
+    receiver = std::exchange(receiver_, nullptr);
+  }
+  destroy(receiver);
+  if (owner) owner->end(*this, CallEvent::cancelled, nullptr);
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
+
+#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/run_signals.hpp>
+#include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/event_sink.hpp>
+#include <drover/pool/detail/worker/session.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/pool/supervisor.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
+class PoolCore final : public Resident,
+                       public WorkerCore::Supervision,
+                       public RunSignals::Target,
+                       public std::enable_shared_from_this<PoolCore> {
+ public:
+  static std::shared_ptr<PoolCore> create(const asio::any_io_executor& executor, PoolOptions options);
+
+  const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
+
+  /// All workers or none; `leaves`: does a second cancellation end the wait for the end of those that were started?
+  static asio::awaitable<void> start(std::shared_ptr<PoolCore> pool, bool leaves);
+
+  /// Takes effect at once.
+  void begin_stop(Timeout grace);
+  /// No more patience.
+  void abort_stop();
+  /// Kills all that is left of the workers.
+  void kill_now();
+  /// New calls are refused; those that wait are still given to workers. The event is set when no caller waits any more.
+  void drain_calls(std::shared_ptr<AsyncEvent> when_unawaited);
+  /// The second signal of a run() cancels the calls, the third kills the workers.
+  void on_signal(unsigned count) override;
+  /// Waits until every worker has been reaped, whatever cancellations come.
+  static asio::awaitable<void> await_stop_for_certain(std::shared_ptr<PoolCore> pool);
+  /// Waits until every worker has been reaped; `leaves`: does a second cancellation end the wait?
+  static asio::awaitable<std::vector<StopReport>> await_stop(std::shared_ptr<PoolCore> pool, bool leaves,
+                                                             int cancellations = 0);
+
+  /// The owner is gone.
+  void abandon() noexcept;
+  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+
+  const PoolOptions& options() const noexcept { return options_; }
+  std::vector<WorkerMetadata> workers() const;
+  PoolStats stats() const;
+
+ private:
+  struct Slot {
+    std::shared_ptr<WorkerCore> core;           // the one that is there now, or was last
+    std::unique_ptr<asio::steady_timer> timer;  // while it waits to be replaced, or for a worker to prove itself
+    Supervisor supervisor;
+    bool down = false;  // given up, and no worker is ready
+  };
+
+  PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
+      : options_(std::move(options)),
+        dispatcher_(std::move(dispatcher)),
+        events_(std::move(events)),
+        event_reserve_(options_.worker.name) {}
+
+  std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
+
+  inline void worker_ready(WorkerCore& core) override;
+  inline void worker_answered(WorkerCore& core) override;
+  inline void worker_ended(WorkerCore& core) override;
+  inline void evict() noexcept override;
+  void let_go(const Cause& gone) noexcept;
+
+  // With the mutex held.
+  std::shared_ptr<WorkerCore> make_worker(std::size_t slot);
+  std::vector<std::shared_ptr<WorkerCore>> cores() const;
+  void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, Supervisor::Death death,
+               std::vector<std::shared_ptr<Call>>& dropped);
+  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                            std::vector<std::shared_ptr<Call>>& dropped);
+  void start_timer(std::size_t at, Duration delay, void (PoolCore::*then)(std::size_t));
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit);
+
+  // Without.
+  void start_again(std::size_t at);
+  void has_lived(std::size_t at);
+
+  const unsigned epoch_ = Reaper::epoch();
+  const PoolOptions options_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  const std::shared_ptr<EventSink> events_;  // null without on_event
+  EventReserve event_reserve_;
+
+  std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
+  std::vector<Slot> slots_;
+  bool failed_ = false;  // all slots are down
+  bool starting_ = true;
+  bool stopping_ = false;
+  std::size_t ready_at_start_ = 0;
+  std::exception_ptr start_failure_;  // the first
+  const std::shared_ptr<AsyncEvent> start_settled_ =
+      std::make_shared<AsyncEvent>();  // all are ready, or one has failed
+  std::uint64_t crashes_ = 0;
+  std::uint64_t restarts_ = 0;
+};
+
+}}}  // namespace drover::v1::detail
+
+#include <drover/pool/detail/pool.ipp>

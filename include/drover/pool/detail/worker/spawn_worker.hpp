@@ -1,0 +1,87 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <utility>
+
+#include <drover/os/credentials.hpp>
+#include <drover/os/detail/child_process.hpp>
+#include <drover/os/detail/child_syscalls.hpp>
+#include <drover/os/fd.hpp>
+#include <drover/os/life_lock.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/wire/detail/process_role.hpp>
+#include <drover/wire/protocol.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// A worker process that has just been spawned, and this side's ends of its sockets.
+struct Launched {
+  std::shared_ptr<Child> child;
+  UniqueFd control, data;
+};
+
+inline InheritedFd inherited(int number, int fd) {
+  const auto identity = identity_of(fd);
+  if (!identity) throw_errno("cannot identify a descriptor of a worker");
+  return {.fd = number, .device = identity->device, .inode = identity->inode};
+}
+
+/// What is in flight at a time is what one wake-up moves. The kernel takes as much of it as its administrator allows
+/// (net.core.wmem_max) and counts memory only when it is used; socket(7).
+inline void widen_send_buffer(int fd) noexcept {
+  const int size = 1 << 20;
+  ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+}
+
+/// Spawns a worker with its sockets and its parent's pidfd as descriptors 3, 4 and 5, named in its environment.
+inline Launched launch(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
+  if (booting_as_worker())
+    throw std::logic_error(
+        "this process is itself a worker that has not reached drover::serve() yet (DROVER_WORKER is set in its "
+        "environment): call drover::in_worker() first thing in main() and serve() if it says true, or workers will "
+        "start "
+        "workers without end");
+  auto [control, control_of_worker] = socket_pair();
+  auto [data, data_of_worker] = socket_pair();
+  enable_credentials(control.get());
+  // Before the worker can send: what is sent before an end refuses descriptors stays in it.
+  for (const UniqueFd* end : {&control, &data}) refuse_descriptors(end->get());
+  widen_send_buffer(data.get());
+  widen_send_buffer(data_of_worker.get());
+
+  WorkerEnvironment environment;
+  environment.control = inherited(3, control_of_worker.get());
+  environment.data = inherited(4, data_of_worker.get());
+  environment.parent_pid = ::getpid();
+  environment.shutdown_grace_ns = std::chrono::nanoseconds(options.shutdown_grace).count();
+  environment.max_message_size = options.max_message_size;
+  environment.on_terminate = options.on_terminate;
+  environment.name = options.name;
+
+  SpawnExtras extras;
+  extras.descriptors = {control_of_worker.get(), data_of_worker.get()};
+  const UniqueFd self = open_pidfd(::getpid());
+  if (self) {
+    environment.parent = inherited(5, self.get());
+    extras.descriptors.push_back(self.get());
+  } else {
+    const int lock = life_lock();
+    environment.lock = inherited(5, lock);
+    extras.descriptors.push_back(lock);
+  }
+  extras.env.emplace_back(environment_name, environment.to_string());
+  extras.observer = std::move(observer);
+  extras.term_grace = options.term_grace;
+  extras.cut_off_code = exit_cut_off;
+  extras.observes_stops = static_cast<bool>(options.on_event.value());
+  return {.child = Child::spawn(options.command, std::move(extras)),
+          .control = std::move(control),
+          .data = std::move(data)};
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,132 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stop_token>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include <asio/cancellation_signal.hpp>
+#include <asio/io_context.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/steady_timer.hpp>
+
+#include <drover/wire/body.hpp>
+#include <drover/wire/channel.hpp>
+#include <drover/wire/frame.hpp>
+#include <drover/worker/detail/routine_table.hpp>
+#include <drover/worker/detail/shared_state.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// The work of a worker, all of it on the main thread: reads CALLs, runs their routines, writes RESULTs, until the
+/// control thread orders to drain and nothing is in flight any more.
+///
+/// Plain routines run in the middle of the reading, coroutines as the io_context has it. Results are gathered and leave
+/// before the loop waits, or before the next routine if they have waited for a while.
+class WorkerService {
+ public:
+  WorkerService(WorkerState& state, const RoutineTable& routines);
+  ~WorkerService();
+  WorkerService(const WorkerService&) = delete;
+  WorkerService& operator=(const WorkerService&) = delete;
+
+  /// Says HELLO. Throws std::system_error if the process is out of threads or descriptors.
+  void begin();
+  /// Works, and returns once drained. Throws what handlers of the user's own on this loop have thrown.
+  void run();
+
+ private:
+  /// A call whose routine is a coroutine. It must live longer than the coroutine's frame.
+  struct CoroutineCall {
+    FrameHeader header;
+    Routine* routine = nullptr;
+    std::string_view name;  // in the body
+    ByteBuffer body;
+    FrameBody result;
+    asio::cancellation_signal cancellation;
+    bool cancelled = false;
+  };
+
+  static constexpr unsigned trusted_after = 32;  // quick runs in a row; a result may then wait for the next one
+  static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for those that follow
+
+  void say_hello();
+
+  // Waiting. Each is a no-op if it is under way.
+  void watch_bell();
+  void watch_data();
+  void watch_writable();
+  void go_on_later();
+
+  // What comes in.
+  void on_readable();
+  bool receive();
+  std::size_t take_frames();
+  void accept(const Frame& frame);
+  void dispatch(const Frame& frame);
+  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments);
+  void start_coroutine(const Frame& frame, Routine& routine);
+  void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
+  bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
+
+  // What goes out.
+  void answer(const FrameHeader& call, ResultStatus status, FrameBody& body);
+  void refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled = false);
+  void ended(bool cancelled);
+  void flush();
+
+  // What the control thread says.
+  void hear();
+  void cancel(std::uint64_t call);
+  void cancel_all();
+  void take_no_more();
+  void forget_call();
+  void connection_lost();
+
+  // After each step: send, then wait for more, or leave.
+  void go_on();
+  bool all_read() const noexcept;
+  bool done() const noexcept;
+  void finish();
+
+  WorkerState& state_;
+  const RoutineTable& routines_;
+  const std::size_t limit_;
+
+  // Before the context, in which frames refer to them.
+  std::unordered_map<std::uint64_t, std::unique_ptr<CoroutineCall>> coroutines_;
+  std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but maybe still on the stack
+  std::unordered_set<std::uint64_t> early_cancels_;   // of calls that have not been read yet
+
+  asio::io_context context_{1};
+  Channel& data_;
+  asio::posix::stream_descriptor data_watch_{context_};
+  asio::posix::stream_descriptor bell_watch_{context_};
+  asio::steady_timer memory_timer_{context_};
+
+  bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
+  bool held_ = false;               // there may be frames in the reader that have not been looked at
+  bool full_ = false;               // the socket does not take more now
+  Clock::time_point now_;           // when the last call ended, or the reading of calls began
+  Clock::time_point unsent_since_;  // if anything is unsent
+  FrameBody scratch_{4096};
+
+  std::uint64_t current_ = 0;  // the call that is being accepted or run
+  bool current_cancelled_ = false;
+
+  std::uint32_t orders_ = 0;  // those that have been heard
+  bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
+  std::uint64_t last_call_ = 0;  // of a STOP
+  std::uint64_t begun_ = 0;      // the last call that has begun
+  bool takes_no_more_ = false;   // no call begins any more, and the parent knows
+};
+
+}}}  // namespace drover::v1::detail
+
+#include <drover/worker/detail/call_loop.ipp>
+#include <drover/worker/detail/call_loop_flags.ipp>

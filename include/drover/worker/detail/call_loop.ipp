@@ -1,0 +1,327 @@
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <poll.h>
+#include <string>
+#include <sys/socket.h>
+#include <utility>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
+#include <asio/post.hpp>
+
+#include <drover/error.hpp>
+#include <drover/os/credentials.hpp>
+#include <drover/os/detail/cpu.hpp>
+#include <drover/wire/detail/version.hpp>
+#include <drover/worker/detail/call_loop.hpp>
+#include <drover/worker/detail/control_thread.hpp>
+#include <drover/worker/detail/run_routine.hpp>
+#include <drover/worker/detail/stop_token_thread.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+inline WorkerService::WorkerService(WorkerState& state, const RoutineTable& routines)
+    : state_(state),
+      routines_(routines),
+      limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
+      data_(state.data) {
+  data_watch_.assign(data_.fd());
+  bell_watch_.assign(state.main_bell.fd());
+}
+
+inline WorkerService::~WorkerService() {
+  try {
+    data_watch_.release();  // the descriptors are the state's
+    bell_watch_.release();
+  } catch (const std::exception&) {
+  }
+}
+
+inline void WorkerService::begin() {
+  if (routines_.any_takes_stop_token()) start_notifier(state_);
+  state_.phase.store(WorkerState::Phase::serving);
+  say_hello();
+  state_.greeted.store(true);
+  watch_bell();
+  watch_data();
+}
+
+inline void WorkerService::run() {
+  while (!finished_) {  // a routine may have stopped the context
+    context_.restart();
+    context_.run();
+  }
+}
+
+inline void WorkerService::say_hello() {
+  ByteBuffer body;
+  Encoder encoder(body);
+  encoder.put(Hello{library_version, routines_.names()});
+  FrameWriter writer;
+  FrameHeader header;
+  header.type = FrameType::hello;
+  header.id = hello_id();
+  writer.queue(header, body.view());
+  iovec part{};
+  while (writer.gather(&part, 1) != 0) {
+    try {
+      writer.consumed(
+          send_with_credentials(state_.control.get(), {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
+    } catch (const std::system_error& e) {
+      if (e.code() == std::errc::broken_pipe || e.code() == std::errc::connection_reset) return;  // seen elsewhere
+      if (e.code() == std::errc::no_buffer_space || e.code() == std::errc::not_enough_memory) {
+        ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));
+        continue;
+      }
+      if (e.code() != std::errc::resource_unavailable_try_again) throw;
+      pollfd writable{state_.control.get(), POLLOUT, 0};
+      ::poll(&writable, 1, -1);
+    }
+  }
+}
+
+// Waiting -----------------------------------------------------------------------------------------
+
+inline void WorkerService::watch_bell() {
+  bell_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
+    if (ec == asio::error::operation_aborted) return;
+    if (ec) return connection_lost();  // without its orders it must not go on
+    state_.main_bell.take();
+    watch_bell();
+    hear();
+    go_on();
+  });
+}
+
+inline void WorkerService::watch_data() {
+  if (std::exchange(waiting_for_data_, true)) return;
+  data_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
+    if (ec == asio::error::operation_aborted) return;
+    waiting_for_data_ = false;
+    if (ec) connection_lost();
+    on_readable();
+  });
+}
+
+inline void WorkerService::watch_writable() {
+  if (std::exchange(waiting_for_room_, true)) return;
+  const auto on_room = [this](std::error_code ec) {
+    if (ec == asio::error::operation_aborted) return;
+    waiting_for_room_ = full_ = false;
+    if (ec) connection_lost();
+    go_on();
+  };
+  if (data_.short_of_memory()) {
+    memory_timer_.expires_after(Channel::memory_pause);
+    return memory_timer_.async_wait(on_room);
+  }
+  data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, on_room);
+}
+
+inline void WorkerService::go_on_later() {
+  if (std::exchange(going_on_later_, true)) return;
+  asio::post(context_, [this] {
+    going_on_later_ = false;
+    if (held_ && !full_) take_frames();
+    go_on();
+  });
+}
+
+// What comes in -----------------------------------------------------------------------------------
+
+inline void WorkerService::on_readable() {
+  // After a lone frame there is rarely another one: waiting costs less than asking. Bounded, for the sake of
+  // coroutines.
+  for (int round = 0; round < 16 && !held_ && !all_read() && receive(); ++round)
+    if (take_frames() == 1 && !data_.reader().mid_frame()) break;
+  go_on();
+}
+
+/// True if something was received.
+inline bool WorkerService::receive() {
+  try {
+    const Channel::Received received = data_.receive();
+    if (received == Channel::Received::closed) connection_lost();
+    return received == Channel::Received::some;
+  } catch (const std::system_error&) {  // the program has closed the socket
+    connection_lost();
+    return false;
+  }
+}
+
+/// Returns how many.
+inline std::size_t WorkerService::take_frames() {
+  std::size_t count = 0;
+  held_ = true;
+  now_ = Clock::now();
+  try {
+    for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
+      if (count == 1) began = now_;
+      hear();
+      if (takes_no_more_) break;
+      if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
+      const auto frame = data_.next();
+      if (!frame) {
+        held_ = false;
+        break;
+      }
+      accept(*frame);
+    }
+  } catch (const Error&) {  // of protocol: nothing that follows makes sense
+    held_ = false;
+    connection_lost();
+  }
+  if (takes_no_more_) held_ = false;  // the parent sends them to another worker
+  return count;
+}
+
+inline void WorkerService::accept(const Frame& frame) {
+  const FrameHeader& call = frame.header;
+  if (call.type != FrameType::call || call.id <= state_.last_read.load(std::memory_order_relaxed))
+    throw Error(Errc::protocol_error, "unexpected frame on the data socket");
+  if (data_.wants_write() && now_ - unsent_since_ >= longest_wait) flush();
+  current_ = call.id;
+  current_cancelled_ = early_cancels_.erase(call.id) != 0;
+  state_.last_read.store(call.id, std::memory_order_release);
+  add_one(state_.read);
+  try {
+    dispatch(frame);
+  } catch (const std::bad_alloc&) {
+    coroutines_.erase(call.id);
+    state_.sources.remove(call.id);
+    encode_texts(scratch_, limit_, {"std::bad_alloc", "out of memory"});
+    answer(call, ResultStatus::remote_error, scratch_);
+    ended(false);
+  }
+}
+
+inline void WorkerService::dispatch(const Frame& frame) {
+  const FrameHeader& call = frame.header;
+  Decoder body(frame.body, spare_memory(limit_));
+  std::string_view name;
+  try {
+    name = body.get<std::string_view>();
+  } catch (const DecodeError& e) {
+    return refuse(call, ResultStatus::bad_arguments, std::string("malformed call: ") + e.what());
+  }
+  Routine* const routine = routines_.find(name);
+  if (routine == nullptr) {
+    return refuse(call, ResultStatus::unknown_routine, "this worker has no routine named \"" + std::string(name) + '"');
+  }
+  routine->is_coroutine() ? start_coroutine(frame, *routine) : run_plain(frame, *routine, name, body);
+}
+
+inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments) {
+  const FrameHeader call = frame.header;
+  std::stop_token stop;
+  if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
+  hear();  // after that, so that between here and the notifier no cancellation is lost
+  if (is_cancelled() || takes_no_more_) {
+    if (routine.takes_stop_token()) state_.sources.remove(call.id);
+    if (takes_no_more_) return forget_call();
+    return refuse(call, ResultStatus::cancelled, "cancelled before it began", true);
+  }
+  // Results that are finished do not wait for a routine that may take its time, or take this process along.
+  if (routine.quick_runs < trusted_after && data_.wants_write()) {
+    flush();
+    now_ = Clock::now();
+  }
+  begun_ = call.id;
+  const Clock::time_point began = now_;
+  scratch_.clear();
+  bool cancelled = false;
+  const ResultStatus status = conclude(scratch_, limit_, name, routine, cancelled, [&] {
+    try {
+      routine.run(arguments, stop, scratch_);
+    } catch (...) {
+      cancelled = stop.stop_requested();
+      throw;
+    }
+  });
+  if (routine.takes_stop_token()) state_.sources.remove(call.id);
+  hear();
+  answer(call, status, scratch_);
+  routine.quick_runs = now_ - began >= longest_wait ? 0 : std::min(routine.quick_runs + 1, trusted_after);
+  ended(is_cancelled() && status != ResultStatus::ok);
+}
+
+inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine) {
+  auto owned = std::make_unique<CoroutineCall>();
+  CoroutineCall& call = *owned;
+  call.header = frame.header;
+  call.routine = &routine;
+  call.body = data_.reader().take_body();
+  Decoder arguments(call.body.view(), spare_memory(limit_));
+  call.name = arguments.get<std::string_view>();
+  coroutines_.emplace(call.header.id, std::move(owned));
+  std::stop_token stop;
+  if (routine.takes_stop_token()) stop = state_.sources.add(call.header.id);
+  hear();
+  if (call.cancelled || is_cancelled() || takes_no_more_) {
+    if (routine.takes_stop_token()) state_.sources.remove(call.header.id);
+    const auto taken = coroutines_.extract(call.header.id);
+    if (takes_no_more_) return forget_call();
+    return refuse(call.header, ResultStatus::cancelled, "cancelled before it began", true);
+  }
+  begun_ = call.header.id;
+  asio::co_spawn(context_, routine.start(arguments, std::move(stop), call.result),
+                 asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {
+                   coroutine_ended(call, std::move(failure));
+                 }));
+}
+
+inline void WorkerService::coroutine_ended(CoroutineCall& call, std::exception_ptr failure) {
+  auto owned = coroutines_.extract(call.header.id);
+  if (call.routine->takes_stop_token()) state_.sources.remove(call.header.id);
+  hear();
+  const ResultStatus status = conclude(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {
+    if (failure) std::rethrow_exception(failure);
+  });
+  answer(call.header, status, call.result);
+  ended(call.cancelled && status != ResultStatus::ok);
+  over_.push_back(std::move(owned.mapped()));
+  go_on_later();
+}
+
+// What goes out -----------------------------------------------------------------------------------
+
+inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
+  FrameHeader header;
+  header.type = FrameType::result;
+  header.status = static_cast<std::uint8_t>(status);
+  header.slot = call.slot;
+  header.id = call.id;
+  header.core = current_core();
+  begun_ = std::max(begun_, call.id);
+  const bool first = !data_.wants_write();
+  data_.queue(header, body);
+  body.clear();
+  now_ = Clock::now();
+  if (first) unsent_since_ = now_;
+  if (data_.gathered_enough(header.core, call.core)) flush();
+}
+
+inline void WorkerService::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
+  encode_texts(scratch_, limit_, {text});
+  answer(call, status, scratch_);
+  ended(cancelled);
+}
+
+inline void WorkerService::ended(bool cancelled) {
+  if (draining_) add_one(cancelled ? state_.cancelled : state_.drained);
+  state_.idle_since.store(now_.time_since_epoch().count(), std::memory_order_relaxed);
+  add_one(state_.ended);
+}
+
+inline void WorkerService::flush() {
+  const std::error_code error = data_.flush();
+  full_ = !error && data_.wants_write();
+  // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.
+  if (error && error != std::errc::broken_pipe && error != std::errc::connection_reset) connection_lost();
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,295 @@
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include <drover/error.hpp>
+#include <drover/os/signals.hpp>
+#include <drover/wire/channel.hpp>
+#include <drover/wire/frame.hpp>
+#include <drover/wire/protocol.hpp>
+#include <drover/worker/detail/drain.hpp>
+#include <drover/worker/detail/parent_death.hpp>
+#include <drover/worker/detail/shared_state.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// A frame from the worker on the control socket. Small enough for the kernel to take it whole or not at all, so that
+/// two threads may send them.
+struct ControlReply {
+  enum class Sent {
+    done,
+    socket_full,      // again when it is writable
+    short_of_memory,  // again after Channel::memory_pause
+    lost              // nobody will read it
+  };
+
+  ControlReply(FrameType type, std::uint64_t id) noexcept {
+    header.type = type;
+    header.id = id;
+  }
+  template <class Body>
+  ControlReply(FrameType type, std::uint64_t id, const Body& content) noexcept : ControlReply(type, id) {
+    static_assert(sizeof content == sizeof body);
+    header.size = sizeof content;
+    std::memcpy(body, &content, sizeof content);
+  }
+
+  Sent send(int socket) const noexcept {
+    for (;;) {
+      if (::send(socket, this, sizeof header + header.size, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return Sent::done;
+      if (errno == EAGAIN) return Sent::socket_full;
+      if (errno == ENOBUFS || errno == ENOMEM) return Sent::short_of_memory;
+      if (errno != EINTR) return Sent::lost;
+    }
+  }
+  /// Waits as long as it takes; false if nobody will read it.
+  bool send_for_certain(int socket) const noexcept {
+    for (;;) {
+      switch (send(socket)) {
+        case Sent::done: return true;
+        case Sent::lost: return false;
+        case Sent::short_of_memory: ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count())); break;
+        case Sent::socket_full: {
+          pollfd writable{socket, POLLOUT, 0};
+          ::poll(&writable, 1, -1);
+        }
+      }
+    }
+  }
+
+  FrameHeader header;
+  std::byte body[24];
+};
+static_assert(sizeof(ControlReply) == 48);
+
+/// The answer to STOP.
+inline ControlReply stop_reply(const WorkerState& state, bool cut) noexcept {
+  StopReply body;
+  body.cut = cut ? 1 : 0;
+  // What is cut off counts as cancelled: calls that still run, and those that have not even been read. The main thread
+  // goes on meanwhile; in this order no difference falls below zero.
+  const std::uint64_t ended = state.ended.load(), read = state.read.load();
+  const std::uint64_t last = state.last_call.load(), last_read = state.last_read.load();
+  body.drained = state.drained.load();
+  body.cancelled = state.cancelled.load() + (read - ended) + (last > last_read ? last - last_read : 0);
+  return ControlReply(FrameType::stop_reply, last, body);
+}
+
+/// The thread that guards a worker from in_worker() until the process has gone. It never runs code of the user's, takes
+/// no lock and, from a deadline to the hard exit, allocates nothing, so that nothing a routine does can keep it. It is
+/// never joined.
+class ControlThread {
+ public:
+  static void start(WorkerState& state) {
+    auto control = std::make_unique<ControlThread>(state);
+    const BlockAllSignals blocked;
+    std::thread([control = std::move(control)] { control->run(); }).detach();
+  }
+
+  explicit ControlThread(WorkerState& state) : state_(state), drain_(state.shutdown_grace) {
+    reader_.prepare();  // allocates its buffer, for good
+    unsent_.reserve(256);
+  }
+
+ private:
+  [[noreturn]] void run() {
+    for (;;) {
+      wait();
+      const Clock::time_point now = Clock::now();
+      hear_main();
+      hear_signals(now);
+      if (state_.parent_ended.load() || (parent_.revents != 0)) parent_lost(now);
+      if (socket_.revents != 0) hear_socket(now);
+      act();  // before anything is answered: who has the answer may rely on it
+      send_replies();
+    }
+  }
+
+  void wait() noexcept {
+    socket_.events = unsent_.empty() || short_of_memory_ ? POLLIN : POLLIN | POLLOUT;
+    pollfd watched[] = {bell_, socket_, parent_};
+    timespec timeout{};
+    const timespec* bound = nullptr;
+    if (const Deadline deadline = drain_.deadline()) {
+      using namespace std::chrono;
+      const auto left = std::max(duration_cast<nanoseconds>(*deadline - Clock::now()), nanoseconds::zero());
+      timeout.tv_sec = duration_cast<seconds>(left).count();
+      timeout.tv_nsec = (left % seconds(1)).count();
+      bound = &timeout;
+    }
+    constexpr timespec pause{0, std::chrono::nanoseconds(Channel::memory_pause).count()};
+    if (short_of_memory_ && (bound == nullptr || timeout.tv_sec > 0 || timeout.tv_nsec > pause.tv_nsec)) bound = &pause;
+    const int ready = ::ppoll(watched, std::size(watched), bound, nullptr);
+    if (ready <= 0)
+      for (pollfd& fd : watched) fd.revents = 0;
+    if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: not in a busy loop
+    if (watched[0].revents != 0) state_.control_bell.take();
+    socket_.revents = watched[1].revents;
+    parent_.revents = watched[2].revents;
+  }
+
+  void hear_main() {
+    if ((state_.orders.load() & Order::finished) != 0) drain_.finished(Clock::now());
+    if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
+  }
+
+  void hear_signals(Clock::time_point now) {
+    const bool drained_before = drain_.draining();
+    for (unsigned n = state_.terminations.exchange(0); n != 0; --n) terminate(now);
+    for (unsigned n = state_.interrupts.exchange(0); n != 0; --n) drain_.interrupt(now);
+    // The main thread may be busy with a routine: the parent is to send nothing more from now on.
+    if (!drained_before && drain_.draining() && socket_.fd >= 0 && state_.greeted.load())
+      unsent_.push_back(ControlReply(FrameType::draining, nothing_begun_yet));
+  }
+  /// SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for the end, or has died, a signal
+  /// is meant for this process in any case.
+  void terminate(Clock::time_point now) noexcept {
+    const bool ending = lost_ || (state_.orders.load() & Order::stop) != 0;
+    switch (ending ? OnTerminate::cancel : state_.environment.on_terminate) {
+      case OnTerminate::cancel: return drain_.terminate(now);
+      case OnTerminate::drain: return drain_.interrupt(now);
+      case OnTerminate::leave_to_parent: return;
+    }
+  }
+
+  void parent_lost(Clock::time_point now) noexcept {
+    parent_.fd = socket_.fd = -1;  // poll() passes over them
+    unsent_.clear();
+    if (lost_) return;
+    lost_ = true;
+    end_group_with_this_process();
+    if (state_.phase.load() == WorkerState::Phase::booting) leave();  // nothing has begun that could be finished
+    drain_.parent_died(now);
+    state_.orders.fetch_or(Order::drain | Order::parent_gone);
+    state_.main_bell.ring();
+  }
+
+  /// As good as the parent's death, unless the work is done: then it only has no more to say.
+  void socket_ended(Clock::time_point now) noexcept {
+    if (parent_.fd < 0 || (state_.orders.load() & Order::finished) == 0) return parent_lost(now);
+    socket_.fd = -1;
+    unsent_.clear();
+  }
+
+  void hear_socket(Clock::time_point now) {
+    const std::span<std::byte> room = reader_.prepare();
+    const ssize_t received = ::recv(socket_.fd, room.data(), room.size(), MSG_DONTWAIT);
+    if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (received < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
+      ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));  // it stays readable
+      return;
+    }
+    if (received <= 0) return socket_ended(now);
+    reader_.commit(static_cast<std::size_t>(received));
+    try {
+      while (const auto frame = reader_.next()) obey(*frame, now);
+    } catch (const std::exception&) {  // nonsense; or no memory to obey with, and then nobody must wait for it
+      parent_lost(now);
+    }
+  }
+
+  void obey(const Frame& frame, Clock::time_point now) {
+    switch (frame.header.type) {
+      case FrameType::stop:
+        if (const auto body = decode_body<StopBody>(frame.body)) return stop(frame.header.id, *body, now);
+        break;
+      case FrameType::cancel: return cancel(frame.header.id);
+      case FrameType::status: return report(frame.header.id, now);
+      default: break;
+    }
+    throw Error(Errc::protocol_error, "unexpected frame on the control socket");
+  }
+
+  void stop(std::uint64_t last_call, const StopBody& body, Clock::time_point now) noexcept {
+    drain_.stop(now, deadline_from(body.drain_until), deadline_from(body.end_by));
+    if (last_call > state_.last_call.load()) state_.last_call.store(last_call);
+    const std::uint32_t before = state_.orders.fetch_or(Order::drain | Order::stop);
+    // Whoever comes second of the end of the work and the first STOP answers it.
+    if ((before & (Order::stop | Order::finished)) == Order::finished) unsent_.push_back(stop_reply(state_, false));
+  }
+
+  void cancel(std::uint64_t call) {
+    // To the main thread first: it looks there once it has made the call known to the notifier.
+    state_.cancelled_calls.push(call);
+    state_.main_bell.ring();
+    if (!state_.has_notifier.load()) return;
+    state_.cancelled_sources.push(call);
+    state_.notifier_bell.ring();
+  }
+
+  void report(std::uint64_t request, Clock::time_point now) {
+    StatusReply body;
+    body.served = state_.ended.load();
+    const std::uint64_t read = state_.read.load();
+    body.in_flight = read > body.served ? read - body.served : 0;
+    const Clock::time_point since{Duration(state_.idle_since.load())};
+    if (body.in_flight == 0 && now > since)
+      body.idle_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now - since).count();
+    unsent_.push_back(ControlReply(FrameType::status_reply, request, body));
+  }
+
+  void send_replies() noexcept {
+    short_of_memory_ = false;
+    std::size_t sent = 0;
+    auto result = ControlReply::Sent::done;
+    for (; sent < unsent_.size() && socket_.fd >= 0; ++sent)
+      if (result = unsent_[sent].send(socket_.fd); result != ControlReply::Sent::done) break;
+    unsent_.erase(unsent_.begin(), unsent_.begin() + static_cast<std::ptrdiff_t>(sent));
+    short_of_memory_ = result == ControlReply::Sent::short_of_memory;
+    if (result == ControlReply::Sent::lost) socket_ended(Clock::now());
+  }
+
+  /// Carries out what the drain decides.
+  void act() noexcept {
+    if (!drain_.draining()) return;
+    std::uint32_t orders = Order::drain;
+    if (drain_.bounded()) orders |= Order::bounded;
+    for (;;) {
+      const Drain::Action action = drain_.next(Clock::now());
+      if (action == Drain::Action::leave) leave();
+      if (action == Drain::Action::none) break;
+      orders |= Order::cancel_calls;
+    }
+    const std::uint32_t before = state_.orders.fetch_or(orders);
+    if ((before & Order::finished) != 0) return;
+    if ((before | orders) != told_) state_.main_bell.ring();
+    told_ = before | orders;
+    if ((orders & Order::cancel_calls) != 0 && state_.has_notifier.load()) state_.notifier_bell.ring();
+  }
+
+  /// The hard exit.
+  [[noreturn]] void leave() noexcept {
+    const std::uint32_t before = state_.orders.fetch_or(Order::cut);
+    if ((before & (Order::stop | Order::finished)) == Order::stop && socket_.fd >= 0) {
+      const ControlReply reply = stop_reply(state_, true);
+      for (int tries = 0; tries < 10 && reply.send(socket_.fd) == ControlReply::Sent::short_of_memory; ++tries)
+        ::usleep(1000);
+    }
+    for (;;) ::syscall(SYS_exit_group, exit_cut_off);  // not _exit(): sanitizers make something else of it
+  }
+
+  WorkerState& state_;
+  Drain drain_;
+  FrameReader reader_{64};  // nothing larger comes on this socket
+  std::vector<ControlReply> unsent_;
+  std::uint32_t told_ = 0;
+  bool lost_ = false;
+  bool short_of_memory_ = false;
+  pollfd bell_{state_.control_bell.fd(), POLLIN, 0};
+  pollfd socket_{state_.control.get(), POLLIN, 0};
+  pollfd parent_{state_.parent.get(), POLLIN, 0};
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <unistd.h>
+#include <utility>
+
+#include <drover/detail/keep_loaded.hpp>
+#include <drover/wire/detail/process_role.hpp>
+#include <drover/worker/detail/call_loop.hpp>
+#include <drover/worker/detail/control_thread.hpp>
+#include <drover/worker/detail/parent_death.hpp>
+#include <drover/worker/detail/shared_state.hpp>
+#include <drover/worker/detail/signals.hpp>
+#include <drover/worker/serve.hpp>
+
+namespace drover { inline namespace v1 {
+namespace detail {
+
+/// A worker that cannot work ends here and now: an exception might be caught, and main() go on as the parent program.
+[[noreturn]] inline void leave_as_broken_worker(int code, const std::string& why) noexcept {
+  const std::string text = "drover: this process was started as a worker, but " + why + "\n";
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
+  ::_exit(code);
+}
+
+/// Throws std::system_error if the process is out of descriptors or threads.
+inline void arm_worker(const WorkerEnvironment& environment) {
+  for (const InheritedFd* inherited : {&environment.control, &environment.data, &environment.parent, &environment.lock})
+    if (inherited->fd >= 0) set_cloexec(inherited->fd, true);
+  set_nonblocking(environment.data.fd);
+  pin_this_object();
+  WorkerState& state = *new WorkerState(environment);  // never destroyed
+  this_worker.store(&state);
+  wake_when_parent_dies();
+  ControlThread::start(state);
+  if (!state.parent && state.lock) watch_lock(state);
+  install_worker_signals();
+}
+
+inline bool become_worker() {
+  const Calling calling = calling_of_this_process();
+  if (!calling.as_worker) {
+    this_process.store(Role::host);
+    return false;
+  }
+  this_process.store(Role::booting);
+  if (!calling.environment)
+    leave_as_broken_worker(exit_without_descriptors,
+                           "what " + std::string(environment_name) + " names did not reach it: " + calling.fault +
+                               ". Does its command close descriptors above 2, as wrappers do?");
+  try {
+    arm_worker(*calling.environment);
+  } catch (const std::exception& error) {
+    leave_as_broken_worker(exit_without_resources, std::string("it cannot begin: ") + error.what());
+  }
+  // Nothing that this process starts is a worker because of it.
+  ::unsetenv(environment_name);
+  return true;
+}
+
+/// However serve() is left, the control thread bounds what follows.
+struct LeaveServe {
+  WorkerState& state;
+  ~LeaveServe() {
+    state.phase.store(WorkerState::Phase::left);
+    if ((state.orders.fetch_or(Order::finished) & Order::finished) == 0) state.control_bell.ring();
+  }
+};
+
+}  // namespace detail
+
+DROVER_INLINE bool in_worker() {
+  static const bool worker = detail::become_worker();
+  return worker;
+}
+
+DROVER_INLINE int serve(const Routines& routines) {
+  if (!in_worker()) throw std::logic_error("serve() in a process that was not started as a worker");
+  if (detail::this_process.exchange(detail::Role::serving) != detail::Role::booting)
+    throw std::logic_error("serve() may be called once");
+  detail::WorkerState& state = *detail::this_worker.load();
+  const detail::LeaveServe leave{state};
+  std::optional<detail::WorkerService> service;
+  try {
+    service.emplace(state, detail::RoutinesAccess::table(routines));
+    service->begin();
+  } catch (const std::exception& error) {
+    detail::leave_as_broken_worker(detail::exit_without_resources, std::string("it cannot begin: ") + error.what());
+  }
+  service->run();
+  return 0;
+}
+
+}}  // namespace drover::v1
