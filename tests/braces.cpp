@@ -1,6 +1,7 @@
 // Options in braces, inside a `co_await` expression: GCC 12 copies the members of such temporaries bytewise. Built
 // without and with optimisation.
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <gtest/gtest.h>
 #include <map>
@@ -13,6 +14,7 @@
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
 #include <drover/pool/worker_process.hpp>
+#include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
 
@@ -126,6 +128,31 @@ TEST_F(Braces, AProcessTakesThem) {
     drover::Process other = drover::Process::spawn({.program = "sleep", .args = {"60"}});
     const drover::ReapReport report = co_await other.reap({.patience = 0s, .term_grace = 10s});
     EXPECT_TRUE(report.terminated);
+  });
+}
+
+TEST_F(Braces, ResourcePoolOptionsKeepTheirMembers) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    using Pool = drover::ResourcePool<int, std::string>;
+    int finalized = 0, events = 0, errors = 0;
+    const auto make = [](int key) { return key < 0 ? throw 1 : std::string(100, 'v'); };
+    const auto finalize = [&](std::string&) -> asio::awaitable<void> {
+      ++finalized;
+      throw 2;
+      co_return;
+    };
+    const auto on_event = [&](const Pool::Event&) { ++events; };
+    const auto on_error = [&](std::exception_ptr) { ++errors; };
+    for (int round = 0; round < 3; ++round) {
+      Pool pool(co_await asio::this_coro::executor, make,
+                {.finalizer = finalize, .on_error = on_error, .on_event = on_event});
+      Pool::Lease lease = co_await pool.acquire(round);
+      EXPECT_EQ(lease->size(), 100u);
+      co_await lease.release();
+    }
+    EXPECT_EQ(finalized, 3);
+    EXPECT_EQ(errors, 3);
+    EXPECT_GE(events, 3);
   });
 }
 

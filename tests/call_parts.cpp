@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <gtest/gtest.h>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <sched.h>
 #include <string>
+#include <sys/socket.h>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -306,19 +308,29 @@ TEST(StatusRequests, AFailureEndsAllOnce) {
   EXPECT_TRUE(requests.empty());
 }
 
-// ---- a worker's lane ------------------------------------------------------------------------------------------------
+// ---- the data socket ------------------------------------------------------------------------------------------------
 
-struct NobodysLane final : drover::detail::Lane::Owner {
+/// A data socket that nobody waits on.
+struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Listener {
+  std::unique_lock<std::mutex> lock() const override { return {}; }
+  std::unique_lock<std::mutex> lock_context() const override { return {}; }
+  std::shared_ptr<void> keep_alive() override { return nullptr; }
+  void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
+  void peer_failed(std::exception_ptr) override { ++failures; }
+  void run_completions() override {}
   std::string describe() const override { return "nobody"; }
   void send_cancel(std::uint64_t) override {}
   void kill_worker() override {}
-  void await_writable() override {}
-  void await_memory() override {}
-  void write_failed(std::error_code) override {}
-  void read_results() override {}
+  void read_results(int) override {}
+  void result(const std::shared_ptr<Call>& call, const drover::detail::Frame&) override { link.release_slot(*call); }
+  void data_closed() override {}
+  void data_broken() override {}
+
+  int failures = 0;
+  drover::detail::DataLink link{*this, *this, 1000};
 };
 
-TEST(Lane, HoldsLessBackFromAWorkerOnAnotherCore) {
+TEST(DataLink, HoldsLessBackFromAWorkerOnAnotherCore) {
   cpu_set_t before, one;
   ::sched_getaffinity(0, sizeof before, &before);
   CPU_ZERO(&one);
@@ -328,32 +340,33 @@ TEST(Lane, HoldsLessBackFromAWorkerOnAnotherCore) {
   ASSERT_NE(here, 0);
 
   auto [ours, theirs] = drover::detail::socket_pair();
-  NobodysLane owner;
-  drover::detail::Lane lane(owner, 1000);
-  lane.connect(std::move(ours), 1 << 20);
-  lane.open();
+  LinkAlone alone;
+  auto& link = alone.link;
+  link.open(std::move(ours), 1 << 20);
   const auto send = [&] {
     auto call = std::make_shared<Call>();
-    lane.send(call);
+    link.send(call);
     return call;
   };
   const auto answer_from = [&](std::uint16_t core) {
-    lane.flush();
+    link.flush();
     const auto call = send();
-    lane.flush();
+    link.flush();
     const FrameHeader result{
         .type = drover::detail::FrameType::result, .core = core, .slot = call->slot, .id = call->id};
-    lane.give_back(*lane.answered(result));
+    ASSERT_EQ(::send(theirs.get(), &result, sizeof result, 0), static_cast<ssize_t>(sizeof result));
+    link.read(1);
+    EXPECT_EQ(call->link, nullptr);
   };
   const auto sent_until_enough = [&] {
     int sent = 0;
-    while (!lane.gathered_enough() && sent < 100) send(), ++sent;
+    while (!link.gathered_enough() && sent < 100) send(), ++sent;
     return sent;
   };
   EXPECT_EQ(sent_until_enough(), 100);  // it has not told yet
   answer_from(static_cast<std::uint16_t>(here + 1));
   EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
-  lane.flush();
+  link.flush();
   EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
   answer_from(here);
   EXPECT_EQ(sent_until_enough(), 100);

@@ -275,4 +275,15 @@ TEST(DecodeBudget, EqualKeysAreNoCollisions) {
   EXPECT_EQ(error_of<std::unordered_multiset<std::uint64_t>>(encoded(equal)), "");
 }
 
+// A comparison of long keys takes as long as many steps.
+TEST(DecodeBudget, LongCollidingKeysEndInAnError) {
+  std::vector<std::string> keys;
+  for (int i = 0; i < 1000; ++i) {
+    std::string key(20'000, 'k');
+    key.replace(key.size() - 6, 6, std::to_string(100000 + i));
+    keys.push_back(std::move(key));
+  }
+  EXPECT_EQ((error_of<std::unordered_multiset<std::string, budget::PoorHash>>(encoded(keys))), collisions);
+}
+
 }  // namespace

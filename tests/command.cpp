@@ -198,7 +198,7 @@ TEST_F(Commands, DescriptorsGetTheirNumbersWhateverTheyHadBefore) {
   for (const ReadPipe& pipe : pipes) numbers.push_back(pipe.write_end());
   ASSERT_LT(numbers.back(), 3 + count);
   for (const std::size_t step : {1u, 3u}) {
-    drover::detail::SpawnExtras extras;
+    drover::detail::SpawnOptions extras;
     std::vector<std::string> steps{"report"};
     for (std::size_t i = 0; i < count; ++i) {
       extras.descriptors.push_back(numbers[i * step % 4]);
@@ -208,7 +208,7 @@ TEST_F(Commands, DescriptorsGetTheirNumbersWhateverTheyHadBefore) {
     ReadPipe report;
     Command command = child(steps);
     command.out = report.stdio();
-    const auto started = drover::detail::Child::spawn(command, extras);
+    const auto started = drover::detail::ChildProcess::spawn(command, extras);
     std::string expected = "fds";
     for (int fd = 0; fd < 3 + count; ++fd) expected += " " + std::to_string(fd);
     EXPECT_EQ(report.line(), expected);

@@ -64,7 +64,8 @@ TEST_P(LosingOne, DelaysNoReapAndDisturbsNoFileOfTheHosts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(WhateverBecomesOfIt, LosingOne,
-                         ::testing::Combine(::testing::Values("closed", "epoll", "timer", "event", "pidfd", "pipe"),
+                         ::testing::Combine(::testing::Values("closed", "exhausted", "epoll", "timer", "event", "pidfd",
+                                                              "pipe"),
                                             ::testing::Values("before", "patience", "grace")));
 
 // Nothing is asked of drover after the loss.

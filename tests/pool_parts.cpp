@@ -1,4 +1,4 @@
-// What decides in the parent, as data: which worker, which replacement, which stop; and the checks of the options.
+// What decides in the parent, as data: which worker, which replacement; and the checks of the options.
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -13,7 +13,6 @@
 #include <vector>
 
 #include <drover/pool/balancer.hpp>
-#include <drover/pool/detail/worker/stop_state.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 
@@ -22,13 +21,10 @@ namespace {
 using namespace std::chrono_literals;
 using drover::Clock;
 using drover::Duration;
-using drover::Errc;
 using drover::least_loaded;
 using drover::Load;
 using drover::RestartPolicy;
 using drover::Supervisor;
-using drover::detail::Deadline;
-using drover::detail::StopState;
 
 constexpr Clock::time_point zero{};
 
@@ -176,156 +172,6 @@ TEST(Supervisor, DecidesEveryDeathInEveryState) {
         EXPECT_EQ(supervisor.gave_up(), given_up ? !death.served : counts && last_one);
         EXPECT_EQ(decision.delay == 5s, supervisor.gave_up());
       }
-}
-
-// ---- the stop -------------------------------------------------------------------------------------------------------
-
-constexpr StopState::Limits limits{.stop_margin = 5s, .shutdown_grace = 10s};
-
-TEST(StopState, HasOneAbsoluteBudget) {
-  StopState stop(limits);
-  EXPECT_FALSE(stop.begun());
-  EXPECT_TRUE(stop.ask(zero + 100s, 20s));
-  EXPECT_TRUE(stop.begun());
-  EXPECT_EQ(stop.begun_at(), zero + 100s);
-  EXPECT_EQ(stop.drain_until(), zero + 120s);
-  EXPECT_EQ(stop.end_by(), zero + 125s);
-}
-
-// S-08
-TEST(StopState, LaterOnesShortenAndNeverLengthen) {
-  StopState stop(limits);
-  stop.ask(zero + 100s, 20s);
-  EXPECT_FALSE(stop.ask(zero + 101s, 60s));
-  EXPECT_FALSE(stop.ask(zero + 101s, std::nullopt));
-  EXPECT_EQ(stop.end_by(), zero + 125s);
-  EXPECT_TRUE(stop.ask(zero + 102s, 0s));
-  EXPECT_EQ(stop.drain_until(), zero + 102s);
-  EXPECT_EQ(stop.end_by(), zero + 107s);
-  EXPECT_EQ(stop.begun_at(), zero + 100s);
-}
-
-TEST(StopState, WithoutABoundItGetsOneFromTheNextWhoAsksOrTheAnswer) {
-  StopState asked_again(limits);
-  asked_again.ask(zero, std::nullopt);
-  EXPECT_EQ(asked_again.end_by(), Deadline{});
-  EXPECT_TRUE(asked_again.ask(zero + 1s, 30s));
-  EXPECT_EQ(asked_again.end_by(), zero + 36s);
-
-  StopState answered(limits);
-  answered.ask(zero, std::nullopt);
-  answered.acknowledged(zero + 500s);
-  EXPECT_EQ(answered.end_by(), zero + 510s);
-  EXPECT_EQ(answered.rpc(false), std::error_code{});
-
-  StopState closed(limits);
-  closed.ask(zero, std::nullopt);
-  closed.lost(zero + 500s);
-  EXPECT_EQ(closed.end_by(), zero + 510s);
-  EXPECT_EQ(closed.rpc(false), make_error_code(Errc::connection_lost));
-}
-
-TEST(StopState, AnAnswerLeavesTheBudgetAsItIs) {
-  StopState stop(limits);
-  stop.ask(zero, 20s);
-  stop.acknowledged(zero + 1s);
-  EXPECT_EQ(stop.end_by(), zero + 25s);
-}
-
-// S-05
-TEST(StopState, AnAnswerThatComesAfterTheBudgetIsNone) {
-  StopState stop(limits);
-  stop.ask(zero, 0s);
-  stop.acknowledged(zero + 5001ms);
-  EXPECT_EQ(stop.rpc(true), make_error_code(Errc::deadline_exceeded));
-}
-
-TEST(StopState, ABoundFromElsewhereShortensOnly) {
-  StopState stop(limits);
-  stop.ask(zero, std::nullopt);
-  EXPECT_FALSE(stop.cut_off());
-  EXPECT_TRUE(stop.cut(zero + 3s));
-  EXPECT_FALSE(stop.cut(zero + 4s));
-  EXPECT_TRUE(stop.cut(zero + 2s));
-  EXPECT_EQ(stop.end_by(), zero + 2s);
-  EXPECT_EQ(stop.drain_until(), zero + 2s);
-  EXPECT_TRUE(stop.cut_off());
-  StopState early(limits);
-  early.ask(zero, 1s);
-  EXPECT_FALSE(early.cut(zero + 7s)) << "the stop is over by then";
-  EXPECT_FALSE(early.cut_off());
-}
-
-TEST(StopState, WithoutAMarginItIsCutOffFromTheBeginning) {
-  StopState none({.stop_margin = 0s, .shutdown_grace = 10s}), unbounded({.stop_margin = 0s, .shutdown_grace = 10s});
-  none.ask(zero, 2s);
-  EXPECT_EQ(none.end_by(), none.drain_until());
-  EXPECT_TRUE(none.cut_off());
-  unbounded.ask(zero, std::nullopt);
-  EXPECT_FALSE(unbounded.cut_off());
-  StopState some(limits);
-  some.ask(zero, 2s);
-  EXPECT_FALSE(some.cut_off());
-}
-
-// S-07
-TEST(StopState, AbortedItHasNoPatience) {
-  StopState stop(limits);
-  stop.ask(zero, 60s);
-  stop.abort(zero + 1s);
-  EXPECT_EQ(stop.drain_until(), zero + 1s);
-  EXPECT_EQ(stop.end_by(), zero + 1s);
-  EXPECT_EQ(stop.rpc(true), asio::error::operation_aborted);
-  stop.acknowledged(zero + 2s);
-  stop.lost(zero + 2s);
-  EXPECT_EQ(stop.rpc(true), asio::error::operation_aborted) << "what became of the request was known by then";
-}
-
-TEST(StopState, AbortedAfterTheAnswerItWasAnsweredAllTheSame) {
-  StopState stop(limits);
-  stop.ask(zero, 60s);
-  stop.acknowledged(zero + 1s);
-  stop.abort(zero + 2s);
-  EXPECT_EQ(stop.rpc(true), std::error_code{});
-  EXPECT_EQ(stop.end_by(), zero + 2s);
-}
-
-TEST(StopState, ExtremeGracesDoNotOverflow) {
-  StopState stop({.stop_margin = Duration::max(), .shutdown_grace = Duration::max()});
-  stop.ask(Clock::now(), Duration::max());
-  EXPECT_TRUE(!stop.end_by() || *stop.end_by() > Clock::now() + 1h);
-  stop.acknowledged(Clock::now());
-  EXPECT_TRUE(!stop.end_by() || *stop.end_by() > Clock::now() + 1h);
-}
-
-// Whatever is asked in whatever order: the bounds only ever come closer.
-TEST(StopState, NothingEverLengthensIt) {
-  std::mt19937 random(5);
-  for (int round = 0; round < 5000; ++round) {
-    StopState stop(limits);
-    Clock::time_point now = zero + 1h;
-    const auto seconds = [&] { return std::chrono::seconds(random() % 30); };
-    stop.ask(now, random() % 3 == 0 ? drover::Timeout{} : drover::Timeout(seconds()));
-    for (int i = 0; i < 8; ++i) {
-      now += seconds() / 4;
-      const Deadline drain = stop.drain_until(), end = stop.end_by();
-      switch (random() % 5) {
-        case 0: stop.ask(now, random() % 3 == 0 ? drover::Timeout{} : drover::Timeout(seconds())); break;
-        case 1: stop.cut(now + seconds()); break;
-        case 2: stop.acknowledged(now); break;
-        case 3: stop.lost(now); break;
-        default: stop.abort(now);
-      }
-      if (drain) {
-        ASSERT_TRUE(stop.drain_until());
-        ASSERT_LE(*stop.drain_until(), *drain);
-      }
-      if (end) {
-        ASSERT_TRUE(stop.end_by());
-        ASSERT_LE(*stop.end_by(), *end);
-      }
-    }
-  }
 }
 
 // ---- the options ----------------------------------------------------------------------------------------------------

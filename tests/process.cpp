@@ -222,7 +222,7 @@ TEST_F(Processing, AWaitThatIsPendingWhileAnotherReapsEndsOnce) {
 TEST_F(Processing, ManyShortOnesAreAllToldRight) {
   asio::io_context context;
   int next = 0, wrong = 0;
-  auto lane = [&]() -> asio::awaitable<void> {
+  auto link = [&]() -> asio::awaitable<void> {
     while (next < 900) {
       const int code = next++ % 256;
       Command command = child({"exit", std::to_string(code)});
@@ -231,7 +231,7 @@ TEST_F(Processing, ManyShortOnesAreAllToldRight) {
       if (status != ExitStatus{Kind::exited, code, false}) ++wrong;
     }
   };
-  for (int i = 0; i < 50; ++i) asio::co_spawn(context, lane(), asio::detached);
+  for (int i = 0; i < 50; ++i) asio::co_spawn(context, link(), asio::detached);
   context.run();
   EXPECT_EQ(wrong, 0);
 }

@@ -310,12 +310,12 @@ TEST_F(Reaping, DestroyingTheOwnerDoesNotBlock) {
 
 //
 TEST_F(Reaping, AnAbandonedOneIsKilledAfterItsGrace) {
-  drover::detail::SpawnExtras extras;
+  drover::detail::SpawnOptions extras;
   extras.term_grace = 200ms;
   ReadPipe pipe;
   Command command = child({"ignore", "15", "say", "x", "pause"});
   command.out = pipe.stdio();
-  const auto child = drover::detail::Child::spawn(command, extras);
+  const auto child = drover::detail::ChildProcess::spawn(command, extras);
   pipe.byte();
   const auto start = Clock::now();
   child->abandon();
@@ -327,12 +327,12 @@ TEST_F(Reaping, AnAbandonedOneIsKilledAfterItsGrace) {
 TEST_F(Reaping, TheObserverHearsOfEachStepInOrder) {
   using drover::detail::ChildEvent;
   std::vector<ChildEvent> events;
-  drover::detail::SpawnExtras extras;
+  drover::detail::SpawnOptions extras;
   extras.observer = [&](const ChildEvent& event) { events.push_back(event); };
   ReadPipe pipe;
   Command command = child({"ignore", "15", "say", "x", "pause"});
   command.out = pipe.stdio();
-  const auto child = drover::detail::Child::spawn(command, extras);
+  const auto child = drover::detail::ChildProcess::spawn(command, extras);
   pipe.byte();
   const auto start = Clock::now();
   child->reap({.patience = 50ms, .term_grace = 50ms});

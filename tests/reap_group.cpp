@@ -4,6 +4,7 @@
 #include <memory>
 #include <signal.h>
 #include <string>
+#include <string_view>
 #include <sys/wait.h>
 #include <system_error>
 #include <thread>
@@ -16,6 +17,7 @@
 #include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/use_awaitable.hpp>
@@ -109,17 +111,38 @@ TEST_F(Reaping, SurvivorsCanBeHurried) {
 // Nobody is left to hurry them: the owner is destroyed while what is left of the group has time.
 TEST_F(Reaping, SurvivorsOfADestroyedOwnerAreKilled) {
   ReadPipe pipe;
-  drover::detail::SpawnExtras extras;
+  drover::detail::SpawnOptions extras;
   extras.term_grace = 100ms;
   Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
   command.out = pipe.stdio();
-  const auto child = drover::detail::Child::spawn(command, extras);
+  const auto child = drover::detail::ChildProcess::spawn(command, extras);
   const pid_t grandchild = pipe.pid();
   child->reap({.patience = 0ms, .term_grace = 60s});
   run(drover::detail::AsyncEvent::wait(child->ended()));
   child->abandon();
   EXPECT_TRUE(soon_gone(grandchild));
   run(drover::detail::AsyncEvent::wait(child->settled()));
+}
+
+// What outlasts its leader may still write while it has time to end: its pipe is not closed under it.
+TEST_F(Reaping, SurvivorsMayWriteInTheirGrace) {
+  asio::io_context context;
+  std::vector<std::string> lines;
+  Command command;
+  command.program = "/bin/sh";
+  command.args = {"-c",
+                  "trap 'exit 3' USR1; sh -c 'trap \"echo got; sleep 0.2; echo done; exit\" TERM; echo ready; "
+                  "while :; do sleep 0.01; done' & while :; do sleep 0.01; done"};
+  command.out = drover::Stdio::lines(context.get_executor(), [&](std::string_view line) { lines.emplace_back(line); });
+  command.group_grace = 5s;
+  auto process = Process::spawn(command);
+  const auto work = asio::make_work_guard(context);
+  while (lines.empty()) context.run_one();
+  process.signal(SIGUSR1);
+  const drover::ReapReport report = run(context, process.reap(10s));
+  EXPECT_EQ(report.exit.value, 3);
+  EXPECT_FALSE(report.killed);
+  EXPECT_EQ(lines, (std::vector<std::string>{"ready", "got", "done"}));
 }
 
 }  // namespace

@@ -72,18 +72,19 @@ TEST(ResourcePoolScale, AMillionIdleKeysTakeLessThan200BytesEach) {
 // O-12: the fake timer throws if it is armed while it is.
 TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   constexpr int count = 200'000;
-  using Core = drover::detail::resource_pool::Core<int, int, std::hash<int>, std::equal_to<int>, pool_model::FakeTime>;
+  using Impl = drover::detail::resource_pool::Impl<int, int, std::hash<int>, std::equal_to<int>, pool_model::FakeTime>;
   struct Lease {
     Lease() = default;
-    explicit Lease(Core::Hold h) : hold(std::move(h)) {}
-    Core::Hold hold;
+    explicit Lease(Impl::Reference h) : hold(std::move(h)) {}
+    Impl::Reference hold;
   };
   asio::io_context context;
   pool_model::FakeTime::current = {};
   auto factory = [](int key) { return key; };
-  Core::Callbacks callbacks;
-  callbacks.maker = std::make_unique<drover::detail::resource_pool::MakerOf<int, int, decltype(factory)>>(factory);
-  const auto core = std::make_shared<Core>(
+  Impl::Callbacks callbacks;
+  callbacks.factory =
+      std::make_unique<drover::detail::resource_pool::TypedFactory<int, int, decltype(factory)>>(factory);
+  const auto core = std::make_shared<Impl>(
       context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false}, std::move(callbacks));
   pool_test::run(context, [&]() -> asio::awaitable<void> {
     for (int key = 0; key < count; ++key) {

@@ -81,8 +81,8 @@ struct Runner {
     (encoder.put(args), ...);
     Decoder decoder(body.view());
     if (!routine->is_coroutine()) {
-      status =
-          conclude(result, limit, name, *routine, cancelled, [&] { routine->run(decoder, stop.get_token(), result); });
+      status = run_and_encode(result, limit, name, *routine, cancelled,
+                              [&] { routine->run(decoder, stop.get_token(), result); });
       return whole(std::move(result));
     }
     asio::io_context context;
@@ -90,7 +90,7 @@ struct Runner {
     asio::co_spawn(context, routine->start(decoder, stop.get_token(), result),
                    [&](std::exception_ptr e) { failure = e; });
     context.run();
-    status = conclude(result, limit, name, *routine, cancelled, [&] {
+    status = run_and_encode(result, limit, name, *routine, cancelled, [&] {
       if (failure) std::rethrow_exception(failure);
     });
     return whole(std::move(result));

@@ -327,4 +327,14 @@ TEST_F(ParentDeath, ClosedSocketsAreAsGoodAsDeath) {
   collect();
 }
 
+// Somebody has shut down the parent's reading side only: callers would wait for ever.
+TEST_F(ParentDeath, ResultsThatNobodyReadsEndTheWorker) {
+  Worker worker({.shutdown_grace = 60s});
+  worker.expect_hello();
+  ::shutdown(worker.data.fd(), SHUT_RD);
+  worker.call("echo", std::string("hello"));
+  EXPECT_EQ(worker.exit_status(), 0);
+  collect();
+}
+
 }  // namespace

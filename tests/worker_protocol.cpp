@@ -355,4 +355,25 @@ TEST_F(WorkerProtocol, WhatRoutinesSpawnIsNoWorkerAndHasCleanSignals) {
   expect_clean_stop(worker);
 }
 
+// A parent that asks and asks, and reads no answer.
+TEST_F(WorkerProtocol, RepliesThatNobodyReadsDoNotPileUp) {
+  Worker worker;
+  worker.expect_hello();
+  FrameHeader header;
+  header.type = FrameType::status;
+  int asked = 0;
+  pollfd writable{worker.control.fd(), POLLOUT, 0};
+  while (::poll(&writable, 1, 300) > 0 && asked < 1'000'000) {
+    header.id = static_cast<std::uint64_t>(asked + 1);
+    if (::send(worker.control.fd(), &header, sizeof header, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof header) ++asked;
+  }
+  EXPECT_LT(asked, 100'000) << "what the sockets hold, and 256 replies";
+  for (int i = 1; i <= asked; ++i) {
+    const auto reply = worker.next_reply();
+    ASSERT_TRUE(reply);
+    ASSERT_EQ(reply->header.id, static_cast<std::uint64_t>(i));
+  }
+  expect_clean_stop(worker);
+}
+
 }  // namespace

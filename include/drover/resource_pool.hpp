@@ -16,6 +16,7 @@
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
+#include <drover/detail/brace_safe.hpp>
 #include <drover/detail/resource_pool/impl.hpp>
 #include <drover/timeout.hpp>
 
@@ -81,7 +82,7 @@ namespace drover { inline namespace v1 {
 ///   std::unique_ptr<Value>.
 template <class Key, class Value, class Hash = std::hash<Key>, class Equal = std::equal_to<Key>>
 class ResourcePool {
-  using Core = detail::resource_pool::Core<Key, Value, Hash, Equal>;
+  using Impl = detail::resource_pool::Impl<Key, Value, Hash, Equal>;
 
  public:
   static_assert(std::is_copy_constructible_v<Key>, "keys are copied for pending_cleanup() and events");
@@ -93,9 +94,14 @@ class ResourcePool {
     Finalizer(std::nullptr_t) {}
 
     template <class F>
-      requires(!std::is_same_v<F, Finalizer> && std::is_invocable_v<F&, Value&>)
+      requires(!std::is_base_of_v<Finalizer, F> && std::is_invocable_v<F&, Value&>)
     Finalizer(F f)
         : std::function<asio::awaitable<void>(Value&)>(detail::resource_pool::as_finalizer<Value>(std::move(f))) {}
+    template <class F>
+      requires(!std::is_base_of_v<Finalizer, F> && std::is_invocable_v<F&, Value&>)
+    Finalizer& operator=(F f) {
+      return *this = Finalizer(std::move(f));
+    }
   };
 
   struct Event {
@@ -117,13 +123,13 @@ class ResourcePool {
     /// How long a value is kept that nobody leases; 0: not at all.
     Duration ttl{};
     /// None: the value is just destroyed, on the thread that let it go.
-    Finalizer finalizer{};
+    detail::BraceSafe<Finalizer> finalizer{};
     /// A finalizer threw, or a factory for which nobody waits any more.
-    std::function<void(std::exception_ptr)> on_error{};
+    detail::BraceSafe<std::function<void(std::exception_ptr)>> on_error{};
     /// More idle values than that: the least recently used one goes.
     std::optional<std::size_t> max_idle{};
     /// In order, one at a time; what it throws is dropped.
-    std::function<void(const Event&)> on_event{};
+    detail::BraceSafe<std::function<void(const Event&)>> on_event{};
   };
 
   /// Exact at the moment of the call. An entry is what a key has, and it is in one of three states: its value is being
@@ -148,13 +154,14 @@ class ResourcePool {
 
   template <class Factory>
     requires detail::resource_pool::FactoryOf<Factory, Key, Value>
-  ResourcePool(asio::any_io_executor executor, Factory factory, Options options) {
+  ResourcePool(asio::any_io_executor executor, Factory factory, Options given) {
+    Options options(std::move(given));  // see BraceSafe
     detail::require_not_negative(options.ttl, "ResourcePool::Options::ttl");
     if (detail::resource_pool::is_null(factory))
       throw std::invalid_argument("drover::ResourcePool: the factory is a null function");
-    core_ =
-        make_core(executor, std::make_unique<detail::resource_pool::MakerOf<Key, Value, Factory>>(std::move(factory)),
-                  std::move(options));
+    core_ = make_core(executor,
+                      std::make_unique<detail::resource_pool::TypedFactory<Key, Value, Factory>>(std::move(factory)),
+                      std::move(options));
   }
 
   /// Moving disturbs nothing that is pending. A pool that was moved from can only be destroyed or assigned to; its
@@ -237,31 +244,33 @@ class ResourcePool {
   std::vector<Key> pending_cleanup() const { return core().pending(); }
 
  private:
-  static std::optional<Lease> lease(typename Core::Hold hold) {
+  static std::optional<Lease> lease(typename Impl::Reference hold) {
     if (hold.get() == nullptr) return std::nullopt;
     return Lease(std::move(hold));
   }
 
-  static std::shared_ptr<Core> make_core(const asio::any_io_executor& executor,
-                                         std::unique_ptr<detail::resource_pool::Maker<Key, Value>> maker,
+  static std::shared_ptr<Impl> make_core(const asio::any_io_executor& executor,
+                                         std::unique_ptr<detail::resource_pool::Factory<Key, Value>> factory,
                                          Options options) {
     // As what it derives from: another std::function would take it for a function to wrap, even if it is empty.
     std::function<asio::awaitable<void>(Value&)>& finalizer = options.finalizer;
-    typename Core::Callbacks callbacks{std::move(maker), std::move(finalizer), std::move(options.on_error), {}};
-    if (options.on_event)
-      callbacks.on_event = [on_event = std::move(options.on_event)](auto what, const Key& key, const auto& error) {
+    std::function<void(std::exception_ptr)>& on_error = options.on_error;
+    std::function<void(const Event&)>& on_event_given = options.on_event;
+    typename Impl::Callbacks callbacks{std::move(factory), std::move(finalizer), std::move(on_error), {}};
+    if (on_event_given)
+      callbacks.on_event = [on_event = std::move(on_event_given)](auto what, const Key& key, const auto& error) {
         on_event(Event{static_cast<typename Event::Kind>(what), key, error});  // the same enumerators
       };
     const detail::resource_pool::Rules rules{options.ttl, options.max_idle, callbacks.on_event != nullptr};
-    return std::make_shared<Core>(executor, rules, std::move(callbacks));
+    return std::make_shared<Impl>(executor, rules, std::move(callbacks));
   }
 
-  Core& core() const {
+  Impl& core() const {
     if (!core_) throw std::logic_error("drover::ResourcePool: this pool has been moved from");
     return *core_;
   }
 
-  std::shared_ptr<Core> core_;
+  std::shared_ptr<Impl> core_;
 };
 
 /// One holder's share of a value. Move-only. Belongs to the one value that it was given: after clear() or discard() it
@@ -276,16 +285,16 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
 
   explicit operator bool() const noexcept { return hold_.get() != nullptr; }
 
-  Value& operator*() const { return *node().value; }
-  Value* operator->() const { return node().value.get(); }
-  const Key& key() const { return node().key; }
+  Value& operator*() const { return *entry().value; }
+  Value* operator->() const { return entry().value.get(); }
+  const Key& key() const { return entry().key; }
 
   /// Gives the lease back, at once and for certain; the lease is empty afterwards. The awaitable waits for the
   /// finalizer, if this was the last lease and the value is not kept; cancelling it ends the waiting only. What a
   /// finalizer throws goes to on_error. The lease of a value that was cleared: nothing happens.
   /// @throws std::logic_error from the call itself if the lease is empty or was released before.
   [[nodiscard]] asio::awaitable<void> release() {
-    auto& given_back = node();
+    auto& given_back = entry();
     hold_.take();
     return given_back.owner().release_and_wait(given_back);
   }
@@ -299,23 +308,23 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   /// been discarded or cleared already: nothing, whatever its key has by now.
   /// @throws std::logic_error if the lease is empty or was released before.
   void discard() {
-    auto& held = node();
+    auto& held = entry();
     held.owner().discard(held);
   }
 
  private:
   friend class ResourcePool;
-  friend Core;
+  friend Impl;
 
-  explicit Lease(typename Core::Hold hold) noexcept : hold_(std::move(hold)) {}
+  explicit Lease(typename Impl::Reference hold) noexcept : hold_(std::move(hold)) {}
 
-  typename Core::Node& node() const {
+  typename Impl::Entry& entry() const {
     if (hold_.get() == nullptr)
       throw std::logic_error("drover::ResourcePool::Lease: this lease is empty, moved from or released already");
     return *hold_.get();
   }
 
-  typename Core::Hold hold_;
+  typename Impl::Reference hold_;
 };
 
 }}  // namespace drover::v1

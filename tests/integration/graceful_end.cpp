@@ -174,4 +174,33 @@ TEST_F(GracefulEnd, TerminateCountsOnceAStopHasBegun) {
   });
 }
 
+// A worker that drains keeps its calls for as long as they take, and its slot has another worker meanwhile.
+TEST_F(GracefulEnd, ADrainingWorkerHasASuccessorAtOnce) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const asio::any_io_executor executor = co_await asio::this_coro::executor;
+    drover::PoolOptions options = call_pool(1);
+    options.worker.max_in_flight = 8;
+    drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+    const pid_t first = pool.workers().front().pid;
+    const Task<std::string> begun(executor, pool.call<std::string>("doze", 3000));
+    while (pool.stats().in_flight != 1) co_await pause_for(1ms);
+    co_await pause_for(50ms);      // it has begun, or the other worker runs it
+    for (int i = 0; i < 3; ++i) {  // the second and third one find a predecessor that still drains, or none
+      ::kill(pool.workers().empty() ? first : pool.workers().front().pid, SIGINT);
+      const auto start = Clock::now();
+      const int nine = co_await pool.call<int>("square", 3);
+      EXPECT_EQ(nine, 9);
+      if (i == 0) {
+        EXPECT_LT(since(start), 2s);
+      }
+      EXPECT_LE(pool.stats().workers, 2u);
+    }
+    const std::string answer = co_await begun.result();
+    EXPECT_EQ(answer, "slept");
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), 1u);
+  });
+}
+
 }  // namespace

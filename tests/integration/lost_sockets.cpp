@@ -93,7 +93,7 @@ TEST_F(LostSockets, AllAtOnceEndTheirCalls) {
 /// A worker ends, killed or stopped, after the program has put sockets of its own under the numbers of the worker's.
 asio::awaitable<void> take_the_numbers(bool stops) {
   const std::vector<int> before = of_drover();
-  const PoolOptions options = brief_pool();
+  const PoolOptions options = brief_pool();  // two calls at a time
   drover::LocalWorker worker(co_await asio::this_coro::executor, options.worker);
   co_await worker.start();
   const Task<std::string> call(co_await asio::this_coro::executor, worker.call<std::string>("doze", 60000));
@@ -108,6 +108,11 @@ asio::awaitable<void> take_the_numbers(bool stops) {
     taken.push_back(fd), others.push_back(ends[1]);
   }
   EXPECT_EQ(taken.size(), 2u);
+  const CallOptions soon_over{.deadline = 100ms};
+  const Task<std::string> later(co_await asio::this_coro::executor, worker.call<std::string>(soon_over, "doze", 1));
+  EXPECT_TRUE((co_await later.failure()).code);
+  const Task<drover::WorkerStatus> status(co_await asio::this_coro::executor, worker.status(100ms));
+  EXPECT_TRUE((co_await status.failure()).code);
   if (!stops) ::kill(worker.pid(), SIGKILL);
   while (!stops && worker.alive()) co_await pause_for(1ms);
   const auto start = Clock::now();

@@ -194,6 +194,20 @@ TEST_F(SocketErrors, ADeafWorkerLosesItsCallsAndEnds) {
   });
 }
 
+// The kernel says nothing of it to those who have written before.
+TEST_F(SocketErrors, AWorkerThatLeavesAStatusRequestUnreadEnds) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("leaves_status_unread"));
+    const auto start = Clock::now();
+    const Failure failure = co_await failure_of(worker->status(500ms));
+    EXPECT_EQ(failure, Errc::deadline_exceeded) << failure;
+    const bool ended = co_await soon([&] { return !worker->alive(); });
+    EXPECT_TRUE(ended);
+    EXPECT_LT(since(start), 5s);
+    co_await worker->stop();
+  });
+}
+
 TEST_F(SocketErrors, AWorkerDeafToControlEnds) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("deaf_to_control"));

@@ -55,7 +55,9 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
     WorkerOptions options = worker_with(std::move(steps));
     options.term_grace = 400ms;
     std::vector<Event::Kind> events;
-    options.on_event = [&](const Event& event) { events.push_back(event.kind); };
+    options.on_event = [&](const Event& event) {
+      if (event.kind != Event::Kind::stopped && event.kind != Event::Kind::continued) events.push_back(event.kind);
+    };
     const Failure failure = co_await failing_start(options, 1s);  // it has to come to where it ignores it
     EXPECT_EQ(failure, Errc::start_timeout);
     EXPECT_GE(since(start), 1400ms);
@@ -73,8 +75,16 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
       [&] { return never_ready({"unarmed", "stop"}); },
       [&] { return stubborn({"ignore", "15", "pause"}); },
       [&] { return stubborn({"ignore", "15", "stop", "pause"}); },
-      [&] { return stubborn({"unarmed", "ignore", "15", "close-channels", "pause"}); },
   });
+}
+
+// It can never get ready: no need to wait for the start time-out.
+TEST_F(FailingStarts, AWorkerThatClosesItsSocketIsNotWaitedFor) {
+  WorkerOptions options = worker_with({"unarmed", "close-channels", "pause"});
+  const auto start = Clock::now();
+  const Failure failure = run(failing_start(options));
+  EXPECT_EQ(failure, Errc::protocol_error) << failure;
+  EXPECT_LT(since(start), 5s);
 }
 
 // W-04
@@ -152,6 +162,31 @@ TEST_F(FailingStarts, AStrangerCannotGreetForTheWorker) {
 
 // Python's subprocess and many scripts close descriptors above 2, and keep the environment. What is started then must
 // not take itself for the parent program. Its own pool would be a fork bomb; here it would say so with exit code 0.
+// The environment says that a process is a worker. If it is cleared, even if descriptors are closed as well, the
+// process still bears the mark of its spawn.
+TEST_F(FailingStarts, AWrapperThatClearsTheEnvironmentStartsNoSecondGeneration) {
+  WorkerOptions options = plain_worker();
+  const std::string worker = options.command.program.string();
+  options.command.program = "/bin/sh";
+  options.command.args = {"-c", "exec env -i " + worker};
+  const Failure cleared = run(failing_start(options));
+  EXPECT_EQ(cleared, Errc::start_failed);
+  EXPECT_TRUE(cleared.exit && cleared.exit->value == 76) << cleared;
+
+  options.command.args = {"-c", "exec env -i " + worker + " 3>&- 4>&- 5>&-"};
+  const auto start = Clock::now();
+  const Failure closed = run(failing_start(options));
+  EXPECT_LT(since(start), 5s);
+  EXPECT_EQ(closed, Errc::start_failed) << closed;
+  EXPECT_TRUE(closed.exit && closed.exit->value == 76) << closed;
+
+  options.command.args = {"-c", "exec 3>&- 4>&- 5>&-; sleep 60"};
+  const Failure idle = run(failing_start(options));
+  EXPECT_LT(since(start), 5s);
+  EXPECT_EQ(idle, Errc::protocol_error) << idle;
+  EXPECT_NE(idle.text.find("close descriptors"), std::string::npos) << idle;
+}
+
 TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
   WorkerOptions options = plain_worker();
   const std::string worker = options.command.program.string();

@@ -6,6 +6,9 @@
 #include <thread>
 #include <vector>
 
+#if REFUSED == 26
+#include <drover/pool/local_worker.hpp>
+#endif
 #include <drover/wire/codec.hpp>
 
 struct Unknown {
@@ -104,5 +107,7 @@ int main() {
   in.get<std::weak_ptr<Base>>();
 #elif REFUSED == 25
   out.put(nullptr);
+#elif REFUSED == 26
+  (void)drover::LocalWorker().call<int>("name", drover::CallOptions{}, 1);
 #endif
 }

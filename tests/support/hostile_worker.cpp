@@ -120,13 +120,15 @@ int lingering_socket(int seconds) {
 
 int main(int, char** argv) {
   const std::string_view mode = argv[1];
+  if (mode == "deaf_to_control") ::shutdown(control, SHUT_RD);
   greet();
   if (mode == "deaf_to_calls") {  // answers the first, then takes no more
     const FrameHeader call = next_call();
     ::shutdown(data, SHUT_RD);
     send(data, answer_to(call, 1));
-  } else if (mode == "deaf_to_control") {
-    ::shutdown(control, SHUT_RD);
+  } else if (mode == "deaf_to_control" || mode == "leaves_status_unread") {
+    pollfd readable{control, POLLIN, 0};
+    if (mode == "leaves_status_unread") ::poll(&readable, 1, -1), ::shutdown(control, SHUT_RD);
     for (;;) send(data, answer_to(next_call(), 1));
   } else if (mode == "attaches_descriptors") {
     const int descriptor = lingering_socket(1);

@@ -10,6 +10,7 @@
 #include <string>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -145,13 +146,36 @@ class Replacement {
 
 // A process that ignores SIGTERM, and has lines, while the descriptor of that index (or all: -1) is lost at `moment`.
 // Code 9: there is no such descriptor.
+/// No descriptor is left to be had.
+class Exhaustion {
+ public:
+  explicit Exhaustion(bool on) {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    if (!on) return;
+    const int free = ::dup(2);
+    rlimit all = before_;
+    all.rlim_cur = static_cast<rlim_t>(free + 1);
+    ::setrlimit(RLIMIT_NOFILE, &all);
+    fillers_.push_back(free);
+    expect(::dup(2) < 0, "there is no descriptor left");
+  }
+  void end() const {
+    for (const int fd : fillers_) ::close(fd);
+    ::setrlimit(RLIMIT_NOFILE, &before_);
+  }
+
+ private:
+  rlimit before_{};
+  std::vector<int> fillers_;
+};
+
 int loses(int index, const std::string& kind, const std::string& moment) {
   expect(::signal(SIGPIPE, SIG_IGN) != SIG_ERR, "signal()");
   asio::io_context context;
   Command command = child({"ignore", "15", "say", "ready\n", "pause"});
   command.out = Stdio::lines(context.get_executor(), [&](std::string_view) { context.stop(); });
   const std::set<int> before = open_now();
-  const auto process = drover::detail::Child::spawn(command);
+  const auto process = drover::detail::ChildProcess::spawn(command);
   const auto work = asio::make_work_guard(context);
   context.run_for(10s);
   std::vector<int> drovers;
@@ -168,11 +192,12 @@ int loses(int index, const std::string& kind, const std::string& moment) {
   std::vector<Replacement> replacements;
   const std::vector<int> lost = index < 0 ? drovers : std::vector{drovers[static_cast<std::size_t>(index)]};
   for (const int fd : lost) {
-    if (kind == "closed")
+    if (kind == "closed" || kind == "exhausted")
       ::close(fd);
     else
       replacements.emplace_back(kind, fd);
   }
+  const Exhaustion exhaustion(kind == "exhausted");
   if (index < 0 && kind == "closed") close_all();
   if (moment == "before") reap();
   expect(soon([&] { return !process->running(); }, 2s), "it is reaped in time");
@@ -182,6 +207,7 @@ int loses(int index, const std::string& kind, const std::string& moment) {
   expect(report.exit == drover::ExitStatus{drover::ExitStatus::Kind::signaled, SIGKILL, false}, "with its status");
   expect(::kill(process->pid(), 0) != 0, "nothing is left of it");
   for (Replacement& replacement : replacements) replacement.expect_untouched();
+  exhaustion.end();
 
   // All works as before.
   Command next = child({"say", "a\n", "exit", "5"});
@@ -197,7 +223,7 @@ int loses(int index, const std::string& kind, const std::string& moment) {
 // Nobody reaps: it ends by itself while somebody waits, whose own context is in order.
 int ends(bool replaced) {
   asio::thread_pool waits(1);
-  (void)drover::detail::Home::of(waits);  // opens what the context needs
+  (void)drover::detail::ContextRegistry::of(waits);  // opens what the context needs
   const std::set<int> before = open_now();
   Process process = host::started({"exit-on", "10", "300", "4", "say", "x", "pause"});
   bool done = false;

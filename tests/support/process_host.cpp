@@ -156,9 +156,9 @@ int closed_stdio(int closed, const std::string& report) {
   command.in = Stdio::inherit();
   command.out = Stdio::file(report);
   std::vector<int> sources{::open("/dev/null", O_RDWR), ::open("/dev/null", O_RDWR)};
-  drover::detail::SpawnExtras extras;
+  drover::detail::SpawnOptions extras;
   extras.descriptors = sources;
-  const auto process = drover::detail::Child::spawn(command, extras);
+  const auto process = drover::detail::ChildProcess::spawn(command, extras);
   siginfo_t info{};
   while (process->running()) ::waitid(P_PID, static_cast<id_t>(process->pid()), &info, WEXITED | WNOWAIT);
   return process->exit_status()->success() ? 0 : 1;

@@ -34,7 +34,7 @@ struct FakeTime {
 
   class Timer {
    public:
-    Timer(asio::execution_context&, const std::shared_ptr<drover::detail::Home>&) { only = this; }
+    Timer(asio::execution_context&, const std::shared_ptr<drover::detail::ContextRegistry>&) { only = this; }
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
     ~Timer() { only = nullptr; }
@@ -82,22 +82,22 @@ class Driver {
       if (!discarded) --driver->alive_[which.key];
     }
   };
-  using Core = drover::detail::resource_pool::Core<int, Value, std::hash<int>, std::equal_to<int>, FakeTime>;
+  using Impl = drover::detail::resource_pool::Impl<int, Value, std::hash<int>, std::equal_to<int>, FakeTime>;
   struct Lease {
     Lease() = default;
-    explicit Lease(Core::Hold h) : hold(std::move(h)) {}
-    Core::Hold hold;
+    explicit Lease(Impl::Reference h) : hold(std::move(h)) {}
+    Impl::Reference hold;
   };
 
   explicit Driver(Rules rules) {
     FakeTime::current = {};
     auto factory = [this](const int& key) { return make(key); };
-    Core::Callbacks callbacks;
-    callbacks.maker =
-        std::make_unique<drover::detail::resource_pool::MakerOf<int, Value, decltype(factory)>>(std::move(factory));
+    Impl::Callbacks callbacks;
+    callbacks.factory = std::make_unique<drover::detail::resource_pool::TypedFactory<int, Value, decltype(factory)>>(
+        std::move(factory));
     callbacks.finalizer = [this](Value& value) { return finalize(value); };
     callbacks.on_error = [this](const std::exception_ptr&) { ++errors; };
-    core_ = std::make_shared<Core>(context_.get_executor(),
+    core_ = std::make_shared<Impl>(context_.get_executor(),
                                    drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false},
                                    std::move(callbacks));
   }
@@ -167,7 +167,7 @@ class Driver {
     settle();
   }
 
-  Core& core() { return *core_; }
+  Impl& core() { return *core_; }
   /// Discarded ones apart.
   int alive(int key) { return alive_[key]; }
 
@@ -262,7 +262,7 @@ class Driver {
   std::set<Generation> discarded_;
   int numbers_ = 0;
   asio::io_context context_;  // goes before what its coroutines refer to
-  std::shared_ptr<Core> core_;
+  std::shared_ptr<Impl> core_;
 };
 
 }  // namespace pool_model

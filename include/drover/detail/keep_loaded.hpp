@@ -7,10 +7,10 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// Keeps the shared object that holds this code loaded for the rest of the program. What drover leaves behind (its
 /// background thread, the services in the host's contexts) runs code of that object, so dlclose() must not unmap it.
-inline void pin_this_object() noexcept {
+inline void keep_library_loaded() noexcept {
   static const bool pinned = [] {
     Dl_info info{};
-    void* const here = reinterpret_cast<void*>(&pin_this_object);
+    void* const here = reinterpret_cast<void*>(&keep_library_loaded);
 #ifdef RTLD_DL_LINKMAP
     // The program itself, whose name is empty there, is never unloaded; dlopen() would look for its file.
     link_map* object = nullptr;

@@ -60,7 +60,7 @@ struct ReceivedFrom {
 
 /// Receives what is there. Throws std::system_error, with EAGAIN if there is nothing yet.
 inline ReceivedFrom receive_with_credentials(int fd, std::span<std::byte> buffer) {
-  const ReceivedMessage received = receive_message(fd, buffer);
+  const ReceivedMessage received = receive_message(fd, buffer, MSG_DONTWAIT);
   if (received.bytes < 0) throw_errno("cannot receive with credentials");
   ReceivedFrom result{static_cast<std::size_t>(received.bytes), std::nullopt, received.descriptors};
   if (received.has_sender) result.sender = received.sender.pid;

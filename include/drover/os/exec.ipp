@@ -5,6 +5,6 @@
 
 namespace drover { inline namespace v1 {
 
-DROVER_INLINE bool prepare_for_exec() noexcept { return detail::Reaper::end_processes(); }
+DROVER_INLINE bool prepare_for_exec() noexcept { return detail::ReaperThread::end_processes(); }
 
 }}  // namespace drover::v1

@@ -18,7 +18,7 @@
 
 namespace drover { inline namespace v1 {
 namespace detail {
-class Child;
+class ChildProcess;
 }
 
 /// A child process that can't be leaked: not by a cancelled coroutine, a destroyed io_context or an error on the way.
@@ -88,9 +88,9 @@ class Process {
   [[nodiscard]] asio::awaitable<ReapReport> reap(ReapPlan plan);
 
  private:
-  explicit Process(std::shared_ptr<detail::Child> child) : child_(std::move(child)) {}
+  explicit Process(std::shared_ptr<detail::ChildProcess> child) : child_(std::move(child)) {}
 
-  std::shared_ptr<detail::Child> child_;
+  std::shared_ptr<detail::ChildProcess> child_;
 };
 
 }}  // namespace drover::v1

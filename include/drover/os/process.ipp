@@ -20,12 +20,12 @@
 namespace drover { inline namespace v1 {
 namespace detail {
 
-inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_ptr<AsyncEvent> event) {
+inline asio::awaitable<void> told_of(std::shared_ptr<ChildProcess> child, std::shared_ptr<AsyncEvent> event) {
   if (child->foreign()) throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
   // Its last lines may be queued on this very executor: let them go first.
   const auto resume = child->has_lines() ? AsyncEvent::Resume::posted : AsyncEvent::Resume::at_once;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  std::optional<EndWatch> watch;
+  std::optional<ExitWatcher> watch;
   if (!event->is_set()) {
     child->attend();
     watch.emplace(child, executor);
@@ -33,13 +33,13 @@ inline asio::awaitable<void> told_of(std::shared_ptr<Child> child, std::shared_p
   co_await AsyncEvent::wait(event, resume);
 }
 
-inline asio::awaitable<ExitStatus> end_of(std::shared_ptr<Child> child) {
+inline asio::awaitable<ExitStatus> end_of(std::shared_ptr<ChildProcess> child) {
   if (!child) throw Error(Errc::not_running, "cannot wait for a process that was never started");
   co_await told_of(child, child->ended());
   co_return child->report().exit;
 }
 
-inline asio::awaitable<ReapReport> report_of(std::shared_ptr<Child> child) {
+inline asio::awaitable<ReapReport> report_of(std::shared_ptr<ChildProcess> child) {
   if (!child) co_return ReapReport{};
   co_await told_of(child, child->settled());
   const std::error_code refused = child->refused();
@@ -52,7 +52,7 @@ inline asio::awaitable<ReapReport> report_of(std::shared_ptr<Child> child) {
 
 DROVER_INLINE Process Process::spawn(const Command& command) {
   const Command own(command);  // see BraceSafe
-  return Process(detail::Child::spawn(own));
+  return Process(detail::ChildProcess::spawn(own));
 }
 
 DROVER_INLINE Process::~Process() {

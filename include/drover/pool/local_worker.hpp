@@ -36,7 +36,8 @@ class [[nodiscard]] LocalWorker {
 
   /// Inert: nothing is checked or spawned before start().
   LocalWorker(asio::any_io_executor executor) : LocalWorker(std::move(executor), WorkerOptions()) {}
-  LocalWorker(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), true) {}
+  LocalWorker(asio::any_io_executor executor, WorkerOptions options)
+      : worker_(detail::create_worker(executor, std::move(options), true)) {}
 
   /// Starts the process and waits until it serves, for at most 30 s.
   ///
@@ -78,11 +79,11 @@ class [[nodiscard]] LocalWorker {
   /// when the routine has ended, or CallOptions::kill_after has killed the worker.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(handle_.dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(detail::dispatcher_of(worker_), CallOptions{}, routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(handle_.dispatcher(), options, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does; waits for at most 5 s, or `bound`.
@@ -103,7 +104,7 @@ class [[nodiscard]] LocalWorker {
   const WorkerMetadata& metadata() const;
 
  private:
-  detail::WorkerHandle handle_;
+  std::shared_ptr<detail::WorkerSession> worker_;  // see create_worker()
 };
 
 }}  // namespace drover::v1

@@ -119,8 +119,8 @@ struct RestartPolicy {
 
 namespace detail {
 inline std::size_t default_pool_size() noexcept {
-  const unsigned cores = std::thread::hardware_concurrency();
-  return cores == 0 ? 1 : cores;
+  const unsigned sessions = std::thread::hardware_concurrency();
+  return sessions == 0 ? 1 : sessions;
 }
 }  // namespace detail
 

@@ -21,7 +21,7 @@
 
 namespace drover { inline namespace v1 {
 namespace detail {
-class PoolCore;
+class PoolImpl;
 }
 
 /// A fixed number of workers that share calls among them; those that end unasked are replaced.
@@ -40,13 +40,7 @@ class [[nodiscard]] WorkerPool {
  public:
   WorkerPool() = default;
   WorkerPool(WorkerPool&&) noexcept = default;
-  WorkerPool& operator=(WorkerPool&& other) noexcept {
-    if (this == &other) return *this;
-    let_go();
-    core_ = std::move(other.core_);
-    return *this;
-  }
-  ~WorkerPool() { let_go(); }
+  WorkerPool& operator=(WorkerPool&&) noexcept = default;
 
   /// Starts PoolOptions::size workers at the same time, on the awaiting coroutine's executor: all or none. If one fails
   /// to start, the others are ended and its error is thrown, which is one of LocalWorker::start()'s. Cancelled once it
@@ -80,20 +74,22 @@ class [[nodiscard]] WorkerPool {
   template <class Body>
   friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
 
-  std::shared_ptr<detail::Dispatcher> dispatcher() const noexcept;
-  void let_go() noexcept;
+  const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
-  std::shared_ptr<detail::PoolCore> core_;
+  std::shared_ptr<detail::PoolImpl> pool_;  // see create_pool()
 };
 
 namespace detail {
 
+/// When the last copy of the result is destroyed, or assigned to, the pool's workers are handed to the reaper thread.
+std::shared_ptr<PoolImpl> own_pool(std::shared_ptr<PoolImpl> pool);
+
 // The steps of with_pool() that do not depend on its body.
-std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& executor, PoolOptions options);
-asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool);
+std::shared_ptr<PoolImpl> make_pool(const asio::any_io_executor& executor, PoolOptions options);
+asio::awaitable<void> set_up(std::shared_ptr<PoolImpl> pool);
 /// Ends the pool whatever happens to the coroutine that waits for it, then throws what the body has thrown. No
 /// cancellation makes it return early.
-asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure);
+asio::awaitable<void> tear_down(std::shared_ptr<PoolImpl> pool, std::exception_ptr body_failure);
 
 }  // namespace detail
 
@@ -113,9 +109,9 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
   using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;
   WorkerPool pool;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  const std::shared_ptr<detail::PoolCore> core = detail::make_pool(executor, std::move(options));
-  pool.core_ = core;  // the body may do with it what it likes
-  co_await detail::set_up(core);
+  const std::shared_ptr<detail::PoolImpl> impl = detail::make_pool(executor, std::move(options));
+  pool.pool_ = detail::own_pool(impl);  // the body may do with it what it likes
+  co_await detail::set_up(impl);
   std::exception_ptr failure;
   std::conditional_t<std::is_void_v<Result>, std::monostate, std::optional<Result>> result;
   try {
@@ -130,7 +126,7 @@ auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, Wo
   co_await asio::this_coro::throw_if_cancelled(false);  // or a cancelled coroutine could not await the teardown
   std::exception_ptr outcome;
   try {
-    co_await detail::tear_down(core, failure);
+    co_await detail::tear_down(impl, failure);
   } catch (...) {
     outcome = std::current_exception();
   }

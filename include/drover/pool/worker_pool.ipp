@@ -16,19 +16,26 @@
 namespace drover { inline namespace v1 {
 namespace detail {
 
-DROVER_INLINE std::shared_ptr<PoolCore> make_pool(const asio::any_io_executor& executor, PoolOptions options) {
-  return PoolCore::create(executor, std::move(options));
+DROVER_INLINE std::shared_ptr<PoolImpl> make_pool(const asio::any_io_executor& executor, PoolOptions options) {
+  return PoolImpl::create(executor, std::move(options));
 }
 
-DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolCore> pool) {
-  co_await PoolCore::start(pool, false);
+DROVER_INLINE std::shared_ptr<PoolImpl> own_pool(std::shared_ptr<PoolImpl> pool) {
+  PoolImpl* const raw = pool.get();
+  return std::shared_ptr<PoolImpl>(raw, [pool = std::move(pool)](PoolImpl*) noexcept {
+    if (!pool->foreign()) pool->abandon();  // in a forked copy of the program the workers are not ours
+  });
+}
+
+DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolImpl> pool) {
+  co_await PoolImpl::start(pool, false);
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   if (RunSignals* const signals = RunSignals::find(asio::query(executor, asio::execution::context))) signals->add(pool);
 }
 
 /// After a signal: calls that other coroutines have made, waiting ones included, get shutdown_grace to finish. Routines
 /// whose callers have given up get none.
-inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolCore> pool) {
+inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolImpl> pool) {
   const Deadline until = deadline_after(Clock::now(), pool->options().shutdown_grace);
   const auto unawaited = std::make_shared<AsyncEvent>();
   const auto too_late = std::make_shared<bool>(false);
@@ -54,7 +61,7 @@ inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolCore> pool) {
     pool->abort_stop();
 }
 
-DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, std::exception_ptr body_failure) {
+DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolImpl> pool, std::exception_ptr body_failure) {
   // A forked copy of the program that was made in the body: the workers are not its own to stop.
   if (pool->foreign()) {
     if (body_failure) std::rethrow_exception(body_failure);
@@ -68,7 +75,7 @@ DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, st
       pool->on_signal(signals->count());
     else
       pool->begin_stop(pool->options().shutdown_grace);
-    co_await PoolCore::await_stop_for_certain(pool);
+    co_await PoolImpl::await_stop_for_certain(pool);
     if (body_failure) std::rethrow_exception(body_failure);
     co_return;
   }
@@ -77,7 +84,7 @@ DROVER_INLINE asio::awaitable<void> tear_down(std::shared_ptr<PoolCore> pool, st
   if (state.cancelled() != asio::cancellation_type::none) pool->abort_stop();
   std::exception_ptr failure = body_failure;
   try {
-    co_await PoolCore::await_stop(pool, false);
+    co_await PoolImpl::await_stop(pool, false);
   } catch (...) {
     if (!failure) failure = std::current_exception();
   }
@@ -94,30 +101,27 @@ DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start() {
 DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
   WorkerPool pool;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  pool.core_ = detail::PoolCore::create(executor, std::move(options));
-  co_await detail::PoolCore::start(pool.core_, true);
+  const auto impl = detail::PoolImpl::create(executor, std::move(options));
+  pool.pool_ = detail::own_pool(impl);
+  co_await detail::PoolImpl::start(impl, true);
   co_return pool;
 }
 
 DROVER_INLINE asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
-  if (!core_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
-  if (core_->foreign()) return detail::failed<std::vector<StopReport>>(detail::forked_copy());
-  core_->begin_stop(core_->options().shutdown_grace);
-  return detail::PoolCore::await_stop(core_, true);
+  if (!pool_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
+  if (pool_->foreign()) return detail::failed<std::vector<StopReport>>(detail::forked_copy());
+  pool_->begin_stop(pool_->options().shutdown_grace);
+  return detail::PoolImpl::await_stop(pool_->shared_from_this(), true);
 }
 
 DROVER_INLINE std::vector<WorkerMetadata> WorkerPool::workers() const {
-  return core_ ? core_->workers() : std::vector<WorkerMetadata>{};
+  return pool_ ? pool_->workers() : std::vector<WorkerMetadata>{};
 }
-DROVER_INLINE PoolStats WorkerPool::stats() const { return core_ ? core_->stats() : PoolStats{}; }
+DROVER_INLINE PoolStats WorkerPool::stats() const { return pool_ ? pool_->stats() : PoolStats{}; }
 
-DROVER_INLINE std::shared_ptr<detail::Dispatcher> WorkerPool::dispatcher() const noexcept {
-  return core_ ? core_->dispatcher() : nullptr;
-}
-
-DROVER_INLINE void WorkerPool::let_go() noexcept {
-  if (core_ && !core_->foreign()) core_->abandon();  // in a forked copy of the program the workers are not ours
-  core_.reset();
+DROVER_INLINE const std::shared_ptr<detail::Dispatcher>& WorkerPool::dispatcher() const noexcept {
+  static const std::shared_ptr<detail::Dispatcher> none;
+  return pool_ ? pool_->dispatcher() : none;
 }
 
 }}  // namespace drover::v1

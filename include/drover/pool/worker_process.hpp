@@ -21,7 +21,8 @@ class [[nodiscard]] WorkerProcess {
  public:
   WorkerProcess() = default;
   WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
-  WorkerProcess(asio::any_io_executor executor, WorkerOptions options) : handle_(executor, std::move(options), false) {}
+  WorkerProcess(asio::any_io_executor executor, WorkerOptions options)
+      : worker_(detail::create_worker(executor, std::move(options), false)) {}
 
   /// Starts the process and waits until it has introduced itself, for at most 30 s. Errors and cancellation as
   /// LocalWorker::start().
@@ -43,7 +44,7 @@ class [[nodiscard]] WorkerProcess {
   const std::optional<WorkerMetadata>& metadata() const;
 
  private:
-  detail::WorkerHandle handle_;
+  std::shared_ptr<detail::WorkerSession> worker_;  // see create_worker()
 };
 
 }}  // namespace drover::v1

@@ -8,30 +8,38 @@
 
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/worker/handle.ipp>
-#include <drover/pool/detail/worker/session.hpp>
+#include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/worker_process.hpp>
 
 namespace drover { inline namespace v1 {
+namespace detail {
+
+inline asio::awaitable<WorkerMetadata> start_and_introduce(std::shared_ptr<WorkerSession> session,
+                                                           std::exception_ptr refusal, Timeout timeout) {
+  co_await start_worker(session, refusal, timeout);
+  co_return *session->metadata();
+}
+
+}  // namespace detail
 
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start() { return start(std::chrono::seconds(30)); }
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start(Timeout timeout) {
-  return detail::start_and_introduce(handle_.core(), timeout);
+  return detail::start_and_introduce(detail::session_of(worker_), detail::reason_to_refuse(worker_), timeout);
 }
 
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap() {
-  return reap(handle_ ? Timeout(handle_.core()->options().shutdown_grace) : Timeout());
+  return reap(worker_ ? Timeout(worker_->options().shutdown_grace) : Timeout());
 }
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
-  if (const auto refusal = handle_.refusal()) return detail::failed<ReapReport>(refusal);
-  const bool begun = handle_.core()->begin_reap(patience);
-  return detail::WorkerCore::await_reap(begun ? handle_.core() : nullptr);
+  if (const auto refusal = detail::reason_to_refuse(worker_)) return detail::failed<ReapReport>(refusal);
+  return detail::await_reap(worker_->reap(patience) ? detail::session_of(worker_) : nullptr);
 }
 
-DROVER_INLINE pid_t WorkerProcess::pid() const { return handle_ ? handle_.core()->pid() : 0; }
-DROVER_INLINE bool WorkerProcess::alive() const { return handle_ && handle_.core()->alive(); }
+DROVER_INLINE pid_t WorkerProcess::pid() const { return worker_ ? worker_->pid() : 0; }
+DROVER_INLINE bool WorkerProcess::alive() const { return worker_ && worker_->alive(); }
 DROVER_INLINE const std::optional<WorkerMetadata>& WorkerProcess::metadata() const {
   static const std::optional<WorkerMetadata> none;
-  return handle_ ? handle_.core()->metadata() : none;
+  return worker_ ? worker_->metadata() : none;
 }
 
 }}  // namespace drover::v1

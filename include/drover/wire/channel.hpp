@@ -53,7 +53,8 @@ class Channel {
   /// The peer is not to be trusted: descriptors that it attaches are a protocol error, and none of them is closed on
   /// the receiving thread.
   void distrust() noexcept { looks_for_descriptors_ = !refuse_descriptors(fd()); }
-  /// False once other code of the program has closed the descriptor, whose number may be another file's by now.
+  /// False once other code of the program has closed the descriptor, whose number may be another file's by now. Nothing
+  /// is written to or read from such a file.
   bool is_intact() const noexcept { return identity_ && identity_of(fd()) == identity_; }
 
   int fd() const noexcept { return socket_.get(); }
@@ -115,6 +116,10 @@ class Channel {
 inline std::error_code Channel::flush() noexcept {
   gathered_ = 0;
   short_of_memory_ = false;
+  if (!writer_.empty() && !is_intact()) {
+    write_error_ = std::make_error_code(std::errc::bad_file_descriptor);
+    writer_.clear();
+  }
   while (!writer_.empty()) {
     iovec stretches[64];
     msghdr message{};
@@ -139,7 +144,7 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
-// MSG_DONTWAIT here and above: should the program have closed the descriptor, its number may be a blocking socket's
+// MSG_DONTWAIT here and above: between is_intact() and this the number may become a blocking socket's.
 // now.
 inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   if (!looks_for_descriptors_) [[likely]]
@@ -150,6 +155,7 @@ inline ssize_t Channel::receive_into(std::span<std::byte> room) {
 }
 
 inline Channel::Received Channel::receive() {
+  if (!is_intact()) throw_errno("the program has closed a socket", EBADF);
   const std::span<std::byte> room = reader_.prepare();
   short_of_memory_ = false;
   for (;;) {

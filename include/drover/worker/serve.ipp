@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <drover/detail/keep_loaded.hpp>
+#include <drover/os/detail/spawn_mark.hpp>
 #include <drover/wire/detail/process_role.hpp>
 #include <drover/worker/detail/call_loop.hpp>
 #include <drover/worker/detail/control_thread.hpp>
@@ -33,7 +34,8 @@ inline void arm_worker(const WorkerEnvironment& environment) {
   for (const InheritedFd* inherited : {&environment.control, &environment.data, &environment.parent, &environment.lock})
     if (inherited->fd >= 0) set_cloexec(inherited->fd, true);
   set_nonblocking(environment.data.fd);
-  pin_this_object();
+  keep_library_loaded();
+  clear_spawn_mark();
   WorkerState& state = *new WorkerState(environment);  // never destroyed
   this_worker.store(&state);
   wake_when_parent_dies();
@@ -50,9 +52,10 @@ inline bool become_worker() {
   }
   this_process.store(Role::booting);
   if (!calling.environment)
-    leave_as_broken_worker(exit_without_descriptors,
-                           "what " + std::string(environment_name) + " names did not reach it: " + calling.fault +
-                               ". Does its command close descriptors above 2, as wrappers do?");
+    leave_as_broken_worker(
+        exit_without_descriptors,
+        "what " + std::string(environment_name) + " names did not reach it: " + calling.fault +
+            ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
   try {
     arm_worker(*calling.environment);
   } catch (const std::exception& error) {
@@ -68,7 +71,7 @@ struct LeaveServe {
   WorkerState& state;
   ~LeaveServe() {
     state.phase.store(WorkerState::Phase::left);
-    if ((state.orders.fetch_or(Order::finished) & Order::finished) == 0) state.control_bell.ring();
+    if ((state.flags.fetch_or(WorkerFlag::finished) & WorkerFlag::finished) == 0) state.control_wakeup.notify();
   }
 };
 
@@ -85,7 +88,7 @@ DROVER_INLINE int serve(const Routines& routines) {
     throw std::logic_error("serve() may be called once");
   detail::WorkerState& state = *detail::this_worker.load();
   const detail::LeaveServe leave{state};
-  std::optional<detail::WorkerService> service;
+  std::optional<detail::CallLoop> service;
   try {
     service.emplace(state, detail::RoutinesAccess::table(routines));
     service->begin();

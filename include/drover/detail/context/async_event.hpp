@@ -16,18 +16,18 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// One coroutine that waits. Completed once, by whichever comes first of the event and the cancellation; the completion
 /// is posted to the coroutine's executor. Goes silently with that executor's context.
-class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
+class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> {
  public:
-  explicit Waiter(std::shared_ptr<Home> home) : home_(std::move(home)) {}
+  explicit Waiter(std::shared_ptr<ContextRegistry> registry) : registry_(std::move(registry)) {}
   virtual ~Waiter() = default;
 
   /// From any thread, any number of times; the first one counts. Throws if there is no memory to post it: then it still
   /// waits, and may be completed later.
   void complete(std::error_code ec) {
-    Home::Posting posting(*home_);
-    if (done_ || home_->down()) return;
+    ContextRegistry::PostScope posting(*registry_);
+    if (done_ || registry_->closed()) return;
     // The posted function owns the waiter then. Posted under the lock, so that the context can't go meanwhile.
-    auto self = home_->move_out(*this);
+    auto self = registry_->remove(*this);
     done_ = true;
     result_ = ec;
     if (!self) return;
@@ -36,16 +36,16 @@ class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
     } catch (...) {
       posting.failed();
       done_ = false;
-      home_->move_in(std::move(self));
+      registry_->add(std::move(self));
       throw;
     }
   }
 
   /// False if the context is gone; the waiter is then never completed.
   bool settle() {
-    const auto held = home_->lock();
-    if (home_->down()) return false;
-    home_->move_in(shared_from_this());
+    const auto held = registry_->lock();
+    if (registry_->closed()) return false;
+    registry_->add(shared_from_this());
     return true;
   }
 
@@ -55,7 +55,7 @@ class Waiter : public Resident, public std::enable_shared_from_this<Waiter> {
  private:
   virtual void post(std::shared_ptr<Waiter> self) = 0;
 
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
   std::error_code result_;
   bool done_ = false;
 };

@@ -24,8 +24,8 @@ namespace drover { inline namespace v1 { namespace detail {
 template <class Handler>
 class HandlerWaiter final : public Waiter {
  public:
-  HandlerWaiter(std::shared_ptr<Home> home, Handler handler, const asio::any_io_executor& executor)
-      : Waiter(std::move(home)), slot_(asio::get_associated_cancellation_slot(handler)) {
+  HandlerWaiter(std::shared_ptr<ContextRegistry> registry, Handler handler, const asio::any_io_executor& executor)
+      : Waiter(std::move(registry)), slot_(asio::get_associated_cancellation_slot(handler)) {
     pending_.emplace(std::move(handler), asio::prefer(executor, asio::execution::outstanding_work.tracked));
   }
 
@@ -51,7 +51,7 @@ class HandlerWaiter final : public Waiter {
     Completion(Completion&&) noexcept = default;
     Completion& operator=(Completion&&) = delete;
     ~Completion() {
-      if (waiter && !Home::Posting::postpone(waiter, let_go)) let_go(waiter.get());
+      if (waiter && !ContextRegistry::PostScope::postpone(waiter, let_go)) let_go(waiter.get());
     }
     void operator()() { std::exchange(waiter, nullptr)->finish(); }
     static void let_go(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
@@ -70,7 +70,7 @@ class HandlerWaiter final : public Waiter {
     std::move(pending->handler)(result());
   }
 
-  void evict() noexcept override { pending_.reset(); }
+  void context_destroyed() noexcept override { pending_.reset(); }
 
   asio::associated_cancellation_slot_t<Handler> slot_;
   std::optional<Pending> pending_;
@@ -83,7 +83,7 @@ struct AsyncEvent::Initiation {
   void operator()(Handler handler) {
     const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
     const auto waiter = std::make_shared<HandlerWaiter<Handler>>(
-        Home::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
+        ContextRegistry::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
     if (!waiter->settle()) return;
     waiter->watch_cancellation();
     event->add(waiter);

@@ -11,25 +11,26 @@
 
 #include <drover/detail/context/registry.hpp>
 
-namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+namespace drover { inline namespace v1 { namespace detail {
 
 /// The pool's executor, whose context may go first.
-class Outlet {
+class ContextExecutorRef {
  public:
-  explicit Outlet(const asio::any_io_executor& executor)
-      : home_(Home::of(asio::query(executor, asio::execution::context))), anchor_(std::make_shared<Anchor>(executor)) {
-    const auto held = home_->lock();
-    if (!home_->down()) home_->move_in(anchor_);
+  explicit ContextExecutorRef(const asio::any_io_executor& executor)
+      : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
+        anchor_(std::make_shared<Anchor>(executor)) {
+    const auto held = registry_->lock();
+    if (!registry_->closed()) registry_->add(anchor_);
   }
-  Outlet(const Outlet&) = delete;
-  Outlet& operator=(const Outlet&) = delete;
-  ~Outlet() {
+  ContextExecutorRef(const ContextExecutorRef&) = delete;
+  ContextExecutorRef& operator=(const ContextExecutorRef&) = delete;
+  ~ContextExecutorRef() {
     // Under the lock, so that the context can't go meanwhile. No longer listed: its eviction sees to it.
-    const auto held = home_->lock();
-    if (home_->move_out(*anchor_)) anchor_->executor.reset();
+    const auto held = registry_->lock();
+    if (registry_->remove(*anchor_)) anchor_->executor.reset();
   }
 
-  const std::shared_ptr<Home>& home() const noexcept { return home_; }
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
   /// Only on the executor.
   asio::any_io_executor executor() const { return *anchor_->executor; }
@@ -38,21 +39,21 @@ class Outlet {
   /// destroyed here and now, under the home's lock.
   template <class F>
   void post(F function) {
-    const auto held = home_->lock();
-    if (!home_->down()) asio::post(*anchor_->executor, std::move(function));
+    const auto held = registry_->lock();
+    if (!registry_->closed()) asio::post(*anchor_->executor, std::move(function));
   }
 
  private:
   /// A copy of the executor may not outlive the context.
-  struct Anchor final : Resident {
+  struct Anchor final : ContextBound {
     explicit Anchor(asio::any_io_executor e) : executor(std::move(e)) {}
-    void evict() noexcept override { executor.reset(); }
+    void context_destroyed() noexcept override { executor.reset(); }
 
     std::optional<asio::any_io_executor> executor;
   };
 
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
   std::shared_ptr<Anchor> anchor_;
 };
 
-}}}}  // namespace drover::v1::detail::resource_pool
+}}}  // namespace drover::v1::detail

@@ -11,48 +11,48 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-class Home;
+class ContextRegistry;
 
 /// Something that refers to an execution context (a waiting handler, a socket, a timer, a copy of an executor) and
 /// therefore has to let go of it before the context is gone. Its home owns it while it is listed there.
-class Resident {
+class ContextBound {
  public:
-  Resident() = default;
-  Resident(const Resident&) = delete;
-  Resident& operator=(const Resident&) = delete;
+  ContextBound() = default;
+  ContextBound(const ContextBound&) = delete;
+  ContextBound& operator=(const ContextBound&) = delete;
 
  protected:
-  virtual ~Resident() = default;
+  virtual ~ContextBound() = default;
 
  private:
-  friend class Home;
+  friend class ContextRegistry;
 
   /// The context is being destroyed: let go of everything that refers to it, silently. Called once, without the home's
   /// lock, on the thread that destroys the context; nothing runs on that context any more.
-  virtual void evict() noexcept = 0;
+  virtual void context_destroyed() noexcept = 0;
 
-  std::shared_ptr<Resident> self_;  // set while listed
-  Resident* previous_ = nullptr;
-  Resident* next_ = nullptr;
+  std::shared_ptr<ContextBound> self_;  // set while listed
+  ContextBound* previous_ = nullptr;
+  ContextBound* next_ = nullptr;
 };
 
 /// What drover keeps in an execution context, one for each context. Objects outside hold it by shared_ptr and so may
 /// outlive the context: from then on the home is down, and nothing can be posted or moved in any more.
 ///
 /// Lock order: an object's own mutex first, a home's last. Under a home's lock only move in, move out and post (see
-/// Posting); never run code of the user's.
-class Home {
+/// PostScope); never run code of the user's.
+class ContextRegistry {
  public:
-  static std::shared_ptr<Home> of(asio::execution_context& context);
+  static std::shared_ptr<ContextRegistry> of(asio::execution_context& context);
 
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
 
   /// With the lock held.
-  bool down() const noexcept { return down_; }
+  bool closed() const noexcept { return closed_; }
 
   /// With the lock held and the home up.
-  void move_in(std::shared_ptr<Resident> resident) noexcept {
-    Resident& r = *resident;
+  void add(std::shared_ptr<ContextBound> resident) noexcept {
+    ContextBound& r = *resident;
     r.previous_ = nullptr;
     r.next_ = first_;
     if (first_ != nullptr) first_->previous_ = &r;
@@ -62,7 +62,7 @@ class Home {
 
   /// With the lock held. Gives back the home's share, so that the resident is not destroyed under the lock; null if it
   /// was not listed.
-  std::shared_ptr<Resident> move_out(Resident& r) noexcept {
+  std::shared_ptr<ContextBound> remove(ContextBound& r) noexcept {
     if (!r.self_) return nullptr;
     (r.previous_ != nullptr ? r.previous_->next_ : first_) = r.next_;
     if (r.next_ != nullptr) r.next_->previous_ = r.previous_;
@@ -72,12 +72,12 @@ class Home {
 
   /// Holds the lock while something is posted. An executor whose context is half gone (a strand, say, goes before the
   /// homes do) destroys at once what it is given; handlers of the user's have to wait for the end of the lock.
-  class Posting {
+  class PostScope {
    public:
-    explicit Posting(Home& home) : before_(std::exchange(current_, this)), held_(home.mutex_) {}
-    Posting(const Posting&) = delete;
-    Posting& operator=(const Posting&) = delete;
-    ~Posting() {
+    explicit PostScope(ContextRegistry& registry) : before_(std::exchange(current_, this)), held_(registry.mutex_) {}
+    PostScope(const PostScope&) = delete;
+    PostScope& operator=(const PostScope&) = delete;
+    ~PostScope() {
       current_ = before_;
       held_.unlock();
       if (dropped_) let_go_(dropped_.get());
@@ -97,9 +97,9 @@ class Home {
     }
 
    private:
-    static constinit inline thread_local Posting* current_ = nullptr;
+    static constinit inline thread_local PostScope* current_ = nullptr;
 
-    Posting* const before_;
+    PostScope* const before_;
     std::shared_ptr<void> dropped_;
     void (*let_go_)(void*) noexcept = nullptr;
     std::unique_lock<std::mutex> held_;
@@ -111,23 +111,23 @@ class Home {
   void shut_down() noexcept {
     {
       const auto held = lock();
-      down_ = true;
+      closed_ = true;
     }
     // One at a time: letting go of one may destroy others, or move them out.
     for (;;) {
-      std::shared_ptr<Resident> resident;
+      std::shared_ptr<ContextBound> resident;
       {
         const auto held = lock();
         if (first_ == nullptr) return;
-        resident = move_out(*first_);
+        resident = remove(*first_);
       }
-      if (resident) resident->evict();  // always: what is first is listed, which compilers cannot know
+      if (resident) resident->context_destroyed();  // always: what is first is listed, which compilers cannot know
     }
   }
 
   std::mutex mutex_;
-  bool down_ = false;
-  Resident* first_ = nullptr;
+  bool closed_ = false;
+  ContextBound* first_ = nullptr;
 };
 
 }}}  // namespace drover::v1::detail

@@ -17,15 +17,16 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-class Home::Service : public asio::execution_context::service {
+class ContextRegistry::Service : public asio::execution_context::service {
  public:
   inline static asio::execution_context::id id;
 
-  explicit Service(asio::execution_context& context) : service(after_asio(context)), home_(std::make_shared<Home>()) {
-    pin_this_object();
+  explicit Service(asio::execution_context& context)
+      : service(after_asio(context)), registry_(std::make_shared<ContextRegistry>()) {
+    keep_library_loaded();
   }
 
-  const std::shared_ptr<Home>& home() const noexcept { return home_; }
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
  private:
   /// Services are shut down in the reverse order of their making, and some of Asio's take it ill if they are used from
@@ -50,13 +51,13 @@ class Home::Service : public asio::execution_context::service {
     return left;
   }
 
-  void shutdown() noexcept override { home_->shut_down(); }
+  void shutdown() noexcept override { registry_->shut_down(); }
 
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
 };
 
-DROVER_INLINE std::shared_ptr<Home> Home::of(asio::execution_context& context) {
-  return asio::use_service<Service>(context).home();
+DROVER_INLINE std::shared_ptr<ContextRegistry> ContextRegistry::of(asio::execution_context& context) {
+  return asio::use_service<Service>(context).registry();
 }
 
 }}}  // namespace drover::v1::detail

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstddef>
-#include <deque>
 #include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -19,17 +19,17 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// Brings functions to an executor from any thread, at any time: they run there one at a time and in order, even if
 /// many threads serve the executor. Once the context is gone, so are they, silently.
-class Courier final : public Resident, public std::enable_shared_from_this<Courier> {
+class ContextStrand final : public ContextBound, public std::enable_shared_from_this<ContextStrand> {
  public:
-  static std::shared_ptr<Courier> create(asio::any_io_executor executor) {
-    auto home = Home::of(asio::query(executor, asio::execution::context));
-    auto courier = std::shared_ptr<Courier>(new Courier(std::move(home), std::move(executor)));
-    const auto held = courier->home_->lock();
-    if (courier->home_->down())
-      courier->executor_.reset();
+  static std::shared_ptr<ContextStrand> create(asio::any_io_executor executor) {
+    auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+    auto strand = std::shared_ptr<ContextStrand>(new ContextStrand(std::move(registry), std::move(executor)));
+    const auto held = strand->registry_->lock();
+    if (strand->registry_->closed())
+      strand->executor_.reset();
     else
-      courier->home_->move_in(courier);
-    return courier;
+      strand->registry_->add(strand);
+    return strand;
   }
 
   /// False if the context is gone. Throws std::bad_alloc; then nothing has been taken.
@@ -56,18 +56,18 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
 
   /// Nothing more is taken; what has not run yet is dropped.
   void close() noexcept {
-    evict();
+    context_destroyed();
     leave();
   }
 
  private:
-  Courier(std::shared_ptr<Home> home, asio::any_io_executor executor)
-      : home_(std::move(home)), executor_(std::move(executor)) {}
+  ContextStrand(std::shared_ptr<ContextRegistry> registry, asio::any_io_executor executor)
+      : registry_(std::move(registry)), executor_(std::move(executor)) {}
 
   // With mutex_ held.
   void send() {
-    const auto held = home_->lock();
-    if (home_->down()) return;
+    const auto held = registry_->lock();
+    if (registry_->closed()) return;
     asio::post(*executor_, [self = shared_from_this()] { self->run(); });
   }
 
@@ -118,23 +118,23 @@ class Courier final : public Resident, public std::enable_shared_from_this<Couri
   }
 
   void leave() noexcept {
-    std::shared_ptr<Resident> self;
-    const auto held = home_->lock();
-    self = home_->move_out(*this);
+    std::shared_ptr<ContextBound> self;
+    const auto held = registry_->lock();
+    self = registry_->remove(*this);
   }
 
-  void evict() noexcept override {
-    std::deque<std::function<void()>> dropped;
+  void context_destroyed() noexcept override {
+    std::list<std::function<void()>> dropped;
     std::optional<asio::any_io_executor> executor;
     const std::lock_guard held(mutex_);
     dropped.swap(queue_);
     executor.swap(executor_);
   }
 
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
   mutable std::mutex mutex_;
   std::optional<asio::any_io_executor> executor_;  // empty: closed
-  std::deque<std::function<void()>> queue_;
+  std::list<std::function<void()>> queue_;
   bool under_way_ = false;  // one is posted, or runs
 };
 

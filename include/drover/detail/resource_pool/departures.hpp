@@ -10,19 +10,19 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The nodes that are leaving: being finalized, or made and cleared meanwhile; in the order of their departures.
-template <class Node>
+/// The entries that are leaving: being finalized, or made and cleared meanwhile; in the order of their departures.
+template <class Entry>
 class Departures {
  public:
-  void join(Node& node) noexcept {
-    node.departure = ++last_;
-    leaving_.push_back(node);
+  void join(Entry& entry) noexcept {
+    entry.departure = ++last_;
+    leaving_.push_back(entry);
   }
 
-  /// Calls `wake` with the event of every barrier that this node was the last to hold up.
+  /// Calls `wake` with the event of every barrier that this entry was the last to hold up.
   template <class Wake>
-  void depart(Node& node, Wake wake) noexcept {
-    leaving_.erase(node);
+  void depart(Entry& entry, Wake wake) noexcept {
+    leaving_.erase(entry);
     while (!barriers_.empty() && (leaving_.empty() || leaving_.front().departure > barriers_.front().departure)) {
       wake(barriers_.front().event);
       barriers_.erase(barriers_.begin());
@@ -48,7 +48,7 @@ class Departures {
     std::shared_ptr<AsyncEvent> event;
   };
 
-  List<Node> leaving_;
+  List<Entry> leaving_;
   std::uint64_t last_ = 0;
   std::vector<Barrier> barriers_;
 };

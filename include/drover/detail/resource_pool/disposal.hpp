@@ -10,7 +10,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 class Disposer;
 
-/// What a node is to the thread that disposes of it.
+/// What a entry is to the thread that disposes of it.
 struct Disposable {
   explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
 

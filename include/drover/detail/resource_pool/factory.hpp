@@ -50,9 +50,9 @@ bool is_null(const F& function) {
 
 /// The factory, its type forgotten.
 template <class Key, class Value>
-class Maker {
+class Factory {
  public:
-  virtual ~Maker() = default;
+  virtual ~Factory() = default;
 
   virtual bool is_coroutine() const noexcept = 0;
   virtual std::unique_ptr<Value> make_now(const Key& key) = 0;
@@ -60,13 +60,13 @@ class Maker {
 };
 
 template <class Key, class Value, class F>
-class MakerOf final : public Maker<Key, Value> {
+class TypedFactory final : public Factory<Key, Value> {
   using Result = std::invoke_result_t<F&, const Key&>;
   using Made = typename Awaited<Result>::type;
   static constexpr bool on_heap = std::same_as<Made, std::unique_ptr<Value>> && !std::same_as<Made, Value>;
 
  public:
-  explicit MakerOf(F factory) : factory_(std::move(factory)) {}
+  explicit TypedFactory(F factory) : factory_(std::move(factory)) {}
 
   bool is_coroutine() const noexcept override { return is_awaitable<Result>; }
 

@@ -28,8 +28,8 @@ class TimerTarget {
 /// the context, so it is only done from inside a handler of the context, which is a unit itself.
 class IdleTimer {
  public:
-  IdleTimer(asio::execution_context& context, std::shared_ptr<Home> home)
-      : context_(&context), home_(std::move(home)) {}
+  IdleTimer(asio::execution_context& context, std::shared_ptr<ContextRegistry> registry)
+      : context_(&context), registry_(std::move(registry)) {}
   IdleTimer(const IdleTimer&) = delete;
   IdleTimer& operator=(const IdleTimer&) = delete;
   ~IdleTimer() { cancel(); }
@@ -46,7 +46,7 @@ class IdleTimer {
   static void enter(std::shared_ptr<Wait> wait, Clock::time_point at);
 
   asio::execution_context* context_;  // not to be used once the home is down
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
   std::weak_ptr<Wait> wait_;
 };
 

@@ -29,29 +29,29 @@ using Scheduler = asio::detail::io_context_impl;
 inline constexpr bool silent_timers = CountsWork<Scheduler>;
 
 struct IdleTimer::Wait {
-  Wait(asio::execution_context& context, std::shared_ptr<Home> h, std::weak_ptr<TimerTarget> t)
+  Wait(asio::execution_context& context, std::shared_ptr<ContextRegistry> h, std::weak_ptr<TimerTarget> t)
       : timer(ContextExecutor(context)),
         scheduler(&asio::use_service<Scheduler>(context)),
-        home(std::move(h)),
+        registry(std::move(h)),
         target(std::move(t)) {}
 
   asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer;  // under the home's lock
   Scheduler* scheduler;
-  std::shared_ptr<Home> home;
+  std::shared_ptr<ContextRegistry> registry;
   std::weak_ptr<TimerTarget> target;
 };
 
 DROVER_INLINE void IdleTimer::arm(Clock::time_point at, std::weak_ptr<TimerTarget> target) {
-  const auto held = home_->lock();
-  if (home_->down()) return;
-  auto wait = std::make_shared<Wait>(*context_, home_, std::move(target));
+  const auto held = registry_->lock();
+  if (registry_->closed()) return;
+  auto wait = std::make_shared<Wait>(*context_, registry_, std::move(target));
   wait_ = wait;
   start(std::move(wait), at);
 }
 
 DROVER_INLINE void IdleTimer::cancel() noexcept {
-  const auto held = home_->lock();
-  if (home_->down()) return;
+  const auto held = registry_->lock();
+  if (registry_->closed()) return;
   if (const auto wait = wait_.lock()) wait->timer.cancel();
 }
 
@@ -75,8 +75,8 @@ DROVER_INLINE void IdleTimer::enter(std::shared_ptr<Wait> wait, Clock::time_poin
   Wait& w = *wait;
   w.timer.expires_at(Clock::time_point{});
   w.timer.async_wait([wait = std::move(wait), at](std::error_code) {
-    const auto held = wait->home->lock();
-    if (!wait->home->down() && !wait->target.expired()) start(wait, at);
+    const auto held = wait->registry->lock();
+    if (!wait->registry->closed() && !wait->target.expired()) start(wait, at);
   });
 }
 

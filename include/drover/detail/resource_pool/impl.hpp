@@ -22,35 +22,35 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 /// What a pool does when it is called.
 template <class Key, class Value, class Hash, class Equal, class Time = SteadyTime>
-class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
-  using Engine = resource_pool::Engine<Key, Value, Lookup<Key, Hash, Equal>, Time>;
-  using Engine::done;
-  using Engine::done_after;
-  using Engine::machine_;
-  using Engine::mutex_;
-  using Engine::settle;
+class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
+  using Runner = resource_pool::Runner<Key, Value, Lookup<Key, Hash, Equal>, Time>;
+  using Runner::done;
+  using Runner::done_after;
+  using Runner::machine_;
+  using Runner::mutex_;
+  using Runner::settle;
 
  public:
-  using Engine::Engine;
-  using typename Engine::Hold;
-  using typename Engine::Node;
+  using Runner::Runner;
+  using typename Runner::Entry;
+  using typename Runner::Reference;
 
   /// A hit; null otherwise.
   template <class K>
-  Hold try_acquire(const K& key) {
+  Reference try_acquire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
     std::unique_lock lock(mutex_);
-    Node* const node = machine_.find(lookup_, hash, key);
-    if (node == nullptr || (node->state != State::live && node->state != State::idle)) return {};
-    machine_.acquire(*node);
+    Entry* const entry = machine_.find(lookup_, hash, key);
+    if (entry == nullptr || (entry->state != State::live && entry->state != State::idle)) return {};
+    machine_.acquire(*entry);
     settle(lock);
-    return Hold(*node);
+    return Reference(*entry);
   }
 
   template <class Lease, class K>
   asio::awaitable<Lease> acquire(K&& key) {
     std::shared_ptr<AsyncEvent> ready;
-    Hold hold = obtain(std::forward<K>(key), ready);
+    Reference hold = obtain(std::forward<K>(key), ready);
     if (!ready) return granted<Lease>(Lease(std::move(hold)));
     return wait_for<Lease>(std::move(hold), std::move(ready));
   }
@@ -61,8 +61,8 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::shared_ptr<AsyncEvent> gone;
     {
       std::unique_lock lock(mutex_);
-      Node* const node = machine_.find(lookup_, hash, key);
-      if (node != nullptr && machine_.expire(*node)) gone = machine_.gone_event(*node);
+      Entry* const entry = machine_.find(lookup_, hash, key);
+      if (entry != nullptr && machine_.expire(*entry)) gone = machine_.gone_event(*entry);
       settle(lock);
     }
     return done_after(std::move(gone));
@@ -74,10 +74,10 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::shared_ptr<AsyncEvent> gone;
     {
       std::unique_lock lock(mutex_);
-      Node* const node = machine_.find(lookup_, hash, key);
-      if (node == nullptr) throw std::out_of_range("drover::ResourcePool::clear: there is no such key");
-      gone = machine_.gone_event(*node);
-      machine_.clear(*node);
+      Entry* const entry = machine_.find(lookup_, hash, key);
+      if (entry == nullptr) throw std::out_of_range("drover::ResourcePool::clear: there is no such key");
+      gone = machine_.gone_event(*entry);
+      machine_.clear(*entry);
       settle(lock);
     }
     return done_after(std::move(gone));
@@ -103,59 +103,59 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::vector<Key> keys;
     const std::lock_guard lock(mutex_);
     keys.reserve(machine_.counts().pending);
-    machine_.for_each_pending([&](const Node& node) { keys.push_back(node.key); });
+    machine_.for_each_pending([&](const Entry& entry) { keys.push_back(entry.key); });
     return keys;
   }
 
  private:
   /// A reference, and what to wait for before it is good; null for a hit.
   template <class K>
-  Hold obtain(K&& key, std::shared_ptr<AsyncEvent>& ready) {
+  Reference obtain(K&& key, std::shared_ptr<AsyncEvent>& ready) {
     const std::size_t hash = lookup_.hash(key);
     {
       std::unique_lock lock(mutex_);
-      Node* const node = machine_.find(lookup_, hash, key);
-      if (node != nullptr) {
-        if (Hold hold = grant(*node, ready); hold.get() != nullptr) {
+      Entry* const entry = machine_.find(lookup_, hash, key);
+      if (entry != nullptr) {
+        if (Reference hold = grant(*entry, ready); hold.get() != nullptr) {
           settle(lock);
           return hold;
         }
       }
     }
-    auto fresh = std::make_unique<Node>(Key(std::forward<K>(key)), hash, *this);
-    fresh->transit = std::make_unique<Transit<Node>>();
-    fresh->transit->ready = std::make_shared<AsyncEvent>();
+    auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, *this);
+    fresh->waiters = std::make_unique<Waiters<Entry>>();
+    fresh->waiters->ready = std::make_shared<AsyncEvent>();
     std::unique_lock lock(mutex_);
     if (machine_.closed()) throw asio::system_error(asio::error::operation_aborted);
-    Node* const node = machine_.find(lookup_, hash, fresh->key);  // someone else may have been here meanwhile
-    if (node != nullptr) {
-      if (Hold hold = grant(*node, ready); hold.get() != nullptr) {
+    Entry* const entry = machine_.find(lookup_, hash, fresh->key);  // someone else may have been here meanwhile
+    if (entry != nullptr) {
+      if (Reference hold = grant(*entry, ready); hold.get() != nullptr) {
         settle(lock);
         return hold;
       }
-      machine_.queue(*node, *fresh);
+      machine_.queue(*entry, *fresh);
     } else {
       machine_.insert(*fresh);
     }
-    ready = fresh->transit->ready;
-    Hold hold(*fresh.release());
+    ready = fresh->waiters->ready;
+    Reference hold(*fresh.release());
     settle(lock);
     return hold;
   }
 
   /// Null if the key is being finalized and nobody has asked for the value after it yet.
-  Hold grant(Node& node, std::shared_ptr<AsyncEvent>& ready) {
-    switch (machine_.acquire(node)) {
-      case Grant::held:
-      case Grant::revived: return Hold(node);
-      case Grant::wait: ready = node.transit->ready; return Hold(node);
-      case Grant::leaving: break;
+  Reference grant(Entry& entry, std::shared_ptr<AsyncEvent>& ready) {
+    switch (machine_.acquire(entry)) {
+      case AcquireResult::held:
+      case AcquireResult::revived: return Reference(entry);
+      case AcquireResult::wait: ready = entry.waiters->ready; return Reference(entry);
+      case AcquireResult::leaving: break;
     }
-    Node* const successor = node.transit ? node.transit->successor : nullptr;
+    Entry* const successor = entry.waiters ? entry.waiters->successor : nullptr;
     if (successor == nullptr) return {};
     machine_.acquire(*successor);  // is queued
-    ready = successor->transit->ready;
-    return Hold(*successor);
+    ready = successor->waiters->ready;
+    return Reference(*successor);
   }
 
   template <class Lease>
@@ -164,11 +164,11 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   }
 
   template <class Lease>
-  static asio::awaitable<Lease> wait_for(Hold hold, std::shared_ptr<AsyncEvent> ready) {
+  static asio::awaitable<Lease> wait_for(Reference hold, std::shared_ptr<AsyncEvent> ready) {
     // The reference that it holds keeps the core alive.
     for (;;) {
-      co_await Engine::wait(ready);
-      auto& core = static_cast<Core&>(hold.get()->owner());
+      co_await Runner::wait(ready);
+      auto& core = static_cast<Impl&>(hold.get()->owner());
       if (core.collect(*hold.get())) break;
       // Cleared before this coroutine could see it.
       const Key key = hold.get()->key;
@@ -181,12 +181,12 @@ class Core final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   }
 
   /// For one that waited: false if it has to ask again.
-  bool collect(Node& node) {
+  bool collect(Entry& entry) {
     std::exception_ptr error;
     {
       const std::lock_guard lock(mutex_);
-      if (node.state == State::live) return true;
-      if (node.transit) error = node.transit->error;
+      if (entry.state == State::live) return true;
+      if (entry.waiters) error = entry.waiters->error;
     }
     if (error) std::rethrow_exception(error);
     return false;

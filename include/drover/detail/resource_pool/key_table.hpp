@@ -54,40 +54,40 @@ struct Lookup<std::basic_string<C, T, A>, std::hash<std::basic_string<C, T, A>>,
 template <class K, class Key, class Hash, class Equal>
 concept StandsFor = !std::same_as<std::remove_cvref_t<K>, Key> && Lookup<Key, Hash, Equal>::template accepts<K>;
 
-/// A hash table of nodes that it does not own, chained through them: a hit touches the bucket and the node, nothing
+/// A hash table of entries that it does not own, chained through them: a hit touches the bucket and the entry, nothing
 /// else.
-template <class Node, class Lookup>
+template <class Entry, class Lookup>
 class Table {
  public:
   std::size_t size() const noexcept { return size_; }
 
   template <class K>
-  Node* find(const Lookup& lookup, std::size_t hash, const K& key) const {
+  Entry* find(const Lookup& lookup, std::size_t hash, const K& key) const {
     if (buckets_.empty()) return nullptr;
-    for (Node* node = buckets_[bucket(hash)]; node != nullptr; node = node->chain)
-      if (node->hash == hash && lookup.equal(node->key, key)) return node;
+    for (Entry* entry = buckets_[bucket(hash)]; entry != nullptr; entry = entry->chain)
+      if (entry->hash == hash && lookup.equal(entry->key, key)) return entry;
     return nullptr;
   }
 
-  void insert(Node& node) {
+  void insert(Entry& entry) {
     if (size_ == buckets_.size()) grow();
-    link(buckets_[bucket(node.hash)], node);
+    link(buckets_[bucket(entry.hash)], entry);
     ++size_;
   }
 
-  void erase(Node& node) noexcept {
-    Node** at = &buckets_[bucket(node.hash)];
-    while (*at != &node) at = &(*at)->chain;
-    *at = node.chain;
-    node.chain = nullptr;
+  void erase(Entry& entry) noexcept {
+    Entry** at = &buckets_[bucket(entry.hash)];
+    while (*at != &entry) at = &(*at)->chain;
+    *at = entry.chain;
+    entry.chain = nullptr;
     --size_;
   }
 
   /// The function may not change the table.
   template <class F>
   void for_each(F f) const {
-    for (Node* node : buckets_)
-      for (; node != nullptr; node = node->chain) f(*node);
+    for (Entry* entry : buckets_)
+      for (; entry != nullptr; entry = entry->chain) f(*entry);
   }
 
  private:
@@ -97,24 +97,24 @@ class Table {
     return spread >> shift_;
   }
 
-  static void link(Node*& bucket, Node& node) noexcept {
-    node.chain = bucket;
-    bucket = &node;
+  static void link(Entry*& bucket, Entry& entry) noexcept {
+    entry.chain = bucket;
+    bucket = &entry;
   }
 
   void grow() {
-    std::vector<Node*> old(buckets_.empty() ? 16 : 2 * buckets_.size());
+    std::vector<Entry*> old(buckets_.empty() ? 16 : 2 * buckets_.size());
     old.swap(buckets_);
     shift_ = old.empty() ? 60 : shift_ - 1;
-    for (Node* node : old)
-      while (node != nullptr) {
-        Node* const next = node->chain;
-        link(buckets_[bucket(node->hash)], *node);
-        node = next;
+    for (Entry* entry : old)
+      while (entry != nullptr) {
+        Entry* const next = entry->chain;
+        link(buckets_[bucket(entry->hash)], *entry);
+        entry = next;
       }
   }
 
-  std::vector<Node*> buckets_;  // a power of two of them
+  std::vector<Entry*> buckets_;  // a power of two of them
   int shift_ = 60;
   std::size_t size_ = 0;
 };

@@ -35,36 +35,36 @@ struct SteadyTime {
 };
 
 /// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
-/// lives as long as the pool and its nodes.
+/// lives as long as the pool and its entries.
 template <class Key, class Value, class Lookup, class Time>
-class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
+class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Time>>,
                public TimerTarget,
                private Disposer {
-  friend resource_pool::Node<Key, Value, Engine>;
+  friend resource_pool::Entry<Key, Value, Runner>;
 
  public:
-  using Node = resource_pool::Node<Key, Value, Engine>;
-  using Hold = resource_pool::Hold<Node>;
+  using Entry = resource_pool::Entry<Key, Value, Runner>;
+  using Reference = resource_pool::Reference<Entry>;
 
   struct Callbacks {
-    std::unique_ptr<Maker<Key, Value>> maker;
+    std::unique_ptr<Factory<Key, Value>> factory;
     std::function<asio::awaitable<void>(Value&)> finalizer;
     std::function<void(std::exception_ptr)> on_error;
-    std::function<void(Happening, const Key&, const std::exception_ptr&)> on_event;
+    std::function<void(EventKind, const Key&, const std::exception_ptr&)> on_event;
   };
 
-  Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
+  Runner(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
       : machine_(rules),
         callbacks_(std::move(callbacks)),
-        outlet_(executor),
-        timer_(asio::query(executor, asio::execution::context), outlet_.home()) {}
+        executor_(executor),
+        timer_(asio::query(executor, asio::execution::context), executor_.registry()) {}
 
   /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
   void close() {
     {
       std::unique_lock lock(mutex_);
       machine_.close();
-      if (machine_.nodes() > 0) self_ = this->shared_from_this();
+      if (machine_.entries() > 0) self_ = this->shared_from_this();
       timer_.cancel();
       settle(lock);
     }
@@ -72,30 +72,30 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     Disposal::catch_up();
   }
 
-  void release(Node& node) noexcept {
-    if (released_shared(node)) return;
+  void release(Entry& entry) noexcept {
+    if (released_shared(entry)) return;
     const auto now = clock();
     std::unique_lock lock(mutex_);
-    machine_.release(node, now);
+    machine_.release(entry, now);
     settle(lock);
   }
 
-  asio::awaitable<void> release_and_wait(Node& node) {
-    if (released_shared(node)) return done();
+  asio::awaitable<void> release_and_wait(Entry& entry) {
+    if (released_shared(entry)) return done();
     std::shared_ptr<AsyncEvent> gone;
     const auto now = clock();
     {
       std::unique_lock lock(mutex_);
-      machine_.release(node, now);
-      if (node.state == State::finalizing && !node.cleared) gone = machine_.gone_event(node);
+      machine_.release(entry, now);
+      if (entry.state == State::finalizing && !entry.cleared) gone = machine_.gone_event(entry);
       settle(lock);
     }
     return done_after(std::move(gone));
   }
 
-  void discard(Node& node) {
+  void discard(Entry& entry) {
     std::unique_lock lock(mutex_);
-    machine_.discard(node);
+    machine_.discard(entry);
     settle(lock);
   }
 
@@ -118,10 +118,10 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   /// Gives back a reference without the lock, if it is not the last one.
-  static bool released_shared(Node& node) noexcept {
-    auto refs = node.refs.load(std::memory_order_relaxed);
+  static bool released_shared(Entry& entry) noexcept {
+    auto refs = entry.refs.load(std::memory_order_relaxed);
     while (refs > 1)
-      if (node.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
+      if (entry.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
         return true;
     return false;
   }
@@ -132,38 +132,38 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     if (machine_.has_work()) carry_out(lock);
   }
 
-  using Machine = resource_pool::Machine<Node, Lookup>;
+  using StateMachine = resource_pool::StateMachine<Entry, Lookup>;
 
-  virtual ~Engine() = default;
+  virtual ~Runner() = default;
 
   mutable std::mutex mutex_;
-  Machine machine_;
+  StateMachine machine_;
 
  private:
   /// A factory or finalizer that is to run, or runs. Destroyed before it has ended if the context goes first.
   class Job {
    public:
-    Job(std::shared_ptr<Engine> c, Node& n) : engine(std::move(c)), node(&n) {}
+    Job(std::shared_ptr<Runner> c, Entry& n) : runner(std::move(c)), entry(&n) {}
     Job(const Job&) = delete;
     Job& operator=(const Job&) = delete;
     ~Job() {
-      if (node != nullptr) engine->abandon(*node);
+      if (entry != nullptr) runner->abandon(*entry);
     }
 
-    const std::shared_ptr<Engine> engine;
-    Node* node;
+    const std::shared_ptr<Runner> runner;
+    Entry* entry;
   };
 
   /// Destroyed before it has begun if the context goes first.
-  struct Telling {
-    explicit Telling(std::shared_ptr<Engine> c) : engine(std::move(c)) {}
-    Telling(const Telling&) = delete;
-    Telling& operator=(const Telling&) = delete;
-    ~Telling() {
-      if (!begun) engine->forget_notices();
+  struct EventDelivery {
+    explicit EventDelivery(std::shared_ptr<Runner> c) : runner(std::move(c)) {}
+    EventDelivery(const EventDelivery&) = delete;
+    EventDelivery& operator=(const EventDelivery&) = delete;
+    ~EventDelivery() {
+      if (!begun) runner->drop_events();
     }
 
-    const std::shared_ptr<Engine> engine;
+    const std::shared_ptr<Runner> runner;
     bool begun = false;
   };
 
@@ -175,50 +175,50 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void carry_out(std::unique_lock<std::mutex>& lock) {
-    const std::shared_ptr<Engine> self = this->shared_from_this();
+    const std::shared_ptr<Runner> self = this->shared_from_this();
     auto work = machine_.take_work();
-    const bool tell = machine_.has_notices() && !std::exchange(telling_, true);
+    const bool tell = machine_.has_events() && !std::exchange(delivering_, true);
     lock.unlock();
     const Disposal disposal;
     if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
-    if (tell) post_tell(self);
+    if (tell) post_delivery(self);
     while (work.run != nullptr) {
-      auto& node = static_cast<Node&>(*std::exchange(work.run, work.run->next_task));
-      start(node);
+      auto& entry = static_cast<Entry&>(*std::exchange(work.run, work.run->next_task));
+      start(entry);
     }
     Disposal::wake(std::move(work.wake));
   }
 
-  /// A node that is being finalized, without a finalizer; or else a chain of nodes that are gone.
+  /// A entry that is being finalized, without a finalizer; or else a chain of entries that are gone.
   void destroy(Disposable& disposable) noexcept override {
-    auto* node = static_cast<Node*>(&disposable);
-    if (node->state == State::finalizing) {
-      destroy_value(*node);
-      return Disposal::report(*node);
+    auto* entry = static_cast<Entry*>(&disposable);
+    if (entry->state == State::finalizing) {
+      destroy_value(*entry);
+      return Disposal::report(*entry);
     }
     std::size_t deleted = 0;
-    for (; node != nullptr; ++deleted) delete std::exchange(node, node->chain);
-    std::shared_ptr<Engine> last;
+    for (; entry != nullptr; ++deleted) delete std::exchange(entry, entry->chain);
+    std::shared_ptr<Runner> last;
     const std::lock_guard lock(mutex_);
     machine_.deleted(deleted);
-    if (machine_.nodes() == 0) last = std::move(self_);
+    if (machine_.entries() == 0) last = std::move(self_);
   }
 
   void destroyed(Disposable& disposable) noexcept override {
     std::unique_lock lock(mutex_);
-    machine_.finalized(static_cast<Node&>(disposable), nullptr);
+    machine_.finalized(static_cast<Entry&>(disposable), nullptr);
     settle(lock);
   }
 
-  static void destroy_value(Node& node) noexcept {
+  static void destroy_value(Entry& entry) noexcept {
     // A lease that outlived clear() may still look at it.
-    if (node.refs.load(std::memory_order_acquire) == 0) node.value.reset();
+    if (entry.refs.load(std::memory_order_acquire) == 0) entry.value.reset();
   }
 
-  void start(Node& node) {
-    if (node.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(node);
-    const auto job = std::make_shared<Job>(this->shared_from_this(), node);
-    outlet_.post([job] { job->engine->run(job); });
+  void start(Entry& entry) {
+    if (entry.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(entry);
+    const auto job = std::make_shared<Job>(this->shared_from_this(), entry);
+    executor_.post([job] { job->runner->run(job); });
   }
 
   /// On the pool's executor.
@@ -227,65 +227,65 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
       const std::lock_guard lock(mutex_);
       if (machine_.closed()) return;  // neither factory nor finalizer is called any more
     }
-    Node& node = *job->node;
-    if (node.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
-    if (callbacks_.maker->is_coroutine()) return spawn(run_maker(std::move(job)));
+    Entry& entry = *job->entry;
+    if (entry.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
+    if (callbacks_.factory->is_coroutine()) return spawn(run_maker(std::move(job)));
     std::unique_ptr<Value> value;
     std::exception_ptr error;
     try {
-      value = callbacks_.maker->make_now(node.key);
+      value = callbacks_.factory->make_now(entry.key);
     } catch (...) {
       error = std::current_exception();
     }
-    job->node = nullptr;
-    made(node, std::move(value), std::move(error));
+    job->entry = nullptr;
+    made(entry, std::move(value), std::move(error));
   }
 
   void spawn(asio::awaitable<void> coroutine) {
-    asio::co_spawn(outlet_.executor(), std::move(coroutine), asio::detached);
+    asio::co_spawn(executor_.executor(), std::move(coroutine), asio::detached);
   }
 
   static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
     std::unique_ptr<Value> value;
     std::exception_ptr error;
     try {
-      value = co_await job->engine->callbacks_.maker->make(job->node->key);
+      value = co_await job->runner->callbacks_.factory->make(job->entry->key);
     } catch (...) {
       error = std::current_exception();
     }
-    Node& node = *std::exchange(job->node, nullptr);
-    job->engine->made(node, std::move(value), std::move(error));
+    Entry& entry = *std::exchange(job->entry, nullptr);
+    job->runner->made(entry, std::move(value), std::move(error));
   }
 
   static asio::awaitable<void> run_finalizer(std::shared_ptr<Job> job) {
     std::exception_ptr error;
     try {
-      co_await job->engine->callbacks_.finalizer(*job->node->value);
+      co_await job->runner->callbacks_.finalizer(*job->entry->value);
     } catch (...) {
       error = std::current_exception();
     }
-    Node& node = *std::exchange(job->node, nullptr);
-    job->engine->finished(node, std::move(error));
+    Entry& entry = *std::exchange(job->entry, nullptr);
+    job->runner->finished(entry, std::move(error));
   }
 
-  void made(Node& node, std::unique_ptr<Value> value, std::exception_ptr error) {
+  void made(Entry& entry, std::unique_ptr<Value> value, std::exception_ptr error) {
     const auto now = clock();
     std::unique_lock lock(mutex_);
     if (!error) {
-      machine_.made(node, std::move(value), now);
+      machine_.made(entry, std::move(value), now);
       return settle(lock);
     }
-    const bool unseen = machine_.failed(node, error) && !machine_.closed();
+    const bool unseen = machine_.failed(entry, error) && !machine_.closed();
     settle(lock);
     if (lock.owns_lock()) lock.unlock();
     if (unseen) report(error);
   }
 
-  void finished(Node& node, std::exception_ptr error) {
+  void finished(Entry& entry, std::exception_ptr error) {
     // Before anybody hears that it is gone.
     {
       const Disposal disposal;
-      destroy_value(node);
+      destroy_value(entry);
       Disposal::catch_up();
     }
     std::unique_lock lock(mutex_);
@@ -294,17 +294,17 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
       report(error);
       lock.lock();
     }
-    machine_.finalized(node, std::move(error));
+    machine_.finalized(entry, std::move(error));
     settle(lock);
   }
 
   /// The context is gone, or the pool, and the job will never end.
-  void abandon(Node& node) {
+  void abandon(Entry& entry) {
     std::unique_lock lock(mutex_);
-    if (node.state == State::making)
-      machine_.failed(node, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
+    if (entry.state == State::making)
+      machine_.failed(entry, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
     else
-      machine_.finalized(node, nullptr);
+      machine_.finalized(entry, nullptr);
     settle(lock);
   }
 
@@ -319,39 +319,39 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   // Events --------------------------------------------------------------------------------------
 
   /// On the pool's executor, one at a time, so that events come in order on any number of threads.
-  void tell() {
+  void deliver_events() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      const auto notices = machine_.take_notices();
-      if (notices.empty()) break;
+      const auto events = machine_.take_events();
+      if (events.empty()) break;
       const bool silent = machine_.closed();
       lock.unlock();
-      for (const auto& notice : notices) {
+      for (const auto& notice : events) {
         if (silent) continue;
         try {
-          callbacks_.on_event(notice.what, notice.node->key, notice.error);
+          callbacks_.on_event(notice.what, notice.entry->key, notice.error);
         } catch (...) {
         }
       }
       lock.lock();
-      for (const auto& notice : notices) machine_.unpin(*notice.node);
+      for (const auto& notice : events) machine_.unpin(*notice.entry);
     }
-    telling_ = false;
+    delivering_ = false;
     settle(lock);
   }
 
-  void post_tell(const std::shared_ptr<Engine>& self) {
-    const auto telling = std::make_shared<Telling>(self);
-    outlet_.post([telling] {
+  void post_delivery(const std::shared_ptr<Runner>& self) {
+    const auto telling = std::make_shared<EventDelivery>(self);
+    executor_.post([telling] {
       telling->begun = true;
-      telling->engine->tell();
+      telling->runner->deliver_events();
     });
   }
 
-  void forget_notices() {
+  void drop_events() {
     std::unique_lock lock(mutex_);
-    for (const auto& notice : machine_.take_notices()) machine_.unpin(*notice.node);
-    telling_ = false;
+    for (const auto& notice : machine_.take_events()) machine_.unpin(*notice.entry);
+    delivering_ = false;
     settle(lock);
   }
 
@@ -365,7 +365,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     armed_ = true;  // until what is due has been dealt with
     lock.unlock();
     const auto self = this->shared_from_this();
-    outlet_.post([self] { self->expire_due(); });
+    executor_.post([self] { self->expire_due(); });
   }
 
   void expire_due() {
@@ -378,11 +378,11 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     }
   }
 
-  bool armed_ = false;    // a wait is pending, or its consequences are
-  bool telling_ = false;  // tell() is posted or runs
+  bool armed_ = false;       // a wait is pending, or its consequences are
+  bool delivering_ = false;  // deliver_events() is posted or runs
   Callbacks callbacks_;
-  std::shared_ptr<Engine> self_;  // while the pool is gone and nodes are not
-  Outlet outlet_;
+  std::shared_ptr<Runner> self_;  // while the pool is gone and entries are not
+  ContextExecutorRef executor_;
   typename Time::Timer timer_;
 };
 

@@ -21,12 +21,12 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 struct Rules {
   Duration ttl{};
   std::optional<std::size_t> max_idle;
-  bool notices = false;  // are they wanted?
+  bool events = false;  // are they wanted?
 };
 
-enum class Happening : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
+enum class EventKind : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
 
-enum class Grant : std::uint8_t { held, revived, wait, leaving };
+enum class AcquireResult : std::uint8_t { held, revived, wait, leaving };
 
 struct Counts {
   std::size_t total, referenced, pending;
@@ -34,29 +34,29 @@ struct Counts {
 
 /// The states of all keys and every decision about them, on data: no lock, no clock, no executor. What the pool has to
 /// do in consequence is collected and taken with take_work(), so that it is done without the lock.
-template <class Node, class Lookup>
-class Machine {
+template <class Entry, class Lookup>
+class StateMachine {
  public:
-  using Value = typename Node::Value;
+  using Value = typename Entry::Value;
 
-  struct Notice {
-    Happening what;
-    Node* node;  // pinned
+  struct PendingEvent {
+    EventKind what;
+    Entry* entry;  // pinned
     std::exception_ptr error;
   };
 
   struct Work {
     Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, as their state says
-    Node* garbage = nullptr;    // chained by chain: delete, and say so
+    Entry* garbage = nullptr;   // chained by chain: delete, and say so
     std::vector<std::shared_ptr<AsyncEvent>> wake;
   };
 
-  explicit Machine(Rules rules) : rules_(rules) {}
+  explicit StateMachine(Rules rules) : rules_(rules) {}
 
   // What there is -------------------------------------------------------------------------------
 
   template <class K>
-  Node* find(const Lookup& lookup, std::size_t hash, const K& key) const {
+  Entry* find(const Lookup& lookup, std::size_t hash, const K& key) const {
     return table_.find(lookup, hash, key);
   }
 
@@ -69,8 +69,8 @@ class Machine {
   /// Those being finalized, then the idle ones, in the order in which they will expire.
   template <class F>
   void for_each_pending(F f) const {
-    leaving_.for_each([&f](const Node& node) {
-      if (node.state == State::finalizing) f(node);
+    leaving_.for_each([&f](const Entry& entry) {
+      if (entry.state == State::finalizing) f(entry);
     });
     idle_.for_each(f);
   }
@@ -83,150 +83,150 @@ class Machine {
 
   bool closed() const noexcept { return closed_; }
   /// How many have not been deleted yet.
-  std::size_t nodes() const noexcept { return nodes_; }
+  std::size_t entries() const noexcept { return entries_; }
   Duration ttl() const noexcept { return rules_.ttl; }
 
   // What happens --------------------------------------------------------------------------------
 
   /// A hit, or a place among those that wait. Does nothing if the key is being finalized.
-  Grant acquire(Node& node) noexcept {
-    switch (node.state) {
+  AcquireResult acquire(Entry& entry) noexcept {
+    switch (entry.state) {
       case State::live:
-        node.expired = false;
-        node.refs.fetch_add(1, std::memory_order_relaxed);
-        return Grant::held;
+        entry.expired = false;
+        entry.refs.fetch_add(1, std::memory_order_relaxed);
+        return AcquireResult::held;
       case State::idle:
-        idle_.erase(node);
-        node.refs.store(1, std::memory_order_relaxed);
-        set_state(node, State::live);
-        note(Happening::revived, node);
-        return Grant::revived;
+        idle_.erase(entry);
+        entry.refs.store(1, std::memory_order_relaxed);
+        set_state(entry, State::live);
+        note(EventKind::revived, entry);
+        return AcquireResult::revived;
       case State::queued:
       case State::making:
-        node.expired = false;
-        hold(node);
-        return Grant::wait;
+        entry.expired = false;
+        hold(entry);
+        return AcquireResult::wait;
       case State::discarded:  // not found under its key
       case State::finalizing:
       case State::gone: break;
     }
-    return Grant::leaving;
+    return AcquireResult::leaving;
   }
 
   /// A key that is missing: it is to be made, and whoever asked holds it.
-  void insert(Node& fresh) {
+  void insert(Entry& fresh) {
     table_.insert(fresh);
-    ++nodes_;
+    ++entries_;
     ++states_[index(fresh.state = State::making)];
     hold(fresh);
     run(fresh);
   }
 
   /// A key that is being finalized: it is to be made again after that.
-  void queue(Node& leaving, Node& fresh) {
-    if (!leaving.transit) leaving.transit = std::make_unique<Transit<Node>>();
-    leaving.transit->successor = &fresh;
+  void queue(Entry& leaving, Entry& fresh) {
+    if (!leaving.waiters) leaving.waiters = std::make_unique<Waiters<Entry>>();
+    leaving.waiters->successor = &fresh;
     fresh.previous = &leaving;
-    ++nodes_;
+    ++entries_;
     hold(fresh);
   }
 
-  void release(Node& node, Clock::time_point now) noexcept {
-    if (node.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
-    switch (node.state) {
-      case State::live: return rest(node, now);
-      case State::discarded: discarded_.erase(node); return closed_ ? drop(node) : leave(node);
+  void release(Entry& entry, Clock::time_point now) noexcept {
+    if (entry.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    switch (entry.state) {
+      case State::live: return rest(entry, now);
+      case State::discarded: discarded_.erase(entry); return closed_ ? drop(entry) : leave(entry);
       case State::queued:  // not begun, and nobody waits any more
-        node.previous->transit->successor = nullptr;
-        node.state = State::gone;
-        return reclaim(node);
-      case State::gone: return reclaim(node);
+        entry.previous->waiters->successor = nullptr;
+        entry.state = State::gone;
+        return reclaim(entry);
+      case State::gone: return reclaim(entry);
       case State::making:  // is kept once made
       case State::idle:
       case State::finalizing: return;
     }
   }
 
-  void made(Node& node, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
-    node.value = std::move(value);
-    wake(node.transit->ready);
-    note(Happening::made, node);
-    if (node.cleared) {
-      set_state(node, State::finalizing);
-      return run(node);
+  void made(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
+    entry.value = std::move(value);
+    wake(entry.waiters->ready);
+    note(EventKind::made, entry);
+    if (entry.cleared) {
+      set_state(entry, State::finalizing);
+      return run(entry);
     }
-    node.transit.reset();
-    if (node.refs.load(std::memory_order_relaxed) > 0) return set_state(node, State::live);
-    rest(node, now);
+    entry.waiters.reset();
+    if (entry.refs.load(std::memory_order_relaxed) > 0) return set_state(entry, State::live);
+    rest(entry, now);
   }
 
   /// True if nobody waits for it, so that nobody gets to see the error.
-  bool failed(Node& node, std::exception_ptr error) noexcept {
-    wake(node.transit->ready);
-    wake(node.transit->gone);
-    if (node.cleared) depart(node);
-    note(Happening::failed, node, error);
-    node.transit->error = std::move(error);
-    remove(node);
-    if (node.refs.load(std::memory_order_relaxed) > 0) return false;
-    reclaim(node);
+  bool failed(Entry& entry, std::exception_ptr error) noexcept {
+    wake(entry.waiters->ready);
+    wake(entry.waiters->gone);
+    if (entry.cleared) depart(entry);
+    note(EventKind::failed, entry, error);
+    entry.waiters->error = std::move(error);
+    remove(entry);
+    if (entry.refs.load(std::memory_order_relaxed) > 0) return false;
+    reclaim(entry);
     return true;
   }
 
   /// The finalizer has ended, one way or the other.
-  void finalized(Node& node, std::exception_ptr error) noexcept {
-    const Happening what = error ? Happening::failed : Happening::finalized;
-    note(what, node, std::move(error));
-    depart(node);
-    remove(node);
-    if (node.transit) {
-      wake(node.transit->gone);
-      if (Node* const successor = std::exchange(node.transit->successor, nullptr)) {
+  void finalized(Entry& entry, std::exception_ptr error) noexcept {
+    const EventKind what = error ? EventKind::failed : EventKind::finalized;
+    note(what, entry, std::move(error));
+    depart(entry);
+    remove(entry);
+    if (entry.waiters) {
+      wake(entry.waiters->gone);
+      if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
         table_.insert(*successor);  // into the room that was left just now
         ++states_[index(successor->state = State::making)];
         run(*successor);
       }
     }
-    if (node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
+    if (entry.refs.load(std::memory_order_relaxed) == 0) reclaim(entry);
   }
 
   /// True if it is being finalized now.
-  bool expire(Node& node) noexcept {
-    switch (node.state) {
+  bool expire(Entry& entry) noexcept {
+    switch (entry.state) {
       case State::idle:
-        idle_.erase(node);
-        note(Happening::expired, node);
-        leave(node);
+        idle_.erase(entry);
+        note(EventKind::expired, entry);
+        leave(entry);
         return true;
       case State::finalizing:
-        if (node.transit && node.transit->successor != nullptr) node.transit->successor->expired = true;
+        if (entry.waiters && entry.waiters->successor != nullptr) entry.waiters->successor->expired = true;
         return true;
-      default: node.expired = true; return false;
+      default: entry.expired = true; return false;
     }
   }
 
   /// The value is no good: its key is free at once, its leases keep it. Nothing if it is on its way out already.
-  void discard(Node& node) noexcept {
-    if (node.state != State::live) return;
-    table_.erase(node);
-    node.detached = true;
-    set_state(node, State::discarded);
-    discarded_.push_back(node);
-    note(Happening::discarded, node);
+  void discard(Entry& entry) noexcept {
+    if (entry.state != State::live) return;
+    table_.erase(entry);
+    entry.detached = true;
+    set_state(entry, State::discarded);
+    discarded_.push_back(entry);
+    note(EventKind::discarded, entry);
   }
 
-  void clear(Node& node) noexcept {
-    if (node.state == State::finalizing || node.cleared) return;
-    node.cleared = true;
-    if (node.state == State::idle) idle_.erase(node);
-    if (node.state == State::discarded) discarded_.erase(node);
-    if (node.state == State::making) return leaving_.join(node);  // finalized once made
-    leave(node);
+  void clear(Entry& entry) noexcept {
+    if (entry.state == State::finalizing || entry.cleared) return;
+    entry.cleared = true;
+    if (entry.state == State::idle) idle_.erase(entry);
+    if (entry.state == State::discarded) discarded_.erase(entry);
+    if (entry.state == State::making) return leaving_.join(entry);  // finalized once made
+    leave(entry);
   }
 
   void clear() noexcept {
-    table_.for_each([this](Node& node) { clear(node); });
+    table_.for_each([this](Entry& entry) { clear(entry); });
     while (!discarded_.empty()) clear(discarded_.front());
   }
 
@@ -243,19 +243,19 @@ class Machine {
   void close() noexcept {
     closed_ = true;
     while (!idle_.empty()) {
-      Node& node = idle_.front();
-      idle_.erase(node);
-      drop(node);
+      Entry& entry = idle_.front();
+      idle_.erase(entry);
+      drop(entry);
     }
   }
 
   // What to wait for ----------------------------------------------------------------------------
 
   /// Of a key that is being finalized, or was cleared while being made.
-  std::shared_ptr<AsyncEvent> gone_event(Node& node) {
-    if (!node.transit) node.transit = std::make_unique<Transit<Node>>();
-    if (!node.transit->gone) node.transit->gone = std::make_shared<AsyncEvent>();
-    return node.transit->gone;
+  std::shared_ptr<AsyncEvent> gone_event(Entry& entry) {
+    if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
+    if (!entry.waiters->gone) entry.waiters->gone = std::make_shared<AsyncEvent>();
+    return entry.waiters->gone;
   }
 
   /// Set when all those have gone that are leaving now; null if there are none.
@@ -271,74 +271,75 @@ class Machine {
     return std::exchange(work_, Work{});
   }
 
-  bool has_notices() const noexcept { return !notices_.empty(); }
-  std::vector<Notice> take_notices() noexcept { return std::exchange(notices_, {}); }
+  bool has_events() const noexcept { return !notices_.empty(); }
+  std::vector<PendingEvent> take_events() noexcept { return std::exchange(notices_, {}); }
 
-  void unpin(Node& node) noexcept {
-    if (--node.pins == 0 && node.state == State::gone && node.refs.load(std::memory_order_relaxed) == 0) reclaim(node);
+  void unpin(Entry& entry) noexcept {
+    if (--entry.pins == 0 && entry.state == State::gone && entry.refs.load(std::memory_order_relaxed) == 0)
+      reclaim(entry);
   }
 
   /// So many of those that take_work() gave.
-  void deleted(std::size_t nodes) noexcept { nodes_ -= nodes; }
+  void deleted(std::size_t entries) noexcept { entries_ -= entries; }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
   std::size_t count(State state) const noexcept { return states_[index(state)]; }
 
-  void set_state(Node& node, State state) noexcept {
-    --states_[index(node.state)];
-    ++states_[index(node.state = state)];
+  void set_state(Entry& entry, State state) noexcept {
+    --states_[index(entry.state)];
+    ++states_[index(entry.state = state)];
   }
 
-  void hold(Node& node) noexcept { node.refs.fetch_add(1, std::memory_order_relaxed); }
+  void hold(Entry& entry) noexcept { entry.refs.fetch_add(1, std::memory_order_relaxed); }
 
   /// Nobody holds it any more.
-  void rest(Node& node, Clock::time_point now) noexcept {
-    if (closed_) return drop(node);
-    if (node.expired) note(Happening::expired, node);
-    if (node.expired || rules_.ttl == Duration::zero()) return leave(node);
-    set_state(node, State::idle);
-    node.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
+  void rest(Entry& entry, Clock::time_point now) noexcept {
+    if (closed_) return drop(entry);
+    if (entry.expired) note(EventKind::expired, entry);
+    if (entry.expired || rules_.ttl == Duration::zero()) return leave(entry);
+    set_state(entry, State::idle);
+    entry.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
     // Whoever read the clock first need not be the first to get the lock.
-    if (!idle_.empty() && idle_.back().deadline > node.deadline) node.deadline = idle_.back().deadline;
-    idle_.push_back(node);
+    if (!idle_.empty() && idle_.back().deadline > entry.deadline) entry.deadline = idle_.back().deadline;
+    idle_.push_back(entry);
     if (!rules_.max_idle || count(State::idle) <= *rules_.max_idle) return;
-    Node& least_recent = idle_.front();
+    Entry& least_recent = idle_.front();
     idle_.erase(least_recent);
-    note(Happening::evicted, least_recent);
+    note(EventKind::evicted, least_recent);
     leave(least_recent);
   }
 
-  void leave(Node& node) noexcept {
-    set_state(node, State::finalizing);
-    leaving_.join(node);
-    run(node);
+  void leave(Entry& entry) noexcept {
+    set_state(entry, State::finalizing);
+    leaving_.join(entry);
+    run(entry);
   }
 
-  void depart(Node& node) noexcept {
-    leaving_.depart(node, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
+  void depart(Entry& entry) noexcept {
+    leaving_.depart(entry, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
   }
 
-  void drop(Node& node) noexcept {
-    remove(node);
-    reclaim(node);
+  void drop(Entry& entry) noexcept {
+    remove(entry);
+    reclaim(entry);
   }
 
-  void remove(Node& node) noexcept {
-    if (!node.detached) table_.erase(node);
-    set_state(node, State::gone);
+  void remove(Entry& entry) noexcept {
+    if (!entry.detached) table_.erase(entry);
+    set_state(entry, State::gone);
   }
 
-  void run(Node& node) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.run) = &node;
-    last_to_run_ = &node;
-    node.next_task = nullptr;
+  void run(Entry& entry) noexcept {
+    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.run) = &entry;
+    last_to_run_ = &entry;
+    entry.next_task = nullptr;
     has_work_ = true;
   }
 
-  void reclaim(Node& node) noexcept {
-    if (node.pins > 0) return;
-    node.chain = std::exchange(work_.garbage, &node);
+  void reclaim(Entry& entry) noexcept {
+    if (entry.pins > 0) return;
+    entry.chain = std::exchange(work_.garbage, &entry);
     has_work_ = true;
   }
 
@@ -348,23 +349,23 @@ class Machine {
     has_work_ = true;
   }
 
-  void note(Happening what, Node& node, std::exception_ptr error = {}) noexcept {
-    if (!rules_.notices || closed_) return;
-    notices_.push_back({what, &node, std::move(error)});
-    ++node.pins;
+  void note(EventKind what, Entry& entry, std::exception_ptr error = {}) noexcept {
+    if (!rules_.events || closed_) return;
+    notices_.push_back({what, &entry, std::move(error)});
+    ++entry.pins;
     has_work_ = true;
   }
 
   Rules rules_;
-  Table<Node, Lookup> table_;
-  List<Node> idle_;       // in the order of their deadlines
-  List<Node> discarded_;  // and still leased
-  Departures<Node> leaving_;
+  Table<Entry, Lookup> table_;
+  List<Entry> idle_;       // in the order of their deadlines
+  List<Entry> discarded_;  // and still leased
+  Departures<Entry> leaving_;
   std::array<std::size_t, 7> states_{};
-  std::size_t nodes_ = 0;
+  std::size_t entries_ = 0;
   Work work_;
-  Node* last_to_run_ = nullptr;
-  std::vector<Notice> notices_;
+  Entry* last_to_run_ = nullptr;
+  std::vector<PendingEvent> notices_;
   bool has_work_ = false;
   bool closed_ = false;
 };

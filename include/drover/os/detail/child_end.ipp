@@ -6,17 +6,18 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
-inline void Child::drive(Lock lock) noexcept {
+inline void ChildProcess::advance(Lock lock) noexcept {
   const auto now = Clock::now();
   look_again_.reset();
-  if (phase_ == Phase::running) climb(now);
+  if (phase_ == Phase::running) send_due_signals(now);
   if (phase_ == Phase::survivors) tend_survivors(now);
   if (phase_ == Phase::killed) look_at_group(now);
   const bool over = phase_ == Phase::over;
   if (!over) {
     if (attended_) look_again_ = earlier(look_again_, now + between_looks);
-    reaper_.arm(id_, earlier(ladder_.next(), look_again_));
+    reaper_.arm(id_, earlier(escalation_.next(), look_again_));
   }
+  if (over) close_readers();
   const auto self = shared_from_this();
   // What has been killed is gone within moments; those that wait for the process's end find it so.
   if ((phase_ == Phase::survivors || over) && !std::exchange(told_end_, true)) tell(ChildEvent::Kind::ended);
@@ -33,11 +34,11 @@ inline void Child::drive(Lock lock) noexcept {
     if (told && over) return reaper_.remove(id_);
     lock.lock();
   }
-  if (!told) reaper_.arm(id_, earlier(earlier(ladder_.next(), look_again_), now + between_tries));
+  if (!told) reaper_.arm(id_, earlier(earlier(escalation_.next(), look_again_), now + between_tries));
 }
 
 /// False if something could not be told for want of memory. The lock is held.
-inline bool Child::pass_on() noexcept {
+inline bool ChildProcess::pass_on() noexcept {
   bool all = true;
   for (const auto& reader : readers_)
     if (reader && !reader->announced()) all = false;
@@ -53,23 +54,23 @@ inline bool Child::pass_on() noexcept {
   return all;
 }
 
-inline void Child::climb(Clock::time_point now) noexcept {
+inline void ChildProcess::send_due_signals(Clock::time_point now) noexcept {
   // Looked at once more before each step: it may have ended in time, and only we have not noticed.
-  while (!look(now)) {
-    const auto rung = ladder_.take_due(now);
-    if (!rung) {
+  while (!try_collect(now)) {
+    const auto step = escalation_.take_due(now);
+    if (!step) {
       // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
       if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return look_for_stop(now);
     }
-    send(*rung);
+    send(*step);
     // Its end is announced; unless what announces it was lost, there is no need to look now.
-    if (!handle_.pidfd_was_lost() && !blind_ && (!ladder_.next() || now < *ladder_.next())) return;
+    if (!handle_.pidfd_was_lost() && !blind_ && (!escalation_.next() || now < *escalation_.next())) return;
   }
 }
 
-inline void Child::look_for_stop(Clock::time_point now) noexcept {
+inline void ChildProcess::look_for_stop(Clock::time_point now) noexcept {
   if (!terminal_ && !observes_stops_) return;
   const std::optional<int> stopped = handle_.stopped();
   // The rest of what can be told must have room.
@@ -86,35 +87,39 @@ inline void Child::look_for_stop(Clock::time_point now) noexcept {
 }
 
 /// True once it has ended; it has then been taken away.
-inline bool Child::look(Clock::time_point now) noexcept {
-  const ChildHandle::Look seen = handle_.look();
-  if (seen.seen == ChildHandle::Look::Seen::running) return false;
-  const bool ours = seen.seen == ChildHandle::Look::Seen::ended;
+inline bool ChildProcess::try_collect(Clock::time_point now) noexcept {
+  const ChildSyscalls::ExitPoll seen = handle_.poll_exit();
+  if (seen.seen == ChildSyscalls::ExitPoll::Seen::running) return false;
+  const bool ours = seen.seen == ChildSyscalls::ExitPoll::Seen::ended;
   terminal_.release(pid());
   if (ours) {
     const bool code_says_cut = reap_began_ && cut_off_code_ && seen.status.kind == ExitStatus::Kind::exited &&
                                seen.status.value == *cut_off_code_;
-    const Ladder::End end = cut_ || code_says_cut ? Ladder::End::cut : Ladder::End::by_itself;
-    const auto rung = ladder_.leader_ended(end, end == Ladder::End::cut ? term_grace_ : group_grace_, now);
+    const Escalation::End end = cut_ || code_says_cut ? Escalation::End::cut : Escalation::End::by_itself;
+    const auto step = escalation_.leader_ended(end, end == Escalation::End::cut ? term_grace_ : group_grace_, now);
     // While it is a zombie its id, and so its group's, can't be anybody else's.
-    if (rung) send_to_rest(*rung);
+    if (step) send_to_rest(*step);
     handle_.collect();
     status_ = seen.status;
     group_ = LeaderlessGroup(pid());
-    phase_ = ladder_.taken(Rung::kill) ? Phase::killed : Phase::survivors;
+    phase_ = escalation_.taken(EscalationStep::kill) ? Phase::killed : Phase::survivors;
   } else {
     phase_ = Phase::over;
   }
   handle_.close();
-  close_readers(true);
+  // What outlasts the leader may still write while it has time to end.
+  if (phase_ == Phase::survivors)
+    read_rest();
+  else
+    close_readers();
   reaped_.store(true, std::memory_order_release);
   return true;
 }
 
-inline void Child::send(Rung rung) noexcept {
-  if (rung == Rung::terminate) {
+inline void ChildProcess::send(EscalationStep step) noexcept {
+  if (step == EscalationStep::terminate) {
     const bool leads = ::getpgid(pid()) == pid();
-    send_to_rest(rung);
+    send_to_rest(step);
     if (!leads) {  // it has left its group
       handle_.send(SIGTERM);
       handle_.send(SIGCONT);
@@ -132,8 +137,8 @@ inline void Child::send(Rung rung) noexcept {
 }
 
 /// While the leader lives or is a zombie.
-inline void Child::send_to_rest(Rung rung) noexcept {
-  if (rung == Rung::kill) {
+inline void ChildProcess::send_to_rest(EscalationStep step) noexcept {
+  if (step == EscalationStep::kill) {
     handle_.send_group(SIGKILL);
     return;
   }
@@ -142,12 +147,12 @@ inline void Child::send_to_rest(Rung rung) noexcept {
 }
 
 /// What is left of the group has been sent SIGTERM, and has time to act on that.
-inline void Child::tend_survivors(Clock::time_point now) noexcept {
+inline void ChildProcess::tend_survivors(Clock::time_point now) noexcept {
   if (!group_.hold_member()) {
     phase_ = Phase::over;
     return;
   }
-  if (ladder_.take_due(now)) {
+  if (escalation_.take_due(now)) {
     group_.kill();
     killed_ = true;
     tell(ChildEvent::Kind::kill_sent);
@@ -166,7 +171,7 @@ inline void Child::tend_survivors(Clock::time_point now) noexcept {
 
 /// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
 /// what is told to be over is over.
-inline void Child::look_at_group(Clock::time_point now) noexcept {
+inline void ChildProcess::look_at_group(Clock::time_point now) noexcept {
   const auto gone = [this] {
     if (!group_exists(pid())) return true;
     if (adopts_orphans()) {
@@ -186,15 +191,18 @@ inline void Child::look_at_group(Clock::time_point now) noexcept {
   look_again_ = now + std::chrono::milliseconds(1 << group_looks_++);
 }
 
-inline void Child::close_readers(bool rest) noexcept {
-  for (const auto& reader : readers_) {
-    if (!reader) continue;
-    if (rest) reader->read_rest();
-    reader->close();
-  }
+inline void ChildProcess::read_rest() noexcept {
+  for (const auto& reader : readers_)
+    if (reader) reader->read_rest();
 }
 
-inline ReapReport Child::report() const {
+inline void ChildProcess::close_readers() noexcept {
+  read_rest();
+  for (const auto& reader : readers_)
+    if (reader) reader->close();
+}
+
+inline ReapReport ChildProcess::report() const {
   const Lock held(mutex_);
   ReapReport report{.exit = status_, .terminated = terminated_, .killed = killed_};
   for (const auto& reader : readers_) {
@@ -207,7 +215,7 @@ inline ReapReport Child::report() const {
   return report;
 }
 
-inline std::error_code Child::refused() const {
+inline std::error_code ChildProcess::refused() const {
   const Lock held(mutex_);
   return refused_;
 }

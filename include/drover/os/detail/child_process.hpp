@@ -51,7 +51,7 @@ struct ChildEvent {
 };
 
 /// What a command does not say.
-struct SpawnExtras {
+struct SpawnOptions {
   std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
   Variables env{};                 ///< set last
   /// Called in order, on any thread, under the child's lock: must not block or call back. If it throws, for want of
@@ -63,20 +63,22 @@ struct SpawnExtras {
   /// Looks once a second whether the process is stopped. The kernel reports that by SIGCHLD only, and that signal is
   /// the program's own, see wait(2).
   bool observes_stops = false;
+  /// See spawn_mark.hpp.
+  bool is_worker = false;
 };
 
 /// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
 ///
 /// Whoever sees the process's end first, the reaper's thread or one that calls in, takes it away, under this lock. Lock
 /// order: this one, the reaper's or a line reader's, a home's. Events are set without any.
-class Child final : public Watched, public std::enable_shared_from_this<Child> {
+class ChildProcess final : public ReaperClient, public std::enable_shared_from_this<ChildProcess> {
   struct Private {};
 
  public:
   /// Throws std::system_error or std::invalid_argument; then there is no process, and nothing is left open.
-  static std::shared_ptr<Child> spawn(const Command& command, SpawnExtras extras = {});
+  static std::shared_ptr<ChildProcess> spawn(const Command& command, SpawnOptions extras = {});
 
-  Child(Private, Reaper& reaper, const Launch& launch, SpawnExtras& extras)
+  ChildProcess(Private, ReaperThread& reaper, const SpawnRequest& launch, SpawnOptions& extras)
       : reaper_(reaper),
         observer_(std::move(extras.observer)),
         term_grace_(extras.term_grace),
@@ -103,6 +105,9 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   /// Begins at once, joins an earlier one and may only shorten it. What is due is sent from this thread.
   void reap(const ReapPlan& plan);
 
+  /// The same, with the time of SIGTERM; an empty one: whenever it exits.
+  void reap_by(Deadline terminate_by, Duration term_grace);
+
   /// The owner is gone: no more lines, and reap with patience 0; after the end of the program kill.
   void abandon() noexcept;
 
@@ -126,27 +131,27 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
 
   /// A descriptor that is readable once it has ended, for one to have at a time. Empty if somebody has it, if it has
   /// been reaped, or if there is none to have.
-  KeptPidfd lend_end() noexcept;
-  void take_back_end() noexcept {
+  KeptPidfd borrow_pidfd() noexcept;
+  void return_pidfd() noexcept {
     const Lock held(mutex_);
     lent_ = false;
   }
   /// It has ended, as whom that was lent to sees.
   void look_now() noexcept {
-    if (!foreign()) drive(Lock(mutex_));
+    if (!foreign()) advance(Lock(mutex_));
   }
   /// Somebody waits for its end: it is looked at from time to time even if the descriptors that tell of it are lost.
   void attend() noexcept {
     if (foreign()) return;
     Lock held(mutex_);
-    if (!std::exchange(attended_, true)) drive(std::move(held));
+    if (!std::exchange(attended_, true)) advance(std::move(held));
   }
 
   /// Has it lines that its end may have to wait for?
   bool has_lines() const noexcept { return readers_[0] || readers_[1]; }
 
   /// In a forked copy of the program: nothing here is ours.
-  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -161,18 +166,19 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   static constexpr auto between_tries = std::chrono::milliseconds(20);  // where memory was short
   static constexpr auto between_looks = std::chrono::seconds(10);       // where nothing should be needed
 
-  void start(Launch& launch);
+  void start(SpawnRequest& launch, bool is_worker);
   void watch_end();
   void watch_again() noexcept;
-  void drive(Lock lock) noexcept;
-  bool look(Clock::time_point now) noexcept;
-  void climb(Clock::time_point now) noexcept;
+  void advance(Lock lock) noexcept;
+  bool try_collect(Clock::time_point now) noexcept;
+  void send_due_signals(Clock::time_point now) noexcept;
   void look_for_stop(Clock::time_point now) noexcept;
-  void send(Rung rung) noexcept;
-  void send_to_rest(Rung rung) noexcept;
+  void send(EscalationStep step) noexcept;
+  void send_to_rest(EscalationStep step) noexcept;
   void tend_survivors(Clock::time_point now) noexcept;
   void look_at_group(Clock::time_point now) noexcept;
-  void close_readers(bool rest) noexcept;
+  void read_rest() noexcept;
+  void close_readers() noexcept;
   void reap_now() noexcept;
   void tell(ChildEvent::Kind kind, int signo = 0) noexcept {
     if (observer_ && untold_count_ < untold_.size()) untold_[untold_count_++] = {kind, Clock::now(), pid(), signo};
@@ -180,12 +186,12 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   bool pass_on() noexcept;
 
   inline void on_event(unsigned channel) noexcept override;
-  void on_time() noexcept override { drive(Lock(mutex_)); }
+  void on_time() noexcept override { advance(Lock(mutex_)); }
   inline void check(bool anew) noexcept override;
   inline Clock::time_point at_exit() noexcept override;
 
-  Reaper& reaper_;
-  const unsigned epoch_ = Reaper::epoch();
+  ReaperThread& reaper_;
+  const unsigned epoch_ = ReaperThread::epoch();
   std::uint64_t id_ = 0;
   const std::function<void(const ChildEvent&)> observer_;
   const Duration term_grace_;
@@ -197,10 +203,10 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   const std::array<std::shared_ptr<LineReader>, 2> readers_;  // of stdout and stderr
 
   mutable std::mutex mutex_;
-  ChildHandle handle_;
+  ChildSyscalls handle_;
   ChildTerminal terminal_;
   Phase phase_ = Phase::running;
-  Ladder ladder_;
+  Escalation escalation_;
   std::optional<Clock::time_point> reap_began_;
   Clock::time_point over_at_{};
   LeaderlessGroup group_{0};
@@ -215,7 +221,7 @@ class Child final : public Watched, public std::enable_shared_from_this<Child> {
   std::array<ChildEvent, 8> untold_{};  // of what the observer has not been told yet
   std::size_t untold_count_ = 0;
   bool told_end_ = false, told_over_ = false;
-  bool lent_ = false;  // see lend_end()
+  bool lent_ = false;  // see borrow_pidfd()
   bool attended_ = false;
   bool has_thread_ = false;  // that waits for its end
   bool blind_ = false;       // nothing tells of its end but looking

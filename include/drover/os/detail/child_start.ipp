@@ -1,19 +1,20 @@
 #pragma once
 
 #include <drover/os/detail/child_process.hpp>
+#include <drover/os/detail/spawn_mark.hpp>
 
 /// The start of a process, how its end is watched for, and what its owner asks for.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras extras) {
-  Reaper& reaper = Reaper::get();
-  Launch launch(command, extras.descriptors, extras.env);
-  const auto child = std::make_shared<Child>(Private{}, reaper, launch, extras);
+inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command, SpawnOptions extras) {
+  ReaperThread& reaper = ReaperThread::get();
+  SpawnRequest launch(command, extras.descriptors, extras.env);
+  const auto child = std::make_shared<ChildProcess>(Private{}, reaper, launch, extras);
   child->id_ = reaper.add(child);
   try {
-    child->start(launch);
+    child->start(launch, extras.is_worker);
   } catch (...) {
-    child->close_readers(false);
+    child->close_readers();
     reaper.remove(child->id_);
     throw;
   }
@@ -21,7 +22,7 @@ inline std::shared_ptr<Child> Child::spawn(const Command& command, SpawnExtras e
 }
 
 // Under the lock all the time: the program may end, and ask for this child to be ended, at any moment.
-inline void Child::start(Launch& launch) {
+inline void ChildProcess::start(SpawnRequest& launch, bool is_worker) {
   const Lock held(mutex_);
   try {
     for (unsigned i = 0; i < 2; ++i) {
@@ -33,7 +34,10 @@ inline void Child::start(Launch& launch) {
       };
       if (const int error = readers_[i]->start(watch)) throw_errno("cannot watch a process's output", error);
     }
-    handle_.adopt(launch.run());
+    {
+      const MarkSpawns mark(is_worker);
+      handle_.adopt(launch.run());
+    }
     terminal_ = launch.take_terminal();
     terminal_.hand_over(pid());
     watch_end();
@@ -48,20 +52,20 @@ inline void Child::start(Launch& launch) {
   }
 }
 
-inline void Child::watch_end() {
+inline void ChildProcess::watch_end() {
   // Once, lest a forked copy of the program that holds the pidfd open keeps it reporting for ever.
   if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
   handle_.close();
   // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
   const auto undo = [this] {
     handle_.send_group(SIGKILL);
-    ChildHandle::await_end(pid());
+    ChildSyscalls::await_end(pid());
     handle_.collect();
   };
   try {
     const BlockAllSignals blocked;
     std::thread([self = shared_from_this()] {
-      ChildHandle::await_end(self->pid());
+      ChildSyscalls::await_end(self->pid());
       self->on_event(end_channel);
     }).detach();
     has_thread_ = true;
@@ -75,7 +79,7 @@ inline void Child::watch_end() {
 }
 
 /// What told of its end and its output may be lost. The lock is held.
-inline void Child::watch_again() noexcept {
+inline void ChildProcess::watch_again() noexcept {
   for (const auto& reader : readers_)
     if (reader) reader->watch_again();
   if (has_thread_) return;
@@ -86,22 +90,22 @@ inline void Child::watch_again() noexcept {
   blind_ = handle_.pidfd() < 0 || reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) != 0;
 }
 
-inline void Child::check(bool anew) noexcept {
+inline void ChildProcess::check(bool anew) noexcept {
   Lock held(mutex_);
   if (anew && phase_ == Phase::running) watch_again();
   if (anew) watched_member_ = -1;
   for (const auto& reader : readers_)
     if (reader) reader->check();
-  drive(std::move(held));
+  advance(std::move(held));
 }
 
-inline std::optional<int> Child::stopped() const {
+inline std::optional<int> ChildProcess::stopped() const {
   if (foreign()) return std::nullopt;
   const Lock held(mutex_);
   return phase_ == Phase::running ? handle_.stopped() : std::nullopt;
 }
 
-inline void Child::signal(int signo) {
+inline void ChildProcess::signal(int signo) {
   if (foreign()) return;
   const Lock held(mutex_);
   if (phase_ != Phase::running) return;
@@ -110,7 +114,7 @@ inline void Child::signal(int signo) {
     throw_errno("cannot send " + signal_name(signo) + " to process " + std::to_string(pid()), error);
 }
 
-inline void Child::kill_leader() {
+inline void ChildProcess::kill_leader() {
   if (foreign()) return;
   Lock held(mutex_);
   if (phase_ != Phase::running) return;
@@ -121,18 +125,27 @@ inline void Child::kill_leader() {
   }
 }
 
-inline void Child::reap(const ReapPlan& plan) {
+inline void ChildProcess::reap(const ReapPlan& plan) {
   if (foreign()) return;
   Lock held(mutex_);
   if (phase_ == Phase::over) return;
   const auto now = Clock::now();
   if (!reap_began_) reap_began_ = now;
   attended_ = true;
-  ladder_.join(plan, now);
-  drive(std::move(held));
+  escalation_.join(plan, now);
+  advance(std::move(held));
 }
 
-inline KeptPidfd Child::lend_end() noexcept {
+inline void ChildProcess::reap_by(Deadline terminate_by, Duration term_grace) {
+  if (foreign()) return;
+  Lock held(mutex_);
+  if (phase_ == Phase::over) return;
+  if (!reap_began_) reap_began_ = Clock::now();
+  const bool moved = escalation_.join(terminate_by, term_grace);
+  if (!std::exchange(attended_, true) || moved) advance(std::move(held));
+}
+
+inline KeptPidfd ChildProcess::borrow_pidfd() noexcept {
   const Lock held(mutex_);
   if (lent_ || phase_ != Phase::running || handle_.pidfd() < 0 || handle_.lost_pidfd()) return KeptPidfd();
   KeptPidfd copy(UniqueFd(::fcntl(handle_.pidfd(), F_DUPFD_CLOEXEC, 3)), pid());
@@ -140,7 +153,7 @@ inline KeptPidfd Child::lend_end() noexcept {
   return copy;
 }
 
-inline void Child::abandon() noexcept {
+inline void ChildProcess::abandon() noexcept {
   if (foreign() || over_at()) return;
   for (const auto& reader : readers_)
     if (reader) reader->silence();
@@ -149,28 +162,28 @@ inline void Child::abandon() noexcept {
   if (phase_ == Phase::running) terminal_.release(pid());
 }
 
-inline void Child::reap_now() noexcept {
+inline void ChildProcess::reap_now() noexcept {
   const Duration none = Duration::zero();
-  reap({.patience = none, .term_grace = Reaper::ended() ? none : term_grace_});
+  reap({.patience = none, .term_grace = ReaperThread::ended() ? none : term_grace_});
 }
 
-inline Clock::time_point Child::at_exit() noexcept {
+inline Clock::time_point ChildProcess::at_exit() noexcept {
   reap_now();
   const Lock held(mutex_);
-  return ladder_.last().value_or(Clock::now());
+  return escalation_.last().value_or(Clock::now());
 }
 
-inline void Child::on_event(unsigned channel) noexcept {
+inline void ChildProcess::on_event(unsigned channel) noexcept {
   if (channel == end_channel) {
     Lock held(mutex_);
     end_announced_ = true;
-    drive(std::move(held));
+    advance(std::move(held));
   } else if (channel == member_channel) {
-    drive(Lock(mutex_));
+    advance(Lock(mutex_));
   } else {
     const auto& reader = readers_[channel - 1];
     if (!reader->read_some()) reader->close();
-    if (!reader->announced()) drive(Lock(mutex_));
+    if (!reader->announced()) advance(Lock(mutex_));
   }
 }
 

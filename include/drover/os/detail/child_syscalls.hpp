@@ -118,9 +118,9 @@ class KeptPidfd {
 
 /// The system calls about one child that is not reaped yet. The caller sees to it that nothing is asked after
 /// collect().
-class ChildHandle {
+class ChildSyscalls {
  public:
-  struct Look {
+  struct ExitPoll {
     enum class Seen { running, ended, lost } seen;  // lost: no longer our child to wait for, somebody took its status
     ExitStatus status{};
   };
@@ -141,10 +141,10 @@ class ChildHandle {
   int pidfd() const noexcept { return pidfd_.get(); }
   /// It was closed, or its number is another file's now.
   bool lost_pidfd() const noexcept { return pidfd_ && pidfd_.standing() == KeptPidfd::Standing::lost; }
-  /// The same, as look() has found it.
+  /// The same, as poll_exit() has found it.
   bool pidfd_was_lost() const noexcept { return pidfd_ && seen_ == KeptPidfd::Standing::lost; }
   /// Leaves an ended child as a zombie. Only ECHILD tells that its status was stolen; other errors tell nothing.
-  Look look() noexcept {
+  ExitPoll poll_exit() noexcept {
     siginfo_t info{};
     seen_ = pidfd_.standing();
     const bool proved = seen_ == KeptPidfd::Standing::proved;
@@ -152,16 +152,16 @@ class ChildHandle {
       // By pidfd where that works: a pid whose status was stolen may be another child's by now.
       const int error = wait(static_cast<idtype_t>(3 /* P_PIDFD */), pidfd_.get(), info, WEXITED | WNOHANG | WNOWAIT);
       pidfd_ended_ = error == 0 && info.si_pid == pid_;
-      if (pidfd_ended_) return {Look::Seen::ended, to_exit_status(info)};
-      if (error == 0 && proved) return {Look::Seen::running, {}};
-      if (error == ECHILD && pidfd_.names_process()) return {Look::Seen::lost, {}};
+      if (pidfd_ended_) return {ExitPoll::Seen::ended, to_exit_status(info)};
+      if (error == 0 && proved) return {ExitPoll::Seen::running, {}};
+      if (error == ECHILD && pidfd_.names_process()) return {ExitPoll::Seen::lost, {}};
       if (error == EINVAL) by_pid_ = true;  // before Linux 5.4
     }
     info.si_pid = 0;
     const int error = wait(P_PID, pid_, info, WEXITED | WNOHANG | WNOWAIT);
-    if (error == ECHILD) return {Look::Seen::lost, {}};
-    if (error != 0 || info.si_pid == 0) return {Look::Seen::running, {}};
-    return {Look::Seen::ended, to_exit_status(info)};
+    if (error == ECHILD) return {ExitPoll::Seen::lost, {}};
+    if (error != 0 || info.si_pid == 0) return {ExitPoll::Seen::running, {}};
+    return {ExitPoll::Seen::ended, to_exit_status(info)};
   }
 
   /// Blocks until it has ended or its status has been stolen, for use without a pidfd. It is left as a zombie.
@@ -182,14 +182,14 @@ class ChildHandle {
     // What filters and lost descriptors answer says nothing about the process; kill() tells a real refusal.
     if (pidfd_.names_process())
       if (const int error = pidfd_.send(signo); error == 0 || error == ESRCH) return error;
-    if (look().seen != Look::Seen::running) return ESRCH;
+    if (poll_exit().seen != ExitPoll::Seen::running) return ESRCH;
     return ::kill(pid_, signo) == 0 ? 0 : errno;
   }
 
   /// To all of its group. Only while the child is known to be there, running or a zombie: its id is then nobody else's.
   int send_group(int signo) noexcept { return ::kill(-pid_, signo) == 0 ? 0 : errno; }
 
-  /// Takes the zombie away that look() has seen.
+  /// Takes the zombie away that poll_exit() has seen.
   void collect() noexcept {
     siginfo_t info{};
     // Only ECHILD says that there is nothing to take away; another error must not leave a zombie.
@@ -211,7 +211,7 @@ class ChildHandle {
   KeptPidfd pidfd_;
   bool by_pid_ = false;
   KeptPidfd::Standing seen_{};
-  bool pidfd_ended_ = false;  // the last look() was by the pidfd, and saw the child's end
+  bool pidfd_ended_ = false;  // the last poll_exit() was by the pidfd, and saw the child's end
 };
 
 }}}  // namespace drover::v1::detail

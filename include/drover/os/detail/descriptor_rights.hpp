@@ -47,7 +47,7 @@ class DescriptorDisposal {
     try {
       shared.waiting.insert(shared.waiting.end(), descriptors.begin(), descriptors.end());
       if (std::exchange(shared.running, true)) return;
-      pin_this_object();
+      keep_library_loaded();
       const BlockAllSignals blocked;
       std::thread([] { run(); }).detach();
     } catch (...) {

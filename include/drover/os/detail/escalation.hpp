@@ -9,30 +9,35 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-enum class Rung { terminate, kill };
+enum class EscalationStep { terminate, kill };
 
 /// What a reap does to a process and to its group, and when, as data: it sends nothing, and reads no clock.
 ///
-/// Each rung goes to the whole group. The group outlasts its leader: one that was sent SIGTERM has until SIGKILL is
+/// Each step goes to the whole group. The group outlasts its leader: one that was sent SIGTERM has until SIGKILL is
 /// due, whether the leader still lives or not.
-class Ladder {
+class Escalation {
  public:
   /// Begins, or joins what has begun: every step that is still to come may move forward in time, never back.
   void join(const ReapPlan& plan, Clock::time_point now) noexcept {
-    const Deadline terminate_at = deadline_after(now, plan.patience);
-    const Deadline kill_at = terminate_at ? deadline_after(*terminate_at, plan.term_grace) : std::nullopt;
+    join(deadline_after(now, plan.patience), plan.term_grace);
+  }
+  /// The same with an absolute time. True if a step has moved.
+  bool join(Deadline terminate_at, Duration term_grace) noexcept {
+    const Deadline kill_at = terminate_at ? deadline_after(*terminate_at, term_grace) : std::nullopt;
+    const Deadline before[] = {steps_[0].at, steps_[1].at};
     steps_[0].at = earlier(steps_[0].at, terminate_at);
     steps_[1].at = earlier(steps_[1].at, kill_at);
+    return steps_[0].at != before[0] || steps_[1].at != before[1];
   }
 
   /// When the next step is due; nullopt if there is none to come.
   Deadline next() const noexcept { return done_ < steps_.size() ? steps_[done_].at : std::nullopt; }
 
   /// The next step if its time has come. Each is handed out once, in order.
-  std::optional<Rung> take_due(Clock::time_point now) noexcept {
+  std::optional<EscalationStep> take_due(Clock::time_point now) noexcept {
     const Deadline at = next();
     if (!at || now < *at) return std::nullopt;
-    return steps_[done_++].rung;
+    return steps_[done_++].step;
   }
 
   /// Why the leader of the group has ended.
@@ -42,30 +47,30 @@ class Ladder {
   };
   /// The leader has ended. What the rest of its group is sent at once, if anything; next() and take_due() say what
   /// follows. `grace`: for the rest between SIGTERM and SIGKILL, counted from now; zero: no SIGTERM.
-  std::optional<Rung> leader_ended(End end, Duration grace, Clock::time_point now) noexcept {
-    if (taken(Rung::kill)) return Rung::kill;  // again: it may have forked meanwhile
-    if (taken(Rung::terminate)) return std::nullopt;
+  std::optional<EscalationStep> leader_ended(End end, Duration grace, Clock::time_point now) noexcept {
+    if (taken(EscalationStep::kill)) return EscalationStep::kill;  // again: it may have forked meanwhile
+    if (taken(EscalationStep::terminate)) return std::nullopt;
     if (end == End::by_itself && grace == Duration::zero()) {
       done_ = steps_.size();
-      return Rung::kill;
+      return EscalationStep::kill;
     }
     done_ = 1;
     steps_[1].at = end == End::cut ? earlier(steps_[1].at, deadline_after(now, grace)) : deadline_after(now, grace);
-    return Rung::terminate;
+    return EscalationStep::terminate;
   }
 
-  bool taken(Rung rung) const noexcept { return done_ > static_cast<std::size_t>(rung); }
+  bool taken(EscalationStep step) const noexcept { return done_ > static_cast<std::size_t>(step); }
 
   /// When the last step is due, or was.
   Deadline last() const noexcept { return steps_.back().at; }
 
  private:
   struct Step {
-    Rung rung;
+    EscalationStep step;
     Deadline at;
   };
 
-  std::array<Step, 2> steps_{Step{Rung::terminate, {}}, Step{Rung::kill, {}}};
+  std::array<Step, 2> steps_{Step{EscalationStep::terminate, {}}, Step{EscalationStep::kill, {}}};
   std::size_t done_ = 0;
 };
 

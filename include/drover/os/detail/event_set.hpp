@@ -38,6 +38,11 @@ class EventSet {
   ~EventSet() {
     if (!ours()) (void)epoll_.release();
   }
+  /// Without any descriptor, for a time in which there are none to have: nothing can be watched, and the thread looks
+  /// at its processes from time to time.
+  struct Blind {};
+  explicit EventSet(Blind) noexcept {}
+  bool blind() const noexcept { return !epoll_; }
   EventSet(const EventSet&) = delete;
   EventSet& operator=(const EventSet&) = delete;
 

@@ -21,13 +21,13 @@ namespace drover { inline namespace v1 { namespace detail {
 /// While it lives, the context of one who waits for a process's end looks for it too; the reaper's thread would have to
 /// wake it first. Only the first who waits has one; where there is nothing to watch, or no descriptor left, the reaper
 /// does alone. On the waiting coroutine's stack, so it goes when that is resumed or its context does.
-class EndWatch {
+class ExitWatcher {
  public:
-  EndWatch(std::shared_ptr<Child> child, const asio::any_io_executor& executor) {
+  ExitWatcher(std::shared_ptr<ChildProcess> child, const asio::any_io_executor& executor) {
     asio::execution_context& context = asio::query(executor, asio::execution::context);
-    (void)Home::of(context);
+    (void)ContextRegistry::of(context);
     if (!asio::has_service<asio::detail::reactor>(context)) return;
-    KeptPidfd end = child->lend_end();
+    KeptPidfd end = child->borrow_pidfd();
     if (!end) return;
     state_ = std::make_shared<State>(std::move(child), executor, std::move(end));
     std::error_code failed;
@@ -35,18 +35,18 @@ class EndWatch {
     if (failed) state_->descriptor.reset();
     state_->wait();
   }
-  ~EndWatch() {
+  ~ExitWatcher() {
     if (state_) state_->close();
   }
-  EndWatch(const EndWatch&) = delete;
-  EndWatch& operator=(const EndWatch&) = delete;
+  ExitWatcher(const ExitWatcher&) = delete;
+  ExitWatcher& operator=(const ExitWatcher&) = delete;
 
  private:
   using Descriptor = asio::posix::stream_descriptor;
 
   // Handlers run on any thread of the context.
   struct State : std::enable_shared_from_this<State> {
-    State(std::shared_ptr<Child> c, const asio::any_io_executor& executor, KeptPidfd e)
+    State(std::shared_ptr<ChildProcess> c, const asio::any_io_executor& executor, KeptPidfd e)
         : child(std::move(c)), lent(std::move(e)), descriptor(std::make_unique<Descriptor>(executor)) {}
 
     void wait() {
@@ -73,16 +73,16 @@ class EndWatch {
         const std::lock_guard held(mutex);
         closed = std::move(descriptor);
       }
-      if (!closed) return child->take_back_end();
+      if (!closed) return child->return_pidfd();
       // A forked copy of the program shares the original's epoll: not to be touched.
       if (child->foreign()) return void(closed.release());
-      // Out of the epoll set before it is closed, see Reaper::unwatch().
+      // Out of the epoll set before it is closed, see ReaperThread::unwatch().
       (void)closed->release();
       lent.reset();
-      child->take_back_end();
+      child->return_pidfd();
     }
 
-    const std::shared_ptr<Child> child;
+    const std::shared_ptr<ChildProcess> child;
     KeptPidfd lent;  // the descriptor's
     std::mutex mutex;
     std::unique_ptr<Descriptor> descriptor;

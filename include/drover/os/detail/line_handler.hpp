@@ -47,30 +47,30 @@ class LineSource {
 
 /// The user's handler and executor, kept in the home of the executor's context. Any number of sources may announce
 /// lines; they are handled one after another.
-class LineHandler final : public Resident, public std::enable_shared_from_this<LineHandler> {
+class LineHandler final : public ContextBound, public std::enable_shared_from_this<LineHandler> {
  public:
   using Function = std::function<void(std::string_view)>;
 
-  LineHandler(std::shared_ptr<Home> home, asio::any_io_executor executor, Function function)
-      : home_(std::move(home)), executor_(std::move(executor)), function_(std::move(function)) {}
+  LineHandler(std::shared_ptr<ContextRegistry> registry, asio::any_io_executor executor, Function function)
+      : registry_(std::move(registry)), executor_(std::move(executor)), function_(std::move(function)) {}
 
   void settle() {
-    const auto held = home_->lock();
-    if (!home_->down()) home_->move_in(shared_from_this());
+    const auto held = registry_->lock();
+    if (!registry_->closed()) registry_->add(shared_from_this());
   }
 
   void leave() noexcept {
-    std::shared_ptr<Resident> self;
-    const auto held = home_->lock();
-    self = home_->move_out(*this);
+    std::shared_ptr<ContextBound> self;
+    const auto held = registry_->lock();
+    self = registry_->remove(*this);
   }
 
   /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards. False if
   /// the context is gone, and the handler with it. Throws std::bad_alloc; then nothing has been announced.
   bool announce(std::shared_ptr<LineSource> source) {
     const std::lock_guard own(mutex_);
-    const auto held = home_->lock();
-    if (home_->down()) return false;
+    const auto held = registry_->lock();
+    if (registry_->closed()) return false;
     ready_.push_back(std::move(source));
     try {
       post_run();
@@ -111,8 +111,8 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
     const std::lock_guard own(mutex_);
     running_ = false;
     if (ready_.empty()) return true;
-    const auto held = home_->lock();
-    if (home_->down()) return true;
+    const auto held = registry_->lock();
+    if (registry_->closed()) return true;
     try {
       post_run();
       return true;
@@ -149,7 +149,7 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
     }
   }
 
-  void evict() noexcept override {
+  void context_destroyed() noexcept override {
     std::vector<std::shared_ptr<LineSource>> sources;  // they refer back to this
     {
       const std::lock_guard own(mutex_);
@@ -160,7 +160,7 @@ class LineHandler final : public Resident, public std::enable_shared_from_this<L
     function_ = {};
   }
 
-  std::shared_ptr<Home> home_;
+  std::shared_ptr<ContextRegistry> registry_;
   std::mutex mutex_;
   asio::any_io_executor executor_;
   Function function_;
@@ -177,8 +177,8 @@ class LineTarget {
       : waits_(options.when_behind == LinesOptions::WhenBehind::wait) {
     if (!executor) throw std::invalid_argument("Stdio::lines needs an executor");
     if (!function) throw std::invalid_argument("Stdio::lines needs a handler");
-    auto home = Home::of(asio::query(executor, asio::execution::context));
-    handler_ = std::make_shared<LineHandler>(std::move(home), std::move(executor), std::move(function));
+    auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+    handler_ = std::make_shared<LineHandler>(std::move(registry), std::move(executor), std::move(function));
     handler_->settle();
   }
   ~LineTarget() { handler_->leave(); }

@@ -5,6 +5,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-DROVER_INLINE ExitGuard::~ExitGuard() { Reaper::end_program(); }
+DROVER_INLINE ExitGuard::~ExitGuard() { ReaperThread::end_program(); }
 
 }}}  // namespace drover::v1::detail

@@ -24,7 +24,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// What the reaper looks after.
-class Watched {
+class ReaperClient {
  public:
   /// Something happened on the descriptor that is watched under this number.
   virtual void on_event(unsigned channel) noexcept = 0;
@@ -36,7 +36,7 @@ class Watched {
   virtual Clock::time_point at_exit() noexcept = 0;
 
  protected:
-  ~Watched() = default;
+  ~ReaperClient() = default;
 };
 
 /// The one background thread of the program. It owns every process that has not been reaped yet, watches their ends and
@@ -49,16 +49,16 @@ class Watched {
 /// Every operation makes sure that the epoll set is there; if it is not a new one is made, with a thread that watches
 /// everything anew, and the old thread ends when it next wakes. Nothing at all happens where a set is lost that nobody
 /// uses meanwhile, so all that is watched is looked at once a minute too.
-class Reaper {
+class ReaperThread {
  public:
   /// Throws std::system_error if the thread can't be started.
-  static Reaper& get() {
-    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
+  static ReaperThread& get() {
+    if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
     const std::lock_guard held(birth_);
-    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
-    pin_this_object();
+    if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
+    keep_library_loaded();
     survive_forks();
-    auto reaper = std::unique_ptr<Reaper>(new Reaper);
+    auto reaper = std::unique_ptr<ReaperThread>(new ReaperThread);
     reaper->start(false);
     finish_.store(finish_if_there, std::memory_order_release);
     instance_.store(reaper.get(), std::memory_order_release);
@@ -74,7 +74,7 @@ class Reaper {
   /// Brings all processes to their end as the end of the program does, but new ones can be started afterwards. True if
   /// none is left.
   static bool end_processes() noexcept {
-    Reaper* reaper = nullptr;
+    ReaperThread* reaper = nullptr;
     {
       const std::lock_guard held(birth_);
       reaper = instance_.load(std::memory_order_acquire);
@@ -89,7 +89,7 @@ class Reaper {
   }
 
   /// Throws std::system_error (ECANCELED) if the program is ending, or replaced.
-  std::uint64_t add(std::shared_ptr<Watched> watched) {
+  std::uint64_t add(std::shared_ptr<ReaperClient> watched) {
     const std::lock_guard held(mutex_);
     if (stage_.load() != Stage::running)
       throw std::system_error(ECANCELED, std::system_category(),
@@ -100,7 +100,7 @@ class Reaper {
   }
 
   void remove(std::uint64_t id) noexcept {
-    std::shared_ptr<Watched> removed;  // destroyed without the lock
+    std::shared_ptr<ReaperClient> removed;  // destroyed without the lock
     const std::lock_guard held(mutex_);
     const auto found = entries_.find(id);
     if (found == entries_.end()) return;
@@ -136,17 +136,17 @@ class Reaper {
       renew_if_lost();
   }
 
-  static constexpr unsigned channels = 4;  // of one Watched
+  static constexpr unsigned channels = 4;  // of one ReaperClient
 
  private:
   enum class Stage { running, clearing, ending, ended };
   struct Entry {
-    std::shared_ptr<Watched> watched;
+    std::shared_ptr<ReaperClient> watched;
     Deadline at;
   };
   friend struct ExitGuard;
 
-  Reaper() : set_(std::make_shared<EventSet>()) {}
+  ReaperThread() : set_(std::make_shared<EventSet>()) {}
 
   // For the set that there is now. Throws std::system_error.
   void start(bool anew) try {
@@ -161,11 +161,11 @@ class Reaper {
     wakes_at_ = Clock::time_point::min();
     const auto set = set_;
     const auto before = wake_ups_;
-    bool rung = set->ring();
-    for (int i = 0; rung && i < 100; ++i) {
+    bool step = set->ring();
+    for (int i = 0; step && i < 100; ++i) {
       woken_.wait_for(held, std::chrono::milliseconds(1));
       if (set != set_ || wake_ups_ != before) return;
-      rung = set->ours();
+      step = set->ours();
     }
     renew();
   }
@@ -174,12 +174,16 @@ class Reaper {
     if (!set_->ours()) renew();
   }
 
-  // With the lock held. Without descriptors, memory or threads for it all stays as it is, and the thread that there is
-  // does it when it wakes.
+  // With the lock held. Without memory or threads for it all stays as it is, and the thread that there is does it when
+  // it wakes. Without descriptors the new thread begins blind: the old one could not be woken in time.
   void renew() noexcept {
     const auto before = set_;
     try {
-      set_ = std::make_shared<EventSet>();
+      set_ = new_set();
+      if (before->blind() && set_->blind()) {  // its thread tries again and again
+        set_ = before;
+        return;
+      }
       start(true);
     } catch (...) {
       set_ = before;
@@ -187,6 +191,14 @@ class Reaper {
     }
     before->ring();  // if it still can be: the old thread ends at once then
     wakes_at_ = Clock::time_point::min();
+  }
+
+  static std::shared_ptr<EventSet> new_set() {
+    try {
+      return std::make_shared<EventSet>();
+    } catch (const std::system_error&) {
+      return std::make_shared<EventSet>(EventSet::Blind{});
+    }
   }
 
   void run(std::shared_ptr<EventSet> set, bool anew) noexcept {
@@ -252,18 +264,18 @@ class Reaper {
     return false;
   }
 
-  std::shared_ptr<Watched> find(std::uint64_t id) noexcept {
+  std::shared_ptr<ReaperClient> find(std::uint64_t id) noexcept {
     const std::lock_guard held(mutex_);
     const auto found = entries_.find(id);
     return found == entries_.end() ? nullptr : found->second.watched;
   }
 
   // The first that is due.
-  std::shared_ptr<Watched> take_due(Clock::time_point now) noexcept {
+  std::shared_ptr<ReaperClient> take_due(Clock::time_point now) noexcept {
     const std::lock_guard held(mutex_);
     if (!next_at_ || now < *next_at_) return nullptr;
     next_at_.reset();
-    std::shared_ptr<Watched> due;
+    std::shared_ptr<ReaperClient> due;
     for (auto& [id, entry] : entries_) {
       if (!due && entry.at && *entry.at <= now) {
         entry.at.reset();
@@ -290,7 +302,7 @@ class Reaper {
     stage_.store(Stage::ended);
   }
   static void finish_if_there() noexcept {
-    if (Reaper* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
+    if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
   }
 
   // True if none is left.
@@ -303,7 +315,7 @@ class Reaper {
   }
 
   // One by one in order of their numbers.
-  std::shared_ptr<Watched> after(std::uint64_t& done) noexcept {
+  std::shared_ptr<ReaperClient> after(std::uint64_t& done) noexcept {
     const std::lock_guard held(mutex_);
     const auto next = entries_.upper_bound(done);
     if (next == entries_.end()) return nullptr;
@@ -326,7 +338,7 @@ class Reaper {
   }
 
   inline static std::mutex birth_;
-  inline static std::atomic<Reaper*> instance_{nullptr};
+  inline static std::atomic<ReaperThread*> instance_{nullptr};
   inline static std::atomic<void (*)() noexcept> finish_{nullptr};
   inline static std::atomic<unsigned> epoch_{0};
   inline static std::atomic<Stage> stage_{Stage::running};

@@ -81,10 +81,10 @@ class SpawnSettings {
 };
 
 /// One start of a command. Owns what is opened for it until it is done or has failed.
-class Launch {
+class SpawnRequest {
  public:
   /// Checks and opens everything; nothing is started yet.
-  Launch(const Command& command, const std::vector<int>& descriptors, const Variables& last)
+  SpawnRequest(const Command& command, const std::vector<int>& descriptors, const Variables& last)
       : command_(command), name_(own_name_of(command.program)) {
     if (command.program.empty()) throw std::invalid_argument("a command needs a program");
     require_no_nul(name_, "a program's path");

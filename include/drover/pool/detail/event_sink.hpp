@@ -67,7 +67,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
   }
 
   EventSink(const asio::any_io_executor& executor, Handler handler)
-      : courier_(Courier::create(executor)), handler_(std::make_shared<const Handler>(std::move(handler))) {}
+      : strand_(ContextStrand::create(executor)), handler_(std::make_shared<const Handler>(std::move(handler))) {}
 
   /// `event` has one element. Without the memory to post it, it is delivered with the next one.
   void tell(std::list<Event> event) noexcept {
@@ -91,7 +91,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
       closed_ = true;
       dropped.swap(queue_);
     }
-    courier_->close();
+    strand_->close();
   }
 
   /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled. With
@@ -125,11 +125,11 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
 
   bool idle() const {
     const std::lock_guard held(mutex_);
-    return queue_.empty() && courier_->idle();
+    return queue_.empty() && strand_->idle();
   }
 
   void post(std::shared_ptr<const Mark> mark = nullptr) {
-    courier_->post([self = shared_from_this(), mark = std::move(mark)] { self->deliver(); });
+    strand_->post([self = shared_from_this(), mark = std::move(mark)] { self->deliver(); });
   }
 
   void deliver() {
@@ -152,7 +152,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
     }
   }
 
-  const std::shared_ptr<Courier> courier_;
+  const std::shared_ptr<ContextStrand> strand_;
   const std::shared_ptr<const Handler> handler_;
   mutable std::mutex mutex_;
   std::list<Event> queue_;

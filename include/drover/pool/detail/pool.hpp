@@ -16,24 +16,24 @@
 #include <drover/detail/run_signals.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
-#include <drover/pool/detail/worker/session.hpp>
+#include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
-class PoolCore final : public Resident,
-                       public WorkerCore::Supervision,
+class PoolImpl final : public ContextBound,
+                       public WorkerSession::Supervision,
                        public RunSignals::Target,
-                       public std::enable_shared_from_this<PoolCore> {
+                       public std::enable_shared_from_this<PoolImpl> {
  public:
-  static std::shared_ptr<PoolCore> create(const asio::any_io_executor& executor, PoolOptions options);
+  static std::shared_ptr<PoolImpl> create(const asio::any_io_executor& executor, PoolOptions options);
 
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 
   /// All workers or none; `leaves`: does a second cancellation end the wait for the end of those that were started?
-  static asio::awaitable<void> start(std::shared_ptr<PoolCore> pool, bool leaves);
+  static asio::awaitable<void> start(std::shared_ptr<PoolImpl> pool, bool leaves);
 
   /// Takes effect at once.
   void begin_stop(Timeout grace);
@@ -46,14 +46,14 @@ class PoolCore final : public Resident,
   /// The second signal of a run() cancels the calls, the third kills the workers.
   void on_signal(unsigned count) override;
   /// Waits until every worker has been reaped, whatever cancellations come.
-  static asio::awaitable<void> await_stop_for_certain(std::shared_ptr<PoolCore> pool);
+  static asio::awaitable<void> await_stop_for_certain(std::shared_ptr<PoolImpl> pool);
   /// Waits until every worker has been reaped; `leaves`: does a second cancellation end the wait?
-  static asio::awaitable<std::vector<StopReport>> await_stop(std::shared_ptr<PoolCore> pool, bool leaves,
+  static asio::awaitable<std::vector<StopReport>> await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
                                                              int cancellations = 0);
 
   /// The owner is gone.
   void abandon() noexcept;
-  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
+  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
 
   const PoolOptions& options() const noexcept { return options_; }
   std::vector<WorkerMetadata> workers() const;
@@ -61,13 +61,14 @@ class PoolCore final : public Resident,
 
  private:
   struct Slot {
-    std::shared_ptr<WorkerCore> core;           // the one that is there now, or was last
+    std::shared_ptr<WorkerSession> session;     // the one that is there now, or was last
     std::unique_ptr<asio::steady_timer> timer;  // while it waits to be replaced, or for a worker to prove itself
     Supervisor supervisor;
-    bool down = false;  // given up, and no worker is ready
+    bool down = false;           // given up, and no worker is ready
+    bool successor_due = false;  // its worker drains, and another one is about to be started
   };
 
-  PoolCore(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
+  PoolImpl(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
         dispatcher_(std::move(dispatcher)),
         events_(std::move(events)),
@@ -75,27 +76,32 @@ class PoolCore final : public Resident,
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
-  inline void worker_ready(WorkerCore& core) override;
-  inline void worker_answered(WorkerCore& core) override;
-  inline void worker_ended(WorkerCore& core) override;
-  inline void evict() noexcept override;
+  inline void worker_ready(WorkerSession& session) override;
+  inline void worker_answered(WorkerSession& session) override;
+  inline void worker_leaving(WorkerSession& session) override;
+  inline void worker_exited(WorkerSession& session) override;
+  inline void context_destroyed() noexcept override;
   void let_go(const Cause& gone) noexcept;
 
   // With the mutex held.
-  std::shared_ptr<WorkerCore> make_worker(std::size_t slot);
-  std::vector<std::shared_ptr<WorkerCore>> cores() const;
+  std::shared_ptr<WorkerSession> make_worker(std::size_t slot);
+  std::vector<std::shared_ptr<WorkerSession>> sessions() const;
   void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, Supervisor::Death death,
-               std::vector<std::shared_ptr<Call>>& dropped);
-  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                            std::vector<std::shared_ptr<Call>>& dropped);
-  void start_timer(std::size_t at, Duration delay, void (PoolCore::*then)(std::size_t));
+               CallQueue& dropped);
+  void start_successor(std::size_t at, CallQueue& dropped);
+  std::size_t slot_count() const {
+    const auto held = lock();
+    return slots_.size();
+  }
+  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
+  void start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t));
   void emit(Event::Kind kind, std::optional<ExitStatus> exit);
 
   // Without.
   void start_again(std::size_t at);
   void has_lived(std::size_t at);
 
-  const unsigned epoch_ = Reaper::epoch();
+  const unsigned epoch_ = ReaperThread::epoch();
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   const std::shared_ptr<EventSink> events_;  // null without on_event
@@ -103,7 +109,8 @@ class PoolCore final : public Resident,
 
   std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
   std::vector<Slot> slots_;
-  bool failed_ = false;  // all slots are down
+  std::vector<std::shared_ptr<WorkerSession>> retired_;  // that have a successor in their slot, until they are over
+  bool failed_ = false;                                  // all slots are down
   bool starting_ = true;
   bool stopping_ = false;
   std::size_t ready_at_start_ = 0;

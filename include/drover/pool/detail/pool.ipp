@@ -10,34 +10,34 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::shared_ptr<PoolCore> PoolCore::create(const asio::any_io_executor& executor, PoolOptions options) {
+inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& executor, PoolOptions options) {
   check(options);
   auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
   auto events = EventSink::create(executor, options.worker.on_event.value());
-  std::shared_ptr<PoolCore> pool(new PoolCore(std::move(options), std::move(dispatcher), std::move(events)));
+  std::shared_ptr<PoolImpl> pool(new PoolImpl(std::move(options), std::move(dispatcher), std::move(events)));
   {
-    const auto& home = pool->dispatcher_->home();
-    const auto at_home = home->lock();
-    if (!home->down()) {
+    const auto& registry = pool->dispatcher_->registry();
+    const auto registry_lock = registry->lock();
+    if (!registry->closed()) {
       pool->executor_ = executor;
-      home->move_in(pool);
+      registry->add(pool);
     }
   }
   return pool;
 }
 
-inline std::shared_ptr<WorkerCore> PoolCore::make_worker(std::size_t slot) {
+inline std::shared_ptr<WorkerSession> PoolImpl::make_worker(std::size_t slot) {
   constexpr std::size_t events_per_replacement = 3;  // gave_up, restarting, recovered
   if (events_) event_reserve_.grow_to(events_per_replacement * options_.size);
-  auto core =
-      WorkerCore::create(*executor_, options_.worker, dispatcher_, events_, {.takes_calls = true, .solo = false});
-  core->supervise(weak_from_this(), slot);
-  return core;
+  auto session = WorkerSession::create(*executor_, options_.worker, dispatcher_, events_,
+                                       {.takes_calls = true, .owns_dispatcher = false});
+  session->supervise(weak_from_this(), slot);
+  return session;
 }
 
 // ---- start ----------------------------------------------------------------------------------------------------------
 
-inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, bool leaves) {
+inline asio::awaitable<void> PoolImpl::start(std::shared_ptr<PoolImpl> pool, bool leaves) {
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
   bool cancelled = false;
@@ -45,14 +45,14 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, boo
   const asio::any_io_executor here = co_await asio::this_coro::executor;
   try {
     for (std::size_t i = 0; i < pool->options_.size && !cancelled; ++i) {
-      std::shared_ptr<WorkerCore> core;
+      std::shared_ptr<WorkerSession> session;
       {
         const auto held = pool->lock();
         if (!pool->executor_) throw Error(Errc::not_running, "the io_context of this pool is gone");
-        core = pool->make_worker(i);
-        pool->slots_.push_back({core, nullptr, Supervisor(pool->options_.restart)});
+        session = pool->make_worker(i);
+        pool->slots_.push_back({session, nullptr, Supervisor(pool->options_.restart)});
       }
-      core->begin_start(pool->options_.start_timeout);
+      session->start(pool->options_.start_timeout);
       // A spawn takes up to a millisecond: let others have a turn in between.
       co_await asio::post(here, asio::use_awaitable);
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
@@ -84,38 +84,39 @@ inline asio::awaitable<void> PoolCore::start(std::shared_ptr<PoolCore> pool, boo
 
 // ---- supervision ----------------------------------------------------------------------------------------------------
 
-inline void PoolCore::worker_ready(WorkerCore& core) {
+inline void PoolImpl::worker_ready(WorkerSession& session) {
   if (starting_) {
     if (++ready_at_start_ == options_.size) start_settled_->set();
     return;
   }
-  Slot& slot = slots_[core.slot()];
+  Slot& slot = slots_[session.slot()];
   slot.down = false;
   if (!slot.supervisor.gave_up()) return;
   // Half open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
   if (options_.restart.within > Duration::zero())
-    start_timer(core.slot(), options_.restart.within, &PoolCore::has_lived);
+    start_timer(session.slot(), options_.restart.within, &PoolImpl::has_lived);
 }
 
-inline void PoolCore::worker_answered(WorkerCore& core) {
-  if (core.slot() >= slots_.size() || slots_[core.slot()].core.get() != &core) return;
-  if (slots_[core.slot()].supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
+inline void PoolImpl::worker_answered(WorkerSession& session) {
+  if (session.slot() >= slots_.size() || slots_[session.slot()].session.get() != &session) return;
+  if (slots_[session.slot()].supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
 }
 
-inline void PoolCore::has_lived(std::size_t at) {
+inline void PoolImpl::has_lived(std::size_t at) {
   const auto held = lock();
   Slot& slot = slots_[at];
   slot.timer.reset();
   if (!slot.down && slot.supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
 }
 
-inline void PoolCore::worker_ended(WorkerCore& core) {
-  const auto exit = core.exit_status();
-  const Supervisor::Death death{
-      .served = core.answered_a_call(), .graceful = core.ended_gracefully(), .asked_for = core.killed_for_a_call()};
-  auto cause = core.take_start_failure();
-  std::vector<std::shared_ptr<Call>> dropped;
+inline void PoolImpl::worker_exited(WorkerSession& session) {
+  const auto exit = session.exit_status();
+  const Supervisor::Death death{.served = session.answered_a_call(),
+                                .graceful = session.exited_gracefully(),
+                                .asked_for = session.lifecycle().exit_reason() == ExitReason::kill_after};
+  auto cause = session.take_start_failure();
+  CallQueue dropped;
   Cause refusal;
   {
     const auto held = lock();
@@ -128,14 +129,40 @@ inline void PoolCore::worker_ended(WorkerCore& core) {
       start_settled_->set();
       return;
     }
-    if (slots_[core.slot()].core.get() == &core) replace(core.slot(), cause, exit, death, dropped);
+    const Slot& slot = slots_[session.slot()];
+    if (slot.session.get() == &session && !slot.successor_due)
+      replace(session.slot(), cause, exit, death, dropped);
+    else if (!death.graceful && !death.asked_for)
+      ++crashes_;                                                                  // of one that was draining
+    if (slot.session.get() != &session) start_successor(session.slot(), dropped);  // it was the last one's turn
     refusal = dispatcher_->refusal();
   }
   Dispatcher::fail(std::move(dropped), refusal);
 }
 
-inline void PoolCore::replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                              Supervisor::Death death, std::vector<std::shared_ptr<Call>>& dropped) {
+/// A worker that drains keeps its calls, and its slot gets another worker at once. One such predecessor a slot: a
+/// worker that says that it drains, and does not, must not make the pool grow without bound.
+inline void PoolImpl::worker_leaving(WorkerSession& session) {
+  if (stopping_ || starting_ || slots_[session.slot()].session.get() != &session) return;
+  CallQueue dropped;
+  start_successor(session.slot(), dropped);
+}
+
+inline void PoolImpl::start_successor(std::size_t at, CallQueue& dropped) {
+  Slot& slot = slots_[at];
+  const auto drains = [](const WorkerSession& session) {
+    const WorkerLifecycle& life = session.lifecycle_under_lock();
+    return life.exit_reason() == ExitReason::drained && !life.has_exited();
+  };
+  if (slot.successor_due || slot.supervisor.gave_up() || !drains(*slot.session)) return;
+  for (const auto& retired : retired_)
+    if (retired->slot() == at && !retired->lifecycle_under_lock().has_exited()) return;
+  slot.successor_due = true;
+  replace(at, nullptr, std::nullopt, {.served = slot.session->answered_under_lock(), .graceful = true}, dropped);
+}
+
+inline void PoolImpl::replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                              Supervisor::Death death, CallQueue& dropped) {
   Slot& slot = slots_[at];
   if (!death.asked_for && !death.graceful) ++crashes_;
   const Supervisor::Decision decision = slot.supervisor.died(Clock::now(), death);
@@ -143,11 +170,11 @@ inline void PoolCore::replace(std::size_t at, const std::exception_ptr& cause, s
   slot.down = slot.supervisor.gave_up();
   if (slot.down) fail_if_all_are_down(cause, exit, dropped);
   emit(Event::Kind::restarting, exit);
-  start_timer(at, decision.delay, &PoolCore::start_again);
+  start_timer(at, decision.delay, &PoolImpl::start_again);
 }
 
-inline void PoolCore::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                                           std::vector<std::shared_ptr<Call>>& dropped) {
+inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                                           CallQueue& dropped) {
   if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.down; })) return;
   std::string why = "in every slot more than " + std::to_string(options_.restart.max_restarts) +
                     " workers ended within RestartPolicy::within and had answered no call; others are tried after "
@@ -160,14 +187,14 @@ inline void PoolCore::fail_if_all_are_down(const std::exception_ptr& cause, std:
   }
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
-  dropped = dispatcher_->drop_queue();
+  dropped.append(dispatcher_->drop_queue());
 }
 
 /// With the mutex held.
-inline void PoolCore::start_timer(std::size_t at, Duration delay, void (PoolCore::*then)(std::size_t)) {
-  const auto& home = dispatcher_->home();
-  const auto at_home = home->lock();
-  if (!executor_ || home->down()) return;
+inline void PoolImpl::start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t)) {
+  const auto& registry = dispatcher_->registry();
+  const auto registry_lock = registry->lock();
+  if (!executor_ || registry->closed()) return;
   slots_[at].timer = std::make_unique<asio::steady_timer>(
       *executor_, deadline_after(Clock::now(), delay).value_or(Clock::time_point::max()));
   slots_[at].timer->async_wait([weak = weak_from_this(), at, then](std::error_code ec) {
@@ -176,23 +203,32 @@ inline void PoolCore::start_timer(std::size_t at, Duration delay, void (PoolCore
   });
 }
 
-inline void PoolCore::start_again(std::size_t at) {
-  std::shared_ptr<WorkerCore> core, gone;
+inline void PoolImpl::start_again(std::size_t at) {
+  std::shared_ptr<WorkerSession> session;
+  std::vector<std::shared_ptr<WorkerSession>> over;
   {
     const auto held = lock();
     slots_[at].timer.reset();
     if (stopping_ || !executor_) return;
-    core = make_worker(at);
-    core->announce_start();  // here, so that a stop that comes now finds it started
-    gone = std::exchange(slots_[at].core, core);
+    retired_.reserve(retired_.size() + 1);
+    over.reserve(retired_.capacity());
+    session = make_worker(at);
+    session->begin_start();  // here, so that a stop that comes now finds it started
+    retired_.push_back(std::exchange(slots_[at].session, session));
+    slots_[at].successor_due = false;
+    std::erase_if(retired_, [&](const auto& retired) {
+      if (retired->lifecycle_under_lock().state() != WorkerSession::State::over) return false;
+      over.push_back(retired);
+      return true;
+    });
     ++restarts_;
   }
-  gone->abandon();
+  for (const auto& retired : over) retired->owner_destroyed();
   try {
-    core->begin_start(options_.start_timeout);
+    session->spawn(options_.start_timeout);
   } catch (...) {  // not even a process; as good as a death
     const auto cause = std::current_exception();
-    std::vector<std::shared_ptr<Call>> dropped;
+    CallQueue dropped;
     Cause refusal;
     {
       const auto held = lock();
@@ -206,95 +242,97 @@ inline void PoolCore::start_again(std::size_t at) {
 
 // ---- stop -----------------------------------------------------------------------------------------------------------
 
-inline std::vector<std::shared_ptr<WorkerCore>> PoolCore::cores() const {
-  std::vector<std::shared_ptr<WorkerCore>> all;
-  for (const Slot& slot : slots_) all.push_back(slot.core);
+inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::sessions() const {
+  std::vector<std::shared_ptr<WorkerSession>> all;
+  for (const Slot& slot : slots_) all.push_back(slot.session);
+  all.insert(all.end(), retired_.begin(), retired_.end());
   return all;
 }
 
-inline void PoolCore::begin_stop(Timeout grace) {
-  std::vector<std::shared_ptr<Call>> dropped;
-  std::vector<std::shared_ptr<WorkerCore>> all;
+inline void PoolImpl::begin_stop(Timeout grace) {
+  CallQueue dropped;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   Cause refusal;
   {
     const auto held = lock();
     if (!std::exchange(stopping_, true)) {
       dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); });
-      dropped = dispatcher_->drop_queue();
+      dropped.append(dispatcher_->drop_queue());
       dispatcher_->disarm();
       for (Slot& slot : slots_) slot.timer.reset();
     }
     refusal = dispatcher_->refusal();
-    all = cores();
+    all = sessions();
   }
   const auto now = Clock::now();
-  for (const auto& core : all) {
-    core->begin_stop(grace);
-    if (const auto cut = deadline_after(now, options_.shutdown_timeout)) core->cut_stop(*cut);
+  for (const auto& session : all) {
+    session->stop(grace);
+    if (const auto cut = deadline_after(now, options_.shutdown_timeout)) session->shorten_stop(*cut);
   }
   Dispatcher::fail(std::move(dropped), refusal);
 }
 
-inline void PoolCore::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
+inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
   const auto held = lock();
   if (stopping_ || failed_) return when_unawaited->set();
   dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
   dispatcher_->notify_when_unawaited(std::move(when_unawaited));
 }
 
-inline void PoolCore::on_signal(unsigned count) {
+inline void PoolImpl::on_signal(unsigned count) {
   if (count == 2) begin_stop(Duration::zero());
   if (count > 2) kill_now();
 }
 
-inline void PoolCore::kill_now() {
+inline void PoolImpl::kill_now() {
   begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerCore>> all;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = lock();
-    all = cores();
+    all = sessions();
   }
-  for (const auto& core : all) core->kill_now();
+  for (const auto& session : all) session->kill();
 }
 
-inline asio::awaitable<void> PoolCore::await_stop_for_certain(std::shared_ptr<PoolCore> pool) {
-  std::vector<std::shared_ptr<WorkerCore>> all;
+inline asio::awaitable<void> PoolImpl::await_stop_for_certain(std::shared_ptr<PoolImpl> pool) {
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = pool->lock();
-    all = pool->cores();
+    all = pool->sessions();
   }
-  return WorkerCore::await_ends_for_certain(std::move(all));
+  return await_ends_for_certain(std::move(all));
 }
 
-inline void PoolCore::abort_stop() {
+inline void PoolImpl::abort_stop() {
   begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerCore>> all;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = lock();
-    all = cores();
+    all = sessions();
   }
-  for (const auto& core : all) core->abort_stop();
+  for (const auto& session : all) session->abort_stop();
 }
 
-inline asio::awaitable<std::vector<StopReport>> PoolCore::await_stop(std::shared_ptr<PoolCore> pool, bool leaves,
+inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
                                                                      int cancellations) {
-  std::vector<std::shared_ptr<WorkerCore>> all;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = pool->lock();
-    all = pool->cores();
+    all = pool->sessions();
   }
-  co_await WorkerCore::await_ends(all, leaves, cancellations);
+  co_await await_ends(all, leaves, cancellations);
   std::vector<StopReport> reports;
-  for (const auto& core : all) reports.push_back(core->stop_report());
+  const std::size_t slots = pool->slot_count();
+  for (std::size_t i = 0; i < slots; ++i) reports.push_back(all[i]->stop_report());
   co_return reports;
 }
 
-inline void PoolCore::evict() noexcept {
+inline void PoolImpl::context_destroyed() noexcept {
   let_go([] { return std::make_exception_ptr(Error(Errc::connection_lost, "the io_context of the pool is gone")); });
 }
 
-inline void PoolCore::let_go(const Cause& gone) noexcept {
-  std::vector<std::shared_ptr<Call>> dropped;
+inline void PoolImpl::let_go(const Cause& gone) noexcept {
+  CallQueue dropped;
   {
     const auto held = lock();
     stopping_ = true;
@@ -303,62 +341,59 @@ inline void PoolCore::let_go(const Cause& gone) noexcept {
     for (Slot& slot : slots_) slot.timer.reset();
     executor_.reset();
     if (!dispatcher_->refusal()) dispatcher_->refuse(gone);
-    dropped = dispatcher_->drop_queue();
+    dropped.append(dispatcher_->drop_queue());
   }
   Dispatcher::fail(std::move(dropped), gone);
 }
 
-inline void PoolCore::abandon() noexcept {
+inline void PoolImpl::abandon() noexcept {
   if (events_) events_->close();
-  std::vector<std::shared_ptr<WorkerCore>> all;
   let_go(aborted);
-  {
-    const auto held = lock();
-    all = cores();
-  }
-  for (const auto& core : all) core->abandon();
+  // Nobody changes the slots any more. Without a copy of them, for which there may be no memory.
+  for (const Slot& slot : slots_) slot.session->owner_destroyed();
+  for (const auto& session : retired_) session->owner_destroyed();
   dispatcher_->close();
-  std::shared_ptr<Resident> self;
-  const auto& home = dispatcher_->home();
-  const auto at_home = home->lock();
-  self = home->move_out(*this);
+  std::shared_ptr<ContextBound> self;
+  const auto& registry = dispatcher_->registry();
+  const auto registry_lock = registry->lock();
+  self = registry->remove(*this);
 }
 
 // ---- what there is --------------------------------------------------------------------------------------------------
 
-inline std::vector<WorkerMetadata> PoolCore::workers() const {
-  std::vector<std::shared_ptr<WorkerCore>> all;
+inline std::vector<WorkerMetadata> PoolImpl::workers() const {
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = lock();
-    all = cores();
+    all = sessions();
   }
   std::vector<WorkerMetadata> found;
-  for (const auto& core : all)
-    if (core->phase() == WorkerCore::Phase::ready) found.push_back(*core->metadata());
+  for (const auto& session : all)
+    if (session->lifecycle().state() == WorkerSession::State::ready) found.push_back(*session->metadata());
   return found;
 }
 
-inline PoolStats PoolCore::stats() const {
+inline PoolStats PoolImpl::stats() const {
   PoolStats stats;
-  std::vector<std::shared_ptr<WorkerCore>> all;
+  std::vector<std::shared_ptr<WorkerSession>> all;
   {
     const auto held = lock();
-    all = cores();
+    all = sessions();
     stats.queued = dispatcher_->queued();
     stats.in_flight = dispatcher_->in_flight();
     stats.calls = dispatcher_->calls();
     stats.crashes = crashes_;
     stats.restarts = restarts_;
   }
-  for (const auto& core : all) {
-    const auto phase = core->phase();
-    if (phase == WorkerCore::Phase::starting || phase == WorkerCore::Phase::ready) ++stats.workers;
-    if (phase == WorkerCore::Phase::ready && !core->stop_begun()) ++stats.ready;
+  for (const auto& session : all) {
+    const WorkerLifecycle lifecycle = session->lifecycle();
+    if (lifecycle.state() != WorkerSession::State::created && !lifecycle.has_exited()) ++stats.workers;
+    if (lifecycle.state() == WorkerSession::State::ready) ++stats.ready;
   }
   return stats;
 }
 
-inline void PoolCore::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
+inline void PoolImpl::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
   if (!events_) return;
   auto event = event_reserve_.take();
   event.front().kind = kind;

@@ -58,16 +58,18 @@ class DecodeBudget {
   /// An element goes into a hash table.
   void allow_probes() noexcept { probes_ += probes_per_element; }
 
-  /// One element was looked at on the way.
-  void probe() {
-    if (probes_ == 0) [[unlikely]]
+  /// One element was looked at on the way, and so many bytes of its key compared.
+  void probe(std::size_t compared = 0) {
+    const std::uint64_t cost = 1 + compared / bytes_per_probe;
+    if (probes_ < cost) [[unlikely]]
       decode_failed("hash collisions: too many keys of an unordered container fall into the same buckets");
-    --probes_;
+    probes_ -= cost;
   }
 
  private:
   // Honest keys take one or two probes each. A poor hash function is allowed more, in a small container any.
   static constexpr std::uint64_t probes_per_element = 32;
+  static constexpr std::uint64_t bytes_per_probe = 256;
   static constexpr std::uint64_t spare_probes = std::uint64_t{1} << 20;
 
   [[noreturn, gnu::cold]] void too_large() const {

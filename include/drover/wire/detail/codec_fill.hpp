@@ -86,15 +86,25 @@ class ProbeCount {
     const std::size_t bucket = table_.bucket(key);
     const auto end = table_.end(bucket);
     for (auto at = table_.begin(bucket); at != end; ++at) {
-      if constexpr (!UniqueKeys<C>) {
+      if constexpr (UniqueKeys<C>) {
+        budget_.probe();
+      } else {
+        budget_.probe(compared(key_of(*at), key));
         if (table_.key_eq()(key_of(*at), key)) return;
       }
-      budget_.probe();
     }
   }
 
  private:
   static constexpr std::size_t unwatched = 64;  // so few can't take long
+
+  /// Bytes that a comparison may look at. Keys of different sizes are told apart at once.
+  static std::size_t compared(const typename C::key_type& a, const typename C::key_type& b) {
+    if constexpr (requires { a.size(); })
+      return a.size() == b.size() ? a.size() * sizeof(*std::begin(a)) : 0;
+    else
+      return sizeof a;
+  }
 
   static const typename C::key_type& key_of(const typename C::value_type& element) {
     if constexpr (MapLike<C>)

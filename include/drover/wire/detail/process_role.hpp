@@ -5,8 +5,12 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <utility>
 
+#include <drover/os/detail/lineage.hpp>
+#include <drover/os/detail/spawn_mark.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/wire/protocol.hpp>
 
@@ -31,13 +35,40 @@ struct Calling {
   std::string fault;  ///< else what is missing
 };
 
+/// A worker's descriptors 3 and 4 are the ends of socket pairs that one of this process's ancestors has made, and 5 is
+/// that one's pidfd, or its lock. No other program has such descriptors. They are still there where a wrapper has
+/// cleared the environment (`env -i`, `su -`).
+inline bool has_worker_descriptors() noexcept {
+  pid_t maker = 0;
+  for (const int fd : {3, 4}) {
+    int domain = 0, type = 0;
+    ucred peer{};
+    socklen_t size = sizeof domain;
+    if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0 || domain != AF_UNIX) return false;
+    size = sizeof type;
+    if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM) return false;
+    size = sizeof peer;
+    if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) return false;
+    if (maker != 0 && maker != peer.pid) return false;
+    maker = peer.pid;
+  }
+  return maker != ::getpid() && identity_of(5) && descends_from(::getpid(), maker);
+}
+
+/// Two signs of a worker that has lost its variable.
+inline bool is_marked_as_worker() noexcept { return has_spawn_mark() || has_worker_descriptors(); }
+
 /// A variable that is set but does not fit is a worker that something has come between: a wrapper that closes
 /// descriptors, say. Such a process must not take itself for the parent program, which starts workers.
 inline Calling calling_of_this_process() {
   Calling calling;
   const char* const text = std::getenv(environment_name);
-  if (text == nullptr) return calling;
-  calling.as_worker = true;
+  calling.as_worker = text != nullptr || is_marked_as_worker();
+  if (!calling.as_worker) return calling;
+  if (text == nullptr) {
+    calling.fault = "the variable is not set";
+    return calling;
+  }
   std::optional<WorkerEnvironment> environment = WorkerEnvironment::parse(text);
   if (!environment || environment->control.fd < 0 || environment->data.fd < 0) {
     calling.fault = "its value is malformed";
@@ -63,7 +94,8 @@ inline Calling calling_of_this_process() {
 /// not start workers: a main() that never serves would multiply without end.
 inline bool booting_as_worker() {
   const Role role = this_process.load();
-  return role == Role::unknown ? std::getenv(environment_name) != nullptr : role == Role::booting;
+  if (role != Role::unknown) return role == Role::booting;
+  return std::getenv(environment_name) != nullptr || is_marked_as_worker();
 }
 
 /// This process was started as a worker.

@@ -24,16 +24,16 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The work of a worker, all of it on the main thread: reads CALLs, runs their routines, writes RESULTs, until the
-/// control thread orders to drain and nothing is in flight any more.
+/// control thread flags to drain and nothing is in flight any more.
 ///
 /// Plain routines run in the middle of the reading, coroutines as the io_context has it. Results are gathered and leave
 /// before the loop waits, or before the next routine if they have waited for a while.
-class WorkerService {
+class CallLoop {
  public:
-  WorkerService(WorkerState& state, const RoutineTable& routines);
-  ~WorkerService();
-  WorkerService(const WorkerService&) = delete;
-  WorkerService& operator=(const WorkerService&) = delete;
+  CallLoop(WorkerState& state, const RoutineTable& routines);
+  ~CallLoop();
+  CallLoop(const CallLoop&) = delete;
+  CallLoop& operator=(const CallLoop&) = delete;
 
   /// Says HELLO. Throws std::system_error if the process is out of threads or descriptors.
   void begin();
@@ -58,7 +58,7 @@ class WorkerService {
   void say_hello();
 
   // Waiting. Each is a no-op if it is under way.
-  void watch_bell();
+  void watch_wakeup();
   void watch_data();
   void watch_writable();
   void go_on_later();
@@ -81,7 +81,7 @@ class WorkerService {
   void flush();
 
   // What the control thread says.
-  void hear();
+  void poll_flags();
   void cancel(std::uint64_t call);
   void cancel_all();
   void take_no_more();
@@ -106,7 +106,7 @@ class WorkerService {
   asio::io_context context_{1};
   Channel& data_;
   asio::posix::stream_descriptor data_watch_{context_};
-  asio::posix::stream_descriptor bell_watch_{context_};
+  asio::posix::stream_descriptor wakeup_watch_{context_};
   asio::steady_timer memory_timer_{context_};
 
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
@@ -119,7 +119,7 @@ class WorkerService {
   std::uint64_t current_ = 0;  // the call that is being accepted or run
   bool current_cancelled_ = false;
 
-  std::uint32_t orders_ = 0;  // those that have been heard
+  std::uint32_t flags_ = 0;  // those that have been heard
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
   std::uint64_t last_call_ = 0;  // of a STOP
   std::uint64_t begun_ = 0;      // the last call that has begun

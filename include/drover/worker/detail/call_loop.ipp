@@ -24,40 +24,40 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline WorkerService::WorkerService(WorkerState& state, const RoutineTable& routines)
+inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
     : state_(state),
       routines_(routines),
       limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
       data_(state.data) {
   data_watch_.assign(data_.fd());
-  bell_watch_.assign(state.main_bell.fd());
+  wakeup_watch_.assign(state.main_wakeup.fd());
 }
 
-inline WorkerService::~WorkerService() {
+inline CallLoop::~CallLoop() {
   try {
     data_watch_.release();  // the descriptors are the state's
-    bell_watch_.release();
+    wakeup_watch_.release();
   } catch (const std::exception&) {
   }
 }
 
-inline void WorkerService::begin() {
+inline void CallLoop::begin() {
   if (routines_.any_takes_stop_token()) start_notifier(state_);
   state_.phase.store(WorkerState::Phase::serving);
   say_hello();
   state_.greeted.store(true);
-  watch_bell();
+  watch_wakeup();
   watch_data();
 }
 
-inline void WorkerService::run() {
+inline void CallLoop::run() {
   while (!finished_) {  // a routine may have stopped the context
     context_.restart();
     context_.run();
   }
 }
 
-inline void WorkerService::say_hello() {
+inline void CallLoop::say_hello() {
   ByteBuffer body;
   Encoder encoder(body);
   encoder.put(Hello{library_version, routines_.names()});
@@ -72,7 +72,7 @@ inline void WorkerService::say_hello() {
       writer.consumed(
           send_with_credentials(state_.control.get(), {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
     } catch (const std::system_error& e) {
-      if (e.code() == std::errc::broken_pipe || e.code() == std::errc::connection_reset) return;  // seen elsewhere
+      if (e.code() == std::errc::broken_pipe || e.code() == std::errc::connection_reset) return connection_lost();
       if (e.code() == std::errc::no_buffer_space || e.code() == std::errc::not_enough_memory) {
         ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));
         continue;
@@ -86,18 +86,18 @@ inline void WorkerService::say_hello() {
 
 // Waiting -----------------------------------------------------------------------------------------
 
-inline void WorkerService::watch_bell() {
-  bell_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
+inline void CallLoop::watch_wakeup() {
+  wakeup_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
     if (ec == asio::error::operation_aborted) return;
-    if (ec) return connection_lost();  // without its orders it must not go on
-    state_.main_bell.take();
-    watch_bell();
-    hear();
+    if (ec) return connection_lost();  // without its flags it must not go on
+    state_.main_wakeup.consume();
+    watch_wakeup();
+    poll_flags();
     go_on();
   });
 }
 
-inline void WorkerService::watch_data() {
+inline void CallLoop::watch_data() {
   if (std::exchange(waiting_for_data_, true)) return;
   data_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
     if (ec == asio::error::operation_aborted) return;
@@ -107,7 +107,7 @@ inline void WorkerService::watch_data() {
   });
 }
 
-inline void WorkerService::watch_writable() {
+inline void CallLoop::watch_writable() {
   if (std::exchange(waiting_for_room_, true)) return;
   const auto on_room = [this](std::error_code ec) {
     if (ec == asio::error::operation_aborted) return;
@@ -122,7 +122,7 @@ inline void WorkerService::watch_writable() {
   data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, on_room);
 }
 
-inline void WorkerService::go_on_later() {
+inline void CallLoop::go_on_later() {
   if (std::exchange(going_on_later_, true)) return;
   asio::post(context_, [this] {
     going_on_later_ = false;
@@ -133,7 +133,7 @@ inline void WorkerService::go_on_later() {
 
 // What comes in -----------------------------------------------------------------------------------
 
-inline void WorkerService::on_readable() {
+inline void CallLoop::on_readable() {
   // After a lone frame there is rarely another one: waiting costs less than asking. Bounded, for the sake of
   // coroutines.
   for (int round = 0; round < 16 && !held_ && !all_read() && receive(); ++round)
@@ -142,7 +142,7 @@ inline void WorkerService::on_readable() {
 }
 
 /// True if something was received.
-inline bool WorkerService::receive() {
+inline bool CallLoop::receive() {
   try {
     const Channel::Received received = data_.receive();
     if (received == Channel::Received::closed) connection_lost();
@@ -154,14 +154,14 @@ inline bool WorkerService::receive() {
 }
 
 /// Returns how many.
-inline std::size_t WorkerService::take_frames() {
+inline std::size_t CallLoop::take_frames() {
   std::size_t count = 0;
   held_ = true;
   now_ = Clock::now();
   try {
     for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
       if (count == 1) began = now_;
-      hear();
+      poll_flags();
       if (takes_no_more_) break;
       if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       const auto frame = data_.next();
@@ -179,7 +179,7 @@ inline std::size_t WorkerService::take_frames() {
   return count;
 }
 
-inline void WorkerService::accept(const Frame& frame) {
+inline void CallLoop::accept(const Frame& frame) {
   const FrameHeader& call = frame.header;
   if (call.type != FrameType::call || call.id <= state_.last_read.load(std::memory_order_relaxed))
     throw Error(Errc::protocol_error, "unexpected frame on the data socket");
@@ -199,7 +199,7 @@ inline void WorkerService::accept(const Frame& frame) {
   }
 }
 
-inline void WorkerService::dispatch(const Frame& frame) {
+inline void CallLoop::dispatch(const Frame& frame) {
   const FrameHeader& call = frame.header;
   Decoder body(frame.body, spare_memory(limit_));
   std::string_view name;
@@ -215,11 +215,11 @@ inline void WorkerService::dispatch(const Frame& frame) {
   routine->is_coroutine() ? start_coroutine(frame, *routine) : run_plain(frame, *routine, name, body);
 }
 
-inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments) {
+inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments) {
   const FrameHeader call = frame.header;
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
-  hear();  // after that, so that between here and the notifier no cancellation is lost
+  poll_flags();  // after that, so that between here and the notifier no cancellation is lost
   if (is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.id);
     if (takes_no_more_) return forget_call();
@@ -234,7 +234,7 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
-  const ResultStatus status = conclude(scratch_, limit_, name, routine, cancelled, [&] {
+  const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     try {
       routine.run(arguments, stop, scratch_);
     } catch (...) {
@@ -243,13 +243,13 @@ inline void WorkerService::run_plain(const Frame& frame, Routine& routine, std::
     }
   });
   if (routine.takes_stop_token()) state_.sources.remove(call.id);
-  hear();
+  poll_flags();
   answer(call, status, scratch_);
   routine.quick_runs = now_ - began >= longest_wait ? 0 : std::min(routine.quick_runs + 1, trusted_after);
   ended(is_cancelled() && status != ResultStatus::ok);
 }
 
-inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine) {
+inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   auto owned = std::make_unique<CoroutineCall>();
   CoroutineCall& call = *owned;
   call.header = frame.header;
@@ -260,7 +260,7 @@ inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine)
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.header.id);
-  hear();
+  poll_flags();
   if (call.cancelled || is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.header.id);
     const auto taken = coroutines_.extract(call.header.id);
@@ -274,11 +274,11 @@ inline void WorkerService::start_coroutine(const Frame& frame, Routine& routine)
                  }));
 }
 
-inline void WorkerService::coroutine_ended(CoroutineCall& call, std::exception_ptr failure) {
+inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr failure) {
   auto owned = coroutines_.extract(call.header.id);
   if (call.routine->takes_stop_token()) state_.sources.remove(call.header.id);
-  hear();
-  const ResultStatus status = conclude(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {
+  poll_flags();
+  const ResultStatus status = run_and_encode(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {
     if (failure) std::rethrow_exception(failure);
   });
   answer(call.header, status, call.result);
@@ -289,7 +289,7 @@ inline void WorkerService::coroutine_ended(CoroutineCall& call, std::exception_p
 
 // What goes out -----------------------------------------------------------------------------------
 
-inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
+inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
   FrameHeader header;
   header.type = FrameType::result;
   header.status = static_cast<std::uint8_t>(status);
@@ -305,23 +305,22 @@ inline void WorkerService::answer(const FrameHeader& call, ResultStatus status, 
   if (data_.gathered_enough(header.core, call.core)) flush();
 }
 
-inline void WorkerService::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
+inline void CallLoop::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
   encode_texts(scratch_, limit_, {text});
   answer(call, status, scratch_);
   ended(cancelled);
 }
 
-inline void WorkerService::ended(bool cancelled) {
+inline void CallLoop::ended(bool cancelled) {
   if (draining_) add_one(cancelled ? state_.cancelled : state_.drained);
   state_.idle_since.store(now_.time_since_epoch().count(), std::memory_order_relaxed);
   add_one(state_.ended);
 }
 
-inline void WorkerService::flush() {
+inline void CallLoop::flush() {
   const std::error_code error = data_.flush();
   full_ = !error && data_.wants_write();
-  // EPIPE says nothing new: that ends with the reading. Anything else would leave callers without their answers.
-  if (error && error != std::errc::broken_pipe && error != std::errc::connection_reset) connection_lost();
+  if (error) connection_lost();  // callers would be left without their answers
 }
 
 }}}  // namespace drover::v1::detail

@@ -10,21 +10,21 @@ namespace drover { inline namespace v1 { namespace detail {
 
 // What the control thread says --------------------------------------------------------------------
 
-inline void WorkerService::hear() {
+inline void CallLoop::poll_flags() {
   while (const auto call = state_.cancelled_calls.pop()) cancel(*call);
-  const std::uint32_t orders = state_.orders.load(std::memory_order_acquire);
-  if ((orders & Order::stop) != 0) last_call_ = state_.last_call.load();
-  if (orders == orders_) return;
-  const std::uint32_t news = orders & ~std::exchange(orders_, orders);
-  if ((news & Order::parent_gone) != 0) parent_gone_ = true;
-  if ((news & Order::drain) != 0) {
+  const std::uint32_t flags = state_.flags.load(std::memory_order_acquire);
+  if ((flags & WorkerFlag::stop) != 0) last_call_ = state_.last_call.load();
+  if (flags == flags_) return;
+  const std::uint32_t news = flags & ~std::exchange(flags_, flags);
+  if ((news & WorkerFlag::parent_gone) != 0) parent_gone_ = true;
+  if ((news & WorkerFlag::drain) != 0) {
     draining_ = true;
-    if ((orders & Order::stop) == 0 && !parent_gone_) take_no_more();
+    if ((flags & WorkerFlag::stop) == 0 && !parent_gone_) take_no_more();
   }
-  if ((news & Order::cancel_calls) != 0) cancel_all();
+  if ((news & WorkerFlag::cancel_calls) != 0) cancel_all();
 }
 
-inline void WorkerService::cancel(std::uint64_t id) {
+inline void CallLoop::cancel(std::uint64_t id) {
   if (id > state_.last_read.load(std::memory_order_relaxed)) {
     early_cancels_.insert(id);  // it has overtaken its CALL
     return;
@@ -36,30 +36,30 @@ inline void WorkerService::cancel(std::uint64_t id) {
 }
 
 /// A signal asked for the end, not the parent: calls that have not begun are the parent's to send elsewhere.
-inline void WorkerService::take_no_more() {
+inline void CallLoop::take_no_more() {
   takes_no_more_ = true;
   if (!ControlReply(FrameType::draining, begun_).send_for_certain(state_.control.get())) connection_lost();
 }
 
 /// Of the call that was about to begin: the parent has it back.
-inline void WorkerService::forget_call() { state_.read.store(state_.read.load() - 1); }
+inline void CallLoop::forget_call() { state_.read.store(state_.read.load() - 1); }
 
-inline void WorkerService::cancel_all() {
+inline void CallLoop::cancel_all() {
   cancelling_ = true;
   std::vector<std::uint64_t> ids;
   for (const auto& [id, call] : coroutines_) ids.push_back(id);
   for (const std::uint64_t id : ids) cancel(id);
 }
 
-inline void WorkerService::connection_lost() {
+inline void CallLoop::connection_lost() {
   lost_ = true;
   state_.data_lost.store(true);
-  state_.control_bell.ring();
+  state_.control_wakeup.notify();
 }
 
 // After each step ---------------------------------------------------------------------------------
 
-inline void WorkerService::go_on() {
+inline void CallLoop::go_on() {
   over_.clear();
   if (data_.wants_write() && !full_) flush();
   if (full_ && !parent_gone_) watch_writable();
@@ -69,23 +69,23 @@ inline void WorkerService::go_on() {
 }
 
 /// No further CALL is for this worker.
-inline bool WorkerService::all_read() const noexcept {
+inline bool CallLoop::all_read() const noexcept {
   if (lost_ || parent_gone_ || takes_no_more_) return true;
   return draining_ && state_.last_read.load(std::memory_order_relaxed) >= last_call_;
 }
 
-inline bool WorkerService::done() const noexcept {
+inline bool CallLoop::done() const noexcept {
   if (!draining_ || !all_read() || !coroutines_.empty()) return false;
   return parent_gone_ || (!held_ && !data_.wants_write());
 }
 
-inline void WorkerService::finish() {
-  const std::uint32_t before = state_.orders.fetch_or(Order::finished);
-  if ((before & (Order::stop | Order::cut)) == Order::stop) {
+inline void CallLoop::finish() {
+  const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::finished);
+  if ((before & (WorkerFlag::stop | WorkerFlag::cut)) == WorkerFlag::stop) {
     stop_reply(state_, false).send_for_certain(state_.control.get());  // or else the parent sees the socket's end
   }
   // Otherwise the control thread has a bound for the rest already.
-  if ((before & Order::bounded) == 0) state_.control_bell.ring();
+  if ((before & WorkerFlag::bounded) == 0) state_.control_wakeup.notify();
   finished_ = true;
   context_.stop();
 }

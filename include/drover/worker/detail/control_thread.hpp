@@ -100,7 +100,7 @@ class ControlThread {
 
   explicit ControlThread(WorkerState& state) : state_(state), drain_(state.shutdown_grace) {
     reader_.prepare();  // allocates its buffer, for good
-    unsent_.reserve(256);
+    unsent_.reserve(2 * most_unsent);
   }
 
  private:
@@ -108,17 +108,19 @@ class ControlThread {
     for (;;) {
       wait();
       const Clock::time_point now = Clock::now();
-      hear_main();
-      hear_signals(now);
+      read_main_flags();
+      handle_signals(now);
       if (state_.parent_ended.load() || (parent_.revents != 0)) parent_lost(now);
-      if (socket_.revents != 0) hear_socket(now);
-      act();  // before anything is answered: who has the answer may rely on it
+      if (socket_.revents != 0) read_socket(now);
+      apply_drain();  // before anything is answered: who has the answer may rely on it
       send_replies();
     }
   }
 
   void wait() noexcept {
-    socket_.events = unsent_.empty() || short_of_memory_ ? POLLIN : POLLIN | POLLOUT;
+    // A parent that does not read its replies is not read from either, or they would pile up.
+    socket_.events = unsent_.size() < most_unsent ? POLLIN : 0;
+    if (!unsent_.empty() && !short_of_memory_) socket_.events |= POLLOUT;
     pollfd watched[] = {bell_, socket_, parent_};
     timespec timeout{};
     const timespec* bound = nullptr;
@@ -135,17 +137,17 @@ class ControlThread {
     if (ready <= 0)
       for (pollfd& fd : watched) fd.revents = 0;
     if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: not in a busy loop
-    if (watched[0].revents != 0) state_.control_bell.take();
+    if (watched[0].revents != 0) state_.control_wakeup.consume();
     socket_.revents = watched[1].revents;
     parent_.revents = watched[2].revents;
   }
 
-  void hear_main() {
-    if ((state_.orders.load() & Order::finished) != 0) drain_.finished(Clock::now());
+  void read_main_flags() {
+    if ((state_.flags.load() & WorkerFlag::finished) != 0) drain_.finished(Clock::now());
     if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
   }
 
-  void hear_signals(Clock::time_point now) {
+  void handle_signals(Clock::time_point now) {
     const bool drained_before = drain_.draining();
     for (unsigned n = state_.terminations.exchange(0); n != 0; --n) terminate(now);
     for (unsigned n = state_.interrupts.exchange(0); n != 0; --n) drain_.interrupt(now);
@@ -156,7 +158,7 @@ class ControlThread {
   /// SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for the end, or has died, a signal
   /// is meant for this process in any case.
   void terminate(Clock::time_point now) noexcept {
-    const bool ending = lost_ || (state_.orders.load() & Order::stop) != 0;
+    const bool ending = lost_ || (state_.flags.load() & WorkerFlag::stop) != 0;
     switch (ending ? OnTerminate::cancel : state_.environment.on_terminate) {
       case OnTerminate::cancel: return drain_.terminate(now);
       case OnTerminate::drain: return drain_.interrupt(now);
@@ -170,20 +172,20 @@ class ControlThread {
     if (lost_) return;
     lost_ = true;
     end_group_with_this_process();
-    if (state_.phase.load() == WorkerState::Phase::booting) leave();  // nothing has begun that could be finished
+    if (state_.phase.load() == WorkerState::Phase::booting) hard_exit();  // nothing has begun that could be finished
     drain_.parent_died(now);
-    state_.orders.fetch_or(Order::drain | Order::parent_gone);
-    state_.main_bell.ring();
+    state_.flags.fetch_or(WorkerFlag::drain | WorkerFlag::parent_gone);
+    state_.main_wakeup.notify();
   }
 
   /// As good as the parent's death, unless the work is done: then it only has no more to say.
   void socket_ended(Clock::time_point now) noexcept {
-    if (parent_.fd < 0 || (state_.orders.load() & Order::finished) == 0) return parent_lost(now);
+    if (parent_.fd < 0 || (state_.flags.load() & WorkerFlag::finished) == 0) return parent_lost(now);
     socket_.fd = -1;
     unsent_.clear();
   }
 
-  void hear_socket(Clock::time_point now) {
+  void read_socket(Clock::time_point now) {
     const std::span<std::byte> room = reader_.prepare();
     const ssize_t received = ::recv(socket_.fd, room.data(), room.size(), MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
@@ -194,13 +196,13 @@ class ControlThread {
     if (received <= 0) return socket_ended(now);
     reader_.commit(static_cast<std::size_t>(received));
     try {
-      while (const auto frame = reader_.next()) obey(*frame, now);
+      while (const auto frame = reader_.next()) handle_frame(*frame, now);
     } catch (const std::exception&) {  // nonsense; or no memory to obey with, and then nobody must wait for it
       parent_lost(now);
     }
   }
 
-  void obey(const Frame& frame, Clock::time_point now) {
+  void handle_frame(const Frame& frame, Clock::time_point now) {
     switch (frame.header.type) {
       case FrameType::stop:
         if (const auto body = decode_body<StopBody>(frame.body)) return stop(frame.header.id, *body, now);
@@ -215,18 +217,19 @@ class ControlThread {
   void stop(std::uint64_t last_call, const StopBody& body, Clock::time_point now) noexcept {
     drain_.stop(now, deadline_from(body.drain_until), deadline_from(body.end_by));
     if (last_call > state_.last_call.load()) state_.last_call.store(last_call);
-    const std::uint32_t before = state_.orders.fetch_or(Order::drain | Order::stop);
+    const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::drain | WorkerFlag::stop);
     // Whoever comes second of the end of the work and the first STOP answers it.
-    if ((before & (Order::stop | Order::finished)) == Order::finished) unsent_.push_back(stop_reply(state_, false));
+    if ((before & (WorkerFlag::stop | WorkerFlag::finished)) == WorkerFlag::finished)
+      unsent_.push_back(stop_reply(state_, false));
   }
 
   void cancel(std::uint64_t call) {
     // To the main thread first: it looks there once it has made the call known to the notifier.
     state_.cancelled_calls.push(call);
-    state_.main_bell.ring();
+    state_.main_wakeup.notify();
     if (!state_.has_notifier.load()) return;
     state_.cancelled_sources.push(call);
-    state_.notifier_bell.ring();
+    state_.notifier_bell.notify();
   }
 
   void report(std::uint64_t request, Clock::time_point now) {
@@ -252,27 +255,27 @@ class ControlThread {
   }
 
   /// Carries out what the drain decides.
-  void act() noexcept {
+  void apply_drain() noexcept {
     if (!drain_.draining()) return;
-    std::uint32_t orders = Order::drain;
-    if (drain_.bounded()) orders |= Order::bounded;
+    std::uint32_t flags = WorkerFlag::drain;
+    if (drain_.bounded()) flags |= WorkerFlag::bounded;
     for (;;) {
       const Drain::Action action = drain_.next(Clock::now());
-      if (action == Drain::Action::leave) leave();
+      if (action == Drain::Action::leave) hard_exit();
       if (action == Drain::Action::none) break;
-      orders |= Order::cancel_calls;
+      flags |= WorkerFlag::cancel_calls;
     }
-    const std::uint32_t before = state_.orders.fetch_or(orders);
-    if ((before & Order::finished) != 0) return;
-    if ((before | orders) != told_) state_.main_bell.ring();
-    told_ = before | orders;
-    if ((orders & Order::cancel_calls) != 0 && state_.has_notifier.load()) state_.notifier_bell.ring();
+    const std::uint32_t before = state_.flags.fetch_or(flags);
+    if ((before & WorkerFlag::finished) != 0) return;
+    if ((before | flags) != reported_flags_) state_.main_wakeup.notify();
+    reported_flags_ = before | flags;
+    if ((flags & WorkerFlag::cancel_calls) != 0 && state_.has_notifier.load()) state_.notifier_bell.notify();
   }
 
   /// The hard exit.
-  [[noreturn]] void leave() noexcept {
-    const std::uint32_t before = state_.orders.fetch_or(Order::cut);
-    if ((before & (Order::stop | Order::finished)) == Order::stop && socket_.fd >= 0) {
+  [[noreturn]] void hard_exit() noexcept {
+    const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::cut);
+    if ((before & (WorkerFlag::stop | WorkerFlag::finished)) == WorkerFlag::stop && socket_.fd >= 0) {
       const ControlReply reply = stop_reply(state_, true);
       for (int tries = 0; tries < 10 && reply.send(socket_.fd) == ControlReply::Sent::short_of_memory; ++tries)
         ::usleep(1000);
@@ -280,14 +283,16 @@ class ControlThread {
     for (;;) ::syscall(SYS_exit_group, exit_cut_off);  // not _exit(): sanitizers make something else of it
   }
 
+  static constexpr std::size_t most_unsent = 256;
+
   WorkerState& state_;
   Drain drain_;
   FrameReader reader_{64};  // nothing larger comes on this socket
   std::vector<ControlReply> unsent_;
-  std::uint32_t told_ = 0;
+  std::uint32_t reported_flags_ = 0;
   bool lost_ = false;
   bool short_of_memory_ = false;
-  pollfd bell_{state_.control_bell.fd(), POLLIN, 0};
+  pollfd bell_{state_.control_wakeup.fd(), POLLIN, 0};
   pollfd socket_{state_.control.get(), POLLIN, 0};
   pollfd parent_{state_.parent.get(), POLLIN, 0};
 };

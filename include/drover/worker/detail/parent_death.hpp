@@ -24,7 +24,7 @@ inline void watch_lock(WorkerState& state) {
   std::thread([&state] {
     if (!wait_for_life_lock(state.lock.get())) return;  // the end of the control socket is still watched
     state.parent_ended.store(true);
-    state.control_bell.ring();
+    state.control_wakeup.notify();
   }).detach();
 }
 

@@ -64,8 +64,8 @@ inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::st
 /// Runs `step`, which leaves a result in `body`; turns what goes wrong into an answer as well, even with no memory
 /// left.
 template <class Step>
-ResultStatus conclude(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
-                      const bool& cancelled, Step step) {
+ResultStatus run_and_encode(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
+                            const bool& cancelled, Step step) {
   try {
     try {
       step();

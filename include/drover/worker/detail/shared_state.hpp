@@ -19,23 +19,23 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// Wakes one thread. Any thread and any signal handler may ring; nothing is allocated or locked.
-class Bell {
+class WakeupFd {
  public:
   /// A blocking one is for a thread that has nothing else to wait for.
-  explicit Bell(int flags) : fd_(above_stdio(UniqueFd(::eventfd(0, EFD_CLOEXEC | flags)))) {
+  explicit WakeupFd(int flags) : fd_(above_stdio(UniqueFd(::eventfd(0, EFD_CLOEXEC | flags)))) {
     if (!fd_) throw_errno("cannot make an eventfd");
   }
 
   int fd() const noexcept { return fd_.get(); }
 
-  void ring() const noexcept {
+  void notify() const noexcept {
     const std::uint64_t one = 1;
     while (::write(fd_.get(), &one, sizeof one) < 0 && errno == EINTR) {
     }
   }
 
-  /// Takes all that has been rung; a blocking bell waits for the next ring if there is none.
-  void take() const noexcept {
+  /// Takes all that has been step; a blocking bell waits for the next ring if there is none.
+  void consume() const noexcept {
     std::uint64_t count = 0;
     while (::read(fd_.get(), &count, sizeof count) < 0 && errno == EINTR) {
     }
@@ -46,7 +46,7 @@ class Bell {
 };
 
 /// What the control thread has told the main thread to do; only ever grows.
-struct Order {
+struct WorkerFlag {
   enum : std::uint32_t {
     drain = 1,         // finish what is in flight, then leave
     stop = 2,          // by a STOP frame: last_call says what is in flight, and an answer is wanted
@@ -79,12 +79,12 @@ struct WorkerState {
   const UniqueFd lock;
   const pid_t pid = ::getpid();
 
-  Bell control_bell{EFD_NONBLOCK};
-  Bell main_bell{EFD_NONBLOCK};
-  Bell notifier_bell{0};
+  WakeupFd control_wakeup{EFD_NONBLOCK};
+  WakeupFd main_wakeup{EFD_NONBLOCK};
+  WakeupFd notifier_bell{0};
 
   std::atomic<Phase> phase{Phase::booting};
-  std::atomic<std::uint32_t> orders{0};
+  std::atomic<std::uint32_t> flags{0};
 
   // To the control thread.
   std::atomic<unsigned> terminations{0};  // SIGTERM and SIGHUP, counted by their handler

@@ -23,7 +23,7 @@ inline void on_worker_signal(int signo) noexcept {
     ::raise(signo);  // blocked until this handler returns
   } else {
     (signo == SIGINT ? state->interrupts : state->terminations).fetch_add(1);
-    state->control_bell.ring();
+    state->control_wakeup.notify();
   }
   errno = saved;
 }

@@ -16,12 +16,12 @@ inline void start_notifier(WorkerState& state) {
   std::thread([&state, usual] {
     sigset_t all_blocked;
     for (bool all = false;;) {
-      state.notifier_bell.take();
+      state.notifier_bell.consume();
       // What a callback spawns gets the mask that it would get from a routine.
       ::pthread_sigmask(SIG_SETMASK, &usual, &all_blocked);
       while (const auto call = state.cancelled_sources.pop()) state.sources.stop(*call);
       // Those that are added later see the order themselves.
-      if (!all && (state.orders.load() & Order::cancel_calls) != 0) {
+      if (!all && (state.flags.load() & WorkerFlag::cancel_calls) != 0) {
         all = true;
         state.sources.stop_all();
       }

@@ -178,6 +178,8 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
                               RoutineName routine, A&&... arguments) {
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of call<R>() has to be default-constructible: asio::awaitable needs it");
+  static_assert(!(std::is_same_v<std::remove_cvref_t<A>, CallOptions> || ...),
+                "CallOptions come before the routine's name: call(options, name, arguments...)");
   if constexpr (!std::is_void_v<R>)
     static_assert(
         !refers_to_message<R>,

@@ -25,11 +25,20 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
-class Lane;
+class DataLink;
 
 /// Makes the exception of a failure, anew for each caller: they may be on different threads, and ThreadSanitizer
 /// doesn't see the count of owners that libstdc++ keeps in an exception.
 using Cause = std::function<std::exception_ptr()>;
+
+/// Without the memory for it, std::bad_alloc.
+inline std::exception_ptr failure_of(const Cause& cause) noexcept {
+  try {
+    return cause();
+  } catch (...) {
+    return std::current_exception();
+  }
+}
 
 std::exception_ptr aborted();
 /// What each operation on a worker or a pool fails with in a forked copy of the program.
@@ -68,12 +77,12 @@ class Emplacement {
 /// One call, from call() until its routine has ended. The fields in the first group are guarded by the dispatcher's
 /// mutex. Who awaits it (the receiver) is a resident of the awaiting coroutine's context: whoever moves it out of that
 /// home may resume it. Calls are reused, with the memory they have grown.
-class Call final : public Resident, public std::enable_shared_from_this<Call> {
+class Call final : public ContextBound, public std::enable_shared_from_this<Call> {
  public:
   CallState state = CallState::queued;
   DeadlineHook deadline;  // of the call while the caller waits; then of kill_after
   Timeout kill_after;
-  Lane* lane = nullptr;  // while it has a place in a worker
+  DataLink* link = nullptr;  // while it has a place in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
   FrameBody request;           // routine and arguments, until it has ended: it may have to be sent once more
@@ -109,7 +118,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
 
   /// Is the awaiting coroutine's executor the dispatcher's own?
   bool same_executor = false;
-  std::shared_ptr<Home> home;  // of the awaiting coroutine's context
+  std::shared_ptr<ContextRegistry> registry;  // of the awaiting coroutine's context
 
   /// True for the one that may resume (or drop) the receiver from now on.
   bool claim_receiver();
@@ -134,7 +143,7 @@ class Call final : public Resident, public std::enable_shared_from_this<Call> {
   ~Call() { destroy_receiver(); }
 
  private:
-  DROVER_INLINE void evict() noexcept override;
+  DROVER_INLINE void context_destroyed() noexcept override;
 
   Receiver* receiver_ = nullptr;
   std::exception_ptr failure_;

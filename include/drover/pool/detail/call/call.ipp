@@ -59,7 +59,7 @@ class Resumption {
   Resumption(Resumption&&) noexcept = default;
   Resumption& operator=(Resumption&&) = delete;
   ~Resumption() {
-    if (call_ && !Home::Posting::postpone(call_, let_go)) let_go(call_.get());
+    if (call_ && !ContextRegistry::PostScope::postpone(call_, let_go)) let_go(call_.get());
   }
 
   void operator()() { Call::resume_with_kept_outcome(std::move(call_)); }
@@ -82,16 +82,16 @@ DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
 }
 
 DROVER_INLINE bool Call::claim_receiver() {
-  std::shared_ptr<Resident> self;
-  const auto held = home->lock();
-  return !home->down() && (self = home->move_out(*this)) != nullptr;
+  std::shared_ptr<ContextBound> self;
+  const auto held = registry->lock();
+  return !registry->closed() && (self = registry->remove(*this)) != nullptr;
 }
 
 DROVER_INLINE void Call::post_receiver() {
-  const std::shared_ptr<Home> at = home;
-  const Home::Posting posting(*at);
-  if (at->down()) return;
-  if (const auto self = home->move_out(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
+  const std::shared_ptr<ContextRegistry> at = registry;
+  const ContextRegistry::PostScope posting(*at);
+  if (at->closed()) return;
+  if (const auto self = registry->remove(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
 }
 
 DROVER_INLINE void Call::resume_with_kept_outcome(std::shared_ptr<Call> call) {
@@ -121,18 +121,18 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   if (body_.capacity() > most_kept) body_ = ByteBuffer();
   state = CallState::queued;
   kill_after.reset();
-  lane = nullptr;
+  link = nullptr;
   slot = 0;
   id = 0;
   request.clear();
   has_outcome = false;
   failure_ = nullptr;
   body_.clear();
-  home.reset();
+  registry.reset();
   same_executor = false;
 }
 
-DROVER_INLINE void Call::evict() noexcept {
+DROVER_INLINE void Call::context_destroyed() noexcept {
   // The caller's context is going: nobody waits any more.
   const auto owner = dispatcher.lock();
   Receiver* receiver = nullptr;

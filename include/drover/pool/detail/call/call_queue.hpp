@@ -12,8 +12,8 @@ namespace drover { inline namespace v1 { namespace detail {
 class CallQueue {
  public:
   CallQueue() = default;
-  CallQueue(const CallQueue&) = delete;
-  CallQueue& operator=(const CallQueue&) = delete;
+  CallQueue(CallQueue&& other) noexcept { swap(other); }
+  CallQueue& operator=(CallQueue&&) = delete;
   ~CallQueue() {
     while (first_) pop();  // one by one: a long chain of owners would be destroyed recursively
   }
@@ -53,6 +53,10 @@ class CallQueue {
     std::swap(first_, other.first_);
     std::swap(last_, other.last_);
     std::swap(size_, other.size_);
+  }
+
+  void append(CallQueue other) noexcept {
+    while (!other.empty()) push(other.pop());
   }
 
   std::shared_ptr<Call> pop() noexcept { return remove(*first_); }

@@ -28,17 +28,17 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// Hands calls out to workers: the queue of those that wait, the deadlines of all, and the rule that each call ends
-/// exactly once. A LocalWorker has one with one lane, a pool one with a lane for each worker. One mutex guards it, its
-/// lanes and the workers behind them; user code never runs under it.
-class Dispatcher final : public Resident, public std::enable_shared_from_this<Dispatcher> {
+/// exactly once. A LocalWorker has one with one link, a pool one with a lane for each worker. One mutex guards it, its
+/// links and the workers behind them; user code never runs under it.
+class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
                                             std::optional<std::size_t> max_queued) {
     std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued));
-    const auto held = made->home_->lock();
-    if (!made->home_->down()) {
+    const auto held = made->registry_->lock();
+    if (!made->registry_->closed()) {
       made->io_.emplace(executor);
-      made->home_->move_in(made);
+      made->registry_->add(made);
     }
     return made;
   }
@@ -48,8 +48,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     return foreign() ? std::unique_lock(mutex_, std::defer_lock) : std::unique_lock(mutex_);
   }
   /// In a forked copy of the program: nothing is sent to workers that are not its own.
-  bool foreign() const noexcept { return epoch_ != Reaper::epoch(); }
-  const std::shared_ptr<Home>& home() const noexcept { return home_; }
+  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
   // ---- the caller's side; without the mutex ----
 
@@ -89,16 +89,16 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
 
   /// The owner is gone.
   void close() noexcept {
-    evict();
-    std::shared_ptr<Resident> self;
-    const auto held = home_->lock();
-    self = home_->move_out(*this);
+    context_destroyed();
+    std::shared_ptr<ContextBound> self;
+    const auto held = registry_->lock();
+    self = registry_->remove(*this);
   }
 
   // ---- the workers' side; with the mutex held, unless noted ----
 
-  void add_lane(Lane& lane) { lanes_.push_back(&lane); }
-  void remove_lane(Lane& lane) noexcept { std::erase(lanes_, &lane); }
+  void add_link(DataLink& link) { links_.push_back(&link); }
+  void remove_link(DataLink& link) noexcept { std::erase(links_, &link); }
 
   /// Hands waiting calls to free places.
   void pump();
@@ -115,8 +115,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     look_if_unawaited();
   }
 
-  /// Takes all waiting calls out, to be ended with finish() once the mutex is free.
-  std::vector<std::shared_ptr<Call>> drop_queue();
+  /// Takes all waiting calls out, to be ended with fail() once the mutex is free.
+  CallQueue drop_queue() noexcept;
 
   /// While it is open, frames for a worker that has something to do are gathered; the mutex is held all the time.
   class Batch {
@@ -139,7 +139,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
 
   /// The lane's worker ends by itself, and has begun no call after this one: those wait for another worker again,
   /// before all others. If new calls are refused they end with that. Dispatcher::deliver() has to follow.
-  void take_back(Lane& lane, std::uint64_t last_begun);
+  void take_back(DataLink& link, std::uint64_t last_begun);
   /// The call's RESULT is there, and has just been given out by this reader. Its caller is told by deliver().
   void answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
@@ -151,7 +151,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   std::size_t queued() const noexcept { return queue_.size(); }
   std::size_t in_flight() const noexcept {
     std::size_t count = 0;
-    for (const Lane* lane : lanes_) count += lane->in_flight();
+    for (const DataLink* link : links_) count += link->slots().in_flight();
     return count;
   }
   std::uint64_t calls() const noexcept { return calls_; }
@@ -160,8 +160,8 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   /// Without the mutex: tells the caller of a call that has ended, by a post.
   static void finish(std::shared_ptr<Call> call, std::exception_ptr failure);
   /// The same for calls that have failed here.
-  static void fail(std::vector<std::shared_ptr<Call>> calls, const Cause& cause) {
-    for (auto& call : calls) finish(std::move(call), cause());
+  static void fail(CallQueue calls, const Cause& cause) {
+    while (!calls.empty()) finish(calls.pop(), failure_of(cause));
   }
 
   /// Nothing is left to be timed: lets the timer go, so that it does not keep the context busy.
@@ -177,7 +177,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   static constexpr std::size_t max_spare_bytes = 64 * 1024;
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued)
-      : home_(Home::of(asio::query(executor, asio::execution::context))),
+      : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
         tags_(worker.tags.value()),
         max_message_size_(worker.max_message_size),
         max_queued_(max_queued) {}
@@ -194,20 +194,20 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
     if (when_unawaited_ && queue_.empty() && !has_running()) std::exchange(when_unawaited_, nullptr)->set();
   }
   bool has_running() const noexcept;
-  void send(std::shared_ptr<Call> call, Lane& lane);
+  void send(std::shared_ptr<Call> call, DataLink& link);
   void resume_later(const std::shared_ptr<Call>& call);
   bool step_to_end(Call& call, CallEvent event);
   void flush_gathered();
   void stand_by();
   std::optional<std::exception_ptr> refusal_of(const Call& call, const CallOptions& options) const;
-  Lane* choose();
+  DataLink* choose();
   void time(Call& call, Clock::time_point at);
   void arm();
   void on_timer();
-  void evict() noexcept override;
+  void context_destroyed() noexcept override;
 
-  const unsigned epoch_ = Reaper::epoch();
-  const std::shared_ptr<Home> home_;
+  const unsigned epoch_ = ReaperThread::epoch();
+  const std::shared_ptr<ContextRegistry> registry_;
   const std::set<std::string> tags_;
   const std::size_t max_message_size_;
   const std::optional<std::size_t> max_queued_;
@@ -224,7 +224,7 @@ class Dispatcher final : public Resident, public std::enable_shared_from_this<Di
   bool gathered_ = false;  // some lane is dirty
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
-  std::vector<Lane*> lanes_;
+  std::vector<DataLink*> links_;
   std::vector<Load> loads_;  // kept for its memory
   std::size_t turn_ = 0;
   std::vector<std::shared_ptr<Call>> spare_;

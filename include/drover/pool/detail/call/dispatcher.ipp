@@ -31,32 +31,32 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
   return std::nullopt;
 }
 
-inline Lane* Dispatcher::choose() {
+inline DataLink* Dispatcher::choose() {
   loads_.clear();
-  for (const Lane* lane : lanes_) loads_.push_back(lane->load());
+  for (const DataLink* link : links_) loads_.push_back(link->load());
   const auto at = least_loaded(loads_, turn_);
   if (!at) return nullptr;
   turn_ = *at + 1;
-  return lanes_[*at];
+  return links_[*at];
 }
 
-inline void Dispatcher::send(std::shared_ptr<Call> call, Lane& lane) {
-  const bool idle = lane.in_flight() == 0 && !lane.shares_core();
+inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
+  const bool idle = link.slots().in_flight() == 0 && !link.shares_core();
   call->state = step(call->state, CallEvent::sent).next;
-  lane.send(std::move(call));
+  link.send(std::move(call));
   // A worker that has something to do gets what follows in few system calls, as long as others are sure to be
   // resumed: after the last of them all is flushed. An idle one does not wait, unless it has to wait for this core.
   const bool gathers = batch_ || (delivering == this && !ready_.empty());
-  if (!gathers || idle || lane.gathered_enough())
-    lane.flush();
+  if (!gathers || idle || link.gathered_enough())
+    link.flush();
   else
-    lane.dirty = gathered_ = true;
+    link.dirty = gathered_ = true;
 }
 
 inline void Dispatcher::flush_gathered() {
   if (!std::exchange(gathered_, false) || foreign()) return;
-  for (Lane* lane : lanes_)
-    if (std::exchange(lane->dirty, false)) lane->flush();
+  for (DataLink* link : links_)
+    if (std::exchange(link->dirty, false)) link->flush();
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
@@ -65,9 +65,9 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   ++calls_;
   call->kill_after = options.kill_after;
   auto refusal = refusal_of(*call, options);
-  Lane* lane = nullptr;
-  if (!refusal && queue_.empty()) lane = choose();
-  if (!refusal && lane == nullptr && max_queued_ && queue_.size() >= *max_queued_)
+  DataLink* link = nullptr;
+  if (!refusal && queue_.empty()) link = choose();
+  if (!refusal && link == nullptr && max_queued_ && queue_.size() >= *max_queued_)
     refusal = std::make_exception_ptr(
         Error(Errc::overloaded,
               std::to_string(queue_.size()) + " calls wait already, as many as PoolOptions::max_queued allows"));
@@ -78,8 +78,8 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   }
   try {
     if (deadline) time(*call, *deadline);
-    if (lane != nullptr)
-      send(call, *lane);
+    if (link != nullptr)
+      send(call, *link);
     else
       queue_.push(call);
   } catch (...) {  // out of memory
@@ -91,24 +91,32 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 inline void Dispatcher::pump() {
   if (foreign()) return;
   while (!queue_.empty()) {
-    Lane* const lane = choose();
-    if (lane == nullptr) return;
-    send(queue_.pop(), *lane);
+    DataLink* const link = choose();
+    if (link == nullptr) return;
+    auto call = queue_.pop();
+    try {
+      send(call, *link);
+    } catch (...) {  // out of memory
+      call->keep({std::current_exception(), {}, {}});
+      call->state = CallState::ended;
+      deadlines_.remove(*call);
+      resume_later(call);
+    }
   }
   look_if_unawaited();
 }
 
 inline bool Dispatcher::has_running() const noexcept {
-  return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane* lane) { return lane->has_running(); });
+  return std::any_of(links_.begin(), links_.end(), [](const DataLink* link) { return link->slots().has_running(); });
 }
 
-inline std::vector<std::shared_ptr<Call>> Dispatcher::drop_queue() {
-  std::vector<std::shared_ptr<Call>> dropped;
+inline CallQueue Dispatcher::drop_queue() noexcept {
+  CallQueue dropped;
   while (!queue_.empty()) {
-    dropped.push_back(queue_.pop());
-    Call& call = *dropped.back();
-    call.state = step(call.state, CallEvent::refused).next;
-    deadlines_.remove(call);
+    auto call = queue_.pop();
+    call->state = step(call->state, CallEvent::refused).next;
+    deadlines_.remove(*call);
+    dropped.push(std::move(call));
   }
   look_if_unawaited();
   return dropped;
@@ -121,7 +129,7 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.gives_place_back) {
-    call.lane->give_back(call);
+    call.link->release_slot(call);
     pump();
   }
   look_if_unawaited();
@@ -139,14 +147,14 @@ inline void Dispatcher::resume_later(const std::shared_ptr<Call>& call) {
   if (call->receiver() != nullptr) (call->same_executor ? ready_ : elsewhere_).push(call);
 }
 
-inline void Dispatcher::take_back(Lane& lane, std::uint64_t last_begun) {
-  auto calls = lane.calls();
+inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
+  auto calls = link.slots().all();
   std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
   for (const auto& call : calls) {
     const CallStep todo = step(call->state, CallEvent::returned);
     call->state = todo.next;
-    if (todo.gives_place_back) lane.give_back(*call);
+    if (todo.gives_place_back) link.release_slot(*call);
     if (!todo.enters_queue) {
       deadlines_.remove(*call);
     } else if (refusal_ && !keeps_queue_) {
@@ -199,8 +207,8 @@ inline bool Dispatcher::deliver(bool inside) {
 /// With the mutex held.
 inline void Dispatcher::stand_by() {
   if (standing_by_) return;
-  const auto at_home = home_->lock();
-  if (!io_ || home_->down()) return;
+  const auto registry_lock = registry_->lock();
+  if (!io_ || registry_->closed()) return;
   asio::post(io_->executor, [self = shared_from_this()] {
     {
       const auto held = self->lock();
@@ -239,7 +247,7 @@ inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
   if (todo.leaves_queue) queue_.remove(call);
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
-    call.lane->owner().send_cancel(call.id);
+    call.link->worker().send_cancel(call.id);
     if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
       time(call, *kill_at);
   }
@@ -249,16 +257,16 @@ inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
 
 inline bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
                                Emplacement& emplacement) {
-  auto home = Home::of(asio::query(executor, asio::execution::context));
+  auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
   bool ended = false;
   {
     const auto held = lock();
-    const auto at_home = home->lock();
-    if (home->down()) return false;
-    call->home = home;
+    const auto registry_lock = registry->lock();
+    if (registry->closed()) return false;
+    call->registry = registry;
     call->same_executor = io_ && io_->executor == executor;
     emplacement.emplace(*call);
-    home->move_in(call);
+    registry->add(call);
     ended = call->has_outcome;
   }
   if (ended) call->post_receiver();
@@ -271,8 +279,8 @@ inline void Dispatcher::time(Call& call, Clock::time_point at) {
 }
 
 inline void Dispatcher::arm() {
-  const auto at_home = home_->lock();
-  if (!io_ || home_->down() || deadlines_.empty()) return;
+  const auto registry_lock = registry_->lock();
+  if (!io_ || registry_->closed() || deadlines_.empty()) return;
   armed_at_ = deadlines_.next();
   io_->timer.expires_at(*armed_at_);
   io_->timer.async_wait([self = weak_from_this()](std::error_code ec) {
@@ -288,21 +296,21 @@ inline void Dispatcher::on_timer() {
     armed_at_.reset();
     const auto now = Clock::now();
     // The answers may be here already, when it was this process that slept.
-    for (Lane* lane : lanes_) {
+    for (DataLink* link : links_) {
       const auto late = [&](const auto& call) { return call->deadline.queued() && call->deadline.at <= now; };
-      const auto calls = lane->calls();
-      if (std::any_of(calls.begin(), calls.end(), late)) lane->owner().read_results();
+      const auto calls = link->slots().all();
+      if (std::any_of(calls.begin(), calls.end(), late)) link->worker().read_results(16);
     }
     while (!deadlines_.empty() && deadlines_.first().deadline.at <= now) {
       Call& call = deadlines_.first();
       deadlines_.remove(call);
       if (call.state == CallState::abandoned) {  // kill_after is over
-        call.lane->owner().kill_worker();
+        call.link->worker().kill_worker();
         continue;
       }
       auto keep_alive = call.shared_from_this();
       std::string text = "the call of '" + call.routine() + "' did not end in time; it ";
-      text += call.lane != nullptr ? "ran in " + call.lane->owner().describe() : "waited for a free worker";
+      text += call.link != nullptr ? "ran in " + call.link->worker().describe() : "waited for a free worker";
       if (step_to_end(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
     arm();
@@ -316,7 +324,7 @@ inline void Dispatcher::on_timer() {
   deliver(true);
 }
 
-inline void Dispatcher::evict() noexcept {
+inline void Dispatcher::context_destroyed() noexcept {
   CallQueue answered, others;
   {
     const auto held = lock();

@@ -1,155 +1,202 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
-#include <vector>
+
+#include <asio/any_io_executor.hpp>
 
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
+#include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/worker/call_slots.hpp>
+#include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/channel.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// One worker as calls see it: its places for calls in flight and its data socket. Under the dispatcher's mutex.
-class Lane {
+/// One worker as the dispatcher sees it: its slots for calls, and its data socket, on which CALL goes out and RESULT
+/// comes in. When frames are flushed is decided here and in Dispatcher::send(). Guarded by the dispatcher's mutex.
+class DataLink {
  public:
   /// The worker behind it. Called with the dispatcher's mutex held.
-  class Owner {
+  class Listener {
    public:
     /// For texts: "worker 'name' (pid)".
     virtual std::string describe() const = 0;
     virtual void send_cancel(std::uint64_t call) = 0;
     virtual void kill_worker() = 0;
-    /// The data socket did not take everything; flush again when it is writable.
-    virtual void await_writable() = 0;
-    /// The kernel is short of memory; flush again after a while.
-    virtual void await_memory() = 0;
-    /// Nothing more can be written to the data socket.
-    virtual void write_failed(std::error_code error) = 0;
-    /// Reads what is in the data socket; Dispatcher::deliver() has to follow.
-    virtual void read_results() = 0;
+    /// Reads results by DataLink::read(). Dispatcher::deliver() has to follow.
+    virtual void read_results(int times) = 0;
+    /// The RESULT of a call in flight. Throws Error if it makes no sense.
+    virtual void result(const std::shared_ptr<Call>& call, const Frame& frame) = 0;
+    /// The worker has closed the socket.
+    virtual void data_closed() = 0;
+    /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
+    virtual void data_broken() = 0;
 
    protected:
-    ~Owner() = default;
+    ~Listener() = default;
   };
 
-  Lane(Owner& owner, std::size_t capacity) : owner_(owner), capacity_(capacity) {}
+  DataLink(LinkOwner& owner, Listener& listener, std::size_t capacity) noexcept
+      : owner_(owner), listener_(listener), slots_(capacity) {}
 
-  Owner& owner() const noexcept { return owner_; }
+  Listener& worker() const noexcept { return listener_; }
   Load load() const noexcept {
-    return {.ready = open_ && data_.has_value(), .in_flight = in_flight_, .capacity = capacity_};
+    return {
+        .ready = takes_calls_ && channel_.has_value(), .in_flight = slots_.in_flight(), .capacity = slots_.capacity()};
   }
-  bool has_data() const noexcept { return data_.has_value(); }
-  Channel& data() noexcept { return *data_; }
-  std::uint64_t last_id() const noexcept { return last_id_; }
-  std::size_t in_flight() const noexcept { return in_flight_; }
+  CallSlots& slots() noexcept { return slots_; }
+  const CallSlots& slots() const noexcept { return slots_; }
+  /// Should the program have closed the socket, its number may be another file's.
+  bool is_intact() const noexcept { return channel_ && channel_->is_intact(); }
+  FrameReader& reader() noexcept { return channel_->reader(); }
 
-  void connect(UniqueFd socket, std::size_t max_message) {
-    data_.emplace(std::move(socket), max_message);
-    data_->distrust();
+  void open(UniqueFd socket, std::size_t max_message) {
+    channel_.emplace(std::move(socket), max_message);
+    channel_->distrust();
   }
-  void disconnect() noexcept { data_.reset(); }
-  void open() noexcept { open_ = true; }
-  void close() noexcept { open_ = false; }
+  void watch(const asio::any_io_executor& executor) {
+    watch_ = std::make_unique<SocketWatch>(executor, channel_->fd());
+    await_readable();
+  }
+  /// In a forked copy of the program, which shares the parent's epoll set, the watch must not be touched.
+  void close(bool foreign) noexcept {
+    if (foreign) (void)watch_.release();
+    watch_.reset();
+    channel_.reset();
+  }
+  void take_calls(bool on) noexcept { takes_calls_ = on; }
 
-  /// Gives the call a place and queues its frame.
+  /// Puts the call into a slot and queues its frame.
   void send(std::shared_ptr<Call> call) {
-    if (free_.empty()) {
-      free_.reserve(places_.size() + 1);
-      places_.emplace_back();
-      free_.push_back(static_cast<std::uint32_t>(places_.size() - 1));
-    }
-    call->slot = free_.back();
-    call->id = last_id_ + 1;
-    call->lane = this;
+    slots_.reserve();
+    call->slot = slots_.next_slot();
+    call->id = slots_.next_id();
+    call->link = this;
     FrameHeader header;
     header.type = FrameType::call;
     header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;
-    data_->queue(header, call->request);
-    free_.pop_back();
-    ++last_id_;
-    ++in_flight_;
+    channel_->queue(header, call->request);
     core_ = header.core;
-    places_[call->slot] = std::move(call);
+    slots_.add(std::move(call));
+  }
+  void release_slot(Call& call) noexcept {
+    call.link = nullptr;
+    slots_.release(call);
   }
 
   /// The worker runs on another core and could be at what is queued.
-  bool gathered_enough() const noexcept { return data_ && data_->gathered_enough(core_, worker_core_); }
-
+  bool gathered_enough() const noexcept { return channel_ && channel_->gathered_enough(core_, worker_core_); }
   /// The worker was last seen on the core that the last call came from.
   bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
 
   /// Writes what is queued.
   void flush() {
-    if (!data_ || blocked_) return;
-    if (const std::error_code error = data_->flush()) return owner_.write_failed(error);
-    if (data_->short_of_memory()) return owner_.await_memory();
-    if (data_->wants_write()) {
-      blocked_ = true;
-      owner_.await_writable();
+    if (!channel_ || writing_) return;
+    if (const std::error_code error = channel_->flush()) {
+      if (error == std::errc::broken_pipe || error == std::errc::connection_reset) return listener_.data_broken();
+      return owner_.socket_failed("cannot write to the data socket of", error);
+    }
+    if (channel_->short_of_memory()) return await_memory();
+    if (!channel_->wants_write() || !watch_) return;
+    writing_ = true;
+    watch_->wait(asio::posix::stream_descriptor::wait_write, [this, alive = owner_.keep_alive()](std::error_code ec) {
+      const auto held = owner_.lock();
+      writing_ = false;
+      if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
+      flush();
+    });
+  }
+
+  /// Reads at most so many times, or until nothing is left; then the socket is watched again. Bounded: a worker that
+  /// answers as fast as it is asked would keep this thread for ever.
+  void read(int times) {
+    if (!channel_ || failed_) return;  // nothing counts that follows nonsense
+    try {
+      Channel::Received received{};
+      do {
+        received = channel_->receive();
+        while (const auto frame = channel_->next()) listener_.result(find(frame->header), *frame);
+      } while (--times > 0 && received == Channel::Received::some);
+      if (received == Channel::Received::closed) return listener_.data_closed();
+      if (channel_->short_of_memory()) return await_memory();
+      await_readable();
+    } catch (const Error&) {
+      failed_ = true;
+      owner_.peer_failed(std::current_exception());
+    } catch (const std::system_error& error) {
+      failed_ = true;
+      owner_.socket_failed("cannot read from the data socket of", error.code());
+    } catch (...) {  // no memory for what was sent, which then is lost
+      failed_ = true;
+      owner_.peer_failed(std::current_exception());
     }
   }
+  /// Reads nothing more: the worker has sent what makes no sense.
+  void distrust() noexcept { failed_ = true; }
 
-  /// The data socket is writable again.
-  void writable() {
-    blocked_ = false;
-    flush();
-  }
-
-  /// The call a RESULT belongs to. Throws Error with protocol_error if there is none.
-  std::shared_ptr<Call> answered(const FrameHeader& header) {
-    if (header.type != FrameType::result || header.slot >= places_.size() || !places_[header.slot] ||
-        places_[header.slot]->id != header.id)
-      throw Error(Errc::protocol_error,
-                  "a worker answered a call that it was not given (" + std::to_string(header.id) + ")");
-    worker_core_ = header.core;
-    return places_[header.slot];
-  }
-
-  void give_back(Call& call) noexcept {
-    free_.push_back(call.slot);
-    --in_flight_;
-    call.lane = nullptr;
-    places_[call.slot].reset();
-  }
-
-  /// A caller waits for one of the calls in flight.
-  bool has_running() const noexcept {
-    return std::any_of(places_.begin(), places_.end(),
-                       [](const auto& call) { return call && call->state == CallState::running; });
-  }
-  /// All calls in flight, to be ended one by one.
-  std::vector<std::shared_ptr<Call>> calls() const {
-    std::vector<std::shared_ptr<Call>> all;
-    for (const auto& call : places_)
-      if (call) all.push_back(call);
-    return all;
-  }
-
-  bool dirty = false;  // has queued frames that the end of the batch flushes
+  bool dirty = false;  ///< has queued frames that the end of the dispatcher's batch flushes
 
  private:
-  Owner& owner_;
-  std::size_t capacity_;
-  std::optional<Channel> data_;
-  std::vector<std::shared_ptr<Call>> places_;
-  std::vector<std::uint32_t> free_;
-  std::uint64_t last_id_ = 0;
-  std::size_t in_flight_ = 0;
-  std::uint16_t core_ = 0;         // where the last call came from
-  std::uint16_t worker_core_ = 0;  // where the last answer came from
-  bool open_ = false;
-  bool blocked_ = false;
+  /// The call that a RESULT belongs to.
+  std::shared_ptr<Call> find(const FrameHeader& header) {
+    auto call = header.type == FrameType::result ? slots_.find(header.slot, header.id) : nullptr;
+    if (!call)
+      throw Error(Errc::protocol_error,
+                  listener_.describe() + " sent a result for unknown call " + std::to_string(header.id));
+    worker_core_ = header.core;
+    return call;
+  }
+
+  void await_readable() {
+    if (reading_ || !watch_) return;
+    const auto context = owner_.lock_context();
+    if (!context) return;
+    reading_ = true;
+    watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
+      {
+        const auto held = owner_.lock();
+        reading_ = false;
+        if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
+        listener_.read_results(1);
+      }
+      owner_.run_completions();
+    });
+  }
+  void await_memory() {
+    if (!watch_ || std::exchange(awaiting_memory_, true)) return;
+    watch_->wait_for_memory([this, alive = owner_.keep_alive()] {
+      {
+        const auto held = owner_.lock();
+        awaiting_memory_ = false;
+        flush();
+        if (!reading_) listener_.read_results(1);
+      }
+      owner_.run_completions();
+    });
+  }
+
+  LinkOwner& owner_;
+  Listener& listener_;
+  CallSlots slots_;
+  std::optional<Channel> channel_;
+  std::unique_ptr<SocketWatch> watch_;  // empty before the worker is ready, and once the context is destroyed
+  std::uint16_t core_ = 0;              // where the last call came from
+  std::uint16_t worker_core_ = 0;       // where the last answer came from
+  bool takes_calls_ = false;
+  bool failed_ = false;
+  bool reading_ = false, writing_ = false, awaiting_memory_ = false;
 };
 
 }}}  // namespace drover::v1::detail

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <exception>
 #include <memory>
-#include <utility>
 
 #include <asio/any_io_executor.hpp>
 
@@ -12,38 +12,16 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
-class EventSink;
-class WorkerCore;
+class WorkerSession;
 
-/// Owns a worker from the outside: once the handle is gone, the worker is the reaper's. Move-only; may be empty.
-class WorkerHandle {
- public:
-  WorkerHandle() = default;
-  WorkerHandle(const asio::any_io_executor& executor, WorkerOptions options, bool takes_calls);
-  WorkerHandle(WorkerHandle&&) noexcept = default;
-  WorkerHandle& operator=(WorkerHandle&& other) noexcept {
-    if (this == &other) return *this;
-    let_go();
-    dispatcher_ = std::move(other.dispatcher_);
-    events_ = std::move(other.events_);
-    core_ = std::move(other.core_);
-    return *this;
-  }
-  ~WorkerHandle() { let_go(); }
-
-  explicit operator bool() const noexcept { return core_ != nullptr; }
-  /// Why no operation can begin: the handle is empty, or this is a forked copy of the program. Null if one can.
-  std::exception_ptr refusal() const;
-  const std::shared_ptr<WorkerCore>& core() const noexcept { return core_; }
-  const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
-
- private:
-  void let_go() noexcept;
-
-  std::shared_ptr<Dispatcher> dispatcher_;
-  std::shared_ptr<EventSink> events_;
-  std::shared_ptr<WorkerCore> core_;
-};
+/// Creates a worker that has a dispatcher of its own. When the last copy of the pointer is destroyed, or assigned to,
+/// the process is handed to the reaper thread.
+std::shared_ptr<WorkerSession> create_worker(const asio::any_io_executor& executor, WorkerOptions options,
+                                             bool takes_calls);
+/// Why no operation can begin: there is no worker, or this is a forked copy of the program. Null if one can.
+std::exception_ptr reason_to_refuse(const std::shared_ptr<WorkerSession>& worker);
+/// Null without a worker.
+const std::shared_ptr<Dispatcher>& dispatcher_of(const std::shared_ptr<WorkerSession>& worker) noexcept;
 
 }}}  // namespace drover::v1::detail
 

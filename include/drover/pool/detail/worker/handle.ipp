@@ -13,45 +13,48 @@
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
-#include <drover/pool/detail/worker/session.hpp>
+#include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-DROVER_INLINE WorkerHandle::WorkerHandle(const asio::any_io_executor& executor, WorkerOptions options, bool takes_calls)
-    : dispatcher_(Dispatcher::create(executor, options, std::nullopt)),
-      events_(EventSink::create(executor, options.on_event.value())) {
-  dispatcher_->refuse([what = "worker '" + options.name + "' is not running; await start() first"] {
+DROVER_INLINE std::shared_ptr<WorkerSession> create_worker(const asio::any_io_executor& executor, WorkerOptions options,
+                                                           bool takes_calls) {
+  const auto dispatcher = Dispatcher::create(executor, options, std::nullopt);
+  const auto events = EventSink::create(executor, options.on_event.value());
+  dispatcher->refuse([what = "worker '" + options.name + "' is not running; await start() first"] {
     return std::make_exception_ptr(Error(Errc::not_running, what));
   });
-  core_ = WorkerCore::create(executor, std::move(options), dispatcher_, events_,
-                             {.takes_calls = takes_calls, .solo = true});
+  const auto session = WorkerSession::create(executor, std::move(options), dispatcher, events,
+                                             {.takes_calls = takes_calls, .owns_dispatcher = true});
+  return std::shared_ptr<WorkerSession>(session.get(), [session](WorkerSession*) noexcept {
+    if (session->foreign()) return;  // in a forked copy of the program the worker is not ours
+    if (session->events()) session->events()->close();
+    session->owner_destroyed();
+    session->dispatcher()->close();
+  });
 }
 
-DROVER_INLINE void WorkerHandle::let_go() noexcept {
-  if (core_ && !core_->foreign()) {  // in a forked copy of the program the worker is not ours
-    if (events_) events_->close();
-    core_->abandon();
-    dispatcher_->close();
-  }
-  core_.reset();
+/// For coroutines that wait, which must not own the worker. Null without one.
+inline std::shared_ptr<WorkerSession> session_of(const std::shared_ptr<WorkerSession>& worker) {
+  return worker ? worker->shared_from_this() : nullptr;
 }
 
-DROVER_INLINE std::exception_ptr WorkerHandle::refusal() const {
-  if (!core_) return empty_handle();
-  return core_->foreign() ? forked_copy() : nullptr;
+inline asio::awaitable<void> start_worker(std::shared_ptr<WorkerSession> session, std::exception_ptr refusal,
+                                          Timeout timeout) {
+  if (refusal) std::rethrow_exception(refusal);
+  session->start(timeout);
+  co_await await_start(session);
 }
 
-inline asio::awaitable<void> start_and_wait(std::shared_ptr<WorkerCore> core, Timeout timeout) {
-  if (!core) std::rethrow_exception(empty_handle());
-  if (core->foreign()) std::rethrow_exception(forked_copy());
-  core->begin_start(timeout);
-  co_await WorkerCore::await_start(core);
+DROVER_INLINE std::exception_ptr reason_to_refuse(const std::shared_ptr<WorkerSession>& worker) {
+  if (!worker) return empty_handle();
+  return worker->foreign() ? forked_copy() : nullptr;
 }
 
-inline asio::awaitable<WorkerMetadata> start_and_introduce(std::shared_ptr<WorkerCore> core, Timeout timeout) {
-  co_await start_and_wait(core, timeout);
-  co_return *core->metadata();
+DROVER_INLINE const std::shared_ptr<Dispatcher>& dispatcher_of(const std::shared_ptr<WorkerSession>& worker) noexcept {
+  static const std::shared_ptr<Dispatcher> none;
+  return worker ? worker->dispatcher() : none;
 }
 
 }}}  // namespace drover::v1::detail

@@ -20,8 +20,8 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// A worker process that has just been spawned, and this side's ends of its sockets.
-struct Launched {
-  std::shared_ptr<Child> child;
+struct SpawnedWorker {
+  std::shared_ptr<ChildProcess> child;
   UniqueFd control, data;
 };
 
@@ -32,14 +32,14 @@ inline InheritedFd inherited(int number, int fd) {
 }
 
 /// What is in flight at a time is what one wake-up moves. The kernel takes as much of it as its administrator allows
-/// (net.core.wmem_max) and counts memory only when it is used; socket(7).
+/// (net.session.wmem_max) and counts memory only when it is used; socket(7).
 inline void widen_send_buffer(int fd) noexcept {
   const int size = 1 << 20;
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
 }
 
 /// Spawns a worker with its sockets and its parent's pidfd as descriptors 3, 4 and 5, named in its environment.
-inline Launched launch(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
+inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
         "this process is itself a worker that has not reached drover::serve() yet (DROVER_WORKER is set in its "
@@ -63,7 +63,7 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   environment.on_terminate = options.on_terminate;
   environment.name = options.name;
 
-  SpawnExtras extras;
+  SpawnOptions extras;
   extras.descriptors = {control_of_worker.get(), data_of_worker.get()};
   const UniqueFd self = open_pidfd(::getpid());
   if (self) {
@@ -78,8 +78,9 @@ inline Launched launch(const WorkerOptions& options, std::function<void(const Ch
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
   extras.cut_off_code = exit_cut_off;
+  extras.is_worker = true;
   extras.observes_stops = static_cast<bool>(options.on_event.value());
-  return {.child = Child::spawn(options.command, std::move(extras)),
+  return {.child = ChildProcess::spawn(options.command, std::move(extras)),
           .control = std::move(control),
           .data = std::move(data)};
 }

@@ -14,37 +14,37 @@
 
 namespace {
 
-using drover::detail::Courier;
+using drover::detail::ContextStrand;
 
-TEST(Courier, WhatIsHandedOverBeforeAPostRunsBeforeIt) {
+TEST(ContextStrand, WhatIsHandedOverBeforeAPostRunsBeforeIt) {
   asio::io_context context;
-  const auto courier = Courier::create(context.get_executor());
+  const auto strand = ContextStrand::create(context.get_executor());
   std::vector<int> order;
-  for (int i = 0; i < 3; ++i) courier->post([&order, i] { order.push_back(i); });
+  for (int i = 0; i < 3; ++i) strand->post([&order, i] { order.push_back(i); });
   asio::post(context, [&order] { order.push_back(9); });
   context.run();
   EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 9}));
 }
 
-TEST(Courier, OneThatThrowsDoesNotStopTheNext) {
+TEST(ContextStrand, OneThatThrowsDoesNotStopTheNext) {
   asio::io_context context;
-  const auto courier = Courier::create(context.get_executor());
+  const auto strand = ContextStrand::create(context.get_executor());
   int ran = 0;
-  courier->post([] { throw std::runtime_error("thrown"); });
-  courier->post([&ran] { ++ran; });
+  strand->post([] { throw std::runtime_error("thrown"); });
+  strand->post([&ran] { ++ran; });
   EXPECT_THROW(context.run(), std::runtime_error);
   context.restart();
   context.run();
   EXPECT_EQ(ran, 1);
 }
 
-TEST(Courier, RunsOneAtATimeAndInOrderOnManyThreads) {
+TEST(ContextStrand, RunsOneAtATimeAndInOrderOnManyThreads) {
   asio::thread_pool context(4);
-  const auto courier = Courier::create(context.get_executor());
+  const auto strand = ContextStrand::create(context.get_executor());
   std::atomic<int> inside{0};
   std::vector<int> order;
   for (int i = 0; i < 1000; ++i)
-    courier->post([&, i] {
+    strand->post([&, i] {
       EXPECT_EQ(++inside, 1);
       order.push_back(i);
       --inside;
@@ -54,9 +54,9 @@ TEST(Courier, RunsOneAtATimeAndInOrderOnManyThreads) {
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
 }
 
-TEST(Courier, CloseDropsWhatHasNotRun) {
+TEST(ContextStrand, CloseDropsWhatHasNotRun) {
   asio::io_context context;
-  const auto closed = Courier::create(context.get_executor());
+  const auto closed = ContextStrand::create(context.get_executor());
   int dropped = 0;
   closed->post([&dropped] { ++dropped; });
   closed->close();
@@ -66,18 +66,18 @@ TEST(Courier, CloseDropsWhatHasNotRun) {
   EXPECT_EQ(closed.use_count(), 1);  // nothing but this variable refers to it any more
 }
 
-TEST(Courier, GoesSilentlyWithItsContextWhileOthersPost) {
+TEST(ContextStrand, GoesSilentlyWithItsContextWhileOthersPost) {
   for (int round = 0; round < 200; ++round) {
     const auto kept = std::make_shared<int>();
     auto context = std::make_unique<asio::io_context>();
-    const auto courier = Courier::create(asio::make_strand(*context));
-    std::thread poster([courier, kept] {
-      for (int i = 0; i < 50; ++i) courier->post([kept] {});
+    const auto strand = ContextStrand::create(asio::make_strand(*context));
+    std::thread poster([strand, kept] {
+      for (int i = 0; i < 50; ++i) strand->post([kept] {});
     });
     context->poll();
     context.reset();
     poster.join();
-    EXPECT_FALSE(courier->post([kept] {}));
+    EXPECT_FALSE(strand->post([kept] {}));
     EXPECT_EQ(kept.use_count(), 1);
   }
 }

@@ -50,7 +50,7 @@ class BusyReaper {
   BusyReaper& operator=(const BusyReaper&) = delete;
 
  private:
-  struct Work final : drover::detail::Watched {
+  struct Work final : drover::detail::ReaperClient {
     void on_event(unsigned) noexcept override {
       begun.release();
       over.acquire();
@@ -59,23 +59,23 @@ class BusyReaper {
     Clock::time_point at_exit() noexcept override { return Clock::now(); }
     std::binary_semaphore begun{0}, over{0};
   };
-  static drover::detail::Reaper& reaper() { return drover::detail::Reaper::get(); }
+  static drover::detail::ReaperThread& reaper() { return drover::detail::ReaperThread::get(); }
 
   const std::shared_ptr<Work> work_ = std::make_shared<Work>();
   const UniqueFd bell_{::eventfd(1, EFD_CLOEXEC)};
   const std::uint64_t id_;
 };
 
-class EndWatch : public Processes {
+class ExitWatcher : public Processes {
  protected:
   /// On this context nothing more is opened for the first who waits but what he needs himself.
   static void warm_up(asio::io_context& context) {
-    (void)drover::detail::Home::of(context);
+    (void)drover::detail::ContextRegistry::of(context);
     asio::steady_timer(context).cancel();
   }
 };
 
-TEST_F(EndWatch, WhoWaitsDoesNotNeedTheReapersThread) {
+TEST_F(ExitWatcher, WhoWaitsDoesNotNeedTheReapersThread) {
   asio::io_context context;
   Command waits = child({"pause"}), reaps = child({"pause"});
   auto waited_for = Process::spawn(waits), reaped = Process::spawn(reaps);
@@ -99,7 +99,7 @@ TEST_F(EndWatch, WhoWaitsDoesNotNeedTheReapersThread) {
 }
 
 // Asio tells a new descriptor of an event of the one whose place it has taken: the end comes after that.
-TEST_F(EndWatch, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
+TEST_F(ExitWatcher, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
   asio::io_context context;
   const BusyReaper busy;
   int ended = 0;
@@ -118,7 +118,7 @@ TEST_F(EndWatch, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
   EXPECT_EQ(ended, 20);
 }
 
-TEST_F(EndWatch, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
+TEST_F(ExitWatcher, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
   asio::io_context context;
   warm_up(context);
   Command command = child({"pause"});
@@ -147,7 +147,7 @@ TEST_F(EndWatch, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
   context.run();
 }
 
-TEST_F(EndWatch, WithoutADescriptorLeftTheReaperDoesAlone) {
+TEST_F(ExitWatcher, WithoutADescriptorLeftTheReaperDoesAlone) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
   // UBSan looks at an object whose type it has not met yet through a pipe: all of them are met once, without the limit.
@@ -170,7 +170,7 @@ TEST_F(EndWatch, WithoutADescriptorLeftTheReaperDoesAlone) {
   }
 }
 
-TEST_F(EndWatch, AContextThatDoesNotRunKeepsNobodyWaiting) {
+TEST_F(ExitWatcher, AContextThatDoesNotRunKeepsNobodyWaiting) {
   asio::io_context idle, context;
   Command command = child({"pause"});
   auto process = Process::spawn(command);
@@ -184,7 +184,7 @@ TEST_F(EndWatch, AContextThatDoesNotRunKeepsNobodyWaiting) {
   EXPECT_TRUE(ended);
 }
 
-TEST_F(EndWatch, AnEndThatComesTogetherWithACancellationComesOnce) {
+TEST_F(ExitWatcher, AnEndThatComesTogetherWithACancellationComesOnce) {
   asio::thread_pool threads(4);
   std::minstd_rand random(7);
   std::atomic<int> ends = 0, wrong = 0;

@@ -1,0 +1,232 @@
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include <asio/error.hpp>
+
+#include <drover/error.hpp>
+#include <drover/pool/detail/worker/session.hpp>
+
+/// The exit of a worker, and the destruction of its context or its owner.
+namespace drover { inline namespace v1 { namespace detail {
+
+inline Event::Kind reported_kind(ChildEvent::Kind kind) noexcept {
+  switch (kind) {
+    case ChildEvent::Kind::terminate_sent: return Event::Kind::terminate_sent;
+    case ChildEvent::Kind::kill_sent: return Event::Kind::kill_sent;
+    case ChildEvent::Kind::stopped: return Event::Kind::stopped;
+    case ChildEvent::Kind::continued: return Event::Kind::continued;
+    case ChildEvent::Kind::ended: return Event::Kind::exited;
+    case ChildEvent::Kind::group_over: break;
+  }
+  return Event::Kind::reaped;
+}
+
+/// On any thread, under the child's lock, which comes after the mutex: so the mutex must not be taken here.
+inline void WorkerSession::on_child_event(const ChildEvent& event) {
+  if (event.kind == ChildEvent::Kind::ended) {
+    to_executor_->post([self = shared_from_this()] { self->process_exit(true); });
+  } else if (event.kind == ChildEvent::Kind::group_over) {
+    to_executor_->post([self = shared_from_this()] { self->group_over(); });
+  } else {
+    emit_of(event.pid, reported_kind(event.kind), [&](Event& reported) {
+      reported.at = event.at;
+      if (event.kind == ChildEvent::Kind::stopped) reported.stopped_by = event.signo;
+    });
+  }
+}
+
+inline void WorkerSession::process_exit(bool on_executor) {
+  CallQueue calls;
+  Cause cause;
+  {
+    auto held = lock();
+    if (lifecycle_.has_exited()) {
+      held.unlock();
+      if (!on_executor) calls_answered();  // the worker's executor may never come to it
+      return group_over();
+    }
+    if (!child_ || child_->running()) return;
+    // What it has sent counts, to the last byte. Should the program have closed a socket, its number may be a file's
+    // that is not the worker's.
+    if (control_.is_intact()) control_.read(1000);
+    data_.take_calls(false);
+    if (lifecycle_.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());
+    cause = exit_cause();
+    const ReapReport reaped = child_->report();
+    if (!lifecycle_.was_ready() && !start_failure_) start_failure_ = never_ready(reaped);
+    carry_out(lifecycle_.exited());
+    record_exit(reaped);
+    end_calls(calls);
+    status_.fail(cause);
+    if (failure_) cause = [failure = failure_] { return failure; };
+    if (mode_.owns_dispatcher && !lifecycle_.stop_request().begun()) dispatcher_->refuse(cause);
+    emit(Event::Kind::exited, [&](Event& event) {
+      event.exit = reaped.exit;
+      event.expected = exit_was_expected_;
+    });
+    calls.append(take_queued());
+    dispatcher_->disarm();
+    close_links();
+  }
+  const bool answers_wait = dispatcher_->deliver(false);
+  Dispatcher::fail(std::move(calls), cause);
+  // A caller hears of its answer before those who wait for the end hear of that.
+  if (answers_wait && on_executor && to_executor_->post([self = shared_from_this()] {
+        self->calls_answered();
+        self->group_over();
+      }))
+    return;
+  calls_answered();
+  group_over();
+}
+
+inline void WorkerSession::record_exit(const ReapReport& reaped) {
+  const StopRequest& stop = lifecycle_.stop_request();
+  exit_was_expected_ = lifecycle_.expected(reaped.exit.success());
+  report_.exit = reaped.exit;
+  report_.terminated = reaped.terminated;
+  report_.killed = reaped.killed;
+  report_.lost_lines = reaped.lost_lines;
+  report_.lost_bytes = reaped.lost_bytes;
+  if (!stop.begun()) return;
+  report_.rpc = stop.result(lifecycle_.was_ready(), reaped.terminated);
+  report_.elapsed = Clock::now() - stop.begun_at();
+  report_.cancelled += data_.slots().in_flight();  // cut off
+}
+
+/// Ends the calls in flight; those in `ended` are to be completed without the mutex.
+inline void WorkerSession::end_calls(CallQueue& ended) {
+  dispatcher_->remove_link(data_);
+  data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
+    if (dispatcher_->settle(*call, CallEvent::worker_ended)) ended.push(call);
+  });
+}
+
+inline void WorkerSession::calls_answered() {
+  WorkerLifecycle::Actions actions;
+  {
+    const auto held = lock();
+    if (lifecycle_.state() != State::exited) return;
+    actions = lifecycle_.calls_answered();
+  }
+  complete(actions);
+  if (const auto supervision = supervision_.lock()) supervision->worker_exited(*this);
+}
+
+inline void WorkerSession::group_over() {
+  WorkerLifecycle::Actions actions;
+  {
+    const auto held = lock();
+    if (!child_ || !child_->over_at()) return;
+    actions = lifecycle_.group_over();
+    carry_out(actions);
+  }
+  complete(actions);
+}
+
+inline Cause WorkerSession::exit_cause() const {
+  return [what = describe() + " ended", status = child_->exit_status()] {
+    return std::make_exception_ptr(Error(Errc::worker_exited, what, status));
+  };
+}
+
+/// Why it exited before HELLO.
+inline std::exception_ptr WorkerSession::never_ready(const ReapReport& reaped) const {
+  if (lifecycle_.stop_request().begun()) return aborted();
+  if (reaped.terminated)
+    return std::make_exception_ptr(
+        Error(Errc::protocol_error, "worker '" + options_.name + "' (" + options_.command.program.string() +
+                                        ") closed its control socket before it was ready; does its command close "
+                                        "descriptors above 2, as wrappers do?"));
+  std::string text =
+      "worker '" + options_.name + "' (" + options_.command.program.string() + ") exited before it was ready";
+  const ExitStatus& exit = reaped.exit;
+  if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_descriptors)
+    text +=
+        ": its descriptors 3 to 5 did not reach it, or it was given others in their place; a command that is a wrapper "
+        "may not close descriptors; its stderr says which are missing";
+  else if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_resources)
+    text += ": it could not get a thread, a descriptor or memory that it needs; its stderr says which";
+  else
+    text += "; does its main() reach drover::serve()?";
+  return std::make_exception_ptr(Error(Errc::start_failed, text, exit));
+}
+
+inline StopReport WorkerSession::stop_report() const {
+  const auto held = lock();
+  const StopRequest& stop = lifecycle_.stop_request();
+  StopReport report = report_;
+  if (!child_ || !child_->exit_status()) return report;
+  if (!lifecycle_.has_exited()) {  // the worker's context was destroyed first
+    const ReapReport reaped = child_->report();
+    report.exit = reaped.exit;
+    report.terminated = reaped.terminated;
+    report.killed = reaped.killed;
+    report.lost_lines = reaped.lost_lines;
+    report.lost_bytes = reaped.lost_bytes;
+    report.rpc = make_error_code(Errc::connection_lost);
+    report.elapsed = reaped.elapsed;
+  } else if (stop.begun() && !stop.came_after_exit()) {
+    const ReapReport reaped = child_->report();  // what was left of its group may have been signalled since
+    report.terminated = reaped.terminated;
+    report.killed = reaped.killed;
+    if (const auto over_at = child_->over_at(); over_at && *over_at > stop.begun_at())
+      report.elapsed = *over_at - stop.begun_at();
+  }
+  return report;
+}
+
+// ---- its context or its owner is destroyed --------------------------------------------------------------------------
+
+inline void WorkerSession::close_links() noexcept {
+  if (foreign()) (void)io_.release();  // a forked copy shares the parent's epoll set, which must not be touched
+  io_.reset();
+  control_.close(foreign());
+  data_.close(foreign());
+}
+
+inline void WorkerSession::context_destroyed() noexcept {
+  // It is kept as the reason why new calls fail, so it must own what it needs, without allocating now.
+  detach([self = weak_from_this()] {
+    const auto session = self.lock();
+    return std::make_exception_ptr(
+        Error(Errc::connection_lost,
+              "the io_context of worker '" + (session ? session->options_.name.value() : "") + "' is destroyed"));
+  });
+}
+
+inline void WorkerSession::owner_destroyed() noexcept {
+  detach(aborted);
+  to_executor_->close();
+  std::shared_ptr<ContextBound> self;
+  const auto& registry = dispatcher_->registry();
+  const auto registry_lock = registry->lock();
+  self = registry->remove(*this);
+}
+
+/// Hands the process to the reaper thread, and completes all pending operations with `gone`.
+inline void WorkerSession::detach(const Cause& gone) noexcept {
+  CallQueue calls;
+  WorkerLifecycle::Actions actions;
+  {
+    const auto held = lock();
+    context_destroyed_ = true;
+    executor_before_start_ = {};
+    const bool starting = lifecycle_.state() != State::created && !lifecycle_.was_ready() && !lifecycle_.has_exited();
+    actions = lifecycle_.detached(Clock::now());
+    data_.take_calls(false);
+    close_links();
+    if (child_) child_->abandon();
+    end_calls(calls);
+    calls.append(take_queued());
+    if (mode_.owns_dispatcher) dispatcher_->refuse(gone);
+    if (starting && !start_failure_) start_failure_ = failure_of(gone);
+    status_.fail([&] { return failure_of(gone); });
+  }
+  Dispatcher::fail(std::move(calls), gone);
+  complete(actions);
+}
+
+}}}  // namespace drover::v1::detail
