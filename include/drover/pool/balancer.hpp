@@ -8,15 +8,15 @@
 
 namespace drover { inline namespace v1 {
 
-/// How busy a worker is, as far as choosing one goes.
+/// How busy a worker is, for the choice of one.
 struct Load {
   bool ready{};  ///< it takes calls
   std::size_t in_flight{};
   std::size_t capacity{1};  ///< calls it may have in flight
 };
 
-/// The ready worker with the fewest calls in flight that has room for another; nullopt if there is none. `start` is
-/// where the search begins, so that equals take turns when the caller moves it on.
+/// The index of the ready worker with the fewest calls in flight that has room for another call; nullopt if there is
+/// none. The search begins at `start`: workers that are equally busy take turns if the caller increases it.
 inline std::optional<std::size_t> least_loaded(std::span<const Load> loads, std::size_t start = 0) {
   std::optional<std::size_t> best;
   for (std::size_t i = 0; i < loads.size(); ++i) {

@@ -27,42 +27,44 @@
 
 namespace drover { inline namespace v1 {
 
-/// How one worker is started, stopped and told apart. Times are steady-clock durations; negative ones, a max_in_flight
-/// of 0, a max_message_size of 0 or over 2 GiB and an empty program are refused with std::invalid_argument when the
-/// worker is started.
+/// How one worker is started, stopped and identified. Times are steady-clock durations.
+///
+/// *Errors:* start() throws std::invalid_argument for a negative time, a max_in_flight of 0, a max_message_size of 0 or
+/// over 2 GiB, and an empty program.
 struct WorkerOptions {
-  /// Shown in events and errors, and told to the worker.
+  /// Shown in events and errors, and passed to the worker.
   detail::BraceSafe<std::string> name = "worker";
-  /// The program to run; its main() has to reach drover::serve().
+  /// The program to run. Its main() has to reach drover::serve(). It may be another program than the parent.
   Command command = Command::self();
-  /// What CallOptions::tags may ask for.
+  /// The tags that CallOptions::tags may ask for.
   detail::BraceSafe<std::set<std::string>> tags{};
-  /// The caller's own notes; kept in WorkerMetadata.
+  /// Notes of the caller, copied to WorkerMetadata.
   detail::BraceSafe<std::map<std::string, std::string>> extra{};
-  /// How long stop() lets calls finish by default, and how long a worker whose parent has died may take to end.
+  /// How long stop() lets calls finish by default, and how long a worker may take to exit after its parent has died.
   Duration shutdown_grace = std::chrono::seconds(10);
   /// How long SIGTERM may take before SIGKILL follows.
   Duration term_grace = std::chrono::seconds(5);
-  /// What a stop may take beyond its grace before SIGTERM is sent.
+  /// How long a stop may take beyond its grace before SIGTERM is sent.
   Duration stop_margin = std::chrono::seconds(5);
   using OnTerminate = drover::OnTerminate;
-  /// What SIGTERM from outside does to the worker. A worker that ends so counts as one that ended gracefully.
+  /// What SIGTERM from outside does to the worker. A worker that exits because of it counts as one that exited
+  /// gracefully.
   OnTerminate on_terminate = OnTerminate::cancel;
-  /// Calls that the worker runs at a time, the others wait in the parent. With 1 a crash takes one call with it; raise
-  /// it for routines that are coroutines.
+  /// Calls that the worker runs at a time. The others wait in the parent. With 1 a crash fails one call. Raise it for
+  /// routines that are coroutines.
   std::size_t max_in_flight = 1;
-  /// Bytes of one message, each way: a call with its arguments, an answer. Once decoded, an answer may take 48 bytes of
-  /// memory for each of its bytes, and 16 MiB or a quarter of this bound, whichever is more, beyond that; over it the
-  /// call fails with Errc::bad_arguments.
+  /// Bytes of one message in each direction: a call with its arguments, a result. A decoded result may take 48 bytes of
+  /// memory for each of its bytes, plus 16 MiB or a quarter of this bound, whichever is more. Beyond that the call
+  /// fails with Errc::bad_arguments.
   std::size_t max_message_size = std::size_t{64} << 20;
-  /// Told what happens to the worker, in order, on the executor that the worker or the pool was made with. What it
-  /// throws is dropped. What happened before stop(), or a start() that fails, returns has been told by then (so it must
-  /// not block until they return), unless the executor does not run or the waiting is cancelled twice; nothing is told
-  /// once the worker or the pool has been destroyed, but for what another thread of the context is telling just then.
+  /// Called for every event, in order, on the executor of the worker or the pool. Exceptions are ignored. stop() and a
+  /// failing start() return after all earlier events have been delivered, so the handler must not wait for them; not so
+  /// if the executor does not run, or if the wait is cancelled twice. No call begins after the worker or the pool is
+  /// destroyed; another thread of the context may still be in one.
   detail::BraceSafe<std::function<void(const Event&)>> on_event{};
 };
 
-/// What is known of a worker that is ready.
+/// Facts about a worker that is ready.
 struct WorkerMetadata {
   std::string name{};
   pid_t pid{};
@@ -72,84 +74,84 @@ struct WorkerMetadata {
   std::vector<std::string> routines{};  ///< names of the routines it serves, sorted
 };
 
-/// A worker's own answer to status().
+/// A worker's answer to status().
 struct WorkerStatus {
-  std::size_t in_flight{};  ///< calls that it has read and not answered
+  std::size_t in_flight{};  ///< calls that it has received and not answered
   Duration idle_for{};      ///< since its last call ended; 0 while one is in flight
   std::uint64_t served{};   ///< calls answered
 };
 
 /// How a stop went.
 struct StopReport {
-  /// What became of the request to stop: success if the worker acknowledged it, Errc::deadline_exceeded if it did not
-  /// in time, Errc::connection_lost, Errc::worker_exited if it was dead already, Errc::not_running if it had not
-  /// been ready yet, operation_aborted if the caller was cancelled.
+  /// The result of the stop request: success if the worker acknowledged it, Errc::deadline_exceeded if it did not in
+  /// time, Errc::connection_lost, Errc::worker_exited if it had exited before, Errc::not_running if it had not been
+  /// ready yet, operation_aborted if the caller was cancelled.
   std::error_code rpc{};
   ExitStatus exit{};
-  bool terminated{}, killed{};         ///< SIGTERM, SIGKILL had to be sent
-  std::size_t drained{}, cancelled{};  ///< calls that finished during the stop, and that it cancelled
+  bool terminated{}, killed{};         ///< whether SIGTERM, SIGKILL had to be sent
+  std::size_t drained{}, cancelled{};  ///< calls that finished during the stop, and calls that it cancelled
   Duration elapsed{};
   std::size_t lost_lines{}, lost_bytes{};  ///< of its output, see ReapReport
 };
 
-/// How one call is made.
+/// Options of one call.
 struct CallOptions {
-  /// Covers waiting for a free worker, sending and running. When it is over the call ends with Errc::deadline_exceeded
-  /// and is cancelled in the worker. nullopt: no bound.
+  /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
+  /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound.
   Timeout deadline{};
-  /// Kills the worker if the routine has not ended this long after the deadline or the cancellation. A pool replaces it
-  /// at once and does not count it as a crash. nullopt: never.
+  /// Kills the worker if the routine has not returned this long after the deadline or the cancellation. A pool replaces
+  /// the worker at once and does not count it as a crash. nullopt: never.
   Timeout kill_after{};
-  /// Only workers that have all of them.
+  /// Only workers that have all of these tags get the call.
   detail::BraceSafe<std::set<std::string>> tags{};
 };
 
-/// How a pool replaces workers that end unasked. Each slot of a pool is counted by itself.
+/// How a pool replaces workers that exit unexpectedly. Each slot of a pool is counted separately.
 struct RestartPolicy {
-  /// More deaths than this `within` that time, and the slot is given up: it waits max_backoff, and then tries one
+  /// After more deaths than this `within` that time the slot is given up: it waits max_backoff, and then tries one
   /// worker after another until one answers a call or lives for `within`. While all slots are given up, calls fail at
-  /// once with Errc::pool_failed. Deaths of workers that have answered a call do not count, nor ends that were asked
-  /// for.
+  /// once with Errc::pool_failed. Deaths of workers that have answered a call do not count, nor do expected exits.
   std::size_t max_restarts = 5;
   Duration within = std::chrono::seconds(10);
-  /// Before a replacement; doubled for each other death that counts `within` that time, up to max_backoff.
+  /// The delay before a replacement. It doubles with each further death that counts `within` that time, up to
+  /// max_backoff.
   Duration backoff = std::chrono::milliseconds(50);
   Duration max_backoff = std::chrono::seconds(5);
 };
 
 namespace detail {
 inline std::size_t default_pool_size() noexcept {
-  const unsigned sessions = std::thread::hardware_concurrency();
-  return sessions == 0 ? 1 : sessions;
+  const unsigned cores = std::thread::hardware_concurrency();
+  return cores == 0 ? 1 : cores;
 }
 }  // namespace detail
 
-/// How a pool of workers is made.
+/// Options of a pool.
 struct PoolOptions {
   std::size_t size = detail::default_pool_size();
-  /// How each worker is made. Its shutdown_grace governs what happens when this process dies.
+  /// Options of each worker. Its shutdown_grace is for the death of the parent.
   WorkerOptions worker{};
-  /// For each worker, replacements included.
+  /// The start time-out of each worker, replacements included.
   Timeout start_timeout = std::chrono::seconds(30);
   /// The grace of WorkerPool::stop().
   Timeout shutdown_grace = std::chrono::seconds(10);
-  /// Cuts the graceful part of stop(): when it is over, what still runs is sent SIGTERM, and SIGKILL after
-  /// worker.term_grace; so stop() may overrun it by that. nullopt: shutdown_grace + worker.stop_margin is the bound.
+  /// Cuts the graceful part of stop() short: after this time, workers that still run get SIGTERM, and SIGKILL after
+  /// worker.term_grace. So stop() may take longer by that. nullopt: the bound is shutdown_grace + worker.stop_margin.
   Timeout shutdown_timeout{};
   RestartPolicy restart{};
-  /// Calls that wait for a free worker; the next one is refused with Errc::overloaded.
+  /// Calls that may wait for a free worker. The next one fails with Errc::overloaded.
   std::size_t max_queued = 1024;
 };
 
 /// A pool at one moment.
 struct PoolStats {
   std::size_t workers{};     ///< processes that exist
-  std::size_t ready{};       ///< of these, that take calls
-  std::size_t in_flight{};   ///< calls in a worker
-  std::size_t queued{};      ///< calls that wait for one
-  std::uint64_t calls{};     ///< ever made
-  std::uint64_t crashes{};   ///< workers that ended unasked
-  std::uint64_t restarts{};  ///< workers that took another's place
+  std::size_t ready{};       ///< workers that take calls
+  std::size_t in_flight{};   ///< calls that a worker has
+  std::size_t queued{};      ///< calls that wait for a worker
+  std::uint64_t calls{};     ///< so far
+  std::uint64_t crashes{};   ///< unexpected exits of workers
+  std::uint64_t restarts{};  ///< workers that replaced another one
 };
 
 /// The name of a routine, from a string only (so that options given in its place are a compile error).

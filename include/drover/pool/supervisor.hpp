@@ -13,25 +13,25 @@
 
 namespace drover { inline namespace v1 {
 
-/// Decides what a pool does about one of its slots when the worker in it has ended: when to start another, and when to
-/// give the slot up for a while. Pure data; the caller brings the time. Not thread-safe.
+/// Decides for one slot of a pool, when the worker in it has exited: when to start another, and when to give the slot
+/// up for a while. Pure: the caller brings the time. Not thread-safe.
 ///
-/// Only deaths of workers that had not proved themselves count: those that never got ready, and those that had not
-/// answered a call. More than RestartPolicy::max_restarts of them `within` that time, and the slot is given up. It then
-/// waits max_backoff (100 ms at least) and tries one worker after another, until one proves itself: by answering a
-/// call, or by living for `within`.
+/// Only deaths of workers that had not proved themselves count: workers that never got ready, or had not answered a
+/// call. After more than RestartPolicy::max_restarts of them `within` that time the slot is given up. It then waits
+/// max_backoff (100 ms at least) and tries one worker after another, until one proves itself: by answering a call, or
+/// by living for `within`.
 class Supervisor {
  public:
   explicit Supervisor(RestartPolicy policy = {}) : policy_(policy) {}
 
   struct Death {
     bool served = false;     ///< it had answered a call
-    bool graceful = false;   ///< it said that it would end, and then exited with code 0
+    bool graceful = false;   ///< it reported that it drains, and then exited with code 0
     bool asked_for = false;  ///< CallOptions::kill_after ended it
   };
   struct Decision {
     Duration delay{};       ///< before the next worker is started
-    bool gives_up = false;  ///< the slot is given up with this death; true once until it has recovered
+    bool gives_up = false;  ///< the slot is given up with this death; not true again before it has recovered
     friend bool operator==(const Decision&, const Decision&) = default;
   };
 
@@ -49,7 +49,7 @@ class Supervisor {
       deaths_.clear();
       return {.delay = time_out(), .gives_up = true};
     }
-    // The delay doubles with each death that is still within the window, so it starts anew after a quiet time.
+    // The delay doubles with each death within the window, so it starts anew after a quiet time.
     Duration delay = first;
     for (std::size_t i = 1; i < deaths_.size() && delay < policy_.max_backoff; ++i)
       delay = delay > policy_.max_backoff / 2 ? policy_.max_backoff : delay * 2;
@@ -62,7 +62,7 @@ class Supervisor {
     return std::exchange(gave_up_, false);
   }
 
-  /// Since too many workers died, none has proved itself.
+  /// No worker has proved itself since too many died.
   bool gave_up() const noexcept { return gave_up_; }
 
  private:

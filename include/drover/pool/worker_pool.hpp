@@ -24,33 +24,40 @@ namespace detail {
 class PoolImpl;
 }
 
-/// A fixed number of workers that share calls among them; those that end unasked are replaced.
+/// A fixed number of workers that share calls. A worker that exits unexpectedly is replaced.
 ///
 ///     drover::PoolOptions options{.size = 4};
 ///     drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
 ///     int nine = co_await pool.call<int>("square", 3);
 ///     co_await pool.stop();
 ///
-/// with_pool() does the last line whatever happens in between. Any member may be called from any thread; a coroutine
-/// that awaits is resumed on its own executor. The pool and its io_context may be destroyed in any order and at any
-/// time: the processes then get SIGTERM, SIGKILL after term_grace, and calls end with operation_aborted (the
-/// pool went) or Errc::connection_lost (its io_context went; calls of its own go with it). Move-only; a moved-from or
-/// default-constructed one is empty and answers Errc::not_running.
+/// with_pool() calls stop() whatever happens in between. An empty pool (default-constructed or moved from) fails with
+/// Errc::not_running. Move-only.
+///
+/// *Threads:* any thread may call any member. A coroutine that awaits is resumed on its own executor.
+///
+/// *Lifetime:* the pool and its io_context may be destroyed in any order and at any time. The processes then get
+/// SIGTERM, and SIGKILL after term_grace. Calls fail with operation_aborted if the pool was destroyed, with
+/// Errc::connection_lost if its io_context was; calls that were awaited on that context are destroyed with it.
 class [[nodiscard]] WorkerPool {
  public:
   WorkerPool() = default;
   WorkerPool(WorkerPool&&) noexcept = default;
   WorkerPool& operator=(WorkerPool&&) noexcept = default;
 
-  /// Starts PoolOptions::size workers at the same time, on the awaiting coroutine's executor: all or none. If one fails
-  /// to start, the others are ended and its error is thrown, which is one of LocalWorker::start()'s. Cancelled once it
-  /// ends them all and then throws operation_aborted, cancelled twice it does not wait for that.
+  /// Starts PoolOptions::size workers at the same time, on the awaiting coroutine's executor: all or none.
+  ///
+  /// *Errors:* if a worker fails to start, the others are stopped and its error is thrown, see LocalWorker::start().
+  /// *Cancellation:* the first one ends all workers, and start() throws operation_aborted afterwards. The second one
+  /// does not wait for that.
   [[nodiscard]] static asio::awaitable<WorkerPool> start();
   [[nodiscard]] static asio::awaitable<WorkerPool> start(PoolOptions options);
 
-  /// Runs a routine in the worker that has the fewest calls in flight; if all are full the call waits its turn.
-  /// Otherwise as LocalWorker::call(), with Errc::overloaded if PoolOptions::max_queued calls wait already, and
-  /// Errc::pool_failed if the pool has given up replacing workers.
+  /// Runs a routine in the worker that has the fewest calls in flight. If all are full, the call waits its turn. The
+  /// rest is as with LocalWorker::call().
+  ///
+  /// *Errors:* also Errc::overloaded if PoolOptions::max_queued calls are waiting, and Errc::pool_failed if every slot
+  /// has been given up.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
     return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
@@ -60,13 +67,15 @@ class [[nodiscard]] WorkerPool {
     return detail::begin_call<R>(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
-  /// Stops all workers at the same time under one budget, waits until they have been reaped and tells how each went,
-  /// see LocalWorker::stop(). Takes effect when called; the awaitable only waits. A later one joins it. Cancelled once,
-  /// the workers get SIGTERM (and SIGKILL after term_grace), it waits for that and throws operation_aborted; cancelled
-  /// twice it ends at once and the reaper goes on alone.
+  /// Stops all workers at the same time under one budget, waits until they have been reaped, and reports how each stop
+  /// went, by slot. The stop begins when stop() is called; the awaitable only waits. A later one joins it. See
+  /// LocalWorker::stop().
+  ///
+  /// *Cancellation:* the first one sends SIGTERM to the workers (and SIGKILL after term_grace); stop() waits for the
+  /// exits and throws operation_aborted. The second one ends the wait at once, and the reaper thread goes on alone.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
 
-  /// Those that are ready.
+  /// Of the workers that take calls.
   std::vector<WorkerMetadata> workers() const;
   PoolStats stats() const;
 
@@ -76,7 +85,7 @@ class [[nodiscard]] WorkerPool {
 
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
-  std::shared_ptr<detail::PoolImpl> pool_;  // see create_pool()
+  std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()
 };
 
 namespace detail {
@@ -93,17 +102,18 @@ asio::awaitable<void> tear_down(std::shared_ptr<PoolImpl> pool, std::exception_p
 
 }  // namespace detail
 
-/// Starts a pool, runs `body(pool)`, stops the pool however that ends, and returns its result or throws what it threw.
+/// Starts a pool, runs `body(pool)`, stops the pool however the body ends, and returns its result or throws what it
+/// threw.
 ///
 ///     drover::PoolOptions options{.size = 4};
 ///     int nine = co_await drover::with_pool(options, [](drover::WorkerPool& pool) -> asio::awaitable<int> {
 ///       co_return co_await pool.call<int>("square", 3);
 ///     });
 ///
-/// The body is kept alive while it runs. Cancelling reaches the body first; the pool is then stopped without patience
-/// (SIGTERM, and SIGKILL after term_grace), and further cancellations change nothing: when with_pool() returns, all
-/// workers have been reaped, also if it was cancelled while they were being started. GCC 12 destroys braced options
-/// twice in a `co_await` expression: name them first, as above.
+/// *Cancellation:* reaches the body first. The pool is then stopped without patience (SIGTERM, and SIGKILL after
+/// term_grace), and further cancellations change nothing: when with_pool() returns, all workers have been reaped, also
+/// if it was cancelled while they were being started.
+/// *Lifetime:* the body is kept alive while it runs.
 template <class Body>
 auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&> {
   using Result = typename std::invoke_result_t<Body&, WorkerPool&>::value_type;

@@ -15,8 +15,8 @@
 
 namespace drover { inline namespace v1 {
 
-/// A worker process without calls: the handshake, and the reap. What LocalWorker is built on, for programs that bring
-/// their own way to talk to a worker. Threads, lifetime and emptiness as with LocalWorker.
+/// A worker process without calls: handshake and reap, for programs that talk to a worker in their own way. Threads,
+/// lifetime and empty objects as with LocalWorker.
 class [[nodiscard]] WorkerProcess {
  public:
   WorkerProcess() = default;
@@ -24,15 +24,19 @@ class [[nodiscard]] WorkerProcess {
   WorkerProcess(asio::any_io_executor executor, WorkerOptions options)
       : worker_(detail::create_worker(executor, std::move(options), false)) {}
 
-  /// Starts the process and waits until it has introduced itself, for at most 30 s. Errors and cancellation as
-  /// LocalWorker::start().
+  /// Starts the process and waits for its HELLO, for at most 30 s.
+  ///
+  /// *Errors:* and
+  /// *Cancellation:* as LocalWorker::start().
   [[nodiscard]] asio::awaitable<WorkerMetadata> start();
   [[nodiscard]] asio::awaitable<WorkerMetadata> start(Timeout timeout);
 
-  /// Waits for the process to end by itself for WorkerOptions::shutdown_grace, then sends SIGTERM, then after
-  /// term_grace SIGKILL to its group. Takes effect when called. A second one joins the first and may only shorten it.
-  /// Never started: an empty report. Cancelling ends the wait with operation_aborted, and nothing else. Throws
-  /// std::system_error if the kernel refuses SIGKILL.
+  /// Waits for WorkerOptions::shutdown_grace until the process exits by itself, then sends SIGTERM, and after
+  /// term_grace SIGKILL to its group. The reap begins when it is called. A second one joins the first and may only
+  /// shorten it. A process that was never started gets an empty report.
+  ///
+  /// *Errors:* std::system_error if the kernel refuses SIGKILL.
+  /// *Cancellation:* ends the wait with operation_aborted, and nothing else.
   [[nodiscard]] asio::awaitable<ReapReport> reap();
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience);
 

@@ -22,8 +22,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Memory for events about `worker`, allocated before they happen: an event must not be lost where memory is short. Any
-/// thread.
+/// Memory for events about `worker`, allocated before they happen: no event is lost where memory is short. Any thread.
 class EventReserve {
  public:
   explicit EventReserve(std::string worker) : worker_(std::move(worker)) {}
@@ -54,8 +53,8 @@ class EventReserve {
   std::list<Event> events_;
 };
 
-/// Calls the user's on_event for each event, in order, on the executor of the worker or the pool. tell() may be called
-/// under locks and on any thread: it does not touch the handler.
+/// Calls the user's on_event for each event, in order, on the executor of the worker or the pool. report() may be
+/// called under locks and on any thread: it does not touch the handler.
 class EventSink : public std::enable_shared_from_this<EventSink> {
  public:
   using Handler = std::function<void(const Event&)>;
@@ -70,7 +69,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
       : strand_(ContextStrand::create(executor)), handler_(std::make_shared<const Handler>(std::move(handler))) {}
 
   /// `event` has one element. Without the memory to post it, it is delivered with the next one.
-  void tell(std::list<Event> event) noexcept {
+  void report(std::list<Event> event) noexcept {
     if (event.front().at == Clock::time_point{}) event.front().at = Clock::now();
     {
       const std::lock_guard held(mutex_);
@@ -94,12 +93,12 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
     strand_->close();
   }
 
-  /// Returns when the handler has seen all that has been told until now, or never will; early if it is cancelled. With
-  /// a bound, once that is over, the sink is closed.
-  static asio::awaitable<void> all_told(std::shared_ptr<EventSink> sink, Timeout bound) {
+  /// Returns when the handler has seen all events that were reported so far, or never will; early if it is cancelled.
+  /// `bound`: after that time the sink is closed.
+  static asio::awaitable<void> all_delivered(std::shared_ptr<EventSink> sink, Timeout bound) {
     if (sink->idle()) co_return;  // nobody may run its context any more
-    const auto told = std::make_shared<AsyncEvent>();
-    sink->post(std::make_shared<const Mark>(told));
+    const auto delivered = std::make_shared<AsyncEvent>();
+    sink->post(std::make_shared<const Mark>(delivered));
     std::optional<asio::steady_timer> limit;
     if (bound) {
       limit.emplace(co_await asio::this_coro::executor, *bound);
@@ -108,13 +107,13 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
       });
     }
     try {
-      co_await AsyncEvent::wait(told);
+      co_await AsyncEvent::wait(delivered);
     } catch (const std::system_error&) {  // cancelled
     }
   }
 
  private:
-  /// Set when it is destroyed, whether its turn has come or its queue has been dropped.
+  /// Sets the event when it is destroyed, after its turn or with a dropped queue.
   struct Mark {
     explicit Mark(std::shared_ptr<AsyncEvent> event) noexcept : reached(std::move(event)) {}
     Mark(const Mark&) = delete;
@@ -147,7 +146,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
       }
       try {
         (*handler_)(event.front());
-      } catch (...) {  // the handler's own affair, see WorkerOptions::on_event
+      } catch (...) {  // ignored, see WorkerOptions::on_event
       }
     }
   }

@@ -22,7 +22,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The workers of a pool, and what becomes of the places of those that end unasked. Guarded by the dispatcher's mutex.
+/// The workers of a pool: starts them, replaces those that exit unexpectedly, stops them. Guarded by the dispatcher's
+/// mutex.
 class PoolImpl final : public ContextBound,
                        public WorkerSession::Supervision,
                        public RunSignals::Target,
@@ -32,26 +33,26 @@ class PoolImpl final : public ContextBound,
 
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 
-  /// All workers or none; `leaves`: does a second cancellation end the wait for the end of those that were started?
+  /// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.
   static asio::awaitable<void> start(std::shared_ptr<PoolImpl> pool, bool leaves);
 
   /// Takes effect at once.
   void begin_stop(Timeout grace);
-  /// No more patience.
+  /// Terminates the workers.
   void abort_stop();
-  /// Kills all that is left of the workers.
+  /// Sends SIGKILL to everything that is left of the workers.
   void kill_now();
-  /// New calls are refused; those that wait are still given to workers. The event is set when no caller waits any more.
+  /// Refuses new calls. Waiting calls are still sent. Sets the event when no caller waits any more.
   void drain_calls(std::shared_ptr<AsyncEvent> when_unawaited);
   /// The second signal of a run() cancels the calls, the third kills the workers.
   void on_signal(unsigned count) override;
   /// Waits until every worker has been reaped, whatever cancellations come.
   static asio::awaitable<void> await_stop_for_certain(std::shared_ptr<PoolImpl> pool);
-  /// Waits until every worker has been reaped; `leaves`: does a second cancellation end the wait?
+  /// Waits until every worker has been reaped. `leaves`: a second cancellation ends the wait.
   static asio::awaitable<std::vector<StopReport>> await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
                                                              int cancellations = 0);
 
-  /// The owner is gone.
+  /// The owner is destroyed.
   void abandon() noexcept;
   bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
 
@@ -61,8 +62,8 @@ class PoolImpl final : public ContextBound,
 
  private:
   struct Slot {
-    std::shared_ptr<WorkerSession> session;     // the one that is there now, or was last
-    std::unique_ptr<asio::steady_timer> timer;  // while it waits to be replaced, or for a worker to prove itself
+    std::shared_ptr<WorkerSession> session;     // the current worker, or the last one
+    std::unique_ptr<asio::steady_timer> timer;  // until a worker is started, or has proved itself
     Supervisor supervisor;
     bool down = false;           // given up, and no worker is ready
     bool successor_due = false;  // its worker drains, and another one is about to be started
@@ -81,7 +82,7 @@ class PoolImpl final : public ContextBound,
   inline void worker_leaving(WorkerSession& session) override;
   inline void worker_exited(WorkerSession& session) override;
   inline void context_destroyed() noexcept override;
-  void let_go(const Cause& gone) noexcept;
+  void detach(const Cause& gone) noexcept;
 
   // With the mutex held.
   std::shared_ptr<WorkerSession> make_worker(std::size_t slot);
@@ -107,7 +108,7 @@ class PoolImpl final : public ContextBound,
   const std::shared_ptr<EventSink> events_;  // null without on_event
   EventReserve event_reserve_;
 
-  std::optional<asio::any_io_executor> executor_;  // empty once the context is gone
+  std::optional<asio::any_io_executor> executor_;  // empty once the context is destroyed
   std::vector<Slot> slots_;
   std::vector<std::shared_ptr<WorkerSession>> retired_;  // that have a successor in their slot, until they are over
   bool failed_ = false;                                  // all slots are down
@@ -124,3 +125,4 @@ class PoolImpl final : public ContextBound,
 }}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/pool.ipp>
+#include <drover/pool/detail/pool_stop.ipp>

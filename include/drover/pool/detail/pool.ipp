@@ -48,12 +48,12 @@ inline asio::awaitable<void> PoolImpl::start(std::shared_ptr<PoolImpl> pool, boo
       std::shared_ptr<WorkerSession> session;
       {
         const auto held = pool->lock();
-        if (!pool->executor_) throw Error(Errc::not_running, "the io_context of this pool is gone");
+        if (!pool->executor_) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
         session = pool->make_worker(i);
         pool->slots_.push_back({session, nullptr, Supervisor(pool->options_.restart)});
       }
       session->start(pool->options_.start_timeout);
-      // A spawn takes up to a millisecond: let others have a turn in between.
+      // A spawn takes up to a millisecond. Other handlers run in between.
       co_await asio::post(here, asio::use_awaitable);
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
       cancelled = state.cancelled() != asio::cancellation_type::none;
@@ -74,7 +74,7 @@ inline asio::awaitable<void> PoolImpl::start(std::shared_ptr<PoolImpl> pool, boo
     pool->abort_stop();
     try {
       co_await await_stop(pool, leaves, cancelled ? 1 : 0);
-    } catch (const std::system_error&) {  // cancelled again: the reaper goes on alone
+    } catch (const std::system_error&) {  // cancelled again: the reaper thread goes on alone
     }
   }
   co_await asio::this_coro::throw_if_cancelled(throws);
@@ -92,7 +92,7 @@ inline void PoolImpl::worker_ready(WorkerSession& session) {
   Slot& slot = slots_[session.slot()];
   slot.down = false;
   if (!slot.supervisor.gave_up()) return;
-  // Half open: it gets calls, and has to prove itself.
+  // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
   if (options_.restart.within > Duration::zero())
     start_timer(session.slot(), options_.restart.within, &PoolImpl::has_lived);
@@ -124,7 +124,7 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
     if (starting_) {
       if (!cause)
         cause = std::make_exception_ptr(Error(
-            Errc::start_failed, "worker '" + options_.worker.name + "' ended while the others were started", exit));
+            Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
       if (!start_failure_) start_failure_ = std::move(cause);
       start_settled_->set();
       return;
@@ -133,11 +133,12 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
     if (slot.session.get() == &session && !slot.successor_due)
       replace(session.slot(), cause, exit, death, dropped);
     else if (!death.graceful && !death.asked_for)
-      ++crashes_;                                                                  // of one that was draining
-    if (slot.session.get() != &session) start_successor(session.slot(), dropped);  // it was the last one's turn
+      ++crashes_;  // of one that was draining
+    if (slot.session.get() != &session)
+      start_successor(session.slot(), dropped);  // its worker may have waited for this exit
     refusal = dispatcher_->refusal();
   }
-  Dispatcher::fail(std::move(dropped), refusal);
+  Dispatcher::complete_all_with_error(std::move(dropped), refusal);
 }
 
 /// A worker that drains keeps its calls, and its slot gets another worker at once. One such predecessor a slot: a
@@ -187,7 +188,7 @@ inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std:
   }
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
-  dropped.append(dispatcher_->drop_queue());
+  dropped.append(dispatcher_->take_queued_calls());
 }
 
 /// With the mutex held.
@@ -213,7 +214,7 @@ inline void PoolImpl::start_again(std::size_t at) {
     retired_.reserve(retired_.size() + 1);
     over.reserve(retired_.capacity());
     session = make_worker(at);
-    session->begin_start();  // here, so that a stop that comes now finds it started
+    session->begin_start();  // under the mutex: a stop that comes now finds it started
     retired_.push_back(std::exchange(slots_[at].session, session));
     slots_[at].successor_due = false;
     std::erase_if(retired_, [&](const auto& retired) {
@@ -226,7 +227,7 @@ inline void PoolImpl::start_again(std::size_t at) {
   for (const auto& retired : over) retired->owner_destroyed();
   try {
     session->spawn(options_.start_timeout);
-  } catch (...) {  // not even a process; as good as a death
+  } catch (...) {  // no process was created: that counts as a death
     const auto cause = std::current_exception();
     CallQueue dropped;
     Cause refusal;
@@ -236,130 +237,11 @@ inline void PoolImpl::start_again(std::size_t at) {
       replace(at, cause, std::nullopt, {}, dropped);
       refusal = dispatcher_->refusal();
     }
-    Dispatcher::fail(std::move(dropped), refusal);
+    Dispatcher::complete_all_with_error(std::move(dropped), refusal);
   }
 }
 
-// ---- stop -----------------------------------------------------------------------------------------------------------
-
-inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::sessions() const {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  for (const Slot& slot : slots_) all.push_back(slot.session);
-  all.insert(all.end(), retired_.begin(), retired_.end());
-  return all;
-}
-
-inline void PoolImpl::begin_stop(Timeout grace) {
-  CallQueue dropped;
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  Cause refusal;
-  {
-    const auto held = lock();
-    if (!std::exchange(stopping_, true)) {
-      dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); });
-      dropped.append(dispatcher_->drop_queue());
-      dispatcher_->disarm();
-      for (Slot& slot : slots_) slot.timer.reset();
-    }
-    refusal = dispatcher_->refusal();
-    all = sessions();
-  }
-  const auto now = Clock::now();
-  for (const auto& session : all) {
-    session->stop(grace);
-    if (const auto cut = deadline_after(now, options_.shutdown_timeout)) session->shorten_stop(*cut);
-  }
-  Dispatcher::fail(std::move(dropped), refusal);
-}
-
-inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
-  const auto held = lock();
-  if (stopping_ || failed_) return when_unawaited->set();
-  dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
-  dispatcher_->notify_when_unawaited(std::move(when_unawaited));
-}
-
-inline void PoolImpl::on_signal(unsigned count) {
-  if (count == 2) begin_stop(Duration::zero());
-  if (count > 2) kill_now();
-}
-
-inline void PoolImpl::kill_now() {
-  begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-  }
-  for (const auto& session : all) session->kill();
-}
-
-inline asio::awaitable<void> PoolImpl::await_stop_for_certain(std::shared_ptr<PoolImpl> pool) {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = pool->lock();
-    all = pool->sessions();
-  }
-  return await_ends_for_certain(std::move(all));
-}
-
-inline void PoolImpl::abort_stop() {
-  begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-  }
-  for (const auto& session : all) session->abort_stop();
-}
-
-inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
-                                                                     int cancellations) {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = pool->lock();
-    all = pool->sessions();
-  }
-  co_await await_ends(all, leaves, cancellations);
-  std::vector<StopReport> reports;
-  const std::size_t slots = pool->slot_count();
-  for (std::size_t i = 0; i < slots; ++i) reports.push_back(all[i]->stop_report());
-  co_return reports;
-}
-
-inline void PoolImpl::context_destroyed() noexcept {
-  let_go([] { return std::make_exception_ptr(Error(Errc::connection_lost, "the io_context of the pool is gone")); });
-}
-
-inline void PoolImpl::let_go(const Cause& gone) noexcept {
-  CallQueue dropped;
-  {
-    const auto held = lock();
-    stopping_ = true;
-    if (foreign())
-      for (Slot& slot : slots_) (void)slot.timer.release();
-    for (Slot& slot : slots_) slot.timer.reset();
-    executor_.reset();
-    if (!dispatcher_->refusal()) dispatcher_->refuse(gone);
-    dropped.append(dispatcher_->drop_queue());
-  }
-  Dispatcher::fail(std::move(dropped), gone);
-}
-
-inline void PoolImpl::abandon() noexcept {
-  if (events_) events_->close();
-  let_go(aborted);
-  // Nobody changes the slots any more. Without a copy of them, for which there may be no memory.
-  for (const Slot& slot : slots_) slot.session->owner_destroyed();
-  for (const auto& session : retired_) session->owner_destroyed();
-  dispatcher_->close();
-  std::shared_ptr<ContextBound> self;
-  const auto& registry = dispatcher_->registry();
-  const auto registry_lock = registry->lock();
-  self = registry->remove(*this);
-}
-
-// ---- what there is --------------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------------------------------
 
 inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   std::vector<std::shared_ptr<WorkerSession>> all;
@@ -398,7 +280,7 @@ inline void PoolImpl::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
   auto event = event_reserve_.take();
   event.front().kind = kind;
   event.front().exit = exit;
-  events_->tell(std::move(event));
+  events_->report(std::move(event));
 }
 
 }}}  // namespace drover::v1::detail

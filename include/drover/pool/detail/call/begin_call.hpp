@@ -29,13 +29,13 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 
-// What is no template of a call, in begin_call_impl.hpp.
+// What is not a template is in begin_call.ipp.
 
-/// What an empty handle answers.
+/// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();
 /// Throws if there is no dispatcher, or for options out of range.
 std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
-/// Takes the encoded call on: sends it, lets it wait, or ends it there and then.
+/// Sends the encoded call, queues it, or ends it at once.
 void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
 
 template <class T>
@@ -67,18 +67,18 @@ R open_outcome(const Outcome& outcome, std::size_t spare) {
 }
 
 template <class R>
-struct ReceiverSignature {
+struct CompletionSignature {
   using type = void(std::exception_ptr, R);
 };
 template <>
-struct ReceiverSignature<void> {
+struct CompletionSignature<void> {
   using type = void(std::exception_ptr);
 };
 
 template <class R, class Handler>
-class HandlerReceiver final : public Receiver {
+class CallCompletion final : public Completion {
  public:
-  HandlerReceiver(Handler handler, const asio::any_io_executor& executor)
+  CallCompletion(Handler handler, const asio::any_io_executor& executor)
       : slot_(asio::get_associated_cancellation_slot(handler)),
         work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
         handler_(std::move(handler)) {}
@@ -109,7 +109,7 @@ class HandlerReceiver final : public Receiver {
     }
   }
 
-  void post(std::shared_ptr<Call> call) override { Call::post_resumption(std::move(call), work_); }
+  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
 
  private:
   asio::associated_cancellation_slot_t<Handler> slot_;
@@ -117,62 +117,42 @@ class HandlerReceiver final : public Receiver {
   Handler handler_;
 };
 
-/// A call that has begun and is not awaited yet; one that is never awaited is cancelled.
-class BegunCall {
+/// A call that has begun and is not awaited yet. Destroying it cancels the call.
+class PendingCall {
  public:
-  BegunCall(std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Call> call) noexcept
+  PendingCall(std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Call> call) noexcept
       : dispatcher_(std::move(dispatcher)), call_(std::move(call)) {}
-  BegunCall(BegunCall&&) noexcept = default;
-  BegunCall& operator=(BegunCall&&) = delete;
-  ~BegunCall() {
+  PendingCall(PendingCall&&) noexcept = default;
+  PendingCall& operator=(PendingCall&&) = delete;
+  ~PendingCall() {
     if (call_) cancel_unawaited();
   }
 
+  /// Completes `handler` when the call has ended.
   template <class R, class Handler>
   void await(Handler handler) {
-    ReceiverEmplacement<R, Handler> emplacement(std::move(handler));
-    await(emplacement, emplacement.executor);
+    const auto executor = asio::get_associated_executor(handler, asio::any_io_executor{});
+    auto slot = asio::get_associated_cancellation_slot(handler);
+    Completion* const completion =
+        call_->construct_completion<CallCompletion<R, Handler>>(std::move(handler), executor);
+    if (slot.is_connected())
+      slot.assign([weak = call_->weak_from_this()](asio::cancellation_type type) {
+        if (type != asio::cancellation_type::none) cancel(weak.lock());
+      });
+    await(completion, executor);
   }
 
   static void cancel(std::shared_ptr<Call> call);
 
  private:
-  template <class R, class Handler>
-  struct ReceiverEmplacement final : Emplacement {
-    explicit ReceiverEmplacement(Handler h)
-        : handler(std::move(h)), executor(asio::get_associated_executor(handler, asio::any_io_executor{})) {}
-
-    void emplace(Call& call) override {
-      auto slot = asio::get_associated_cancellation_slot(handler);
-      call.emplace_receiver<HandlerReceiver<R, Handler>>(std::move(handler), executor);
-      if (slot.is_connected())
-        slot.assign([weak = call.weak_from_this()](asio::cancellation_type type) {
-          if (type != asio::cancellation_type::none) cancel(weak.lock());
-        });
-    }
-
-    Handler handler;
-    const asio::any_io_executor executor;
-  };
-
-  void await(Emplacement& emplacement, const asio::any_io_executor& executor);
+  void await(Completion* completion, const asio::any_io_executor& executor);
   void cancel_unawaited();
 
   std::shared_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<Call> call_;
 };
 
-template <class R>
-struct AwaitCall {
-  BegunCall call;
-
-  template <class Handler>
-  void operator()(Handler handler) {
-    call.await<R>(std::move(handler));
-  }
-};
-
-/// Encodes and sends (or queues) the call before it returns; the awaitable only waits for its end.
+/// Encodes and sends (or queues) the call before it returns. The awaitable only waits for the end of the call.
 template <class R, class... A>
 asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
                               RoutineName routine, A&&... arguments) {
@@ -191,9 +171,11 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
     encoder.put(routine.view());
     (detail::put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
     submit(*dispatcher, call, options);
-    AwaitCall<R> await{BegunCall(dispatcher, std::move(call))};
-    return asio::async_initiate<const asio::use_awaitable_t<>, typename ReceiverSignature<R>::type>(
-        std::move(await), asio::use_awaitable);
+    return asio::async_initiate<const asio::use_awaitable_t<>, typename CompletionSignature<R>::type>(
+        [pending = PendingCall(dispatcher, std::move(call))](auto handler) mutable {
+          pending.template await<R>(std::move(handler));
+        },
+        asio::use_awaitable);
   } catch (...) {
     return failed<R>(std::current_exception());
   }

@@ -17,7 +17,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 DROVER_INLINE std::exception_ptr empty_handle() {
   return std::make_exception_ptr(
-      Error(Errc::not_running, "there is nothing here: it was default-constructed or moved from"));
+      Error(Errc::not_running, "this worker or pool object is empty (default-constructed or moved from)"));
 }
 
 DROVER_INLINE std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher,
@@ -31,16 +31,18 @@ DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& c
   dispatcher.submit(call, options);
 }
 
-DROVER_INLINE void BegunCall::await(Emplacement& emplacement, const asio::any_io_executor& executor) {
+DROVER_INLINE void PendingCall::await(Completion* completion, const asio::any_io_executor& executor) {
   const std::shared_ptr<Call> call = std::exchange(call_, nullptr);
-  if (!dispatcher_->attach(call, executor, emplacement)) dispatcher_->end(*call, CallEvent::cancelled, nullptr);
+  if (dispatcher_->set_completion(call, executor, completion)) return;
+  call->destroy(completion);  // its context is destroyed
+  dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);
 }
 
-DROVER_INLINE void BegunCall::cancel_unawaited() { dispatcher_->end(*call_, CallEvent::cancelled, nullptr); }
+DROVER_INLINE void PendingCall::cancel_unawaited() { dispatcher_->cancel(*call_, CallEvent::cancelled, nullptr); }
 
-DROVER_INLINE void BegunCall::cancel(std::shared_ptr<Call> call) {
+DROVER_INLINE void PendingCall::cancel(std::shared_ptr<Call> call) {
   if (!call) return;
-  if (const auto dispatcher = call->dispatcher.lock()) dispatcher->end(*call, CallEvent::cancelled, aborted());
+  if (const auto dispatcher = call->dispatcher.lock()) dispatcher->cancel(*call, CallEvent::cancelled, aborted());
 }
 
 }}}  // namespace drover::v1::detail

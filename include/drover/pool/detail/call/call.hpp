@@ -27,11 +27,11 @@ namespace drover { inline namespace v1 { namespace detail {
 class Dispatcher;
 class DataLink;
 
-/// Makes the exception of a failure, anew for each caller: they may be on different threads, and ThreadSanitizer
-/// doesn't see the count of owners that libstdc++ keeps in an exception.
+/// Creates the exception of a failure, anew for each caller: callers may be on different threads, and ThreadSanitizer
+/// does not see the reference count that libstdc++ keeps in an exception.
 using Cause = std::function<std::exception_ptr()>;
 
-/// Without the memory for it, std::bad_alloc.
+/// The result of `cause`, or std::bad_alloc if there is no memory for it.
 inline std::exception_ptr failure_of(const Cause& cause) noexcept {
   try {
     return cause();
@@ -41,111 +41,106 @@ inline std::exception_ptr failure_of(const Cause& cause) noexcept {
 }
 
 std::exception_ptr aborted();
-/// What each operation on a worker or a pool fails with in a forked copy of the program.
+/// The failure of each operation on a worker or a pool in a forked copy of the program.
 std::exception_ptr forked_copy();
 
-/// What a call ended with: a failure on this side, or the worker's RESULT, whose bytes are only borrowed.
+/// How a call ended: a failure on the parent's side, or the worker's RESULT, whose bytes are only borrowed.
 struct Outcome {
   std::exception_ptr failure;
   ResultStatus status{};
   std::span<const std::byte> body;
 };
 
-/// What a RESULT that is not ok stands for. Throws DecodeError if it makes no sense.
+/// The exception that a RESULT other than ok stands for. Throws DecodeError if it is malformed.
 std::exception_ptr refusal_of(const Outcome& outcome);
 
-/// The coroutine that awaits a call, with its types erased. Lives in its Call.
-class Receiver {
+/// The handler that waits for a call, with its type erased. It is stored in its Call if it fits.
+class Completion {
  public:
-  virtual ~Receiver() = default;
+  virtual ~Completion() = default;
 
-  /// On the coroutine's executor: decodes, destroys the receiver, gives the call back to be used again and resumes.
+  /// On the handler's executor: decodes, destroys this object, returns the call for reuse and invokes the handler.
   virtual void resume(std::shared_ptr<class Call> call, const Outcome& outcome) = 0;
-  /// Posts a Resumption to the coroutine's executor; only enqueues.
+  /// Posts a PostedCompletion to the handler's executor. Only enqueues.
   virtual void post(std::shared_ptr<class Call> call) = 0;
 };
 
-/// Puts the receiver of a call where it belongs, once, under the dispatcher's mutex.
-class Emplacement {
- public:
-  virtual void emplace(class Call& call) = 0;
-
- protected:
-  ~Emplacement() = default;
-};
-
-/// One call, from call() until its routine has ended. The fields in the first group are guarded by the dispatcher's
-/// mutex. Who awaits it (the receiver) is a resident of the awaiting coroutine's context: whoever moves it out of that
-/// home may resume it. Calls are reused, with the memory they have grown.
+/// One call, from call() until its routine has ended. The dispatcher's mutex guards the fields of the first group. The
+/// waiting handler is registered with the awaiting coroutine's context: whoever removes it from that registry may
+/// invoke it. Calls are reused, with the memory that they have allocated.
 class Call final : public ContextBound, public std::enable_shared_from_this<Call> {
  public:
   CallState state = CallState::queued;
-  DeadlineHook deadline;  // of the call while the caller waits; then of kill_after
+  DeadlineHook deadline;  // of the call while the caller waits, then of kill_after
   Timeout kill_after;
-  DataLink* link = nullptr;  // while it has a place in a worker
+  DataLink* link = nullptr;  // while it has a slot in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  FrameBody request;           // routine and arguments, until it has ended: it may have to be sent once more
+  FrameBody request;           // routine and arguments, kept until the call has ended: it may have to be sent again
   std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
-  bool has_outcome = false;  // it ended before it was awaited, or is to be resumed by a post
+  bool has_outcome = false;  // it ended before it was awaited, or its completion is to be posted
 
   std::weak_ptr<Dispatcher> dispatcher;
   std::size_t spare_memory = usual_spare_memory;  // that a result may take, see Decoder
 
-  /// Keeps an outcome whose bytes are about to go; large ones are moved out of the reader that has just given them out.
+  /// Copies an outcome whose bytes are about to be overwritten. Large ones are moved out of the reader that returned
+  /// them.
   void keep(Outcome outcome, FrameReader* reader = nullptr);
 
+  /// Constructs a completion in the call's own memory, if it fits, before anybody else can see it; set_completion()
+  /// publishes it.
   template <class T, class... A>
-  void emplace_receiver(A&&... args) {
+  Completion* construct_completion(A&&... args) {
     if constexpr (sizeof(T) <= sizeof(storage_) && alignof(T) <= alignof(std::max_align_t))
-      receiver_ = ::new (static_cast<void*>(storage_)) T(std::forward<A>(args)...);
+      return ::new (static_cast<void*>(storage_)) T(std::forward<A>(args)...);
     else
-      receiver_ = new T(std::forward<A>(args)...);
+      return new T(std::forward<A>(args)...);
+  }
+  /// With the dispatcher's mutex held.
+  void set_completion(Completion* completion) noexcept { completion_ = completion; }
+  Completion* completion() const noexcept { return completion_; }
+
+  void destroy_completion() noexcept { destroy(std::exchange(completion_, nullptr)); }
+
+  void destroy(Completion* completion) noexcept {
+    if (completion == nullptr) return;
+    if (static_cast<void*>(completion) == static_cast<void*>(storage_))
+      completion->~Completion();
+    else
+      delete completion;
   }
 
-  Receiver* receiver() const noexcept { return receiver_; }
-
-  void destroy_receiver() noexcept { destroy(std::exchange(receiver_, nullptr)); }
-
-  void destroy(Receiver* receiver) noexcept {
-    if (receiver == nullptr) return;
-    if (static_cast<void*>(receiver) == static_cast<void*>(storage_))
-      receiver->~Receiver();
-    else
-      delete receiver;
-  }
-
-  /// Is the awaiting coroutine's executor the dispatcher's own?
+  /// The awaiting coroutine's executor is the dispatcher's own.
   bool same_executor = false;
   std::shared_ptr<ContextRegistry> registry;  // of the awaiting coroutine's context
 
-  /// True for the one that may resume (or drop) the receiver from now on.
-  bool claim_receiver();
+  /// Removes the completion from its registry. True: the caller may invoke or destroy it from now on.
+  bool claim_completion();
 
-  /// Resumes by a post to the coroutine's executor, with the kept outcome.
-  void post_receiver();
+  /// Posts the completion to the coroutine's executor, with the kept outcome.
+  void post_completion();
 
-  static void resume_with_kept_outcome(std::shared_ptr<Call> call);
+  static void complete_with_kept_outcome(std::shared_ptr<Call> call);
 
-  /// For receivers: posts the above, and enqueues no more than that.
-  static void post_resumption(std::shared_ptr<Call> call, const asio::any_io_executor& executor);
+  /// For completions: posts complete_with_kept_outcome() and does nothing else.
+  static void enqueue_completion(std::shared_ptr<Call> call, const asio::any_io_executor& executor);
 
-  /// For receivers, in resume(): destroys the receiver, and the call may be used again.
+  /// For completions, in resume(): destroys the completion. The call may be reused.
   static void give_back(std::shared_ptr<Call> call);
 
   /// The name of its routine, for texts.
   std::string routine() const;
 
-  /// Ready for another one; keeps the memory, up to so many bytes of each buffer.
+  /// Prepares for another call. Keeps up to so many bytes of each buffer.
   void reset(std::size_t most_kept) noexcept;
 
-  ~Call() { destroy_receiver(); }
+  ~Call() { destroy_completion(); }
 
  private:
   DROVER_INLINE void context_destroyed() noexcept override;
 
-  Receiver* receiver_ = nullptr;
+  Completion* completion_ = nullptr;
   std::exception_ptr failure_;
   ResultStatus status_{};
   ByteBuffer body_;

@@ -48,24 +48,24 @@ DROVER_INLINE std::exception_ptr refusal_of(const Outcome& outcome) {
       return std::make_exception_ptr(Error(Errc::stopping, "the call was cancelled because its worker is stopping"));
     case ResultStatus::ok: break;
   }
-  throw DecodeError("a status that does not exist");
+  throw DecodeError("unknown result status");
 }
 
-/// What is posted to resume a receiver. If it is dropped, because the context is going, so is the receiver, whoever
-/// else holds the call: a routine that has not ended yet keeps it for long.
-class Resumption {
+/// The posted function that invokes a completion. If a context that is being destroyed drops it, it destroys the
+/// completion, even if the call lives on: a routine that has not ended yet may keep that for long.
+class PostedCompletion {
  public:
-  explicit Resumption(std::shared_ptr<Call> call) noexcept : call_(std::move(call)) {}
-  Resumption(Resumption&&) noexcept = default;
-  Resumption& operator=(Resumption&&) = delete;
-  ~Resumption() {
-    if (call_ && !ContextRegistry::PostScope::postpone(call_, let_go)) let_go(call_.get());
+  explicit PostedCompletion(std::shared_ptr<Call> call) noexcept : call_(std::move(call)) {}
+  PostedCompletion(PostedCompletion&&) noexcept = default;
+  PostedCompletion& operator=(PostedCompletion&&) = delete;
+  ~PostedCompletion() {
+    if (call_ && !ContextRegistry::PostScope::postpone(call_, drop)) drop(call_.get());
   }
 
-  void operator()() { Call::resume_with_kept_outcome(std::move(call_)); }
+  void operator()() { Call::complete_with_kept_outcome(std::move(call_)); }
 
  private:
-  static void let_go(void* dropped) noexcept { static_cast<Call*>(dropped)->destroy_receiver(); }
+  static void drop(void* dropped) noexcept { static_cast<Call*>(dropped)->destroy_completion(); }
 
   std::shared_ptr<Call> call_;
 };
@@ -81,31 +81,31 @@ DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
   has_outcome = true;
 }
 
-DROVER_INLINE bool Call::claim_receiver() {
+DROVER_INLINE bool Call::claim_completion() {
   std::shared_ptr<ContextBound> self;
   const auto held = registry->lock();
   return !registry->closed() && (self = registry->remove(*this)) != nullptr;
 }
 
-DROVER_INLINE void Call::post_receiver() {
+DROVER_INLINE void Call::post_completion() {
   const std::shared_ptr<ContextRegistry> at = registry;
   const ContextRegistry::PostScope posting(*at);
   if (at->closed()) return;
-  if (const auto self = registry->remove(*this)) receiver_->post(std::static_pointer_cast<Call>(self));
+  if (const auto self = registry->remove(*this)) completion_->post(std::static_pointer_cast<Call>(self));
 }
 
-DROVER_INLINE void Call::resume_with_kept_outcome(std::shared_ptr<Call> call) {
+DROVER_INLINE void Call::complete_with_kept_outcome(std::shared_ptr<Call> call) {
   const Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
-  Receiver* const receiver = call->receiver_;
-  receiver->resume(std::move(call), outcome);
+  Completion* const completion = call->completion_;
+  completion->resume(std::move(call), outcome);
 }
 
-DROVER_INLINE void Call::post_resumption(std::shared_ptr<Call> call, const asio::any_io_executor& executor) {
-  asio::post(executor, Resumption(std::move(call)));
+DROVER_INLINE void Call::enqueue_completion(std::shared_ptr<Call> call, const asio::any_io_executor& executor) {
+  asio::post(executor, PostedCompletion(std::move(call)));
 }
 
 DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
-  call->destroy_receiver();
+  call->destroy_completion();
   if (const auto owner = call->dispatcher.lock()) owner->recycle(std::move(call));
 }
 
@@ -133,16 +133,16 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
 }
 
 DROVER_INLINE void Call::context_destroyed() noexcept {
-  // The caller's context is going: nobody waits any more.
+  // The caller's context is being destroyed: nobody waits any more.
   const auto owner = dispatcher.lock();
-  Receiver* receiver = nullptr;
+  Completion* completion = nullptr;
   {
     std::unique_lock<std::mutex> held;
     if (owner) held = owner->lock();
-    receiver = std::exchange(receiver_, nullptr);
+    completion = std::exchange(completion_, nullptr);
   }
-  destroy(receiver);
-  if (owner) owner->end(*this, CallEvent::cancelled, nullptr);
+  destroy(completion);
+  if (owner) owner->cancel(*this, CallEvent::cancelled, nullptr);
 }
 
 }}}  // namespace drover::v1::detail

@@ -8,7 +8,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Calls that wait for a place, in order; any of them may leave. Under the dispatcher's mutex.
+/// A list of calls in order, from which any call can be removed. No operation allocates. Guarded by the dispatcher's
+/// mutex.
 class CallQueue {
  public:
   CallQueue() = default;

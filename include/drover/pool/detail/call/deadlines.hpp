@@ -8,7 +8,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What has a deadline keeps its own place in the queue.
+/// The position of an object in a queue of deadlines.
 struct DeadlineHook {
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
   Clock::time_point at{};

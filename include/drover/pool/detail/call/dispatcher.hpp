@@ -27,9 +27,9 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Hands calls out to workers: the queue of those that wait, the deadlines of all, and the rule that each call ends
-/// exactly once. A LocalWorker has one with one link, a pool one with a lane for each worker. One mutex guards it, its
-/// links and the workers behind them; user code never runs under it.
+/// Gives calls to workers: the queue of waiting calls, the deadlines of all calls, and the rule that each call ends
+/// exactly once. A LocalWorker has a dispatcher with one data link, a pool has one with a link for each worker. One
+/// mutex guards the dispatcher, its links and the sessions behind them. User code never runs under it.
 class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
@@ -43,17 +43,18 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return made;
   }
 
-  /// A forked copy of the program has one thread, and may have been made while another one held the mutex.
+  /// Not locked in a forked copy of the program: it has one thread, and another thread may have held the mutex when it
+  /// was forked.
   std::unique_lock<std::mutex> lock() {
     return foreign() ? std::unique_lock(mutex_, std::defer_lock) : std::unique_lock(mutex_);
   }
-  /// In a forked copy of the program: nothing is sent to workers that are not its own.
+  /// True in a forked copy of the program. Nothing is sent to workers of the original.
   bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
-  // ---- the caller's side; without the mutex ----
+  // ---- the caller's side, without the mutex ----
 
-  /// A fresh call, mostly one that has been used before.
+  /// A call for new arguments, usually one that was used before.
   std::shared_ptr<Call> take_call() {
     {
       const auto held = lock();
@@ -69,7 +70,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return call;
   }
 
-  /// The call is over and nobody refers to it any more.
+  /// Takes back a call that has ended and that nobody else refers to.
   void recycle(std::shared_ptr<Call> call) {
     if (call.use_count() != 1) return;
     const auto held = lock();
@@ -78,16 +79,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     spare_.push_back(std::move(call));
   }
 
-  /// Takes the encoded call on: sends it, lets it wait, or ends it there and then.
+  /// Sends the encoded call, queues it, or ends it at once.
   void submit(const std::shared_ptr<Call>& call, const CallOptions& options);
 
-  /// Ends a call from this side. Its caller, if it waits, is resumed by a post with `failure`.
-  void end(Call& call, CallEvent event, std::exception_ptr failure);
+  /// Ends a call from the parent's side. If the caller waits, its completion is posted with `failure`.
+  void cancel(Call& call, CallEvent event, std::exception_ptr failure);
 
-  /// The coroutine that awaits the call is there: puts its receiver in. False if its context is gone.
-  bool attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Emplacement& emplacement);
+  /// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
+  bool set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Completion* completion);
 
-  /// The owner is gone.
+  /// The owner is destroyed.
   void close() noexcept {
     context_destroyed();
     std::shared_ptr<ContextBound> self;
@@ -95,30 +96,30 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     self = registry_->remove(*this);
   }
 
-  // ---- the workers' side; with the mutex held, unless noted ----
+  // ---- the workers' side, with the mutex held unless noted ----
 
   void add_link(DataLink& link) { links_.push_back(&link); }
   void remove_link(DataLink& link) noexcept { std::erase(links_, &link); }
 
-  /// Hands waiting calls to free places.
-  void pump();
+  /// Sends waiting calls to workers that have a free slot.
+  void send_queued();
 
-  /// New calls fail with this from now on; nullptr takes them again. `keeps_queue`: those that wait are still sent.
+  /// New calls fail with `cause` from now on; nullptr accepts them again. `keeps_queue`: waiting calls are still sent.
   void refuse(Cause cause, bool keeps_queue = false) noexcept {
     refusal_ = std::move(cause);
     keeps_queue_ = keeps_queue;
   }
   const Cause& refusal() const noexcept { return refusal_; }
-  /// Set when no caller waits for a call any more, neither for its turn nor for its answer; at once if none does.
+  /// Sets the event when no caller waits for a call any more, queued or in flight; at once if none does.
   void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
-    when_unawaited_ = std::move(event);
-    look_if_unawaited();
+    unawaited_event_ = std::move(event);
+    notify_if_unawaited();
   }
 
-  /// Takes all waiting calls out, to be ended with fail() once the mutex is free.
-  CallQueue drop_queue() noexcept;
+  /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
+  CallQueue take_queued_calls() noexcept;
 
-  /// While it is open, frames for a worker that has something to do are gathered; the mutex is held all the time.
+  /// While it exists, frames for a busy worker are gathered. The mutex is held all the time.
   class Batch {
    public:
     explicit Batch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) { dispatcher_.batch_ = true; }
@@ -133,20 +134,20 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     Dispatcher& dispatcher_;
   };
 
-  /// The worker has gone. Gives the place back, hands it to the next call in line and tells whether the caller is to be
-  /// told: with finish(), once the mutex is free.
-  bool settle(Call& call, CallEvent event);
+  /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
+  /// complete it after unlocking.
+  bool end_in_flight(Call& call, CallEvent event);
 
-  /// The lane's worker ends by itself, and has begun no call after this one: those wait for another worker again,
-  /// before all others. If new calls are refused they end with that. Dispatcher::deliver() has to follow.
+  /// The link's worker drains by itself and has begun no call after `last_begun`. Those calls go back to the front of
+  /// the queue. If new calls are refused, they end with that failure. run_completions() has to follow.
   void take_back(DataLink& link, std::uint64_t last_begun);
-  /// The call's RESULT is there, and has just been given out by this reader. Its caller is told by deliver().
-  void answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
+  /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
+  void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
-  /// Without the mutex: tells the callers of what has been answered. `inside`, which is on the dispatcher's executor,
-  /// they are resumed there and then, one after the other; but none has to wait for another one that takes its time if
-  /// the executor has more threads than this. Otherwise by a post. True if some are still to be resumed.
-  bool deliver(bool inside);
+  /// Runs the completions of answered calls. Call without the mutex. If `inside` (on the dispatcher's executor) they
+  /// run here one by one; another thread is scheduled so that a slow one does not delay the rest. Otherwise they are
+  /// posted. True if some are still to run.
+  bool run_completions(bool inside);
 
   std::size_t queued() const noexcept { return queue_.size(); }
   std::size_t in_flight() const noexcept {
@@ -157,15 +158,15 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
 
-  /// Without the mutex: tells the caller of a call that has ended, by a post.
-  static void finish(std::shared_ptr<Call> call, std::exception_ptr failure);
-  /// The same for calls that have failed here.
-  static void fail(CallQueue calls, const Cause& cause) {
-    while (!calls.empty()) finish(calls.pop(), failure_of(cause));
+  /// Posts the completion of a call that has failed. Call without the mutex.
+  static void complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure);
+  /// The same for several calls.
+  static void complete_all_with_error(CallQueue calls, const Cause& cause) {
+    while (!calls.empty()) complete_with_error(calls.pop(), failure_of(cause));
   }
 
-  /// Nothing is left to be timed: lets the timer go, so that it does not keep the context busy.
-  void disarm() noexcept {
+  /// Cancels the timer if no deadline is left, so that it does not keep the context running.
+  void cancel_idle_timer() noexcept {
     if (io_ && deadlines_.empty()) {
       armed_at_.reset();
       io_->timer.cancel();
@@ -182,7 +183,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
         max_message_size_(worker.max_message_size),
         max_queued_(max_queued) {}
 
-  static constinit inline thread_local const Dispatcher* delivering = nullptr;  // this thread, for which one
+  static constinit inline thread_local const Dispatcher* running_completions =
+      nullptr;  // the dispatcher whose completions this thread runs
 
   struct Io {  // refers to the context
     explicit Io(const asio::any_io_executor& ex) : executor(ex), timer(ex) {}
@@ -190,16 +192,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     asio::steady_timer timer;
   };
 
-  void look_if_unawaited() {
-    if (when_unawaited_ && queue_.empty() && !has_running()) std::exchange(when_unawaited_, nullptr)->set();
+  void notify_if_unawaited() {
+    if (unawaited_event_ && queue_.empty() && !has_running()) std::exchange(unawaited_event_, nullptr)->set();
   }
   bool has_running() const noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
-  void resume_later(const std::shared_ptr<Call>& call);
-  bool step_to_end(Call& call, CallEvent event);
+  void queue_completion(const std::shared_ptr<Call>& call);
+  bool end_for_caller(Call& call, CallEvent event);
   void flush_gathered();
-  void stand_by();
-  std::optional<std::exception_ptr> refusal_of(const Call& call, const CallOptions& options) const;
+  void schedule_completions();
+  std::optional<std::exception_ptr> reason_to_refuse(const Call& call, const CallOptions& options) const;
   DataLink* choose();
   void time(Call& call, Clock::time_point at);
   void arm();
@@ -213,19 +215,19 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   const std::optional<std::size_t> max_queued_;
 
   std::mutex mutex_;
-  std::optional<Io> io_;  // empty once the context is gone
+  std::optional<Io> io_;  // empty once the context is destroyed
   Cause refusal_;
   bool keeps_queue_ = false;
-  std::shared_ptr<AsyncEvent> when_unawaited_;  // null: nobody waits for that
+  std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   CallQueue queue_;
-  CallQueue ready_, elsewhere_;  // answered, and to be resumed on this executor or on another one
-  bool standing_by_ = false;     // a further deliver() has been posted
+  CallQueue completions_, posted_completions_;  // of answered calls: on this executor, and on others
+  bool completions_scheduled_ = false;          // another run_completions() has been posted
   bool batch_ = false;
-  bool gathered_ = false;  // some lane is dirty
+  bool gathered_ = false;  // some link is dirty
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
   std::vector<DataLink*> links_;
-  std::vector<Load> loads_;  // kept for its memory
+  std::vector<Load> loads_;  // a member only to reuse its memory
   std::size_t turn_ = 0;
   std::vector<std::shared_ptr<Call>> spare_;
   std::uint64_t calls_ = 0;

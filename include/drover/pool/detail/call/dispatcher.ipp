@@ -9,7 +9,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call, const CallOptions& options) const {
+inline std::optional<std::exception_ptr> Dispatcher::reason_to_refuse(const Call& call,
+                                                                      const CallOptions& options) const {
   if (foreign()) return forked_copy();
   if (refusal_) return refusal_();
   const std::set<std::string>& tags = options.tags.value();
@@ -17,8 +18,8 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
     std::string wanted;
     for (const auto& tag : tags)
       if (!tags_.contains(tag)) wanted += (wanted.empty() ? "" : ", ") + tag;
-    return std::make_exception_ptr(
-        Error(Errc::no_such_worker, "CallOptions::tags asks for what WorkerOptions::tags does not have: " + wanted));
+    return std::make_exception_ptr(Error(
+        Errc::no_such_worker, "no worker has these tags: " + wanted + " (CallOptions::tags, WorkerOptions::tags)"));
   }
   if (call.request.size() > max_message_size_)
     return std::make_exception_ptr(
@@ -26,8 +27,8 @@ inline std::optional<std::exception_ptr> Dispatcher::refusal_of(const Call& call
                                            " bytes, WorkerOptions::max_message_size allows " +
                                            std::to_string(max_message_size_)));
   if (options.deadline && *options.deadline <= Duration::zero())
-    return std::make_exception_ptr(Error(
-        Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' was over when it was made"));
+    return std::make_exception_ptr(
+        Error(Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' had already passed"));
   return std::nullopt;
 }
 
@@ -44,9 +45,9 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   const bool idle = link.slots().in_flight() == 0 && !link.shares_core();
   call->state = step(call->state, CallEvent::sent).next;
   link.send(std::move(call));
-  // A worker that has something to do gets what follows in few system calls, as long as others are sure to be
-  // resumed: after the last of them all is flushed. An idle one does not wait, unless it has to wait for this core.
-  const bool gathers = batch_ || (delivering == this && !ready_.empty());
+  // Frames for a busy worker are gathered into few system calls while other completions are sure to run: everything is
+  // flushed after the last of them. An idle worker gets its frame at once, unless it has to wait for this core anyway.
+  const bool gathers = batch_ || (running_completions == this && !completions_.empty());
   if (!gathers || idle || link.gathered_enough())
     link.flush();
   else
@@ -64,13 +65,12 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   const auto held = lock();
   ++calls_;
   call->kill_after = options.kill_after;
-  auto refusal = refusal_of(*call, options);
+  auto refusal = reason_to_refuse(*call, options);
   DataLink* link = nullptr;
   if (!refusal && queue_.empty()) link = choose();
   if (!refusal && link == nullptr && max_queued_ && queue_.size() >= *max_queued_)
-    refusal = std::make_exception_ptr(
-        Error(Errc::overloaded,
-              std::to_string(queue_.size()) + " calls wait already, as many as PoolOptions::max_queued allows"));
+    refusal = std::make_exception_ptr(Error(Errc::overloaded, "the queue is full: " + std::to_string(queue_.size()) +
+                                                                  " calls are waiting (PoolOptions::max_queued)"));
   if (refusal) {
     call->state = step(call->state, CallEvent::refused).next;
     call->keep({std::move(*refusal), {}, {}});
@@ -88,7 +88,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   }
 }
 
-inline void Dispatcher::pump() {
+inline void Dispatcher::send_queued() {
   if (foreign()) return;
   while (!queue_.empty()) {
     DataLink* const link = choose();
@@ -100,17 +100,17 @@ inline void Dispatcher::pump() {
       call->keep({std::current_exception(), {}, {}});
       call->state = CallState::ended;
       deadlines_.remove(*call);
-      resume_later(call);
+      queue_completion(call);
     }
   }
-  look_if_unawaited();
+  notify_if_unawaited();
 }
 
 inline bool Dispatcher::has_running() const noexcept {
   return std::any_of(links_.begin(), links_.end(), [](const DataLink* link) { return link->slots().has_running(); });
 }
 
-inline CallQueue Dispatcher::drop_queue() noexcept {
+inline CallQueue Dispatcher::take_queued_calls() noexcept {
   CallQueue dropped;
   while (!queue_.empty()) {
     auto call = queue_.pop();
@@ -118,11 +118,11 @@ inline CallQueue Dispatcher::drop_queue() noexcept {
     deadlines_.remove(*call);
     dropped.push(std::move(call));
   }
-  look_if_unawaited();
+  notify_if_unawaited();
   return dropped;
 }
 
-inline bool Dispatcher::settle(Call& call, CallEvent event) {
+inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   const CallStep todo = step(call.state, event);
   call.state = todo.next;
   deadlines_.remove(call);
@@ -130,21 +130,21 @@ inline bool Dispatcher::settle(Call& call, CallEvent event) {
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.gives_place_back) {
     call.link->release_slot(call);
-    pump();
+    send_queued();
   }
-  look_if_unawaited();
+  notify_if_unawaited();
   return todo.answers_caller;
 }
 
-inline void Dispatcher::answer(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
-  // First, for want of memory may end it; the call is then as it was.
+inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
+  // First, because it may throw std::bad_alloc; the call is then unchanged.
   if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
-  if (settle(*call, CallEvent::answered)) resume_later(call);
+  if (end_in_flight(*call, CallEvent::answered)) queue_completion(call);
 }
 
-/// By deliver(), unless nobody awaits it yet.
-inline void Dispatcher::resume_later(const std::shared_ptr<Call>& call) {
-  if (call->receiver() != nullptr) (call->same_executor ? ready_ : elsewhere_).push(call);
+/// For run_completions(), unless nobody awaits the call yet.
+inline void Dispatcher::queue_completion(const std::shared_ptr<Call>& call) {
+  if (call->completion() != nullptr) (call->same_executor ? completions_ : posted_completions_).push(call);
 }
 
 inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
@@ -161,18 +161,18 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
       call->keep({refusal_(), {}, {}});
       call->state = step(call->state, CallEvent::refused).next;
       deadlines_.remove(*call);
-      resume_later(call);
+      queue_completion(call);
     } else {
       queue_.push_front(call);
     }
   }
-  pump();
+  send_queued();
 }
 
-inline bool Dispatcher::deliver(bool inside) {
+inline bool Dispatcher::run_completions(bool inside) {
   struct Turn {
-    explicit Turn(const Dispatcher& d) noexcept : before(std::exchange(delivering, &d)) {}
-    ~Turn() { delivering = before; }
+    explicit Turn(const Dispatcher& d) noexcept : before(std::exchange(running_completions, &d)) {}
+    ~Turn() { running_completions = before; }
     const Dispatcher* const before;
   };
   std::optional<Turn> turn;
@@ -181,67 +181,67 @@ inline bool Dispatcher::deliver(bool inside) {
     {
       const auto held = lock();
       if (foreign()) return false;
-      if (!elsewhere_.empty()) {
-        call = elsewhere_.pop();
-      } else if (ready_.empty()) {
+      if (!posted_completions_.empty()) {
+        call = posted_completions_.pop();
+      } else if (completions_.empty()) {
         flush_gathered();
         return false;
       } else if (!inside) {
-        stand_by();
+        schedule_completions();
         return true;
       } else {
-        // What it does may take its time; who comes after it need not wait for that, nor what has been gathered.
-        if (ready_.size() > 1 || gathered_) stand_by();
-        call = ready_.pop();
+        // This completion may run for long. The next ones must not wait for it, nor the gathered frames.
+        if (completions_.size() > 1 || gathered_) schedule_completions();
+        call = completions_.pop();
       }
     }
     if (!call->same_executor) {
-      call->post_receiver();
+      call->post_completion();
       continue;
     }
     if (!turn) turn.emplace(*this);
-    if (call->claim_receiver()) Call::resume_with_kept_outcome(std::move(call));
+    if (call->claim_completion()) Call::complete_with_kept_outcome(std::move(call));
   }
 }
 
 /// With the mutex held.
-inline void Dispatcher::stand_by() {
-  if (standing_by_) return;
+inline void Dispatcher::schedule_completions() {
+  if (completions_scheduled_) return;
   const auto registry_lock = registry_->lock();
   if (!io_ || registry_->closed()) return;
   asio::post(io_->executor, [self = shared_from_this()] {
     {
       const auto held = self->lock();
-      self->standing_by_ = false;
+      self->completions_scheduled_ = false;
     }
-    self->deliver(true);
+    self->run_completions(true);
   });
-  standing_by_ = true;
+  completions_scheduled_ = true;
 }
 
-inline void Dispatcher::finish(std::shared_ptr<Call> call, std::exception_ptr failure) {
+inline void Dispatcher::complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure) {
   const auto dispatcher = call->dispatcher.lock();
   if (!dispatcher) return;
   {
     const auto held = dispatcher->lock();
     call->keep({std::move(failure), {}, {}});
-    if (call->receiver() == nullptr) return;  // not awaited yet
+    if (call->completion() == nullptr) return;  // not awaited yet
   }
-  call->post_receiver();
+  call->post_completion();
 }
 
-inline void Dispatcher::end(Call& call, CallEvent event, std::exception_ptr failure) {
+inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {
   if (foreign()) return;
   std::shared_ptr<Call> keep_alive = call.shared_from_this();
   {
     const auto held = lock();
-    if (!step_to_end(call, event)) return;
+    if (!end_for_caller(call, event)) return;
   }
-  finish(std::move(keep_alive), std::move(failure));
+  complete_with_error(std::move(keep_alive), std::move(failure));
 }
 
-/// With the mutex held. Is the caller to be told?
-inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
+/// With the mutex held. True if the caller is to be completed.
+inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const CallStep todo = step(call.state, event);
   call.state = todo.next;
   if (todo.leaves_queue) queue_.remove(call);
@@ -251,12 +251,12 @@ inline bool Dispatcher::step_to_end(Call& call, CallEvent event) {
     if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
       time(call, *kill_at);
   }
-  look_if_unawaited();
+  notify_if_unawaited();
   return todo.answers_caller;
 }
 
-inline bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
-                               Emplacement& emplacement) {
+inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
+                                       Completion* completion) {
   auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
   bool ended = false;
   {
@@ -265,11 +265,11 @@ inline bool Dispatcher::attach(const std::shared_ptr<Call>& call, const asio::an
     if (registry->closed()) return false;
     call->registry = registry;
     call->same_executor = io_ && io_->executor == executor;
-    emplacement.emplace(*call);
+    call->set_completion(completion);
     registry->add(call);
     ended = call->has_outcome;
   }
-  if (ended) call->post_receiver();
+  if (ended) call->post_completion();
   return true;
 }
 
@@ -295,7 +295,7 @@ inline void Dispatcher::on_timer() {
     const auto held = lock();
     armed_at_.reset();
     const auto now = Clock::now();
-    // The answers may be here already, when it was this process that slept.
+    // The results may have arrived already, if it was this process that slept.
     for (DataLink* link : links_) {
       const auto late = [&](const auto& call) { return call->deadline.queued() && call->deadline.at <= now; };
       const auto calls = link->slots().all();
@@ -304,24 +304,24 @@ inline void Dispatcher::on_timer() {
     while (!deadlines_.empty() && deadlines_.first().deadline.at <= now) {
       Call& call = deadlines_.first();
       deadlines_.remove(call);
-      if (call.state == CallState::abandoned) {  // kill_after is over
+      if (call.state == CallState::abandoned) {  // kill_after has passed
         call.link->worker().kill_worker();
         continue;
       }
       auto keep_alive = call.shared_from_this();
       std::string text = "the call of '" + call.routine() + "' did not end in time; it ";
       text += call.link != nullptr ? "ran in " + call.link->worker().describe() : "waited for a free worker";
-      if (step_to_end(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
+      if (end_for_caller(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
     arm();
   }
   for (auto& [call, text] : expired) {
-    // A statement of its own: the Error that is copied here has gone before the caller, on another thread maybe, gets
-    // its own. ThreadSanitizer does not see how libstdc++ counts who shares their text.
+    // A statement of its own: the Error that is copied here is destroyed before the caller, perhaps on another thread,
+    // gets its own. ThreadSanitizer does not see the reference count of the text that libstdc++ lets them share.
     auto failure = std::make_exception_ptr(Error(Errc::deadline_exceeded, text));
-    finish(std::move(call), std::move(failure));
+    complete_with_error(std::move(call), std::move(failure));
   }
-  deliver(true);
+  run_completions(true);
 }
 
 inline void Dispatcher::context_destroyed() noexcept {
@@ -329,11 +329,11 @@ inline void Dispatcher::context_destroyed() noexcept {
   {
     const auto held = lock();
     io_.reset();
-    answered.swap(ready_);
-    others.swap(elsewhere_);
+    answered.swap(completions_);
+    others.swap(posted_completions_);
   }
   for (CallQueue* queue : {&answered, &others})
-    while (!queue->empty()) queue->pop()->post_receiver();  // nothing is posted to a context that is going
+    while (!queue->empty()) queue->pop()->post_completion();  // nothing is posted to a context that is being destroyed
 }
 
 }}}  // namespace drover::v1::detail

@@ -5,24 +5,23 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The life of a call in the parent. Whatever happens to it (an answer, a cancellation, the deadline, the end of its
-/// worker) goes through step(), so that its caller is answered exactly once and its place in the worker given back
-/// exactly once.
+/// The state of a call in the parent. Every event (a result, a cancellation, the deadline, the exit of its worker) goes
+/// through step(), so that its caller is completed exactly once and its slot in the worker is released exactly once.
 enum class CallState : std::uint8_t {
-  queued,     ///< waits for a place in a worker
+  queued,     ///< waits for a slot in a worker
   running,    ///< sent; the caller waits
-  abandoned,  ///< sent; the caller has been answered, the routine has not ended yet and keeps its place
+  abandoned,  ///< sent; the caller has been completed, the routine has not ended yet and keeps its slot
   ended
 };
 
 enum class CallEvent : std::uint8_t {
-  sent,          ///< it got a place in a worker
-  answered,      ///< the worker's RESULT is there
+  sent,          ///< it got a slot in a worker
+  answered,      ///< the worker's RESULT has arrived
   cancelled,     ///< the caller does not want it any more
-  expired,       ///< its deadline is over
+  expired,       ///< its deadline has passed
   worker_ended,  ///< the process it was sent to has exited
-  returned,      ///< its worker, which ends by itself, has not begun it and never will
-  refused        ///< it will never be sent: a stop, or a pool that has given up
+  returned,      ///< its worker drains, has not begun it and never will
+  refused        ///< it will never be sent: a stop, or a pool that gave up
 };
 
 struct CallStep {
@@ -36,7 +35,7 @@ struct CallStep {
   friend constexpr bool operator==(const CallStep&, const CallStep&) = default;
 };
 
-/// Pure. An event that comes too late, or makes no sense in a state, changes nothing.
+/// Pure. An event that comes too late, or has no meaning in a state, changes nothing.
 constexpr CallStep step(CallState state, CallEvent event) noexcept {
   using enum CallState;
   using enum CallEvent;

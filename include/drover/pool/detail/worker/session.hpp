@@ -229,6 +229,7 @@ class WorkerSession final : public ContextBound,
   template <class Decide>
   void change(Decide decide);
   void on_child_event(const ChildEvent& event);
+  void process_exit_later();
   template <class Fill>
   void emit_of(pid_t pid, Event::Kind kind, Fill fill);
   void calls_answered();

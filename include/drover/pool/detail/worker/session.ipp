@@ -93,12 +93,12 @@ void WorkerSession::change(Decide decide) {
     take_queued().swap(refused);
     refusal = dispatcher_->refusal();
   }
-  Dispatcher::fail(std::move(refused), refusal);
+  Dispatcher::complete_all_with_error(std::move(refused), refusal);
 }
 
 /// If nobody else could take them.
 inline CallQueue WorkerSession::take_queued() noexcept {
-  return mode_.owns_dispatcher ? dispatcher_->drop_queue() : CallQueue();
+  return mode_.owns_dispatcher ? dispatcher_->take_queued_calls() : CallQueue();
 }
 
 // ---- start ----------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
     fail_start(std::current_exception());
   }
   // The reaper thread may have reported the exit before this session knew its process.
-  if (!child_->running()) to_executor_->post([self = shared_from_this()] { self->process_exit(true); });
+  if (!child_->running()) process_exit_later();
 }
 
 inline void WorkerSession::connect(UniqueFd control, UniqueFd data, Timeout timeout) {
@@ -205,7 +205,7 @@ inline void WorkerSession::open_calls() {
     dispatcher_->add_link(data_);
     if (io_) data_.watch(io_->executor);
     if (mode_.owns_dispatcher) dispatcher_->refuse(nullptr);
-    dispatcher_->pump();
+    dispatcher_->send_queued();
   }
   if (const auto supervision = supervision_.lock()) supervision->worker_ready(*this);
 }
@@ -311,7 +311,7 @@ void WorkerSession::emit_of(pid_t pid, Event::Kind kind, Fill fill) {
   event.front().kind = kind;
   event.front().pid = pid;
   fill(event.front());
-  events_->tell(std::move(event));
+  events_->report(std::move(event));
 }
 
 }}}  // namespace drover::v1::detail

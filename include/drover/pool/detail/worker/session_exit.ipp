@@ -1,6 +1,7 @@
 #pragma once
 
 #include <limits>
+#include <new>
 #include <vector>
 
 #include <asio/error.hpp>
@@ -26,7 +27,7 @@ inline Event::Kind reported_kind(ChildEvent::Kind kind) noexcept {
 /// On any thread, under the child's lock, which comes after the mutex: so the mutex must not be taken here.
 inline void WorkerSession::on_child_event(const ChildEvent& event) {
   if (event.kind == ChildEvent::Kind::ended) {
-    to_executor_->post([self = shared_from_this()] { self->process_exit(true); });
+    process_exit_later();
   } else if (event.kind == ChildEvent::Kind::group_over) {
     to_executor_->post([self = shared_from_this()] { self->group_over(); });
   } else {
@@ -35,6 +36,17 @@ inline void WorkerSession::on_child_event(const ChildEvent& event) {
       if (event.kind == ChildEvent::Kind::stopped) reported.stopped_by = event.signo;
     });
   }
+}
+
+/// On the worker's executor. Without the memory for it, again and again.
+inline void WorkerSession::process_exit_later() {
+  to_executor_->post([self = shared_from_this()] {
+    try {
+      self->process_exit(true);
+    } catch (const std::bad_alloc&) {
+      self->process_exit_later();
+    }
+  });
 }
 
 inline void WorkerSession::process_exit(bool on_executor) {
@@ -53,25 +65,28 @@ inline void WorkerSession::process_exit(bool on_executor) {
     if (control_.is_intact()) control_.read(1000);
     data_.take_calls(false);
     if (lifecycle_.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());
-    cause = exit_cause();
+    // Everything that may need memory comes before the first change, so that all of it can be tried again.
+    const Cause exited = exit_cause();
+    cause = exited;
+    if (failure_) cause = [failure = failure_] { return failure; };
+    Cause refusal = cause;
     const ReapReport reaped = child_->report();
     if (!lifecycle_.was_ready() && !start_failure_) start_failure_ = never_ready(reaped);
     carry_out(lifecycle_.exited());
     record_exit(reaped);
     end_calls(calls);
-    status_.fail(cause);
-    if (failure_) cause = [failure = failure_] { return failure; };
-    if (mode_.owns_dispatcher && !lifecycle_.stop_request().begun()) dispatcher_->refuse(cause);
+    status_.fail([&] { return failure_of(exited); });
+    if (mode_.owns_dispatcher && !lifecycle_.stop_request().begun()) dispatcher_->refuse(std::move(refusal));
     emit(Event::Kind::exited, [&](Event& event) {
       event.exit = reaped.exit;
       event.expected = exit_was_expected_;
     });
     calls.append(take_queued());
-    dispatcher_->disarm();
+    dispatcher_->cancel_idle_timer();
     close_links();
   }
-  const bool answers_wait = dispatcher_->deliver(false);
-  Dispatcher::fail(std::move(calls), cause);
+  const bool answers_wait = dispatcher_->run_completions(false);
+  Dispatcher::complete_all_with_error(std::move(calls), cause);
   // A caller hears of its answer before those who wait for the end hear of that.
   if (answers_wait && on_executor && to_executor_->post([self = shared_from_this()] {
         self->calls_answered();
@@ -100,7 +115,7 @@ inline void WorkerSession::record_exit(const ReapReport& reaped) {
 inline void WorkerSession::end_calls(CallQueue& ended) {
   dispatcher_->remove_link(data_);
   data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
-    if (dispatcher_->settle(*call, CallEvent::worker_ended)) ended.push(call);
+    if (dispatcher_->end_in_flight(*call, CallEvent::worker_ended)) ended.push(call);
   });
 }
 
@@ -135,14 +150,14 @@ inline Cause WorkerSession::exit_cause() const {
 /// Why it exited before HELLO.
 inline std::exception_ptr WorkerSession::never_ready(const ReapReport& reaped) const {
   if (lifecycle_.stop_request().begun()) return aborted();
-  if (reaped.terminated)
+  const ExitStatus& exit = reaped.exit;
+  if (reaped.terminated && exit.kind != ExitStatus::Kind::exited)
     return std::make_exception_ptr(
         Error(Errc::protocol_error, "worker '" + options_.name + "' (" + options_.command.program.string() +
                                         ") closed its control socket before it was ready; does its command close "
                                         "descriptors above 2, as wrappers do?"));
   std::string text =
       "worker '" + options_.name + "' (" + options_.command.program.string() + ") exited before it was ready";
-  const ExitStatus& exit = reaped.exit;
   if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_descriptors)
     text +=
         ": its descriptors 3 to 5 did not reach it, or it was given others in their place; a command that is a wrapper "
@@ -225,7 +240,7 @@ inline void WorkerSession::detach(const Cause& gone) noexcept {
     if (starting && !start_failure_) start_failure_ = failure_of(gone);
     status_.fail([&] { return failure_of(gone); });
   }
-  Dispatcher::fail(std::move(calls), gone);
+  Dispatcher::complete_all_with_error(std::move(calls), gone);
   complete(actions);
 }
 

@@ -110,7 +110,7 @@ inline void WorkerSession::result(const std::shared_ptr<Call>& call, const Frame
     return;  // nobody on this side has cancelled it: the worker ends, and its exit status is what the caller needs
   if (!std::exchange(answered_a_call_, true))
     if (const auto supervision = supervision_.lock()) supervision->worker_answered(*this);
-  dispatcher_->answer(call, std::move(outcome), data_.reader());
+  dispatcher_->record_result(call, std::move(outcome), data_.reader());
 }
 
 inline void WorkerSession::data_closed() { carry_out(lifecycle_.data_closed(Clock::now())); }
@@ -136,7 +136,7 @@ inline std::unique_lock<std::mutex> WorkerSession::lock_context() const {
   return context;
 }
 
-inline void WorkerSession::run_completions() { dispatcher_->deliver(true); }
+inline void WorkerSession::run_completions() { dispatcher_->run_completions(true); }
 
 inline void WorkerSession::socket_failed(const char* what, std::error_code error) {
   auto failure = std::make_exception_ptr(

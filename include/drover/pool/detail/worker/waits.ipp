@@ -30,7 +30,7 @@ inline asio::awaitable<void> await_events(std::shared_ptr<WorkerSession> session
   Timeout limit;
   if (!on_own_context(*session, executor))
     limit = std::max<Duration>(session->options().term_grace, std::chrono::seconds(1));
-  co_await EventSink::all_told(session->events(), limit);
+  co_await EventSink::all_delivered(session->events(), limit);
 }
 
 [[noreturn]] inline void throw_refused_kill(std::error_code refused) {
