@@ -1,6 +1,6 @@
 #pragma once
 
-/// Everything. Each header also stands alone.
+/// Includes all public headers. Each of them can also be included alone.
 
 #include <drover/detail/platform.hpp>
 

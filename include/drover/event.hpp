@@ -11,35 +11,35 @@
 
 namespace drover { inline namespace v1 {
 
-/// Something that happened to a worker process, as told to WorkerOptions::on_event.
+/// Something that happened to a worker process, as passed to WorkerOptions::on_event.
 ///
-/// Events of one worker come in the order in which they happened: spawned, ready, then either an unexpected `exited` or
-/// `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`; `reaped` last. The two
-/// signals also come without `stopping`: after a start that failed, kill_after, or bytes that are no message.
-/// `stopped` and `continued` come in between, for a process that job control or somebody's SIGSTOP suspends. A pool
-/// adds `restarting` before it replaces a worker, `gave_up` when too many workers of a slot have died, and `recovered`
-/// when one has proved itself since.
+/// The events of one worker arrive in the order in which they happened: `spawned` and `ready`; then either an
+/// unexpected `exited`, or `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`;
+/// `reaped` is the last one. `terminate_sent` and `kill_sent` also arrive without `stopping`: after a failed start,
+/// after kill_after, or after bytes that are not a message. `stopped` and `continued` arrive in between, when job
+/// control or a SIGSTOP suspends the process. A pool adds `restarting` before it replaces a worker, `gave_up` when too
+/// many workers of a pool slot have crashed, and `recovered` when a worker of that pool slot has proved itself since.
 struct Event {
   enum class Kind {
     spawned,         ///< the process exists
-    ready,           ///< its handshake is done, it takes calls
-    stopping,        ///< it was asked to end
+    ready,           ///< the handshake is done, the worker takes calls
+    stopping,        ///< the worker was asked to stop
     terminate_sent,  ///< SIGTERM was sent
     kill_sent,       ///< SIGKILL was sent
-    exited,          ///< it has ended; see `expected` and `exit`
-    reaped,          ///< nothing of it is left, a zombie neither
-    restarting,      ///< a pool is about to start another in its place
-    gave_up,    ///< too many workers of a pool's slot have died; it is tried again after RestartPolicy::max_backoff
-    recovered,  ///< a worker of a slot that was given up has answered a call, or lived for RestartPolicy::within
-    stopped,    ///< the process does not run, because of the signal `stopped_by`; seen within a second
+    exited,          ///< the process has exited; see `expected` and `exit`
+    reaped,          ///< nothing of the process is left, not even a zombie
+    restarting,      ///< a pool is about to start a replacement
+    gave_up,    ///< too many workers of a pool slot have crashed; the pool tries again after RestartPolicy::max_backoff
+    recovered,  ///< a worker of a given-up pool slot has answered a call, or lived for RestartPolicy::within
+    stopped,    ///< the signal `stopped_by` has suspended the process; reported within a second
     continued   ///< the process runs again
   };
 
   Kind kind{};
   std::string worker{};              ///< WorkerOptions::name
-  pid_t pid{};                       ///< 0 where there is none yet
-  bool expected{};                   ///< exited: was it asked to?
-  std::optional<ExitStatus> exit{};  ///< exited, reaped, restarting, gave_up: how it ended
+  pid_t pid{};                       ///< 0 if there is no process yet
+  bool expected{};                   ///< exited: whether the exit was asked for or announced
+  std::optional<ExitStatus> exit{};  ///< exited, reaped, restarting, gave_up: the exit status
   std::optional<int> stopped_by{};   ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
   Clock::time_point at{};
 

@@ -8,19 +8,19 @@
 
 namespace drover { inline namespace v1 {
 
-/// How a process ended. exit(9), exit(137) and death by SIGKILL are three different things here.
+/// How a process exited. exit(9), exit(137) and death by SIGKILL are three different values.
 struct ExitStatus {
   enum class Kind {
-    unknown,   ///< the host or something in it took the status first (SIGCHLD ignored, a foreign waitpid(-1))
-    exited,    ///< it returned from main() or called exit(); value is the code, 0 to 255
-    signaled,  ///< a signal killed it; value is the signal's number
+    unknown,   ///< other code in the parent collected the status first (an ignored SIGCHLD, a waitpid(-1))
+    exited,    ///< the process returned from main() or called exit(); value is the code, 0 to 255
+    signaled,  ///< a signal killed the process; value is the signal's number
   };
 
   Kind kind{};
   int value{};
   bool core_dumped{};
 
-  /// It ended with code 0. A status that is unknown is no success.
+  /// True if the process exited with code 0. An unknown status is not a success.
   bool success() const noexcept { return kind == Kind::exited && value == 0; }
 
   /// "exited with code 3", "killed by SIGSEGV (core dumped)", "ended with an unknown status".
@@ -36,7 +36,7 @@ inline std::string signal_name(int signo) {
   return "signal " + std::to_string(signo);
 }
 
-/// From what waitid(2) with WEXITED fills in.
+/// Converts the result of waitid(2) with WEXITED.
 inline ExitStatus to_exit_status(const siginfo_t& info) noexcept {
   if (info.si_code == CLD_EXITED) return {ExitStatus::Kind::exited, info.si_status, false};
   return {ExitStatus::Kind::signaled, info.si_status, info.si_code == CLD_DUMPED};

@@ -13,7 +13,8 @@
 namespace drover { inline namespace v1 {
 namespace detail {
 
-/// Runs it on a context of its own; `signal`: the first that came. Throws what it threw.
+/// Runs `main` on a context of its own and throws what it threw. `signal` receives the number of the first signal, or
+/// 0.
 void run_to_end(asio::awaitable<void> main, int& signal);
 
 template <class T>
@@ -24,15 +25,15 @@ asio::awaitable<void> keep_result(asio::awaitable<T> main, std::optional<T>& res
 
 }  // namespace detail
 
-/// Runs a coroutine to its end on an io_context of its own, on this thread, and returns its result or throws what it
-/// threw. Returns when the coroutine has ended: what else waits on the context then goes with it silently, so await in
-/// the coroutine what has to be finished, or stop() what has to be stopped. If somebody stops the context before that,
-/// it throws operation_aborted.
+/// Runs a coroutine on an io_context of its own, on this thread, and returns its result. run() returns when the
+/// coroutine has ended. Everything else that waits on the context is then destroyed silently, so let the coroutine
+/// await all work that has to be finished, and stop() all workers and pools that have to be stopped.
 ///
-/// SIGINT, SIGTERM and SIGHUP cancel it (terminal cancellation), each time one comes; it then has to end by itself. One
-/// that is ignored stays so. Their dispositions are taken over for that time, and set to the default afterwards, as
-/// asio::signal_set does. Not in a worker, which has its own use for these signals: routines may call this, and nothing
-/// cancels it there.
+/// *Errors:* an exception of the coroutine; operation_aborted if the context is stopped before the coroutine has ended.
+/// *Cancellation:* SIGINT, SIGTERM and SIGHUP cancel the coroutine (terminal cancellation), each time one arrives; the
+/// coroutine then has to end by itself. A signal that is ignored stays ignored. Otherwise its disposition is replaced
+/// while run() runs, and set to the default afterwards, as asio::signal_set does. A worker needs these signals itself:
+/// a routine may call run(), but no signal cancels it there.
 template <class T>
 T run(asio::awaitable<T> main) {
   int signal = 0;
@@ -45,8 +46,8 @@ T run(asio::awaitable<T> main) {
   }
 }
 
-/// run() for main(): returns 0; 128 + the signal's number if one came and the coroutine ended with an error after it;
-/// 1 for any other error, with its text on stderr.
+/// run() for main(). Returns 0 on success; 128 + the number of the first signal if one arrived and the coroutine then
+/// ended with an error; 1 for any other error, whose text is written to stderr.
 int run_main(asio::awaitable<void> main);
 
 }}  // namespace drover::v1

@@ -23,11 +23,11 @@ namespace drover { inline namespace v1 {
 namespace detail {
 
 struct RunState {
-  asio::cancellation_signal cancel;  // what is left in the context may still refer to it
+  asio::cancellation_signal cancel;  // operations left in the context may still refer to it
   asio::io_context context{1};
   RunSignals& run_signals = asio::use_service<RunSignals>(context);
   asio::signal_set signals{context};
-  int signal = 0;  // the first that came
+  int signal = 0;  // the first that arrived
   std::exception_ptr failure;
 
   void wait_for_signal() {
@@ -40,13 +40,14 @@ struct RunState {
     });
   }
 
-  /// nohup(1) and shells without job control mean it: who started this program does not want it to hear that signal.
+  /// nohup(1) and shells without job control ignore a signal on purpose: it must not have an effect on this program.
   static bool ignored(int number) {
     struct sigaction action{};
     return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
   }
 
-  /// SA_RESTART, so that the host's blocking calls on other threads are not interrupted; signal_set does not set it.
+  /// Sets SA_RESTART, so that the program's blocking calls on other threads are not interrupted; signal_set does not
+  /// set it.
   static void restart_system_calls(int number) {
     struct sigaction action{};
     if (::sigaction(number, nullptr, &action) != 0) return;
@@ -55,7 +56,7 @@ struct RunState {
   }
 
   void watch_signals() {
-    if (started_as_worker()) return;  // there the signals are the worker's own
+    if (started_as_worker()) return;  // a worker handles these signals itself
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
       if (ignored(number)) continue;
       signals.add(number);
@@ -69,17 +70,17 @@ DROVER_INLINE void run_to_end(asio::awaitable<void> main, int& signal) {
   RunState state;
   state.watch_signals();
   const std::error_code aborted = asio::error::operation_aborted;
-  state.failure = std::make_exception_ptr(std::system_error(aborted));  // should somebody stop the context
+  state.failure = std::make_exception_ptr(std::system_error(aborted));  // if the context is stopped early
   const auto finish = [&state](std::exception_ptr failure) {
     state.failure = failure;
     state.context.stop();
   };
   asio::co_spawn(state.context, std::move(main), asio::bind_cancellation_slot(state.cancel.slot(), finish));
   state.context.run();
-  state.signals.clear();  // a signal is again what it was before
+  state.signals.clear();  // restores the default dispositions
   signal = state.signal;
-  // What was ready when the coroutine ended, such as the last events of a worker, is not lost. No more than that: what
-  // waits for something (a worker that nobody has stopped, say) would keep this up for ever.
+  // Run the handlers that were ready when the coroutine ended, such as the last events of a worker. Their number is
+  // bounded: a pending operation (of a worker that was not stopped, for example) could keep this loop busy for ever.
   state.context.restart();
   for (int turns = 0; turns < 1000 && state.context.poll_one() != 0; ++turns) {
   }
@@ -98,7 +99,7 @@ DROVER_INLINE int run_main(asio::awaitable<void> main) {
     std::fprintf(stderr, "error: %s\n", detail::what_of(error));
   } catch (...) {
     if (signal != 0) return 128 + signal;
-    std::fprintf(stderr, "error: an exception that is no std::exception\n");
+    std::fprintf(stderr, "error: an exception that is not a std::exception\n");
   }
   return 1;
 }

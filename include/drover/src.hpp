@@ -1,13 +1,13 @@
 #pragma once
 
-/// All of drover that is no template: for one source file of a program (or of a shared library that hides its symbols)
-/// that defines DROVER_SEPARATE_COMPILATION, and for no other. The program's other files then compile several times as
-/// fast.
+/// All non-template code of drover, compiled once. Include this header in exactly one source file of a program (or of a
+/// shared library that hides its symbols) that defines DROVER_SEPARATE_COMPILATION. The program's other files then
+/// compile several times faster.
 ///
 ///     // drover.cpp
 ///     #include <drover/src.hpp>
 ///
-/// The definition has to be the same in every file of the program that includes drover, so give it to the whole target.
+/// The macro must be defined in every file of the program that includes drover, so define it for the whole target.
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #error "drover/src.hpp is for programs that define DROVER_SEPARATE_COMPILATION, in all of their files"

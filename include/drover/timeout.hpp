@@ -8,22 +8,22 @@
 #include <string>
 #include <string_view>
 
-/// Time in drover: steady, absolute inside, relative at the public face.
+/// Time in drover: a steady clock, absolute times inside, relative times in the public interface.
 namespace drover { inline namespace v1 {
 
 using Clock = std::chrono::steady_clock;
 using Duration = Clock::duration;
 
-/// A bound on how long something may take; nullopt is no bound. Negative ones are refused with std::invalid_argument by
-/// whatever they are given to.
+/// A bound on how long an operation may take; nullopt is no bound. A function that receives a negative bound throws
+/// std::invalid_argument.
 using Timeout = std::optional<Duration>;
 
 namespace detail {
 
-/// The moment at which a Timeout is over; nullopt is never.
+/// The time at which a Timeout has passed; nullopt is never.
 using Deadline = std::optional<Clock::time_point>;
 
-/// A bound that does not fit into the clock's range is as good as none.
+/// A bound beyond the range of the clock counts as no bound.
 inline Deadline deadline_after(Clock::time_point now, Timeout timeout) {
   if (!timeout || *timeout > Clock::time_point::max() - now) return std::nullopt;
   return now + *timeout;

@@ -6,12 +6,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A member of an options type, safe to write in braces inside a `co_await` expression.
+/// A member of an options type that may be initialised in braces inside a `co_await` expression.
 ///
-/// There GCC 12 builds each member of a braced aggregate on its own, copies it bytewise into the aggregate, and
-/// destroys both. So this remembers where it was constructed: a bytewise copy reads the original, which lives until the
-/// end of the full expression, whenever it is copied or moved from, and its destructor frees nothing. Elsewhere it is a
-/// T.
+/// In such an expression GCC 12 constructs each member of a braced aggregate separately, copies it bytewise into the
+/// aggregate, and destroys both. So a BraceSafe remembers the address at which it was constructed. A bytewise copy has
+/// another address: when it is copied or moved from, it reads the original, which lives until the end of the full
+/// expression, and its destructor frees nothing. In all other cases a BraceSafe is a T.
 ///
 /// *Rule:* a function that takes options by value or reference copies or moves them before it reads a member directly.
 template <class T>
@@ -40,7 +40,7 @@ class BraceSafe : public T {
     if (!is_object()) ::new (static_cast<void*>(static_cast<T*>(this))) T();
   }
 
-  /// The value, whichever of the two this is.
+  /// The value: of this object, or of the original if this object is a bytewise copy.
   const T& value() const noexcept { return *constructed_at_; }
 
  private:

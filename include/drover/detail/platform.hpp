@@ -1,8 +1,8 @@
 #pragma once
 
 /// Every public header includes this one first. It checks the compiler, the C library, the standard library and Asio,
-/// and reports each thing that is missing in one sentence. It also switches Asio's coroutines on where Asio does not do
-/// so by itself, which has to happen before Asio's first header.
+/// and reports each missing requirement in one sentence. It also enables Asio's coroutines where Asio does not do so
+/// itself; this must happen before Asio's first header.
 
 #if !defined(__linux__)
 #error "drover runs on Linux only"
@@ -18,7 +18,7 @@
 #endif
 
 #include <features.h>
-// sigabbrev_np(3) is glibc's from 2.32 on, posix_spawn_file_actions_addclosefrom_np() from 2.34 on.
+// glibc has sigabbrev_np(3) since 2.32 and posix_spawn_file_actions_addclosefrom_np() since 2.34.
 #if !defined(__GLIBC__) || !defined(__GLIBC_PREREQ)
 #error "drover needs glibc 2.34 or later: this C library (musl, for example) lacks functions that drover calls"
 #elif !__GLIBC_PREREQ(2, 34)
@@ -35,7 +35,7 @@
 #if !__has_include(<asio/version.hpp>)
 #error "drover needs the headers of standalone Asio, 1.22 or later (Debian, Ubuntu: libasio-dev)"
 #endif
-// With Clang, Asio looks for C++20's coroutines from 1.26 on only.
+// With Clang, Asio detects C++20's coroutines only since 1.26.
 #if defined(__clang__) && !defined(ASIO_DETAIL_CONFIG_HPP)
 #if !defined(ASIO_HAS_CO_AWAIT) && !defined(ASIO_DISABLE_CO_AWAIT)
 #define ASIO_HAS_CO_AWAIT 1

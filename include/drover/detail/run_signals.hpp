@@ -8,16 +8,16 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The signals that have asked a run() for its end, as what runs in it sees them. There is one in each context that
-/// run() has made, and none in others. On the context's thread.
+/// The signals that have asked a run() to end, for the code that runs in it. Each context that run() has created has
+/// one RunSignals, other contexts have none. Used on the context's thread only.
 class RunSignals final : public asio::execution_context::service {
  public:
   inline static asio::execution_context::id id;
 
-  /// Acts on signals by itself, whatever the coroutine does that owns it.
+  /// Acts on signals itself, whatever the coroutine that owns it does.
   class Target {
    public:
-    /// The second and later signals; the first one cancels the coroutine.
+    /// Called for the second and each later signal. The first one cancels the coroutine.
     virtual void on_signal(unsigned count) = 0;
 
    protected:
@@ -26,7 +26,7 @@ class RunSignals final : public asio::execution_context::service {
 
   explicit RunSignals(asio::execution_context& context) : service(context) {}
 
-  /// Null in a context that is not run()'s.
+  /// Null if run() has not created the context.
   static RunSignals* find(asio::execution_context& context) {
     return asio::has_service<RunSignals>(context) ? &asio::use_service<RunSignals>(context) : nullptr;
   }

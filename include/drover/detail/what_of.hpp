@@ -4,7 +4,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// what(), which a class of the user's may answer with a null pointer.
+/// what(), or an empty string if a user-defined class returns a null pointer.
 inline const char* what_of(const std::exception& exception) noexcept {
   const char* const what = exception.what();
   return what != nullptr ? what : "";

@@ -15,19 +15,19 @@
 #include <drover/os/detail/descriptor_rights.hpp>
 #include <drover/os/fd.hpp>
 
-/// Who sent the bytes on a Unix socket. SO_PEERCRED names the maker of a socket pair at both of its ends; what the
-/// kernel attaches to a message names its sender. See SCM_CREDENTIALS in unix(7).
+/// The sender of bytes on a Unix socket. SO_PEERCRED names the creator of a socket pair at both of its ends; the
+/// credentials that the kernel attaches to a message name its sender. See SCM_CREDENTIALS in unix(7).
 namespace drover { inline namespace v1 { namespace detail {
 
-/// From now on messages received on this end carry their sender. Call it before the other end can send.
+/// Makes messages received on this end carry their sender. Call it before the other end can send.
 inline void enable_credentials(int fd) {
   const int on = 1;
   if (::setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0)
-    throw_errno("cannot ask for the sender of messages on a socket");
+    throw_errno("cannot enable SO_PASSCRED on the control socket");
 }
 
-/// Sends what fits and returns its size. Throws std::system_error, with EAGAIN if nothing fits now. Never raises
-/// SIGPIPE.
+/// Sends as many bytes as fit now and returns their number. Never raises SIGPIPE.
+/// *Errors:* std::system_error, with EAGAIN if nothing fits now.
 inline std::size_t send_with_credentials(int fd, std::span<const std::byte> bytes) {
   ucred own{};
   own.pid = ::getpid();
@@ -55,10 +55,11 @@ inline std::size_t send_with_credentials(int fd, std::span<const std::byte> byte
 struct ReceivedFrom {
   std::size_t bytes{};          ///< 0: the other end is closed
   std::optional<pid_t> sender;  ///< as seen in our pid namespace; empty if credentials were not enabled in time
-  bool descriptors{};           ///< descriptors came along, which are being closed on another thread
+  bool descriptors{};           ///< descriptors were attached; another thread closes them
 };
 
-/// Receives what is there. Throws std::system_error, with EAGAIN if there is nothing yet.
+/// Receives the bytes that have arrived.
+/// *Errors:* std::system_error, with EAGAIN if nothing has arrived.
 inline ReceivedFrom receive_with_credentials(int fd, std::span<std::byte> buffer) {
   const ReceivedMessage received = receive_message(fd, buffer, MSG_DONTWAIT);
   if (received.bytes < 0) throw_errno("cannot receive with credentials");

@@ -12,10 +12,10 @@
 #include <unistd.h>
 #include <utility>
 
-/// Descriptors: who closes them, and how drover makes its own.
+/// Ownership of descriptors, and the creation of drover's own.
 namespace drover { inline namespace v1 {
 
-/// Owns a file descriptor and closes it; -1 is none. Move-only.
+/// Owns a file descriptor and closes it; -1 means none. Move-only.
 class UniqueFd {
  public:
   explicit UniqueFd(int fd = -1) noexcept : fd_(fd) {}
@@ -29,15 +29,15 @@ class UniqueFd {
   int get() const noexcept { return fd_; }
   explicit operator bool() const noexcept { return fd_ >= 0; }
 
-  /// Gives the descriptor away without closing it.
+  /// Gives up the descriptor without closing it.
   int release() noexcept { return std::exchange(fd_, -1); }
 
-  /// Closes what is owned and takes over `fd`. Leaves errno alone, so that it can run on the way out of an error.
+  /// Closes the owned descriptor and takes over `fd`. Preserves errno, so that it can run while an error is handled.
   void reset(int fd = -1) noexcept {
     const int old = std::exchange(fd_, fd);
     if (old < 0) return;
     const int saved = errno;
-    ::close(old);  // never repeated, not even after EINTR: Linux has closed it all the same, see close(2)
+    ::close(old);  // never repeated, not even after EINTR: Linux has closed it anyway, see close(2)
     errno = saved;
   }
 
@@ -51,8 +51,8 @@ namespace detail {
   throw std::system_error(error, std::system_category(), what);
 }
 
-/// A host may run with 0, 1 or 2 closed. What drover opens must not take their place, or it would be handed to a child
-/// (or printed to) as if it were the host's stdio.
+/// A process may run with 0, 1 or 2 closed. A descriptor that drover opens must not take such a number: a child would
+/// inherit it, or output be written to it, as if it were the process's stdio.
 inline UniqueFd above_stdio(UniqueFd fd) {
   if (fd.get() > 2 || !fd) return fd;
   UniqueFd moved(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
@@ -74,17 +74,17 @@ inline void set_nonblocking(int fd, bool on = true) {
 inline std::pair<UniqueFd, UniqueFd> socket_pair() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
-    throw_errno("cannot make a socket pair");
+    throw_errno("cannot create a socket pair");
   UniqueFd first(ends[0]), second(ends[1]);
   first = above_stdio(std::move(first));
   second = above_stdio(std::move(second));
   return {std::move(first), std::move(second)};
 }
 
-/// Both ends of a pipe, first the one to read from: close-on-exec, the reading end non-blocking.
+/// Both ends of a pipe, the reading end first: close-on-exec, the reading end non-blocking.
 inline std::pair<UniqueFd, UniqueFd> pipe_pair() {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot create a pipe");
   UniqueFd reading(ends[0]), writing(ends[1]);
   reading = above_stdio(std::move(reading));
   writing = above_stdio(std::move(writing));
@@ -92,7 +92,7 @@ inline std::pair<UniqueFd, UniqueFd> pipe_pair() {
   return {std::move(reading), std::move(writing)};
 }
 
-/// Which open file a descriptor refers to, so that a number can be checked before it is believed.
+/// Identifies the open file that a descriptor refers to, to check that a number still refers to it.
 struct FdIdentity {
   dev_t device{};
   ino_t inode{};
@@ -107,8 +107,9 @@ inline std::optional<FdIdentity> identity_of(int fd) noexcept {
 }
 
 /// Owns a descriptor that is kept across calls. The program may close numbers that are not its own (closefrom(3), as
-/// daemons do) and open something else under them: ask ours() before the number is used. What has become another file
-/// is left alone. Good for files with an inode of their own: pipes, sockets, memfds, pidfds since Linux 6.9.
+/// daemons do) and open other files under them, so call ours() before using the number. A number that has become
+/// another file is left alone. Works for files with an inode of their own: pipes, sockets, memfds, pidfds since Linux
+/// 6.9.
 class KeptFd {
  public:
   KeptFd() noexcept = default;
@@ -131,10 +132,10 @@ class KeptFd {
   int get() const noexcept { return fd_.get(); }
   explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
 
-  /// The number still refers to the file that it was opened for.
+  /// True if the number still refers to the file that it was opened for.
   bool ours() const noexcept { return fd_ && identity_of(fd_.get()) == identity_; }
 
-  /// Closes it if it is ours.
+  /// Closes the descriptor if it is ours.
   void reset() noexcept { fd_ && !ours() ? forget() : close(); }
   void close() noexcept { fd_.reset(); }
   void forget() noexcept { (void)fd_.release(); }

@@ -21,30 +21,34 @@ namespace detail {
 class ChildProcess;
 }
 
-/// A child process that can't be leaked: not by a cancelled coroutine, a destroyed io_context or an error on the way.
+/// A child process that cannot be leaked: not by a cancelled coroutine, a destroyed io_context or an error.
 ///
-/// It runs in a process group of its own, with default signal dispositions, nothing blocked, and no descriptors but 0,
-/// 1 and 2. However it ends, nothing of its group is left: what outlasts it is sent SIGKILL at once, or after
-/// Command::group_grace; what the reap has sent SIGTERM has the rest of term_grace. What left the group (setsid,
-/// setpgid) is not covered. drover's background thread waits for it (and the context of whoever awaits wait() or
-/// reap(), which takes a descriptor more); the host must not: a status taken by somebody else (waitpid(-1), SIGCHLD
-/// ignored) is told as ExitStatus::Kind::unknown.
+/// It runs in a process group of its own, with default signal dispositions, no blocked signals, and no descriptors but
+/// 0, 1 and 2. However it exits, nothing of its group is left. Processes that outlast it get SIGKILL at once, or after
+/// Command::group_grace; if the reap has sent them SIGTERM, they have the rest of term_grace. Processes that left the
+/// group (setsid, setpgid) are not covered.
 ///
-/// Destroying a running one ends it: SIGTERM at once, SIGKILL after 5 s, without blocking; its lines (Stdio::lines) go
-/// nowhere from then on. A normal end of the program ends it too, and then lasts until its processes are gone, but no
-/// longer than term_grace + 1 s. An exec of the program leaves it running and owned by nobody: see prepare_for_exec().
-/// In a forked copy of the program destructors do nothing.
+/// The reaper thread collects the exit status. The program must not: if waitpid(-1) or an ignored SIGCHLD takes it
+/// first, the status is ExitStatus::Kind::unknown. While a coroutine awaits wait() or reap(), its context also watches
+/// the process, which uses one more descriptor.
 ///
-/// Any thread may call any member, but not move, assign or destroy it meanwhile. Moving disturbs nothing that waits. An
-/// empty one, default-constructed or moved from, does not run.
+/// A normal end of the program ends the process too, and then lasts until the program's processes have exited, but no
+/// longer than term_grace + 1 s. An exec of the program leaves the process running without an owner: see
+/// prepare_for_exec(). In a forked copy of the program destructors do nothing.
+///
+/// *Lifetime:* destroying the object of a running process ends the process without blocking: SIGTERM at once, SIGKILL
+/// after 5 s; its lines (Stdio::lines) are discarded from then on. Moving the object disturbs no waiting coroutine. An
+/// empty object, default-constructed or moved from, is not running.
+/// *Threads:* any thread may call any member, but not move, assign or destroy the object at the same time.
 class Process {
  public:
   Process() = default;
 
-  /// Returns when the program has been executed. Throws std::system_error with the errno and a text that tells what is
-  /// at fault (ENOENT: no such program, working directory or input file; EACCES: not executable; EMFILE: no descriptors
-  /// left), std::invalid_argument for what no program can be given. Then nothing was started and nothing is left open.
-  /// Also throws, with ECANCELED, once the program is ending. See posix_spawn(3).
+  /// Starts a process; returns when the program has been executed. See posix_spawn(3).
+  /// *Errors:* std::system_error with the errno and a text that names the cause (ENOENT: no such program, working
+  /// directory or input file; EACCES: not executable; EMFILE: no descriptors left; ECANCELED: the program is ending);
+  /// std::invalid_argument for a command that no program can be given. Then nothing was started and nothing is left
+  /// open.
   static Process spawn(const Command& command);
 
   Process(Process&&) noexcept = default;
@@ -55,34 +59,35 @@ class Process {
   }
   ~Process();
 
-  /// Good for messages and for comparing, not for kill(2): once it has ended the number may be another process's. 0 if
-  /// empty.
+  /// The process id; 0 if empty. Use it in messages and comparisons, not for kill(2): after the exit the number may be
+  /// another process's.
   pid_t pid() const noexcept;
 
-  /// False once it has been reaped, which comes within moments of its end.
+  /// False once the process has been reaped, which is moments after its exit.
   bool running() const noexcept;
 
-  /// Set once it has been reaped.
+  /// Set once the process has been reaped.
   std::optional<ExitStatus> exit_status() const;
 
-  /// The signal that has stopped it (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU), if it is stopped now. Asks the kernel;
-  /// nothing tells of a stop by itself, see wait(2).
+  /// The signal that has suspended the process (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU), if it is suspended now. Asks the
+  /// kernel, which does not report a suspension by itself, see wait(2).
   std::optional<int> stopped() const;
 
-  /// Sends a signal to the process, not to its group. No-op once it has ended. Throws std::system_error: EPERM if
-  /// refused, EINVAL if there is no such signal.
+  /// Sends a signal to the process, not to its group; does nothing after its exit.
+  /// *Errors:* std::system_error: EPERM if refused, EINVAL if there is no such signal.
   void signal(int signo);
 
-  /// Waits for its end, whatever is left of its group, any number of coroutines at a time. Cancelling ends this wait
-  /// and nothing else. Throws Error(Errc::not_running) if empty.
+  /// Waits for the process's exit, whatever is left of its group. Any number of coroutines may wait at a time.
+  /// *Errors:* Error(Errc::not_running) if empty.
+  /// *Cancellation:* ends this wait and nothing else.
   [[nodiscard]] asio::awaitable<ExitStatus> wait();
 
-  /// Brings it to its end: see ReapPlan. The reap begins when this is called and goes on whatever becomes of the
-  /// awaitable, of its context or of this object; cancelling ends only the waiting. A second reap joins the first and
-  /// may only shorten it; all get the same report, also later. If it is empty an empty report comes at once.
-  ///
-  /// Throws std::invalid_argument if something is negative. The awaitable throws std::system_error (EPERM) if SIGKILL
-  /// is refused, as by a set-user-ID program; it is then still waited for in the background.
+  /// Ends the process as described by ReapPlan. The reap begins with this call and continues whatever happens to the
+  /// awaitable, its context or this object. A second reap joins the first and may only shorten it; all get the same
+  /// report, also later. An empty object yields an empty report at once.
+  /// *Errors:* std::invalid_argument if a duration is negative. The awaitable throws std::system_error (EPERM) if
+  /// SIGKILL is refused, as by a set-user-ID program; the reaper thread then still waits for the process.
+  /// *Cancellation:* ends only the waiting.
   [[nodiscard]] asio::awaitable<ReapReport> reap() { return reap(ReapPlan{}); }
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience) { return reap(ReapPlan{.patience = patience}); }
   [[nodiscard]] asio::awaitable<ReapReport> reap(ReapPlan plan);

@@ -21,8 +21,10 @@ namespace drover { inline namespace v1 {
 namespace detail {
 
 inline asio::awaitable<void> told_of(std::shared_ptr<ChildProcess> child, std::shared_ptr<AsyncEvent> event) {
-  if (child->foreign()) throw std::system_error(ECHILD, std::system_category(), "the process is not this one's child");
-  // Its last lines may be queued on this very executor: let them go first.
+  if (child->foreign())
+    throw std::system_error(ECHILD, std::system_category(),
+                            "the process belongs to the program that this one is a forked copy of");
+  // The process's last lines may be queued on this very executor: let them run first.
   const auto resume = child->has_lines() ? AsyncEvent::Resume::posted : AsyncEvent::Resume::at_once;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   std::optional<ExitWatcher> watch;

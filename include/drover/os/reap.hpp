@@ -10,23 +10,23 @@
 
 namespace drover { inline namespace v1 {
 
-/// How a process is brought to its end: it may end by itself for `patience`, then its whole process group gets SIGTERM
-/// (and SIGCONT, in case it is stopped), has `term_grace` to act on that, also what outlasts the process itself, and
-/// then gets SIGKILL. The reap is over when nothing of the group is left.
+/// How a process is ended. It may exit by itself for `patience`. Then its whole process group gets SIGTERM (and
+/// SIGCONT, in case it is suspended) and has `term_grace` to act on that, including processes that outlast the child
+/// itself. Then the group gets SIGKILL. The reap is over when nothing of the group is left.
 struct ReapPlan {
-  Timeout patience = std::chrono::seconds(10);  ///< nullopt: wait however long it takes, and never send anything
+  Timeout patience = std::chrono::seconds(10);  ///< nullopt: wait without a bound and never send a signal
   Duration term_grace =
-      std::chrono::seconds(5);  ///< counted from the end of patience, not from when SIGTERM got through
+      std::chrono::seconds(5);  ///< counted from the end of patience, not from the delivery of SIGTERM
 };
 
-/// What became of it.
+/// The result of a reap.
 struct ReapReport {
   ExitStatus exit{};
-  bool terminated{};   ///< SIGTERM was sent by the reap
-  bool killed{};       ///< SIGKILL was sent by the reap
-  Duration elapsed{};  ///< from the first reap() to the end; zero if it had ended before
-  /// Lines of Stdio::lines, of stdout and stderr together, that the handler never got because it was behind or memory
-  /// ran out; and their bytes with the line ends.
+  bool terminated{};   ///< the reap sent SIGTERM
+  bool killed{};       ///< the reap sent SIGKILL
+  Duration elapsed{};  ///< from the first reap() until nothing of the group was left; zero if that was so before
+  /// Lines of Stdio::lines, of stdout and stderr together, that the handler never received because it was behind or
+  /// memory ran out; and their bytes with the line ends.
   std::size_t lost_lines{}, lost_bytes{};
 };
 

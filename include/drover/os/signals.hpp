@@ -8,15 +8,15 @@
 /// Signals and threads.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Every signal there is, but for the two that glibc keeps to itself (32 and 33).
+/// All signals except the two that glibc reserves (32 and 33).
 inline sigset_t all_signals() noexcept {
   sigset_t set;
   ::sigfillset(&set);
   return set;
 }
 
-/// A thread started in its scope has every signal blocked from its first instruction, so that the host's handlers never
-/// run on it. Restores the caller's mask.
+/// A thread started in its scope has every signal blocked from its first instruction, so that the program's handlers
+/// never run on it. Restores the caller's mask.
 class BlockAllSignals {
  public:
   BlockAllSignals() noexcept {

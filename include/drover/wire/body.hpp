@@ -14,10 +14,10 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// From here on, moving is cheaper than copying.
+/// From this size on, moving is cheaper than copying.
 inline constexpr std::size_t worth_moving = 64 * 1024;
 
-/// Bytes in whatever they came in.
+/// Bytes in the object that they came in.
 using MovedBytes = std::variant<ByteBuffer, std::string, std::vector<std::byte>>;
 
 inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
@@ -27,12 +27,11 @@ inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
   return buffer != nullptr ? buffer->view() : std::span<const std::byte>();
 }
 
-/// Bytes that a frame which waits to be written shares with the body it was made of.
+/// Bytes that a queued frame shares with the body it was created from.
 using SharedBytes = std::shared_ptr<const MovedBytes>;
 
-/// The body of a frame that is to be sent: a buffer to encode into, and before its bytes pieces that are complete,
-/// large strings and vectors among them that were moved in. Those are sent from where they are. A body may be sent more
-/// than once. Move-only.
+/// The body of a frame to send: complete pieces, then a buffer to encode into. Large strings and vectors that were
+/// moved in are pieces, and are sent from where they are. A body may be sent more than once. Move-only.
 class FrameBody {
  public:
   FrameBody() = default;
@@ -48,27 +47,27 @@ class FrameBody {
     return *this;
   }
 
-  /// What comes next is appended here.
+  /// The buffer to which further bytes are appended.
   ByteBuffer& buffer() noexcept { return buffer_; }
   const ByteBuffer& buffer() const noexcept { return buffer_; }
 
-  /// Puts the bytes behind what is there.
+  /// Appends the bytes.
   void insert(MovedBytes bytes) {
     end_piece();
     add(std::move(bytes));
   }
-  /// What the buffer holds becomes a piece.
+  /// Turns the content of the buffer into a piece.
   void end_piece() {
     if (!buffer_.empty()) add(std::move(buffer_));
   }
-  /// Those before the buffer's.
+  /// The pieces before the buffer.
   const std::vector<SharedBytes>& pieces() const noexcept { return pieces_; }
-  /// The bytes that come first, as far as they lie side by side.
+  /// The first bytes, as far as they are contiguous.
   std::span<const std::byte> front() const noexcept {
     return pieces_.empty() ? buffer_.view() : view_of(*pieces_.front());
   }
 
-  /// Of all of it.
+  /// The bytes of all pieces and of the buffer.
   std::size_t size() const noexcept { return size_of_pieces_ + buffer_.size(); }
 
   /// Keeps the capacity of the buffer.

@@ -15,8 +15,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Bytes that grow at the end. Unlike std::vector it never fills new space with zeros. Move-only; one that was moved
-/// from is empty.
+/// A byte buffer that grows at the end. Unlike std::vector it never fills new space with zeros. Move-only; a moved-from
+/// buffer is empty.
 class ByteBuffer {
  public:
   ByteBuffer() noexcept = default;
@@ -44,15 +44,14 @@ class ByteBuffer {
   /// Keeps the capacity.
   void clear() noexcept { size_ = 0; }
 
-  /// Drops what is beyond `size`, which must not be more than there is.
+  /// Drops the bytes beyond `size`, which must not exceed size().
   void truncate(std::size_t size) noexcept { size_ = size; }
 
   void reserve(std::size_t capacity) {
     if (capacity > capacity_) reallocate(capacity);
   }
 
-  /// Makes room for `count` more bytes and counts them in; they are uninitialised. The pointer to the first of them is
-  /// valid until the buffer grows again.
+  /// Appends `count` uninitialised bytes. The pointer to the first of them is valid until the buffer grows again.
   std::byte* extend(std::size_t count) {
     if (count > capacity_ - size_) [[unlikely]]
       grow(count);
@@ -73,7 +72,7 @@ class ByteBuffer {
     reallocate(std::max({size_ + count, capacity_ * 2, smallest}));
   }
 
-  // From here on memory comes from LargeBlocks instead of malloc(3).
+  // From this capacity on, memory comes from LargeBlocks instead of malloc(3).
   static constexpr std::size_t large = std::size_t{512} << 10;
 
   void reallocate(std::size_t capacity) {

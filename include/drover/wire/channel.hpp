@@ -22,44 +22,46 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Frames over a non-blocking stream socket. Nothing here waits and nothing is locked: whoever owns the channel watches
-/// the descriptor, reads when it is readable, flushes when it is writable and wants_write(). One thread at a time.
+/// Frames over a non-blocking stream socket. Never waits and never locks: the owner watches the descriptor, reads when
+/// it is readable, and flushes when it is writable and wants_write().
 ///
-/// The two directions fail apart: after a failed write what the peer has sent can still be read to its end.
+/// The two directions fail separately: after a failed write, everything that the peer has sent can still be read.
+///
+/// *Threads:* one at a time.
 class Channel {
  public:
   enum class Received {
     some,         // there may be new frames: call next() until there is none
-    nothing_yet,  // would have to wait
-    closed        // the peer has closed its end, or is gone; everything it has sent has been received
+    nothing_yet,  // a read would have to wait
+    closed        // the peer has closed its end or exited; everything it has sent has been received
   };
 
-  /// The socket must be non-blocking. For the rest see FrameReader.
+  /// The socket must be non-blocking. For `max_body` and `buffer_size` see FrameReader.
   Channel(UniqueFd socket, std::size_t max_body, std::size_t buffer_size = FrameReader::usual_buffer_size) noexcept
       : socket_(std::move(socket)), identity_(identity_of(socket_.get())), reader_(max_body, buffer_size) {}
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
   ~Channel() { close(); }
 
-  /// The destructor does the same.
+  /// Closes the socket, as the destructor does.
   void close() noexcept {
     if (!is_intact())
-      (void)socket_.release();  // it is not ours to close
+      (void)socket_.release();  // not ours to close
     else if (looks_for_descriptors_)
       close_without_descriptors(std::move(socket_));
     socket_.reset();
   }
 
-  /// The peer is not to be trusted: descriptors that it attaches are a protocol error, and none of them is closed on
-  /// the receiving thread.
+  /// Marks the peer as untrusted: descriptors that it attaches are a protocol error, and none of them is closed on the
+  /// receiving thread.
   void distrust() noexcept { looks_for_descriptors_ = !refuse_descriptors(fd()); }
-  /// False once other code of the program has closed the descriptor, whose number may be another file's by now. Nothing
-  /// is written to or read from such a file.
+  /// False once other code of the program has closed the descriptor; its number may be another file's by now. The
+  /// channel does not write to or read from such a file.
   bool is_intact() const noexcept { return identity_ && identity_of(fd()) == identity_; }
 
   int fd() const noexcept { return socket_.get(); }
 
-  /// See FrameWriter. After a failed write, frames are dropped.
+  /// Queues a frame, see FrameWriter. After a failed write, frames are dropped.
   void queue(const FrameHeader& header, std::span<const std::byte> body = {}) {
     if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
@@ -67,35 +69,37 @@ class Channel {
     if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
 
-  /// So many frames leave together while their reader is at work on another core: it starts on them at once, and nobody
-  /// waits until the other is through with all he has. On one core both take turns, and the more at a turn the better.
+  /// Flush after this many frames if their reader runs on another core: it can start on them while we continue. On one
+  /// core both sides take turns, so larger batches are better.
   static constexpr int frames_at_a_time = 12;
 
-  /// Is it time for a flush()? Cores as in FrameHeader::core: this thread's, and where the reader was last seen.
+  /// True if it is time for a flush(). Cores as in FrameHeader::core: `here` is this thread's, `reader` the one where
+  /// the reader was last seen.
   bool gathered_enough(std::uint16_t here, std::uint16_t reader) const noexcept {
     return gathered_ >= frames_at_a_time && here != reader && here != 0 && reader != 0;
   }
 
-  /// Sends what is queued, in one system call as a rule. What the socket does not take now stays queued, which is not
-  /// an error; nor is a kernel that is short of memory, see short_of_memory(). Otherwise the error, EPIPE mostly;
-  /// writing is over then, and every later flush() returns the same one. Never raises SIGPIPE.
+  /// Sends the queued frames, usually in one system call. Bytes that the socket does not take now stay queued, which is
+  /// not an error; nor is a kernel that is short of memory, see short_of_memory(). Never raises SIGPIPE.
+  /// *Errors:* returned, usually EPIPE. Writing is over then, and every later flush() returns the same error.
   std::error_code flush() noexcept;
   /// The kernel had no memory for the last flush() or receive() (ENOBUFS, ENOMEM). Nothing is lost: call it again after
-  /// `memory_pause`. The socket may be ready all the time, so that waiting for it would spin.
+  /// `memory_pause`. Waiting for the socket would spin, because it may be ready all the time.
   bool short_of_memory() const noexcept { return short_of_memory_; }
   static constexpr std::chrono::milliseconds memory_pause{10};
 
-  /// Frames wait for the socket to become writable.
+  /// True if frames wait for the socket to become writable.
   bool wants_write() const noexcept { return !writer_.empty(); }
 
   /// Bytes queued.
   std::size_t pending() const noexcept { return writer_.pending(); }
 
-  /// One recv(2). Throws std::system_error on errors that are the program's own (EBADF), and Error with protocol_error
-  /// for descriptors from a peer that is not trusted.
+  /// Calls recv(2) once.
+  /// *Errors:* std::system_error if the program caused it (EBADF); Error with protocol_error for descriptors from an
+  /// untrusted peer.
   Received receive();
 
-  /// See FrameReader::next(): frames that are here, without a system call.
+  /// The next complete frame, without a system call, see FrameReader::next().
   std::optional<Frame> next() { return reader_.next(); }
 
   FrameReader& reader() noexcept { return reader_; }
@@ -130,7 +134,7 @@ inline std::error_code Channel::flush() noexcept {
     const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       writer_.consumed(static_cast<std::size_t>(sent));
-      if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; asking again would only tell so
+      if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; another call would only report that
     } else if (errno == EAGAIN) {
       break;
     } else if (errno == ENOBUFS || errno == ENOMEM) {
@@ -144,13 +148,13 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
-// MSG_DONTWAIT here and above: between is_intact() and this the number may become a blocking socket's.
-// now.
+// MSG_DONTWAIT here and above: between is_intact() and the call the number may become a blocking socket's.
 inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   if (!looks_for_descriptors_) [[likely]]
     return ::recv(fd(), room.data(), room.size(), MSG_DONTWAIT);
   const ReceivedMessage received = receive_message(fd(), room, MSG_DONTWAIT);
-  if (received.descriptors) throw Error(Errc::protocol_error, "the peer sent descriptors, which nobody has asked for");
+  if (received.descriptors)
+    throw Error(Errc::protocol_error, "the peer sent descriptors, which the protocol does not allow");
   return received.bytes;
 }
 

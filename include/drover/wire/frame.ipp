@@ -21,11 +21,11 @@ DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   if (begin_ == end_) {
     begin_ = end_ = 0;
   } else if (begin_ != 0) {
-    // What is left is less than a frame, and so at most what fits behind it.
+    // The rest is less than a frame: move it to the front, so that what is missing fits behind it.
     std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
     end_ -= std::exchange(begin_, 0);
   }
-  // Frames that nobody has taken yet may fill it.
+  // Frames that have not been taken yet may fill the buffer.
   if (end_ == buffer_.capacity()) {
     buffer_.truncate(end_);
     buffer_.extend(buffer_size_);
@@ -88,7 +88,7 @@ DROVER_INLINE ByteBuffer FrameReader::take_body() {
 }
 
 DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
-  // A stretch that has grown long is left alone, so that its memory is given back once it has been written.
+  // A long stretch is not extended, so that its memory is freed once it has been written.
   if (stretches_.size() == head_ || stretches_.back().shared || stretches_.back().buffer.size() >= worth_moving) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
       stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
@@ -126,7 +126,7 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
   if (!body.pieces().empty() || body.buffer().size() >= worth_moving) body.end_piece();
   if (body.pieces().empty()) return queue(header, body.buffer().view());
   header.size = static_cast<std::uint32_t>(body.size());
-  // What may fail comes first: the header and small pieces are copied, up to the first large one, and between them.
+  // First do what may fail: copy the header and the small pieces, those before the first large one and those between.
   std::vector<Stretch> made;
   made.reserve(2 * body.pieces().size());
   ByteBuffer first;
@@ -142,7 +142,7 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
   }
   open_stretch();
   make_room_for_stretches(made.size());
-  stretches_.back().buffer.append(first.view());  // from here on nothing fails half-way
+  stretches_.back().buffer.append(first.view());  // from here on nothing can fail
   pending_ += sizeof header + header.size;
   for (Stretch& next : made) stretches_.push_back(std::move(next));
 }
@@ -153,7 +153,7 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
     const std::span<const std::byte> bytes = stretches_[i].view();
     if (bytes.size() == skip) continue;
-    stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // only read from
+    stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // it is only read from
   }
   return filled;
 }

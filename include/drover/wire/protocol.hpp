@@ -21,7 +21,7 @@
 #include <drover/wire/frame.hpp>
 #include <drover/wire/on_terminate.hpp>
 
-/// What the frames between a program and its workers say, and what a worker finds in its environment.
+/// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
 /// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING.
 /// Data socket: CALL and RESULT.
@@ -30,29 +30,30 @@ namespace drover { inline namespace v1 { namespace detail {
 inline constexpr std::uint32_t protocol_version = 1;
 inline constexpr std::uint32_t protocol_magic = 0x64726f76;  // "drov"
 
-/// The id of a HELLO. It is there in every version, and a header never changes, so that any two versions understand
-/// each other's HELLO far enough to name them both.
+/// The id of a HELLO. It is part of every version, and the header never changes, so that any two versions understand
+/// each other's HELLO far enough to name both versions.
 inline constexpr std::uint64_t hello_id(std::uint32_t version = protocol_version) noexcept {
   return std::uint64_t{protocol_magic} << 32 | version;
 }
 
-/// The version in a HELLO's id; nothing if it is no such id.
+/// The version in a HELLO's id; empty if `id` is not such an id.
 inline constexpr std::optional<std::uint32_t> hello_version(std::uint64_t id) noexcept {
   if (id >> 32 != protocol_magic) return std::nullopt;
   return static_cast<std::uint32_t>(id);
 }
 
-/// Body of HELLO, as Encoder has it.
+/// Body of HELLO, as encoded by Encoder.
 struct Hello {
   std::string version;  // of the library
   std::vector<std::string> routines;
 };
 inline auto drover_fields(Hello& hello) { return std::tie(hello.version, hello.routines); }
 
-/// How many routines a worker may have. The parent reads their names, and sorts them, on a thread of its own program.
+/// How many routines a worker may have. The parent reads and sorts their names on one of its program's threads.
 inline constexpr std::size_t max_routines = 16384;
 
-/// Throws DecodeError; for too many routines before any of their names is read.
+/// Decodes the body of a HELLO.
+/// *Errors:* DecodeError; for too many routines before any of their names is read.
 inline Hello decode_hello(std::span<const std::byte> body) {
   Decoder head(body);
   expect_fields(Raw::of(head), std::tuple_size_v<decltype(drover_fields(std::declval<Hello&>()))>);
@@ -68,24 +69,24 @@ inline Hello decode_hello(std::span<const std::byte> body) {
   return hello;
 }
 
-/// Moments in StopBody are nanoseconds of CLOCK_MONOTONIC; this one is never.
+/// Times in StopBody are nanoseconds of CLOCK_MONOTONIC; this value means never.
 inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
 
 /// Body of STOP; the header's id is that of the last CALL sent before it.
 struct StopBody {
-  std::int64_t drain_until = never;  // calls may finish until then and are cancelled after
-  std::int64_t end_by = never;       // the worker must have gone by then
+  std::int64_t drain_until = never;  // calls may finish until then and are cancelled afterwards
+  std::int64_t end_by = never;       // the worker must have exited by then
 };
 
 struct StopReply {
   std::uint64_t drained = 0;    // calls that finished by themselves
   std::uint64_t cancelled = 0;  // calls that were cancelled
-  std::uint32_t cut = 0;        // 1: what still ran was cut off
+  std::uint32_t cut = 0;        // 1: calls that still ran were cut off
   std::uint32_t zero = 0;
 };
 
-/// The id of a DRAINING, by which a worker says that it ends without having been asked to by its parent: that of the
-/// last CALL that it has begun or will begin. All later ones are the parent's to send to another worker. The first
+/// A worker sends DRAINING when it exits without having been asked by its parent. The id of the frame is that of the
+/// last CALL that the worker has begun or will begin; the parent sends all later calls to another worker. The first
 /// DRAINING may come before that is known, and then has this id: the parent sends nothing more.
 inline constexpr std::uint64_t nothing_begun_yet = std::numeric_limits<std::uint64_t>::max();
 
@@ -103,7 +104,7 @@ std::span<const std::byte> encode_body(const Body& body) noexcept {
   return std::as_bytes(std::span(&body, 1));
 }
 
-/// Nothing if the size is not that of a Body.
+/// Empty if the size is not that of a Body.
 template <PlainBody Body>
 std::optional<Body> decode_body(std::span<const std::byte> bytes) noexcept {
   if (bytes.size() != sizeof(Body)) return std::nullopt;
@@ -115,15 +116,15 @@ std::optional<Body> decode_body(std::span<const std::byte> bytes) noexcept {
 /// Exit code of a worker that was cut off by its own control thread, at the end of its budget.
 inline constexpr int exit_cut_off = 1;
 
-/// Exit codes of a worker that cannot work, by which the parent tells why its start failed. The worker's stderr says
+/// Exit codes of a worker that cannot work, from which the parent knows why the start failed. The worker's stderr says
 /// more.
-inline constexpr int exit_without_descriptors = 76;  // those that the environment names did not reach it
+inline constexpr int exit_without_descriptors = 76;  // those named in the environment did not reach it
 inline constexpr int exit_without_resources = 71;    // no thread, descriptor or memory
 
 /// Name of the environment variable that makes a process a worker.
 inline constexpr const char* environment_name = "DROVER_WORKER";
 
-/// An inherited descriptor, with what fstat(2) says it must be: the number alone may have come to mean something else.
+/// An inherited descriptor, and what fstat(2) must report for it: the number alone may refer to another file by now.
 struct InheritedFd {
   int fd = -1;  // -1: there is none
   std::uint64_t device = 0;
@@ -135,7 +136,7 @@ struct InheritedFd {
 /// The value of that variable.
 struct WorkerEnvironment {
   InheritedFd control, data;
-  InheritedFd parent;  // pidfd of the parent, if the kernel has such
+  InheritedFd parent;  // pidfd of the parent, if the kernel has pidfds
   InheritedFd lock;    // file on which the parent holds a record lock, where there are no pidfds
   pid_t parent_pid = 0;
   std::int64_t shutdown_grace_ns = 0;
@@ -147,8 +148,8 @@ struct WorkerEnvironment {
 
   std::string to_string() const;
 
-  /// Nothing if it is malformed. The version in it is of no account: a worker of another version must know that it is
-  /// one, so that its HELLO can tell.
+  /// Empty if the text is malformed. The version in it is ignored: a worker of another version must know that it is a
+  /// worker, so that its HELLO can name its version.
   static std::optional<WorkerEnvironment> parse(std::string_view text);
 };
 

@@ -7,41 +7,44 @@
 
 namespace drover { inline namespace v1 {
 
-/// Was this process started as a worker? Ask it first thing in main(), and if so, end in serve():
+/// True if this process was started as a worker. Call it at the start of main(), and return serve() if it is true:
 ///
 ///     if (drover::in_worker()) return drover::serve(routines);
 ///
-/// The first call that finds it so arms the watchdog, a thread that guards the process until it has gone, through the
-/// destruction of statics too: it notices the parent's death, and ends the process once it has outlived what it was
-/// granted, whatever other threads do (exit code 1, no destructors). It installs handlers for SIGTERM, SIGINT and
-/// SIGHUP where the disposition is the default; SA_RESTART is set, so that read(2), write(2) and wait(2) are not
-/// interrupted, while sleeps and poll(2) may end with EINTR (signal(7)). Masks are not touched.
+/// The first call in a worker starts a thread that guards the process until it has exited, including the destruction of
+/// statics. This thread notices the parent's death, and terminates the process when its shutdown deadline has passed,
+/// whatever other threads do (exit code 1, no destructors). The call also installs handlers for SIGTERM, SIGINT and
+/// SIGHUP where the disposition is the default. SA_RESTART is set, so that read(2), write(2) and wait(2) are not
+/// interrupted, while sleeps and poll(2) may end with EINTR (signal(7)). Signal masks are not changed.
 ///
-/// Until serve() has begun there is nothing to finish: those signals end the process as they do by default, and so does
-/// the death of the parent, at once.
+/// Before serve() has begun there is no work to finish: those signals terminate the process as they do by default, and
+/// the death of the parent terminates it at once.
 ///
-/// False, without any effect, in every other process, also in those that a worker starts afterwards. Any thread; the
-/// answer never changes.
+/// In every other process, including those that a worker starts later, in_worker() returns false and has no effect.
 ///
-/// *Errors:* a process that was started as a worker, but cannot be one, ends here with a line on stderr, and the
-/// parent's start() fails at once: with exit code 76 if its descriptors did not reach it (a command that is a wrapper
-/// may close them), with 71 if it is out of descriptors, threads or memory. It never goes on as the parent program.
+/// *Errors:* a process that was started as a worker, but cannot be one, exits here with a line on stderr, and the
+/// parent's start() fails at once. The exit code is 76 if its descriptors did not reach it (a wrapper command may close
+/// them), and 71 if it is out of descriptors, threads or memory. It never continues as the parent program.
+/// *Threads:* any thread; the result never changes.
 bool in_worker();
 
-/// Tells the parent that this worker is ready, then runs the calls it sends until the parent, a signal or the parent's
-/// death asks it to stop, and what is in flight has ended. Then returns what main() is to return: 0. The destructors
-/// that run after it are still under the bound that the stop was given, or `WorkerOptions::shutdown_grace` where it had
-/// none.
+/// Reports to the parent that this worker is ready, then runs the calls that the parent sends. It returns when the
+/// parent, a signal or the parent's death has asked the worker to stop, and the calls in flight have ended. The result
+/// is 0, for main() to return. Destructors that run afterwards are still subject to the deadline of that stop, or to
+/// `WorkerOptions::shutdown_grace` if it had none.
 ///
-///  * SIGTERM (and SIGHUP) cancels the calls in flight, unless WorkerOptions::on_terminate says otherwise; SIGINT lets
-///    them finish, a second one cancels them. Calls that had not begun by then go back to the parent, which gives them
-///    to another worker.
-///  * The parent's death cancels them too; after `shutdown_grace` the process ends, exit code 1. What is left of its
-///    process group, if it leads it, is killed then, however the worker ends.
+///  * SIGTERM (and SIGHUP) cancels the calls in flight, unless WorkerOptions::on_terminate says otherwise. SIGINT lets
+///    them finish, a second SIGINT cancels them. Calls that had not begun by then are returned to the parent, which
+///    gives them to another worker.
+///  * The parent's death cancels them, too. After `shutdown_grace` the process exits with code 1. If it leads its
+///    process group, the rest of that group is killed then, however the worker exits.
 ///
-/// Call it on the main thread, once, in a process in which in_worker() is true (it may, but need not have been asked);
-/// std::logic_error otherwise. A process that is out of descriptors or threads ends as in in_worker(). What handlers
-/// throw that routines have posted to the main thread's loop themselves comes out of it, too.
+/// Call it once, on the main thread, in a process in which in_worker() is true (calling in_worker() before is
+/// optional).
+///
+/// *Errors:* std::logic_error if the process is not a worker, or serve() was called before. A process that is out of
+/// descriptors or threads exits as in in_worker(). Exceptions from handlers that a routine posted to the main thread's
+/// loop propagate out of serve().
 int serve(const Routines& routines);
 
 }}  // namespace drover::v1

@@ -21,7 +21,7 @@
 namespace drover { inline namespace v1 {
 namespace detail {
 
-/// A worker that cannot work ends here and now: an exception might be caught, and main() go on as the parent program.
+/// A worker that cannot work exits here: an exception might be caught, and main() would continue as the parent program.
 [[noreturn]] inline void leave_as_broken_worker(int code, const std::string& why) noexcept {
   const std::string text = "drover: this process was started as a worker, but " + why + "\n";
   std::fputs(text.c_str(), stderr);
@@ -54,19 +54,19 @@ inline bool become_worker() {
   if (!calling.environment)
     leave_as_broken_worker(
         exit_without_descriptors,
-        "what " + std::string(environment_name) + " names did not reach it: " + calling.fault +
+        "what its parent passed by " + std::string(environment_name) + " did not reach it: " + calling.fault +
             ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
   try {
     arm_worker(*calling.environment);
   } catch (const std::exception& error) {
     leave_as_broken_worker(exit_without_resources, std::string("it cannot begin: ") + error.what());
   }
-  // Nothing that this process starts is a worker because of it.
+  // A process that this one starts must not take itself for a worker.
   ::unsetenv(environment_name);
   return true;
 }
 
-/// However serve() is left, the control thread bounds what follows.
+/// However serve() ends, the control thread bounds the time that follows.
 struct LeaveServe {
   WorkerState& state;
   ~LeaveServe() {

@@ -14,19 +14,20 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// One coroutine that waits. Completed once, by whichever comes first of the event and the cancellation; the completion
-/// is posted to the coroutine's executor. Goes silently with that executor's context.
+/// One coroutine that awaits an AsyncEvent. It is completed once, by the event or by its cancellation, whichever comes
+/// first. The completion is posted to the coroutine's executor. It is dropped silently if that executor's context is
+/// destroyed.
 class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> {
  public:
   explicit Waiter(std::shared_ptr<ContextRegistry> registry) : registry_(std::move(registry)) {}
   virtual ~Waiter() = default;
 
-  /// From any thread, any number of times; the first one counts. Throws if there is no memory to post it: then it still
-  /// waits, and may be completed later.
+  /// From any thread, any number of times; only the first call has an effect. Throws if there is no memory for the
+  /// post. The waiter then continues to wait and may be completed later.
   void complete(std::error_code ec) {
     ContextRegistry::PostScope posting(*registry_);
     if (done_ || registry_->closed()) return;
-    // The posted function owns the waiter then. Posted under the lock, so that the context can't go meanwhile.
+    // The posted function then owns the waiter. The lock keeps the context from being destroyed during the post.
     auto self = registry_->remove(*this);
     done_ = true;
     result_ = ec;
@@ -41,7 +42,7 @@ class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> 
     }
   }
 
-  /// False if the context is gone; the waiter is then never completed.
+  /// Registers the waiter. Returns false if the context is destroyed; the waiter is then never completed.
   bool settle() {
     const auto held = registry_->lock();
     if (registry_->closed()) return false;
@@ -60,8 +61,8 @@ class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> 
   bool done_ = false;
 };
 
-/// Happens once; any number of coroutines may wait for it, on any executors, before and after. All members from any
-/// thread. The event and the contexts of those that wait may go in any order.
+/// An event that is set once. Any number of coroutines may wait for it, on any executors, before and after that. All
+/// members may be called from any thread. The event and the contexts of its waiters may be destroyed in any order.
 class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
  public:
   bool is_set() const {
@@ -69,19 +70,19 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
     return set_;
   }
 
-  /// Throws std::bad_alloc if one that waits could not be told; it is when this is called again.
+  /// Throws std::bad_alloc if a waiter could not be completed. The next call completes it.
   void set() {
     if (tell() == Told::not_all) throw std::bad_alloc();
   }
 
-  /// True once all that wait have been told. False if there was not the memory for it, or if another thread is at it:
-  /// call it again then.
+  /// Returns true once all waiters are completed. Returns false if there was not enough memory, or if another thread is
+  /// completing them; call it again then.
   bool try_set() noexcept { return tell() == Told::all; }
 
   enum class Resume { at_once, posted };
 
-  /// Ends with operation_aborted if it is cancelled, which leaves the event and its other waiters as they are. If it is
-  /// set already this comes back at once, or else after what its executor was given before.
+  /// Throws operation_aborted if it is cancelled, which affects neither the event nor its other waiters. If the event
+  /// is already set, the wait ends at once, or with Resume::posted after everything that its executor was given before.
   static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event, Resume resume = Resume::at_once);
 
  private:
@@ -109,7 +110,7 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
     const std::lock_guard held(mutex_);
     telling_ = false;
     if (all) return Told::all;
-    waiters_.swap(waiters);  // empty until now: since it is set none are added
+    waiters_.swap(waiters);  // waiters_ is empty: none are added once the event is set
     return Told::not_all;
   }
 
@@ -117,7 +118,7 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
     {
       const std::lock_guard held(mutex_);
       if (!set_) {
-        // Those that were cancelled stay behind as empty entries; clear them out before the list would grow.
+        // Cancelled waiters leave expired entries; erase these before the list would grow.
         if (waiters_.size() == waiters_.capacity())
           std::erase_if(waiters_, [](const auto& weak) { return weak.expired(); });
         waiters_.push_back(waiter);

@@ -29,7 +29,7 @@ class HandlerWaiter final : public Waiter {
     pending_.emplace(std::move(handler), asio::prefer(executor, asio::execution::outstanding_work.tracked));
   }
 
-  /// On the waiting coroutine's executor, once settled.
+  /// On the waiting coroutine's executor, after settle().
   void watch_cancellation() {
     if (!slot_.is_connected()) return;
     slot_.assign([weak = this->weak_from_this()](asio::cancellation_type type) {
@@ -42,10 +42,11 @@ class HandlerWaiter final : public Waiter {
   struct Pending {
     Pending(Handler h, asio::any_io_executor w) : handler(std::move(h)), work(std::move(w)) {}
     Handler handler;
-    asio::any_io_executor work;  // a context does not run out of work while someone waits on it
+    asio::any_io_executor work;  // keeps the context from running out of work during the wait
   };
 
-  /// If it is dropped, because the context is going, so is the handler, whoever else still holds the waiter.
+  /// If the completion is dropped because the context is being destroyed, it destroys the handler as well, even if the
+  /// waiter has other owners.
   struct Completion {
     explicit Completion(std::shared_ptr<HandlerWaiter> w) noexcept : waiter(std::move(w)) {}
     Completion(Completion&&) noexcept = default;
@@ -64,7 +65,7 @@ class HandlerWaiter final : public Waiter {
   }
 
   void finish() {
-    // The slot is touched only here and in its own handler, both on the coroutine's executor.
+    // Only this function and the slot's own handler use the slot, both on the coroutine's executor.
     if (slot_.is_connected()) slot_.clear();
     std::optional<Pending> pending = std::exchange(pending_, std::nullopt);
     std::move(pending->handler)(result());

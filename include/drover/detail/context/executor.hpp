@@ -7,7 +7,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Knows a context and nothing else: it tracks no work, and what it executes runs where it is.
+/// An executor that only refers to a context. It tracks no work, and execute() runs a function at once on the calling
+/// thread.
 class ContextExecutor {
  public:
   explicit ContextExecutor(asio::execution_context& context) noexcept : context_(&context) {}

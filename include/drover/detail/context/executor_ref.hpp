@@ -13,7 +13,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The pool's executor, whose context may go first.
+/// Refers to an executor, a pool's for example, whose context may be destroyed first.
 class ContextExecutorRef {
  public:
   explicit ContextExecutorRef(const asio::any_io_executor& executor)
@@ -25,18 +25,19 @@ class ContextExecutorRef {
   ContextExecutorRef(const ContextExecutorRef&) = delete;
   ContextExecutorRef& operator=(const ContextExecutorRef&) = delete;
   ~ContextExecutorRef() {
-    // Under the lock, so that the context can't go meanwhile. No longer listed: its eviction sees to it.
+    // The lock keeps the context from being destroyed meanwhile. If the anchor is no longer registered, the destruction
+    // of the context resets its executor.
     const auto held = registry_->lock();
     if (registry_->remove(*anchor_)) anchor_->executor.reset();
   }
 
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
-  /// Only on the executor.
+  /// Call it on the executor only.
   asio::any_io_executor executor() const { return *anchor_->executor; }
 
-  /// On the executor, or not at all if its context is gone. The function must not own anything alone: it may be
-  /// destroyed here and now, under the home's lock.
+  /// Posts a function to the executor; does nothing if the context is destroyed. The function must not be the only
+  /// owner of anything, since it may be destroyed at once, under the registry's lock.
   template <class F>
   void post(F function) {
     const auto held = registry_->lock();
@@ -44,7 +45,7 @@ class ContextExecutorRef {
   }
 
  private:
-  /// A copy of the executor may not outlive the context.
+  /// Holds the copy of the executor, which must not outlive the context.
   struct Anchor final : ContextBound {
     explicit Anchor(asio::any_io_executor e) : executor(std::move(e)) {}
     void context_destroyed() noexcept override { executor.reset(); }

@@ -13,8 +13,9 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class ContextRegistry;
 
-/// Something that refers to an execution context (a waiting handler, a socket, a timer, a copy of an executor) and
-/// therefore has to let go of it before the context is gone. Its home owns it while it is listed there.
+/// Base of the objects that refer to an execution context (a waiting handler, a socket, a timer, a copy of an executor)
+/// and must drop the reference before the context is destroyed. The context's registry owns the object while it is
+/// registered.
 class ContextBound {
  public:
   ContextBound() = default;
@@ -27,20 +28,21 @@ class ContextBound {
  private:
   friend class ContextRegistry;
 
-  /// The context is being destroyed: let go of everything that refers to it, silently. Called once, without the home's
-  /// lock, on the thread that destroys the context; nothing runs on that context any more.
+  /// The context is being destroyed: drop everything that refers to it, silently. Called once, without the registry's
+  /// lock, on the thread that destroys the context. Nothing runs on that context any more.
   virtual void context_destroyed() noexcept = 0;
 
-  std::shared_ptr<ContextBound> self_;  // set while listed
+  std::shared_ptr<ContextBound> self_;  // set while registered
   ContextBound* previous_ = nullptr;
   ContextBound* next_ = nullptr;
 };
 
-/// What drover keeps in an execution context, one for each context. Objects outside hold it by shared_ptr and so may
-/// outlive the context: from then on the home is down, and nothing can be posted or moved in any more.
+/// The objects that drover keeps in an execution context; each context has one registry. Objects outside of the context
+/// hold the registry by shared_ptr and may outlive the context. The registry is then closed: nothing can be posted or
+/// registered any more.
 ///
-/// Lock order: an object's own mutex first, a home's last. Under a home's lock only move in, move out and post (see
-/// PostScope); never run code of the user's.
+/// Lock order: an object's own mutex first, a registry's last. Under a registry's lock only add, remove and post (see
+/// PostScope); never run user code.
 class ContextRegistry {
  public:
   static std::shared_ptr<ContextRegistry> of(asio::execution_context& context);
@@ -50,7 +52,7 @@ class ContextRegistry {
   /// With the lock held.
   bool closed() const noexcept { return closed_; }
 
-  /// With the lock held and the home up.
+  /// With the lock held and the registry not closed.
   void add(std::shared_ptr<ContextBound> resident) noexcept {
     ContextBound& r = *resident;
     r.previous_ = nullptr;
@@ -60,8 +62,8 @@ class ContextRegistry {
     r.self_ = std::move(resident);
   }
 
-  /// With the lock held. Gives back the home's share, so that the resident is not destroyed under the lock; null if it
-  /// was not listed.
+  /// With the lock held. Returns the registry's share, so that the object is not destroyed under the lock. Returns null
+  /// if the object was not registered.
   std::shared_ptr<ContextBound> remove(ContextBound& r) noexcept {
     if (!r.self_) return nullptr;
     (r.previous_ != nullptr ? r.previous_->next_ : first_) = r.next_;
@@ -70,8 +72,9 @@ class ContextRegistry {
     return std::exchange(r.self_, nullptr);
   }
 
-  /// Holds the lock while something is posted. An executor whose context is half gone (a strand, say, goes before the
-  /// homes do) destroys at once what it is given; handlers of the user's have to wait for the end of the lock.
+  /// Holds the registry's lock while a handler is posted. A context in destruction may destroy a posted handler
+  /// immediately (a strand, for example, is destroyed before the registries). User code must not run under the lock, so
+  /// that destruction is deferred until the lock is released.
   class PostScope {
    public:
     explicit PostScope(ContextRegistry& registry) : before_(std::exchange(current_, this)), held_(registry.mutex_) {}
@@ -83,12 +86,12 @@ class ContextRegistry {
       if (dropped_) let_go_(dropped_.get());
     }
 
-    /// What was to be posted was destroyed because it could not be, and will be posted again: nobody lets go of
-    /// anything.
+    /// The post failed and destroyed its function, which will be posted again: do not call `let_go`.
     void failed() noexcept { dropped_.reset(); }
 
-    /// What was posted is being destroyed, and with it `owner`, which is to let go of something. If this thread is
-    /// posting that is done once the lock has gone; false: the caller may do it now.
+    /// A posted function is being destroyed, and `owner` is to release an object because of that. If this thread is
+    /// posting, `let_go` is called once the lock is released. Returns false if this thread is not posting: the caller
+    /// may do it now.
     static bool postpone(std::shared_ptr<void> owner, void (*let_go)(void*) noexcept) noexcept {
       if (current_ == nullptr) return false;
       current_->dropped_ = std::move(owner);
@@ -113,7 +116,7 @@ class ContextRegistry {
       const auto held = lock();
       closed_ = true;
     }
-    // One at a time: letting go of one may destroy others, or move them out.
+    // One at a time: an object that drops its references may destroy or remove others.
     for (;;) {
       std::shared_ptr<ContextBound> resident;
       {
@@ -121,7 +124,7 @@ class ContextRegistry {
         if (first_ == nullptr) return;
         resident = remove(*first_);
       }
-      if (resident) resident->context_destroyed();  // always: what is first is listed, which compilers cannot know
+      if (resident) resident->context_destroyed();  // always: the first one is registered, which compilers cannot know
     }
   }
 

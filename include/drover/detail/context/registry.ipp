@@ -29,14 +29,14 @@ class ContextRegistry::Service : public asio::execution_context::service {
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
 
  private:
-  /// Services are shut down in the reverse order of their making, and some of Asio's take it ill if they are used from
-  /// other threads meanwhile (timers) or afterwards (strands). So they are made first. Another kind of context than
-  /// Asio's gets nothing that it has not asked for.
+  /// Services are shut down in the reverse order of their creation. Asio's timer service must not be used from other
+  /// threads during its shutdown, and its strand service must not be used after it. So both are created first and shut
+  /// down last. A context that is not one of Asio's gets no services that it has not asked for.
   static asio::execution_context& after_asio(asio::execution_context& context) {
     if (!asio::has_service<asio::detail::io_context_impl>(context)) return context;
     const ContextExecutor here(context);
     const asio::strand<ContextExecutor> strand(here);
-    // Asio's reactor takes up to four descriptors; where they run out half-way it loses the first ones.
+    // Asio's reactor takes up to four descriptors; if they run out half-way, it leaks the first ones.
     if (descriptors_left(4))
       const asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer(here);
     return context;

@@ -17,8 +17,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Brings functions to an executor from any thread, at any time: they run there one at a time and in order, even if
-/// many threads serve the executor. Once the context is gone, so are they, silently.
+/// Posts functions to an executor from any thread, at any time. They run there one at a time and in order, even if many
+/// threads run the executor. When the context is destroyed, they are dropped silently.
 class ContextStrand final : public ContextBound, public std::enable_shared_from_this<ContextStrand> {
  public:
   static std::shared_ptr<ContextStrand> create(asio::any_io_executor executor) {
@@ -32,7 +32,8 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
     return strand;
   }
 
-  /// False if the context is gone. Throws std::bad_alloc; then nothing has been taken.
+  /// Returns false if the context is destroyed or the strand is closed. Throws std::bad_alloc; the function is then not
+  /// queued.
   bool post(std::function<void()> function) {
     const std::lock_guard held(mutex_);
     if (!executor_) return false;
@@ -48,13 +49,13 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
     return true;
   }
 
-  /// All that was posted has run.
+  /// True if all posted functions have run.
   bool idle() const {
     const std::lock_guard held(mutex_);
     return !under_way_;
   }
 
-  /// Nothing more is taken; what has not run yet is dropped.
+  /// Takes no more functions, and drops those that have not run yet.
   void close() noexcept {
     context_destroyed();
     leave();
@@ -71,8 +72,8 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
     asio::post(*executor_, [self = shared_from_this()] { self->run(); });
   }
 
-  // What one throws goes to whoever runs the context, once the next turn has been posted. Without the memory for that
-  // the turn goes on.
+  // Exceptions of functions propagate to the thread that runs the context, after the next turn has been posted. If
+  // there is no memory for that post, the next turn runs here.
   void run() {
     std::exception_ptr thrown;
     do {
@@ -85,7 +86,7 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
     if (thrown) std::rethrow_exception(thrown);
   }
 
-  // False if it could not be posted.
+  // Returns false if the next turn could not be posted.
   bool next_turn() noexcept {
     const std::lock_guard held(mutex_);
     under_way_ = !queue_.empty() && executor_;
@@ -98,7 +99,8 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
     }
   }
 
-  // All that were there when the turn began: what was handed over before something was posted runs before that.
+  // Runs the functions that were queued when the turn began, so that functions queued earlier run before handlers
+  // posted later.
   void turn() {
     std::size_t left = 0;
     {
@@ -135,7 +137,7 @@ class ContextStrand final : public ContextBound, public std::enable_shared_from_
   mutable std::mutex mutex_;
   std::optional<asio::any_io_executor> executor_;  // empty: closed
   std::list<std::function<void()>> queue_;
-  bool under_way_ = false;  // one is posted, or runs
+  bool under_way_ = false;  // a turn is posted or running
 };
 
 }}}  // namespace drover::v1::detail

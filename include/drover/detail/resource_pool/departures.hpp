@@ -10,7 +10,7 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The entries that are leaving: being finalized, or made and cleared meanwhile; in the order of their departures.
+/// The entries that are leaving: being finalized, or cleared while being created. In the order of their departures.
 template <class Entry>
 class Departures {
  public:
@@ -19,7 +19,7 @@ class Departures {
     leaving_.push_back(entry);
   }
 
-  /// Calls `wake` with the event of every barrier that this entry was the last to hold up.
+  /// Calls `wake` with the event of each barrier for which this entry was the last one.
   template <class Wake>
   void depart(Entry& entry, Wake wake) noexcept {
     leaving_.erase(entry);
@@ -29,7 +29,7 @@ class Departures {
     }
   }
 
-  /// Set when all those have gone that are leaving now; null if there are none.
+  /// An event that is set when all entries that are leaving now have departed; null if there are none.
   std::shared_ptr<AsyncEvent> all_gone_event() {
     if (leaving_.empty()) return nullptr;
     const auto event = std::make_shared<AsyncEvent>();

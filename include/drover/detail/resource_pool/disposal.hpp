@@ -10,31 +10,31 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 class Disposer;
 
-/// What a entry is to the thread that disposes of it.
+/// The part of an entry that is used by the thread disposing of it.
 struct Disposable {
   explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
 
   Disposer* const disposer;
-  Disposable* next_task = nullptr;  // in the chain of those to be made or finalized, and of those to be disposed of
+  Disposable* next_task = nullptr;  // in the chain of entries to create or finalize, or of entries to dispose of
 };
 
 class Disposer {
  public:
-  /// Destroys a value, which may release leases. It may also destroy the disposable.
+  /// Destroys a value, whose destructor may release leases. May also destroy the disposable.
   virtual void destroy(Disposable& disposable) noexcept = 0;
-  /// After the destruction of a value whose end has to be reported.
+  /// Called after the destruction of a value whose end has to be reported.
   virtual void destroyed(Disposable& disposable) noexcept = 0;
 
  protected:
   ~Disposer() = default;
 };
 
-/// The destructor of a value may release leases, and thereby end values whose destructors release more, in other pools
-/// too: a chain whose length is the user's data. So a release inside of a destructor destroys nothing itself. It leaves
-/// that to the outermost Disposal on its thread, which works in a loop.
+/// The destructor of a value may release leases and thereby end other values, whose destructors release more, in other
+/// pools too. The length of this chain depends on the user's data. So a release inside a destructor destroys nothing
+/// itself: it queues that work for the outermost Disposal on its thread, which works in a loop.
 ///
 /// All values are destroyed before the first end is reported, and all ends are reported before the first coroutine is
-/// woken: an end is not seen, on any thread, before everything that it brings about has been destroyed.
+/// woken. So no thread sees the end of a value before everything that ends because of it has been destroyed.
 class Disposal {
  public:
   Disposal() noexcept {
@@ -48,7 +48,7 @@ class Disposal {
     current_ = nullptr;
   }
 
-  // The next three only while there is a Disposal on this thread.
+  // Call the next three functions only while there is a Disposal on this thread.
 
   static void destroy(Disposable& disposable) noexcept { current_->to_destroy_.push(disposable); }
   static void report(Disposable& disposable) noexcept { current_->to_report_.push(disposable); }
@@ -59,8 +59,8 @@ class Disposal {
     for (auto& event : events) later.push_back(std::move(event));
   }
 
-  /// Does now what has been left to the outermost Disposal, for a caller inside of a destructor that can't go on
-  /// without that. Nothing if there is none.
+  /// Does the work that is queued for the outermost Disposal now, for a caller inside a destructor that cannot continue
+  /// without it. Does nothing if there is no Disposal.
   static void catch_up() noexcept {
     if (current_ != nullptr) current_->work_off();
   }
@@ -105,7 +105,7 @@ class Disposal {
     }
   }
 
-  // Without a destructor, so that it serves the destructors of other thread-local and static objects, too.
+  // Has no destructor, so that the destructors of other thread-local and static objects can use it, too.
   static constinit inline thread_local Disposal* current_ = nullptr;
 
   Queue to_destroy_, to_report_;

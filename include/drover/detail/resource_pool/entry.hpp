@@ -15,26 +15,26 @@
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 enum class State : std::uint8_t {
-  queued,      // waits for the value before it to be finalized; not in the table yet
+  queued,      // waits until the previous value is finalized; not in the table yet
   making,      // the factory runs
   live,        // leased
-  discarded,   // leased, not in the table any more
-  idle,        // kept, in the list of idle ones
-  finalizing,  // the finalizer runs, or is about to
-  gone,        // not in the table any more; leases that outlived a clear() may still hold it
+  discarded,   // leased, no longer in the table
+  idle,        // kept, in the list of idle entries
+  finalizing,  // the finalizer runs or is about to run
+  gone,        // no longer in the table; leases that outlived a clear() may still hold the entry
 };
 
-/// What those wait for who could not be served at once. A entry has one only while somebody may be waiting.
+/// The events and data for coroutines that have to wait. An entry has a Waiters only while a coroutine may be waiting.
 template <class Entry>
 struct Waiters {
-  std::shared_ptr<AsyncEvent> ready;  // made, failed, or cleared while it was being made
+  std::shared_ptr<AsyncEvent> ready;  // the value is created, has failed, or was cleared while being created
   std::shared_ptr<AsyncEvent> gone;
-  std::exception_ptr error;    // of the factory
-  Entry* successor = nullptr;  // to be made once this one has been finalized
+  std::exception_ptr error;    // the exception of the factory
+  Entry* successor = nullptr;  // to be created once this entry is finalized
 };
 
-/// One generation of a key: from the first acquire until its value is gone. The value made for the same key afterwards
-/// is another entry, so that a lease, which is a pointer to its entry, can never touch it.
+/// One generation of a key: from the first acquire until its value is destroyed. The next value of the same key is
+/// another entry, so a lease, which is a pointer to its entry, can never refer to that value.
 template <class Key_, class Value_, class Owner>
 struct Entry : Disposable {
   using Key = Key_;
@@ -44,23 +44,23 @@ struct Entry : Disposable {
 
   Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
-  // What a hit touches comes first.
-  Entry* chain = nullptr;  // next in the bucket of the table; next to be deleted once it has left the table
+  // A hit uses the members that come first.
+  Entry* chain = nullptr;  // next in the bucket of the table; after it has left the table, next to be deleted
   const std::size_t hash;
-  Entry* previous = nullptr;  // in the list of idle ones, or of leaving ones; the predecessor of a queued one
+  Entry* previous = nullptr;  // in the list of idle or leaving entries; the predecessor of a queued entry
   Entry* next = nullptr;
   Clock::time_point deadline{};  // while idle
-  // Leases and waiters. Only with the lock held does it grow, or fall to zero.
+  // The number of leases and waiters. It increases, and falls to zero, only with the lock held.
   std::atomic<std::uint32_t> refs{0};
-  std::uint32_t pins = 0;  // events that name it
+  std::uint32_t pins = 0;  // pending events that refer to this entry
   State state = State::queued;
   bool expired = false;  // finalize it at the last release
   bool cleared = false;
-  bool detached = false;  // from its key, by discard(): not in the table
+  bool detached = false;  // discard() has separated it from its key: not in the table
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Waiters<Entry>> waiters;
-  std::uint64_t departure = 0;  // while leaving: in which order they left
+  std::uint64_t departure = 0;  // while leaving: its number in the order of departures
 };
 
 template <class Entry>
@@ -93,12 +93,12 @@ class List {
   Entry* last_ = nullptr;
 };
 
-/// One reference to a entry.
+/// One counted reference to an entry.
 template <class Entry>
 class Reference {
  public:
   Reference() = default;
-  explicit Reference(Entry& entry) noexcept : entry_(&entry) {}  // takes over one that is counted already
+  explicit Reference(Entry& entry) noexcept : entry_(&entry) {}  // takes over a reference that is already counted
   Reference(Reference&& other) noexcept : entry_(other.take()) {}
   Reference& operator=(Reference&& other) noexcept {
     Reference old(std::exchange(entry_, other.take()));

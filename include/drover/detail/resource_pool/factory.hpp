@@ -26,7 +26,7 @@ struct Awaited<asio::awaitable<T>> {
   using type = T;
 };
 
-/// What a factory may come to: the value, or a value on the heap for types that can't be moved.
+/// The results that a factory may have: the value, or a value on the heap for types that cannot be moved.
 template <class R, class Value>
 concept Makes = std::same_as<std::remove_cvref_t<R>, Value> || std::convertible_to<R, Value> ||
                 std::same_as<R, std::unique_ptr<Value>>;
@@ -35,7 +35,8 @@ template <class F, class Key, class Value>
 concept FactoryOf =
     std::invocable<F&, const Key&> && Makes<typename Awaited<std::invoke_result_t<F&, const Key&>>::type, Value>;
 
-/// Empty as function pointers and std::function can be. A lambda without captures would convert to a pointer as well.
+/// True if the function is empty, as function pointers and std::function can be. A lambda without captures would
+/// convert to a pointer as well.
 template <class F>
 bool is_null(const F& function) {
   if constexpr (std::is_pointer_v<F> || std::is_member_pointer_v<F>)
@@ -48,7 +49,7 @@ bool is_null(const F& function) {
     return false;
 }
 
-/// The factory, its type forgotten.
+/// The factory with its type erased.
 template <class Key, class Value>
 class Factory {
  public:
@@ -76,7 +77,7 @@ class TypedFactory final : public Factory<Key, Value> {
     else if constexpr (on_heap)
       return checked(std::invoke(factory_, key));
     else
-      return std::unique_ptr<Value>(new Value(std::invoke(factory_, key)));  // in place, moved or not
+      return std::unique_ptr<Value>(new Value(std::invoke(factory_, key)));  // in place, whether movable or not
   }
 
   asio::awaitable<std::unique_ptr<Value>> make(const Key& key) override {
@@ -100,7 +101,7 @@ class TypedFactory final : public Factory<Key, Value> {
   F factory_;
 };
 
-/// A plain function as the coroutine that it is called from.
+/// Wraps a plain function in a coroutine. A coroutine function is returned unchanged.
 template <class Value, class F>
 std::function<asio::awaitable<void>(Value&)> as_finalizer(F function) {
   if (is_null(function)) return {};

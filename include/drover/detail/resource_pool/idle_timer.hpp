@@ -13,7 +13,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 class TimerTarget {
  public:
-  /// On a thread of the context, but not on any executor of the pool's.
+  /// Called on a thread of the context, but not on any executor of the pool.
   virtual void timer_fired() = 0;
 
  protected:
@@ -21,11 +21,11 @@ class TimerTarget {
 };
 
 /// A steady timer whose pending wait is not work: it does not keep run() or join() from returning. The Asio timer is
-/// owned by its own pending handler, so that it goes silently when the context does.
+/// owned by its own pending handler, so it is destroyed silently with the context.
 ///
-/// A pending wait counts one unit of work in the scheduler. That unit is taken back as soon as the wait is armed, and
-/// given again first thing in its completion, whose end takes it a second time. Taking back the last unit would stop
-/// the context, so it is only done from inside a handler of the context, which is a unit itself.
+/// A pending wait counts as one unit of work in the scheduler. That unit is taken back as soon as the wait is armed,
+/// and added again at the start of the completion handler, whose end takes it back a second time. Taking back the last
+/// unit would stop the context. So this is done only inside a handler of the context, which is a unit itself.
 class IdleTimer {
  public:
   IdleTimer(asio::execution_context& context, std::shared_ptr<ContextRegistry> registry)
@@ -34,7 +34,7 @@ class IdleTimer {
   IdleTimer& operator=(const IdleTimer&) = delete;
   ~IdleTimer() { cancel(); }
 
-  /// Any thread. Not to be called while an earlier wait is pending. Does nothing if the context is gone.
+  /// From any thread. Must not be called while an earlier wait is pending. Does nothing if the context is destroyed.
   void arm(Clock::time_point at, std::weak_ptr<TimerTarget> target);
 
   void cancel() noexcept;
@@ -45,7 +45,7 @@ class IdleTimer {
   static void start(std::shared_ptr<Wait> wait, Clock::time_point at);
   static void enter(std::shared_ptr<Wait> wait, Clock::time_point at);
 
-  asio::execution_context* context_;  // not to be used once the home is down
+  asio::execution_context* context_;  // must not be used once the registry is closed
   std::shared_ptr<ContextRegistry> registry_;
   std::weak_ptr<Wait> wait_;
 };

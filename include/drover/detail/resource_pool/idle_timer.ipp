@@ -16,8 +16,8 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The scheduler that every context of Asio's runs on, as far as this file needs it. It and its name are all that
-/// drover uses of Asio's internals; where it has changed, the timer counts as work.
+/// The scheduler of every Asio context, as far as this file needs it. This interface and the name of the class are all
+/// that drover uses of Asio's internals. If the interface has changed, the timer counts as work.
 template <class S>
 concept CountsWork = requires(S& scheduler) {
   scheduler.work_started();
@@ -35,7 +35,7 @@ struct IdleTimer::Wait {
         registry(std::move(h)),
         target(std::move(t)) {}
 
-  asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer;  // under the home's lock
+  asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer;  // used under the registry's lock
   Scheduler* scheduler;
   std::shared_ptr<ContextRegistry> registry;
   std::weak_ptr<TimerTarget> target;
@@ -55,7 +55,7 @@ DROVER_INLINE void IdleTimer::cancel() noexcept {
   if (const auto wait = wait_.lock()) wait->timer.cancel();
 }
 
-/// With the home's lock held and the home up.
+/// With the registry's lock held and the registry not closed.
 DROVER_INLINE void IdleTimer::start(std::shared_ptr<Wait> wait, Clock::time_point at) {
   Wait& w = *wait;
   if constexpr (silent_timers) {
@@ -70,7 +70,8 @@ DROVER_INLINE void IdleTimer::start(std::shared_ptr<Wait> wait, Clock::time_poin
   if constexpr (silent_timers) w.scheduler->work_finished();
 }
 
-/// From outside the context: a wait that is already due takes us inside, where the real one can be armed.
+/// Called from outside the context: a wait that is already due runs a handler inside it, where the real wait can be
+/// armed.
 DROVER_INLINE void IdleTimer::enter(std::shared_ptr<Wait> wait, Clock::time_point at) {
   Wait& w = *wait;
   w.timer.expires_at(Clock::time_point{});

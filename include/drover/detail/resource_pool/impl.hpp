@@ -20,7 +20,7 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// What a pool does when it is called.
+/// The operations of a pool.
 template <class Key, class Value, class Hash, class Equal, class Time = SteadyTime>
 class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   using Runner = resource_pool::Runner<Key, Value, Lookup<Key, Hash, Equal>, Time>;
@@ -35,7 +35,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   using typename Runner::Entry;
   using typename Runner::Reference;
 
-  /// A hit; null otherwise.
+  /// A reference if the value is live or idle; null otherwise.
   template <class K>
   Reference try_acquire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
@@ -108,7 +108,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   }
 
  private:
-  /// A reference, and what to wait for before it is good; null for a hit.
+  /// Returns a reference. `ready` is the event to wait for before it can be used; null for a hit.
   template <class K>
   Reference obtain(K&& key, std::shared_ptr<AsyncEvent>& ready) {
     const std::size_t hash = lookup_.hash(key);
@@ -127,7 +127,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     fresh->waiters->ready = std::make_shared<AsyncEvent>();
     std::unique_lock lock(mutex_);
     if (machine_.closed()) throw asio::system_error(asio::error::operation_aborted);
-    Entry* const entry = machine_.find(lookup_, hash, fresh->key);  // someone else may have been here meanwhile
+    Entry* const entry = machine_.find(lookup_, hash, fresh->key);  // another thread may have changed it meanwhile
     if (entry != nullptr) {
       if (Reference hold = grant(*entry, ready); hold.get() != nullptr) {
         settle(lock);
@@ -143,7 +143,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     return hold;
   }
 
-  /// Null if the key is being finalized and nobody has asked for the value after it yet.
+  /// Null if the key is being finalized and its next value has not been requested yet.
   Reference grant(Entry& entry, std::shared_ptr<AsyncEvent>& ready) {
     switch (machine_.acquire(entry)) {
       case AcquireResult::held:
@@ -153,7 +153,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     }
     Entry* const successor = entry.waiters ? entry.waiters->successor : nullptr;
     if (successor == nullptr) return {};
-    machine_.acquire(*successor);  // is queued
+    machine_.acquire(*successor);  // it is queued
     ready = successor->waiters->ready;
     return Reference(*successor);
   }
@@ -165,12 +165,12 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
 
   template <class Lease>
   static asio::awaitable<Lease> wait_for(Reference hold, std::shared_ptr<AsyncEvent> ready) {
-    // The reference that it holds keeps the core alive.
+    // `hold` keeps the core alive.
     for (;;) {
       co_await Runner::wait(ready);
       auto& core = static_cast<Impl&>(hold.get()->owner());
       if (core.collect(*hold.get())) break;
-      // Cleared before this coroutine could see it.
+      // The value was cleared before this coroutine resumed.
       const Key key = hold.get()->key;
       ready.reset();
       hold = core.obtain(key, ready);
@@ -180,7 +180,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     co_return std::move(lease);
   }
 
-  /// For one that waited: false if it has to ask again.
+  /// For a coroutine that has waited: returns false if it has to ask again.
   bool collect(Entry& entry) {
     std::exception_ptr error;
     {

@@ -13,7 +13,7 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// How keys are hashed and compared, and what may stand for one in a look-up.
+/// How keys are hashed and compared, and which types may stand for a key in a look-up.
 template <class Key, class Hash, class Equal>
 struct Lookup {
   template <class K>
@@ -36,8 +36,8 @@ struct Lookup {
   [[no_unique_address]] Equal equal_;
 };
 
-/// Strings with the standard hash are found by anything that views as one: [basic.string.hash] gives both the same
-/// hash.
+/// Strings with the standard hash can be looked up by any type that converts to a string view: [basic.string.hash]
+/// gives both the same hash.
 template <class C, class T, class A>
 struct Lookup<std::basic_string<C, T, A>, std::hash<std::basic_string<C, T, A>>,
               std::equal_to<std::basic_string<C, T, A>>> {
@@ -50,12 +50,11 @@ struct Lookup<std::basic_string<C, T, A>, std::hash<std::basic_string<C, T, A>>,
   bool equal(View a, View b) const { return a == b; }
 };
 
-/// Anything but a Key itself, which has overloads of its own.
+/// A type that stands for a Key, but not Key itself, which has overloads of its own.
 template <class K, class Key, class Hash, class Equal>
 concept StandsFor = !std::same_as<std::remove_cvref_t<K>, Key> && Lookup<Key, Hash, Equal>::template accepts<K>;
 
-/// A hash table of entries that it does not own, chained through them: a hit touches the bucket and the entry, nothing
-/// else.
+/// A hash table of entries that it does not own, chained through them: a hit uses only the bucket and the entry.
 template <class Entry, class Lookup>
 class Table {
  public:
@@ -83,7 +82,7 @@ class Table {
     --size_;
   }
 
-  /// The function may not change the table.
+  /// The function must not change the table.
   template <class F>
   void for_each(F f) const {
     for (Entry* entry : buckets_)
@@ -91,7 +90,8 @@ class Table {
   }
 
  private:
-  // Multiplying spreads hashes that differ in few bits, such as the identity that std::hash is for integers.
+  // The multiplication spreads hashes that differ in few bits, such as those of std::hash for integers, which is the
+  // identity.
   std::size_t bucket(std::size_t hash) const noexcept {
     const std::uint64_t spread = hash * std::uint64_t{0x9e3779b97f4a7c15u};
     return spread >> shift_;
@@ -114,7 +114,7 @@ class Table {
       }
   }
 
-  std::vector<Entry*> buckets_;  // a power of two of them
+  std::vector<Entry*> buckets_;  // their number is a power of two
   int shift_ = 60;
   std::size_t size_ = 0;
 };

@@ -34,8 +34,8 @@ struct SteadyTime {
   static Clock::time_point now() noexcept { return Clock::now(); }
 };
 
-/// The machine, its lock, and what carries out its decisions: runs factories and finalizers, tells events, expires. It
-/// lives as long as the pool and its entries.
+/// The state machine, its lock, and the execution of its decisions: runs factories and finalizers, delivers events,
+/// expires idle values. A runner lives as long as the pool and its entries.
 template <class Key, class Value, class Lookup, class Time>
 class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Time>>,
                public TimerTarget,
@@ -59,7 +59,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
         executor_(executor),
         timer_(asio::query(executor, asio::execution::context), executor_.registry()) {}
 
-  /// The pool is destroyed. What runs goes on, nothing new begins; leases stay good.
+  /// The pool is destroyed. Running factories and finalizers continue, nothing new begins, leases stay valid.
   void close() {
     {
       std::unique_lock lock(mutex_);
@@ -68,7 +68,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
       timer_.cancel();
       settle(lock);
     }
-    // A pool that is part of a value goes before the rest of that, and takes its own values along.
+    // A pool that is part of a value is destroyed before the rest of that value, together with its own values.
     Disposal::catch_up();
   }
 
@@ -108,7 +108,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   }
 
   static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
-    // Inside of a destructor, which runs a context of its own, it must not wait for what is to be done below it.
+    // Inside a destructor that runs a context of its own, do not wait for work that is queued further down this stack.
     if (!event->is_set()) Disposal::catch_up();
     co_await AsyncEvent::wait(std::move(event));
   }
@@ -117,7 +117,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
   }
 
-  /// Gives back a reference without the lock, if it is not the last one.
+  /// Releases a reference without the lock, unless it is the last one. Returns whether it did.
   static bool released_shared(Entry& entry) noexcept {
     auto refs = entry.refs.load(std::memory_order_relaxed);
     while (refs > 1)
@@ -126,7 +126,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     return false;
   }
 
-  /// Ends every step: does what follows from it, without the lock.
+  /// Ends every step: carries out its consequences without the lock.
   void settle(std::unique_lock<std::mutex>& lock) {
     if (!armed_) arm();
     if (machine_.has_work()) carry_out(lock);
@@ -140,7 +140,8 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   StateMachine machine_;
 
  private:
-  /// A factory or finalizer that is to run, or runs. Destroyed before it has ended if the context goes first.
+  /// A factory or finalizer that is to run, or runs. If the context is destroyed first, the job is destroyed before it
+  /// has ended.
   class Job {
    public:
     Job(std::shared_ptr<Runner> c, Entry& n) : runner(std::move(c)), entry(&n) {}
@@ -154,7 +155,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     Entry* entry;
   };
 
-  /// Destroyed before it has begun if the context goes first.
+  /// If the context is destroyed first, the delivery is destroyed before it has begun.
   struct EventDelivery {
     explicit EventDelivery(std::shared_ptr<Runner> c) : runner(std::move(c)) {}
     EventDelivery(const EventDelivery&) = delete;
@@ -189,7 +190,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     Disposal::wake(std::move(work.wake));
   }
 
-  /// A entry that is being finalized, without a finalizer; or else a chain of entries that are gone.
+  /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::gone.
   void destroy(Disposable& disposable) noexcept override {
     auto* entry = static_cast<Entry*>(&disposable);
     if (entry->state == State::finalizing) {
@@ -211,7 +212,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   }
 
   static void destroy_value(Entry& entry) noexcept {
-    // A lease that outlived clear() may still look at it.
+    // A lease that outlived clear() may still use it.
     if (entry.refs.load(std::memory_order_acquire) == 0) entry.value.reset();
   }
 
@@ -225,7 +226,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   void run(std::shared_ptr<Job> job) {
     {
       const std::lock_guard lock(mutex_);
-      if (machine_.closed()) return;  // neither factory nor finalizer is called any more
+      if (machine_.closed()) return;  // no factory or finalizer is called any more
     }
     Entry& entry = *job->entry;
     if (entry.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
@@ -282,7 +283,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   }
 
   void finished(Entry& entry, std::exception_ptr error) {
-    // Before anybody hears that it is gone.
+    // Before the end is reported to any waiter.
     {
       const Disposal disposal;
       destroy_value(entry);
@@ -298,7 +299,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     settle(lock);
   }
 
-  /// The context is gone, or the pool, and the job will never end.
+  /// The context or the pool is destroyed, so the job will never end.
   void abandon(Entry& entry) {
     std::unique_lock lock(mutex_);
     if (entry.state == State::making)
@@ -312,13 +313,13 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     if (!callbacks_.on_error) return;
     try {
       callbacks_.on_error(error);
-    } catch (...) {  // there is nobody else to tell
+    } catch (...) {  // there is nowhere else to report it
     }
   }
 
   // Events --------------------------------------------------------------------------------------
 
-  /// On the pool's executor, one at a time, so that events come in order on any number of threads.
+  /// On the pool's executor, one delivery at a time, so that events arrive in order on any number of threads.
   void deliver_events() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -362,7 +363,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     armed_ = false;
     const Deadline due = machine_.next_due();
     if (!due || *due > Time::now()) return settle(lock);
-    armed_ = true;  // until what is due has been dealt with
+    armed_ = true;  // until the due entries have been processed
     lock.unlock();
     const auto self = this->shared_from_this();
     executor_.post([self] { self->expire_due(); });
@@ -378,10 +379,10 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     }
   }
 
-  bool armed_ = false;       // a wait is pending, or its consequences are
-  bool delivering_ = false;  // deliver_events() is posted or runs
+  bool armed_ = false;       // a wait is pending, or its due entries are being processed
+  bool delivering_ = false;  // deliver_events() is posted or running
   Callbacks callbacks_;
-  std::shared_ptr<Runner> self_;  // while the pool is gone and entries are not
+  std::shared_ptr<Runner> self_;  // set while the pool is destroyed and entries remain
   ContextExecutorRef executor_;
   typename Time::Timer timer_;
 };

@@ -21,7 +21,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 struct Rules {
   Duration ttl{};
   std::optional<std::size_t> max_idle;
-  bool events = false;  // are they wanted?
+  bool events = false;  // whether events are recorded
 };
 
 enum class EventKind : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
@@ -32,8 +32,8 @@ struct Counts {
   std::size_t total, referenced, pending;
 };
 
-/// The states of all keys and every decision about them, on data: no lock, no clock, no executor. What the pool has to
-/// do in consequence is collected and taken with take_work(), so that it is done without the lock.
+/// The states of all keys and every decision about them, as plain data: no lock, no clock, no executor. The resulting
+/// work is collected and returned by take_work(), so that it is carried out without the lock.
 template <class Entry, class Lookup>
 class StateMachine {
  public:
@@ -46,14 +46,14 @@ class StateMachine {
   };
 
   struct Work {
-    Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, as their state says
-    Entry* garbage = nullptr;   // chained by chain: delete, and say so
+    Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, depending on the state
+    Entry* garbage = nullptr;   // chained by chain: delete the entries, then call deleted()
     std::vector<std::shared_ptr<AsyncEvent>> wake;
   };
 
   explicit StateMachine(Rules rules) : rules_(rules) {}
 
-  // What there is -------------------------------------------------------------------------------
+  // Queries -------------------------------------------------------------------------------------
 
   template <class K>
   Entry* find(const Lookup& lookup, std::size_t hash, const K& key) const {
@@ -66,7 +66,7 @@ class StateMachine {
     return {count(State::making) + referenced + pending, referenced, pending};
   }
 
-  /// Those being finalized, then the idle ones, in the order in which they will expire.
+  /// The entries being finalized, then the idle ones in the order of their expiry.
   template <class F>
   void for_each_pending(F f) const {
     leaving_.for_each([&f](const Entry& entry) {
@@ -75,20 +75,20 @@ class StateMachine {
     idle_.for_each(f);
   }
 
-  /// When the first of the idle ones expires.
+  /// When the first idle entry expires.
   Deadline next_due() const noexcept {
     if (idle_.empty() || idle_.front().deadline == Clock::time_point::max()) return std::nullopt;
     return idle_.front().deadline;
   }
 
   bool closed() const noexcept { return closed_; }
-  /// How many have not been deleted yet.
+  /// The number of entries that have not been deleted yet.
   std::size_t entries() const noexcept { return entries_; }
   Duration ttl() const noexcept { return rules_.ttl; }
 
-  // What happens --------------------------------------------------------------------------------
+  // Transitions ---------------------------------------------------------------------------------
 
-  /// A hit, or a place among those that wait. Does nothing if the key is being finalized.
+  /// A hit, or a reference to wait with. Does nothing if the key is being finalized.
   AcquireResult acquire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::live:
@@ -113,7 +113,7 @@ class StateMachine {
     return AcquireResult::leaving;
   }
 
-  /// A key that is missing: it is to be made, and whoever asked holds it.
+  /// For a missing key: its value is to be created, and the caller holds a reference.
   void insert(Entry& fresh) {
     table_.insert(fresh);
     ++entries_;
@@ -122,7 +122,7 @@ class StateMachine {
     run(fresh);
   }
 
-  /// A key that is being finalized: it is to be made again after that.
+  /// For a key that is being finalized: its next value is to be created after that.
   void queue(Entry& leaving, Entry& fresh) {
     if (!leaving.waiters) leaving.waiters = std::make_unique<Waiters<Entry>>();
     leaving.waiters->successor = &fresh;
@@ -136,12 +136,12 @@ class StateMachine {
     switch (entry.state) {
       case State::live: return rest(entry, now);
       case State::discarded: discarded_.erase(entry); return closed_ ? drop(entry) : leave(entry);
-      case State::queued:  // not begun, and nobody waits any more
+      case State::queued:  // not begun, and no coroutine waits any more
         entry.previous->waiters->successor = nullptr;
         entry.state = State::gone;
         return reclaim(entry);
       case State::gone: return reclaim(entry);
-      case State::making:  // is kept once made
+      case State::making:  // is kept once created
       case State::idle:
       case State::finalizing: return;
     }
@@ -160,7 +160,7 @@ class StateMachine {
     rest(entry, now);
   }
 
-  /// True if nobody waits for it, so that nobody gets to see the error.
+  /// Returns true if no coroutine waits for the value, so that none receives the error.
   bool failed(Entry& entry, std::exception_ptr error) noexcept {
     wake(entry.waiters->ready);
     wake(entry.waiters->gone);
@@ -173,7 +173,7 @@ class StateMachine {
     return true;
   }
 
-  /// The finalizer has ended, one way or the other.
+  /// The finalizer has ended, with or without an error.
   void finalized(Entry& entry, std::exception_ptr error) noexcept {
     const EventKind what = error ? EventKind::failed : EventKind::finalized;
     note(what, entry, std::move(error));
@@ -183,7 +183,7 @@ class StateMachine {
       wake(entry.waiters->gone);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
-        table_.insert(*successor);  // into the room that was left just now
+        table_.insert(*successor);  // uses the room that remove() has just freed
         ++states_[index(successor->state = State::making)];
         run(*successor);
       }
@@ -191,7 +191,7 @@ class StateMachine {
     if (entry.refs.load(std::memory_order_relaxed) == 0) reclaim(entry);
   }
 
-  /// True if it is being finalized now.
+  /// Returns true if the entry is being finalized now.
   bool expire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::idle:
@@ -206,7 +206,7 @@ class StateMachine {
     }
   }
 
-  /// The value is no good: its key is free at once, its leases keep it. Nothing if it is on its way out already.
+  /// The value is bad: its key is free at once, its leases keep it. Does nothing if the entry is already leaving.
   void discard(Entry& entry) noexcept {
     if (entry.state != State::live) return;
     table_.erase(entry);
@@ -221,7 +221,7 @@ class StateMachine {
     entry.cleared = true;
     if (entry.state == State::idle) idle_.erase(entry);
     if (entry.state == State::discarded) discarded_.erase(entry);
-    if (entry.state == State::making) return leaving_.join(entry);  // finalized once made
+    if (entry.state == State::making) return leaving_.join(entry);  // finalized once created
     leave(entry);
   }
 
@@ -230,7 +230,7 @@ class StateMachine {
     while (!discarded_.empty()) clear(discarded_.front());
   }
 
-  /// Takes at most so many of those whose time has come; true if there may be more.
+  /// Expires at most `limit` of the due entries. Returns true if there may be more.
   bool expire_due(Clock::time_point now, std::size_t limit) noexcept {
     for (; !idle_.empty() && idle_.front().deadline <= now; --limit) {
       if (limit == 0) return true;
@@ -239,7 +239,7 @@ class StateMachine {
     return false;
   }
 
-  /// The pool is gone: what is idle goes with it, and nothing is kept any more.
+  /// The pool is destroyed: its idle values are destroyed with it, and no value is kept any more.
   void close() noexcept {
     closed_ = true;
     while (!idle_.empty()) {
@@ -249,19 +249,19 @@ class StateMachine {
     }
   }
 
-  // What to wait for ----------------------------------------------------------------------------
+  // Events to wait for --------------------------------------------------------------------------
 
-  /// Of a key that is being finalized, or was cleared while being made.
+  /// The end of a key that is being finalized, or was cleared while its value was being created.
   std::shared_ptr<AsyncEvent> gone_event(Entry& entry) {
     if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
     if (!entry.waiters->gone) entry.waiters->gone = std::make_shared<AsyncEvent>();
     return entry.waiters->gone;
   }
 
-  /// Set when all those have gone that are leaving now; null if there are none.
+  /// An event that is set when all entries that are leaving now have departed; null if there are none.
   std::shared_ptr<AsyncEvent> all_gone_event() { return leaving_.all_gone_event(); }
 
-  // What to do ----------------------------------------------------------------------------------
+  // Work ----------------------------------------------------------------------------------------
 
   bool has_work() const noexcept { return has_work_; }
 
@@ -279,7 +279,7 @@ class StateMachine {
       reclaim(entry);
   }
 
-  /// So many of those that take_work() gave.
+  /// So many of the entries that take_work() returned have been deleted.
   void deleted(std::size_t entries) noexcept { entries_ -= entries; }
 
  private:
@@ -293,14 +293,14 @@ class StateMachine {
 
   void hold(Entry& entry) noexcept { entry.refs.fetch_add(1, std::memory_order_relaxed); }
 
-  /// Nobody holds it any more.
+  /// The last reference has been released.
   void rest(Entry& entry, Clock::time_point now) noexcept {
     if (closed_) return drop(entry);
     if (entry.expired) note(EventKind::expired, entry);
     if (entry.expired || rules_.ttl == Duration::zero()) return leave(entry);
     set_state(entry, State::idle);
     entry.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
-    // Whoever read the clock first need not be the first to get the lock.
+    // The thread that read the clock first need not be the first to get the lock.
     if (!idle_.empty() && idle_.back().deadline > entry.deadline) entry.deadline = idle_.back().deadline;
     idle_.push_back(entry);
     if (!rules_.max_idle || count(State::idle) <= *rules_.max_idle) return;
@@ -359,7 +359,7 @@ class StateMachine {
   Rules rules_;
   Table<Entry, Lookup> table_;
   List<Entry> idle_;       // in the order of their deadlines
-  List<Entry> discarded_;  // and still leased
+  List<Entry> discarded_;  // discarded, and still leased
   Departures<Entry> leaving_;
   std::array<std::size_t, 7> states_{};
   std::size_t entries_ = 0;

@@ -5,7 +5,7 @@
 /// The end of a process and of its group.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Does all that is to be done now. Comes here whenever something has happened, on whatever thread.
+/// Does everything that is due now. Called after every event, on any thread.
 inline void ChildProcess::advance(Lock lock) noexcept {
   const auto now = Clock::now();
   look_again_.reset();
@@ -19,7 +19,8 @@ inline void ChildProcess::advance(Lock lock) noexcept {
   }
   if (over) close_readers();
   const auto self = shared_from_this();
-  // What has been killed is gone within moments; those that wait for the process's end find it so.
+  // After SIGKILL the exit is reported only once the group is over, which takes moments: a coroutine that waits for the
+  // exit then finds the group empty.
   if ((phase_ == Phase::survivors || over) && !std::exchange(told_end_, true)) tell(ChildEvent::Kind::ended);
   if (over && !std::exchange(told_over_, true)) {
     over_at_ = Clock::now();
@@ -37,7 +38,7 @@ inline void ChildProcess::advance(Lock lock) noexcept {
   if (!told) reaper_.arm(id_, earlier(earlier(escalation_.next(), look_again_), now + between_tries));
 }
 
-/// False if something could not be told for want of memory. The lock is held.
+/// Delivers pending lines and events. False if one could not be delivered because memory was short. The lock is held.
 inline bool ChildProcess::pass_on() noexcept {
   bool all = true;
   for (const auto& reader : readers_)
@@ -55,17 +56,17 @@ inline bool ChildProcess::pass_on() noexcept {
 }
 
 inline void ChildProcess::send_due_signals(Clock::time_point now) noexcept {
-  // Looked at once more before each step: it may have ended in time, and only we have not noticed.
+  // Poll once more before each step: the process may have exited in time without our having noticed.
   while (!try_collect(now)) {
     const auto step = escalation_.take_due(now);
     if (!step) {
-      // Announced, but there is nothing to be had yet: a debugger may come first, see ptrace(2).
+      // The exit is announced, but no status is available yet: a debugger may get it first, see ptrace(2).
       if (!end_announced_ && handle_.pidfd_was_lost()) watch_again();
       if (end_announced_ || blind_) look_again_ = now + std::chrono::milliseconds(20);
       return look_for_stop(now);
     }
     send(*step);
-    // Its end is announced; unless what announces it was lost, there is no need to look now.
+    // The exit will be announced, so there is no need to poll now, unless the descriptor that announces it was lost.
     if (!handle_.pidfd_was_lost() && !blind_ && (!escalation_.next() || now < *escalation_.next())) return;
   }
 }
@@ -73,12 +74,12 @@ inline void ChildProcess::send_due_signals(Clock::time_point now) noexcept {
 inline void ChildProcess::look_for_stop(Clock::time_point now) noexcept {
   if (!terminal_ && !observes_stops_) return;
   const std::optional<int> stopped = handle_.stopped();
-  // The rest of what can be told must have room.
+  // Leave room for the other events.
   if (observes_stops_ && stopped != stopped_by_ && untold_count_ < untold_.size() / 2) {
     stopped_by_ = stopped;
     tell(stopped ? ChildEvent::Kind::stopped : ChildEvent::Kind::continued, stopped.value_or(0));
   }
-  // Many processes are looked at in one turn.
+  // At full seconds, so that many processes are checked in one turn.
   if (observes_stops_)
     look_again_ = earlier(look_again_, std::chrono::floor<std::chrono::seconds>(now) + std::chrono::seconds(1));
   if (!terminal_) return;
@@ -86,7 +87,7 @@ inline void ChildProcess::look_for_stop(Clock::time_point now) noexcept {
   look_again_ = earlier(look_again_, now + ChildTerminal::between_looks);
 }
 
-/// True once it has ended; it has then been taken away.
+/// Collects the process if it has exited, and returns true then.
 inline bool ChildProcess::try_collect(Clock::time_point now) noexcept {
   const ChildSyscalls::ExitPoll seen = handle_.poll_exit();
   if (seen.seen == ChildSyscalls::ExitPoll::Seen::running) return false;
@@ -97,7 +98,7 @@ inline bool ChildProcess::try_collect(Clock::time_point now) noexcept {
                                seen.status.value == *cut_off_code_;
     const Escalation::End end = cut_ || code_says_cut ? Escalation::End::cut : Escalation::End::by_itself;
     const auto step = escalation_.leader_ended(end, end == Escalation::End::cut ? term_grace_ : group_grace_, now);
-    // While it is a zombie its id, and so its group's, can't be anybody else's.
+    // While the process is a zombie, no other process can have its id, nor another group the group's.
     if (step) send_to_rest(*step);
     handle_.collect();
     status_ = seen.status;
@@ -107,7 +108,7 @@ inline bool ChildProcess::try_collect(Clock::time_point now) noexcept {
     phase_ = Phase::over;
   }
   handle_.close();
-  // What outlasts the leader may still write while it has time to end.
+  // Processes that outlast the leader may still write while they have time to exit.
   if (phase_ == Phase::survivors)
     read_rest();
   else
@@ -120,7 +121,7 @@ inline void ChildProcess::send(EscalationStep step) noexcept {
   if (step == EscalationStep::terminate) {
     const bool leads = ::getpgid(pid()) == pid();
     send_to_rest(step);
-    if (!leads) {  // it has left its group
+    if (!leads) {  // the leader has left its group
       handle_.send(SIGTERM);
       handle_.send(SIGCONT);
     }
@@ -129,24 +130,24 @@ inline void ChildProcess::send(EscalationStep step) noexcept {
     return;
   }
   handle_.send_group(SIGKILL);
-  // By itself too: it may have left its group, and only this tells whether it is refused.
+  // To the process itself too: it may have left its group, and only this call reports whether the signal is refused.
   const int error = handle_.send(SIGKILL);
   if (error != 0 && error != ESRCH) refused_.assign(error, std::system_category());
   killed_ = true;
   tell(ChildEvent::Kind::kill_sent);
 }
 
-/// While the leader lives or is a zombie.
+/// Signals the group while the leader lives or is a zombie.
 inline void ChildProcess::send_to_rest(EscalationStep step) noexcept {
   if (step == EscalationStep::kill) {
     handle_.send_group(SIGKILL);
     return;
   }
   handle_.send_group(SIGTERM);
-  handle_.send_group(SIGCONT);  // a stopped process sees SIGTERM only when it goes on
+  handle_.send_group(SIGCONT);  // a suspended process handles SIGTERM only when it continues
 }
 
-/// What is left of the group has been sent SIGTERM, and has time to act on that.
+/// The rest of the group has been sent SIGTERM and has time to act on that.
 inline void ChildProcess::tend_survivors(Clock::time_point now) noexcept {
   if (!group_.hold_member()) {
     phase_ = Phase::over;
@@ -157,7 +158,7 @@ inline void ChildProcess::tend_survivors(Clock::time_point now) noexcept {
     killed_ = true;
     tell(ChildEvent::Kind::kill_sent);
     phase_ = Phase::killed;
-    group_looks_ = 0;  // those of survivors do not count
+    group_looks_ = 0;  // the looks at survivors do not count
     return;
   }
   if (group_.member() >= 0 && (group_.member() == watched_member_ ||
@@ -165,12 +166,12 @@ inline void ChildProcess::tend_survivors(Clock::time_point now) noexcept {
     watched_member_ = group_.member();
     return;
   }
-  // Without pidfds: looked at again, less and less often.
+  // Without pidfds: look again, at growing intervals.
   look_again_ = now + std::chrono::milliseconds(1 << std::min(group_looks_++, 7));
 }
 
-/// The group has been sent SIGKILL. Those of its processes that live wait only to be scheduled; wait for that, so that
-/// what is told to be over is over.
+/// The group has been sent SIGKILL. Its living processes only wait to be scheduled. Wait for that, so that a group that
+/// is reported as over is over.
 inline void ChildProcess::look_at_group(Clock::time_point now) noexcept {
   const auto gone = [this] {
     if (!group_exists(pid())) return true;
@@ -179,9 +180,9 @@ inline void ChildProcess::look_at_group(Clock::time_point now) noexcept {
       if (!group_exists(pid())) return true;
     }
     if (group_looks_ >= most_group_looks) return true;
-    // A look around /proc only where the quick ones did not do.
+    // Scan /proc only if the quick looks were not enough.
     if (group_looks_ < 2 || group_has_living(pid())) return false;
-    if (adopts_orphans()) collect_group(pid());  // those that have ended since the look above
+    if (adopts_orphans()) collect_group(pid());  // members that have exited since the scan
     return true;
   };
   if (gone()) {

@@ -39,10 +39,10 @@ struct ChildEvent {
   enum class Kind {
     terminate_sent,
     kill_sent,
-    stopped,    // by the signal `signo`, as seen within a second
-    continued,  // after that
+    stopped,    // suspended by the signal `signo`, seen within a second
+    continued,  // running again after `stopped`
     ended,      // the process has been reaped
-    group_over  // nothing of its group is left, or what is left cannot be ended
+    group_over  // nothing of its group is left, or the rest cannot be ended
   };
   Kind kind{};
   Clock::time_point at{};
@@ -50,32 +50,35 @@ struct ChildEvent {
   int signo = 0;
 };
 
-/// What a command does not say.
+/// Settings of a spawn that are not part of the command.
 struct SpawnOptions {
-  std::vector<int> descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; still the caller's to close
-  Variables env{};                 ///< set last
-  /// Called in order, on any thread, under the child's lock: must not block or call back. If it throws, for want of
-  /// memory, it is called again a little later.
+  std::vector<int>
+      descriptors{};  ///< become 3, 4, 5, ... of the child, in this order; the caller still has to close them
+  Variables env{};    ///< set last
+  /// Called with each event in order, on any thread, under the child's lock: must not block or call back. If it throws
+  /// because memory is short, it is called again a little later.
   std::function<void(const ChildEvent&)> observer{};
-  Duration term_grace = ReapPlan{}.term_grace;  ///< of the reap that nobody asked for: abandon(), the program's end
-  /// A process that exits with this code while it is being reaped was cut off, and did not end by itself.
+  Duration term_grace = ReapPlan{}.term_grace;  ///< for a reap that nobody requested: abandon(), the program's end
+  /// A process that exits with this code while it is being reaped was cut off and did not exit by itself.
   std::optional<int> cut_off_code{};
-  /// Looks once a second whether the process is stopped. The kernel reports that by SIGCHLD only, and that signal is
-  /// the program's own, see wait(2).
+  /// Checks once a second whether the process is suspended. The kernel reports that by SIGCHLD only, and that signal
+  /// belongs to the program, see wait(2).
   bool observes_stops = false;
   /// See spawn_mark.hpp.
   bool is_worker = false;
 };
 
-/// One process from its start until it has been reaped. The reaper owns it all that time, so it needs nobody else.
+/// One child process from its spawn until it has been reaped. The reaper thread owns it during that time, so it needs
+/// no other owner.
 ///
-/// Whoever sees the process's end first, the reaper's thread or one that calls in, takes it away, under this lock. Lock
-/// order: this one, the reaper's or a line reader's, a home's. Events are set without any.
+/// Whichever thread sees the exit first collects the process, under this object's lock: the reaper thread or a thread
+/// that calls a member. Lock order: the dispatcher's mutex, the child's lock, a line reader's, then the reaper thread's
+/// or a line handler's, last a context registry's; see docs/internals/architecture.md. Events are set without any lock.
 class ChildProcess final : public ReaperClient, public std::enable_shared_from_this<ChildProcess> {
   struct Private {};
 
  public:
-  /// Throws std::system_error or std::invalid_argument; then there is no process, and nothing is left open.
+  /// Throws std::system_error or std::invalid_argument; then there is no process and no descriptor is left open.
   static std::shared_ptr<ChildProcess> spawn(const Command& command, SpawnOptions extras = {});
 
   ChildProcess(Private, ReaperThread& reaper, const SpawnRequest& launch, SpawnOptions& extras)
@@ -90,32 +93,33 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   pid_t pid() const noexcept { return handle_.pid(); }
   bool running() const noexcept { return !exit_status(); }
 
-  /// Set once it has been reaped.
+  /// Set once the process has been reaped.
   std::optional<ExitStatus> exit_status() const noexcept {
     if (!reaped_.load(std::memory_order_acquire)) return std::nullopt;
     return status_;
   }
 
-  /// The signal that has stopped it, if it is stopped now.
+  /// The signal that has suspended the process, if it is suspended now.
   std::optional<int> stopped() const;
 
-  /// No-op once it has ended. Throws std::system_error if the signal is refused or there is no such signal.
+  /// Does nothing after the exit. Throws std::system_error if the signal is refused or does not exist.
   void signal(int signo);
 
-  /// Begins at once, joins an earlier one and may only shorten it. What is due is sent from this thread.
+  /// Begins at once. A second reap joins the first and may only shorten it. Signals that are due are sent from this
+  /// thread.
   void reap(const ReapPlan& plan);
 
-  /// The same, with the time of SIGTERM; an empty one: whenever it exits.
+  /// The same with an absolute time for SIGTERM; nullopt waits until the process exits by itself.
   void reap_by(Deadline terminate_by, Duration term_grace);
 
-  /// The owner is gone: no more lines, and reap with patience 0; after the end of the program kill.
+  /// The owner is destroyed: drops further lines and reaps with patience 0; after the end of the program kills at once.
   void abandon() noexcept;
 
-  /// SIGKILL to the process alone. What is left of its group gets SIGTERM then, and term_grace. Throws as signal().
+  /// Sends SIGKILL to the process alone. The rest of its group then gets SIGTERM and term_grace. Throws like signal().
   void kill_leader();
 
-  /// Set once it has been reaped, and what was killed of its group then is gone or has been waited for in vain. What
-  /// has time to end is not waited for.
+  /// Set once the process has been reaped. Members of its group that were killed are waited for first, for about a
+  /// second at most. Members that still have time to exit are not waited for.
   const std::shared_ptr<AsyncEvent>& ended() const noexcept { return ended_; }
   /// Set when its group is over as well, or when SIGKILL is refused: a reap has nothing more to do.
   const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
@@ -129,42 +133,43 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   /// Why SIGKILL was refused, if it was.
   std::error_code refused() const;
 
-  /// A descriptor that is readable once it has ended, for one to have at a time. Empty if somebody has it, if it has
-  /// been reaped, or if there is none to have.
+  /// Lends a descriptor that is readable once the process has exited, to one borrower at a time. Empty if it is lent
+  /// already, if the process has been reaped, or if no descriptor is available.
   KeptPidfd borrow_pidfd() noexcept;
   void return_pidfd() noexcept {
     const Lock held(mutex_);
     lent_ = false;
   }
-  /// It has ended, as whom that was lent to sees.
+  /// For the borrower, once it sees the exit.
   void look_now() noexcept {
     if (!foreign()) advance(Lock(mutex_));
   }
-  /// Somebody waits for its end: it is looked at from time to time even if the descriptors that tell of it are lost.
+  /// A coroutine waits for the exit: from now on the process is checked regularly, even if the descriptors that report
+  /// the exit are lost.
   void attend() noexcept {
     if (foreign()) return;
     Lock held(mutex_);
     if (!std::exchange(attended_, true)) advance(std::move(held));
   }
 
-  /// Has it lines that its end may have to wait for?
+  /// True if the exit may have to wait for lines.
   bool has_lines() const noexcept { return readers_[0] || readers_[1]; }
 
-  /// In a forked copy of the program: nothing here is ours.
+  /// True in a forked copy of the program: the child belongs to the original.
   bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
   enum class Phase {
     running,
-    survivors,  // reaped; what is left of its group has time to end
-    killed,     // reaped; its group has been killed, but is not yet gone
+    survivors,  // reaped; the rest of its group has time to exit
+    killed,     // reaped; its group has been killed, but is not over yet
     over
   };
   static constexpr unsigned end_channel = 0, member_channel = 3;
   static constexpr int most_group_looks = 10;                           // 1 + 2 + 4 + ... ms: a second in all
-  static constexpr auto between_tries = std::chrono::milliseconds(20);  // where memory was short
-  static constexpr auto between_looks = std::chrono::seconds(10);       // where nothing should be needed
+  static constexpr auto between_tries = std::chrono::milliseconds(20);  // when memory was short
+  static constexpr auto between_looks = std::chrono::seconds(10);       // in case a report was lost
 
   void start(SpawnRequest& launch, bool is_worker);
   void watch_end();
@@ -212,19 +217,19 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   LeaderlessGroup group_{0};
   int watched_member_ = -1;
   bool cut_ = false;                          // by kill_leader()
-  bool terminated_ = false, killed_ = false;  // by the ladder
-  bool end_announced_ = false;                // the kernel said that it has ended
-  std::optional<int> stopped_by_;             // as the observer knows
+  bool terminated_ = false, killed_ = false;  // by the escalation
+  bool end_announced_ = false;                // the kernel reported the exit
+  std::optional<int> stopped_by_;             // as last reported to the observer
   Deadline look_again_;
   int group_looks_ = 0;
   std::error_code refused_;
-  std::array<ChildEvent, 8> untold_{};  // of what the observer has not been told yet
+  std::array<ChildEvent, 8> untold_{};  // events that the observer has not received yet
   std::size_t untold_count_ = 0;
   bool told_end_ = false, told_over_ = false;
   bool lent_ = false;  // see borrow_pidfd()
   bool attended_ = false;
-  bool has_thread_ = false;  // that waits for its end
-  bool blind_ = false;       // nothing tells of its end but looking
+  bool has_thread_ = false;  // a thread waits for the exit
+  bool blind_ = false;       // no descriptor reports the exit, so it has to be polled
   ExitStatus status_;
   std::atomic<bool> reaped_{false};  // status_ is final
   std::atomic<bool> over_{false};    // over_at_ is final

@@ -3,7 +3,7 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/os/detail/spawn_mark.hpp>
 
-/// The start of a process, how its end is watched for, and what its owner asks for.
+/// The start of a process, the watch for its exit, and the requests of its owner.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command, SpawnOptions extras) {
@@ -21,7 +21,7 @@ inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command,
   return child;
 }
 
-// Under the lock all the time: the program may end, and ask for this child to be ended, at any moment.
+// The lock is held throughout: the program may end, and require this child to be ended, at any moment.
 inline void ChildProcess::start(SpawnRequest& launch, bool is_worker) {
   const Lock held(mutex_);
   try {
@@ -53,10 +53,10 @@ inline void ChildProcess::start(SpawnRequest& launch, bool is_worker) {
 }
 
 inline void ChildProcess::watch_end() {
-  // Once, lest a forked copy of the program that holds the pidfd open keeps it reporting for ever.
+  // One shot: a forked copy of the program that holds the pidfd open would otherwise keep it reporting for ever.
   if (handle_.open() && reaper_.watch(handle_.pidfd(), id_, end_channel, EPOLLIN | EPOLLONESHOT) == 0) return;
   handle_.close();
-  // No pidfd to have: a thread that waits. If the child's status is stolen, waiting ends as well.
+  // No pidfd is available: a thread waits. If the child's status is stolen, the wait ends as well.
   const auto undo = [this] {
     handle_.send_group(SIGKILL);
     ChildSyscalls::await_end(pid());
@@ -71,14 +71,15 @@ inline void ChildProcess::watch_end() {
     has_thread_ = true;
   } catch (const std::system_error& error) {
     undo();
-    throw_errno("there is neither a pidfd nor a thread to watch a new process with", error.code().value());
+    throw_errno("cannot watch a new process: neither a pidfd nor a thread is available", error.code().value());
   } catch (...) {
     undo();
     throw;
   }
 }
 
-/// What told of its end and its output may be lost. The lock is held.
+/// Watches for the exit and for output again, after the descriptors that report them may have been lost. The lock is
+/// held.
 inline void ChildProcess::watch_again() noexcept {
   for (const auto& reader : readers_)
     if (reader) reader->watch_again();

@@ -18,7 +18,7 @@
 #include <drover/exit_status.hpp>
 #include <drover/os/fd.hpp>
 
-// The same numbers on every architecture; older C libraries do not name them.
+// The same numbers on every architecture; older C libraries do not define them.
 #ifndef SYS_pidfd_send_signal
 #define SYS_pidfd_send_signal 424
 #endif
@@ -28,15 +28,15 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A descriptor that stands for a process, see pidfd_open(2); close-on-exec. Empty if there is none to have: an old
-/// kernel, a seccomp filter, no such process, no descriptors left.
+/// A descriptor that refers to a process, see pidfd_open(2); close-on-exec. Empty if none is available: an old kernel,
+/// a seccomp filter, no such process, no descriptors left.
 inline UniqueFd open_pidfd(pid_t pid) noexcept {
   UniqueFd opened(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (opened.get() < 0 || opened.get() > 2) return opened;
   return UniqueFd(::fcntl(opened.get(), F_DUPFD_CLOEXEC, 3));
 }
 
-/// On Linux 6.9 and newer each process has an inode that its pidfds share, and nothing else has it.
+/// Since Linux 6.9 each process has an inode that all its pidfds share, and nothing else has that inode.
 inline bool pidfds_have_inodes(int pidfd) noexcept {
   static std::atomic<int> known{-1};
   int answer = known.load(std::memory_order_relaxed);
@@ -49,8 +49,8 @@ inline bool pidfds_have_inodes(int pidfd) noexcept {
   return answer != 0;
 }
 
-/// The process that a descriptor stands for, as the kernel tells: -1 if that has been reaped, 0 if it is no pidfd or if
-/// there is no /proc.
+/// The process that a pidfd refers to, according to the kernel: -1 if it has been reaped, 0 if `fd` is not a pidfd or
+/// /proc is missing.
 inline pid_t pid_of_pidfd(int fd) noexcept {
   char path[48];
   std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
@@ -63,10 +63,11 @@ inline pid_t pid_of_pidfd(int fd) noexcept {
   return line != nullptr ? static_cast<pid_t>(std::strtol(line + 5, nullptr, 10)) : 0;
 }
 
-/// A pidfd that is kept. Its number may have become another process's pidfd, which must never be signalled.
+/// A pidfd that is kept across calls. Its number may have become another process's pidfd, which must never be
+/// signalled.
 class KeptPidfd {
  public:
-  /// likely: on an old kernel, where all pidfds look the same; then only names_process() is sure.
+  /// likely: on an old kernel, where all pidfds look the same; then only names_process() is certain.
   enum class Standing { lost, likely, proved };
 
   KeptPidfd() noexcept = default;
@@ -95,19 +96,19 @@ class KeptPidfd {
     return now == Standing::proved || (now == Standing::likely && pid_of_pidfd(fd_.get()) == pid_);
   }
 
-  /// 0 or an errno. Only while it names the process.
+  /// 0 or an errno. Call it only while names_process().
   int send(int signo) const noexcept {
     return ::syscall(SYS_pidfd_send_signal, fd_.get(), signo, nullptr, 0) == 0 ? 0 : errno;
   }
 
-  /// Closes it if it is still the one that was opened.
+  /// Closes the pidfd if it is still the one that was opened.
   void reset() noexcept {
     if (!fd_) return;
     if (standing() == Standing::likely)
       if (const pid_t named = pid_of_pidfd(fd_.get()); named != pid_ && named != -1) return fd_.forget();
     fd_.reset();
   }
-  /// The same where it is known to be.
+  /// Closes a pidfd that is known to be the one that was opened.
   void reset_proved() noexcept { fd_.close(); }
 
  private:
@@ -116,19 +117,19 @@ class KeptPidfd {
   bool unique_ = false;
 };
 
-/// The system calls about one child that is not reaped yet. The caller sees to it that nothing is asked after
+/// The system calls about one child that has not been reaped. The caller requests nothing about the process after
 /// collect().
 class ChildSyscalls {
  public:
   struct ExitPoll {
-    enum class Seen { running, ended, lost } seen;  // lost: no longer our child to wait for, somebody took its status
+    enum class Seen { running, ended, lost } seen;  // lost: not our child any more, its status was collected elsewhere
     ExitStatus status{};
   };
 
   void adopt(pid_t pid) noexcept { pid_ = pid; }
   pid_t pid() const noexcept { return pid_; }
 
-  /// False if there is no pidfd to have, or if it may be a stranger's: the child must be known after it was opened.
+  /// False if no pidfd is available, or if it may be another process's: the child must still exist after it was opened.
   bool open() noexcept {
     pidfd_ = KeptPidfd(open_pidfd(pid_), pid_);
     if (!pidfd_) return false;
@@ -139,17 +140,17 @@ class ChildSyscalls {
   }
 
   int pidfd() const noexcept { return pidfd_.get(); }
-  /// It was closed, or its number is another file's now.
+  /// The pidfd was closed, or its number is another file's now.
   bool lost_pidfd() const noexcept { return pidfd_ && pidfd_.standing() == KeptPidfd::Standing::lost; }
-  /// The same, as poll_exit() has found it.
+  /// As lost_pidfd(), at the time of the last poll_exit().
   bool pidfd_was_lost() const noexcept { return pidfd_ && seen_ == KeptPidfd::Standing::lost; }
-  /// Leaves an ended child as a zombie. Only ECHILD tells that its status was stolen; other errors tell nothing.
+  /// Leaves an exited child as a zombie. Only ECHILD means that its status was stolen; other errors mean nothing.
   ExitPoll poll_exit() noexcept {
     siginfo_t info{};
     seen_ = pidfd_.standing();
     const bool proved = seen_ == KeptPidfd::Standing::proved;
     if (seen_ != KeptPidfd::Standing::lost && !by_pid_) {
-      // By pidfd where that works: a pid whose status was stolen may be another child's by now.
+      // By pidfd where that works: the pid of a child whose status was stolen may be another child's by now.
       const int error = wait(static_cast<idtype_t>(3 /* P_PIDFD */), pidfd_.get(), info, WEXITED | WNOHANG | WNOWAIT);
       pidfd_ended_ = error == 0 && info.si_pid == pid_;
       if (pidfd_ended_) return {ExitPoll::Seen::ended, to_exit_status(info)};
@@ -164,35 +165,36 @@ class ChildSyscalls {
     return {ExitPoll::Seen::ended, to_exit_status(info)};
   }
 
-  /// Blocks until it has ended or its status has been stolen, for use without a pidfd. It is left as a zombie.
+  /// Blocks until the process has exited or its status has been stolen, for use without a pidfd. Leaves a zombie.
   static void await_end(pid_t pid) noexcept {
     siginfo_t info{};
     (void)wait(P_PID, pid, info, WEXITED | WNOWAIT);
   }
 
-  /// The signal that has stopped it, if it is stopped now.
+  /// The signal that has suspended the process, if it is suspended now.
   std::optional<int> stopped() const noexcept {
     siginfo_t info{};
     if (wait(P_PID, pid_, info, WSTOPPED | WNOHANG | WNOWAIT) != 0 || info.si_pid != pid_) return std::nullopt;
     return info.si_status;
   }
 
-  /// 0 or an errno. ESRCH: there was nobody left to signal.
+  /// 0 or an errno. ESRCH: there was no process left to signal.
   int send(int signo) noexcept {
-    // What filters and lost descriptors answer says nothing about the process; kill() tells a real refusal.
+    // An error from a filter or a lost descriptor says nothing about the process; kill() reports a real refusal.
     if (pidfd_.names_process())
       if (const int error = pidfd_.send(signo); error == 0 || error == ESRCH) return error;
     if (poll_exit().seen != ExitPoll::Seen::running) return ESRCH;
     return ::kill(pid_, signo) == 0 ? 0 : errno;
   }
 
-  /// To all of its group. Only while the child is known to be there, running or a zombie: its id is then nobody else's.
+  /// Signals the whole group. Call it only while the child exists, running or as a zombie: no other process has its id
+  /// then.
   int send_group(int signo) noexcept { return ::kill(-pid_, signo) == 0 ? 0 : errno; }
 
-  /// Takes the zombie away that poll_exit() has seen.
+  /// Collects the zombie that poll_exit() has seen.
   void collect() noexcept {
     siginfo_t info{};
-    // Only ECHILD says that there is nothing to take away; another error must not leave a zombie.
+    // Only ECHILD means that there is nothing to collect; another error must not leave a zombie.
     for (int tries = 0; tries < 10; ++tries)
       if (const int error = wait(P_PID, pid_, info, WEXITED | WNOHANG); error == 0 || error == ECHILD) return;
   }
@@ -211,7 +213,7 @@ class ChildSyscalls {
   KeptPidfd pidfd_;
   bool by_pid_ = false;
   KeptPidfd::Standing seen_{};
-  bool pidfd_ended_ = false;  // the last poll_exit() was by the pidfd, and saw the child's end
+  bool pidfd_ended_ = false;  // the last poll_exit() used the pidfd and saw the exit
 };
 
 }}}  // namespace drover::v1::detail

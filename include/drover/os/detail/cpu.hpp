@@ -5,8 +5,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The core that this thread runs on, counted from 1; 0 if there is no telling. It may be another one by the time it is
-/// used, so this is good for guesses only. See sched_getcpu(3).
+/// The core that this thread runs on, counted from 1; 0 if it is unknown. The thread may run on another core by the
+/// time the number is used, so it is only a hint. See sched_getcpu(3).
 inline std::uint16_t current_core() noexcept {
   const int core = ::sched_getcpu();
   return core >= 0 && core < 0xffff ? static_cast<std::uint16_t>(core + 1) : std::uint16_t{0};

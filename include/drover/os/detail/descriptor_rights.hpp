@@ -18,29 +18,29 @@
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 
-/// Descriptors that a peer attaches to what it sends (SCM_RIGHTS in unix(7)). drover asks for none. Closing one may
-/// block for as long as the peer likes: a TCP socket that lingers, a file on a file system that the peer serves. The
-/// kernel closes those that the receiver does not take on the receiver's thread.
+/// Descriptors that a peer attaches to its messages (SCM_RIGHTS in unix(7)). drover asks for none. Closing one may
+/// block for as long as the peer likes: a TCP socket that lingers, a file on a file system that the peer serves. If the
+/// receiver does not take them, the kernel closes them on the receiver's thread.
 namespace drover { inline namespace v1 { namespace detail {
 
-// The same number on every architecture that Linux 6.16 added it to; older C libraries do not name it.
+// The same number on every architecture for which Linux 6.16 added it; older C libraries do not define it.
 #ifdef SO_PASSRIGHTS
 inline constexpr int so_passrights = SO_PASSRIGHTS;
 #else
 inline constexpr int so_passrights = 83;
 #endif
 
-/// The kernel refuses to send descriptors to this end from now on (EPERM at the sender). False where it cannot: before
-/// Linux 6.16.
+/// Makes the kernel refuse to send descriptors to this end (EPERM at the sender). False if it cannot: before Linux
+/// 6.16.
 inline bool refuse_descriptors(int socket) noexcept {
   const int off = 0;
   return ::setsockopt(socket, SOL_SOCKET, so_passrights, &off, sizeof off) == 0;
 }
 
-/// Closes descriptors on a thread of its own, which lives while there are any to close. Any thread.
+/// Closes descriptors on a thread of its own, which lives while there are any to close. Any thread may call it.
 class DescriptorDisposal {
  public:
-  /// Never blocks. Without memory or a thread the descriptors stay open, which harms less than a blocked thread.
+  /// Never blocks. Without memory or a thread the descriptors stay open, which is less harmful than a blocked thread.
   static void close(std::span<const int> descriptors) noexcept {
     Shared& shared = state();
     const std::lock_guard held(shared.mutex);
@@ -80,18 +80,17 @@ class DescriptorDisposal {
   }
 };
 
-/// What recvmsg(2) says, with credentials apart.
+/// The result of recvmsg(2), with the credentials apart.
 struct ReceivedMessage {
   ssize_t bytes = -1;        // as recvmsg(2) returns it; errno is set if it is negative
-  bool descriptors = false;  // some came along; they are being closed elsewhere
+  bool descriptors = false;  // some were attached; they are closed elsewhere
   bool has_sender = false;
   ucred sender{};
 };
 
-/// recvmsg(2), repeated after EINTR. Takes all descriptors that came along, so that the kernel closes none on this
-/// thread.
+/// Calls recvmsg(2), again after EINTR. Takes all attached descriptors, so that the kernel closes none on this thread.
 inline ReceivedMessage receive_message(int socket, std::span<std::byte> room, int flags = 0) noexcept {
-  // Room for the most that one message may carry (SCM_MAX_FD).
+  // Room for as many descriptors as one message may carry (SCM_MAX_FD).
   constexpr std::size_t most = 253;
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(most * sizeof(int))];
   iovec part{room.data(), room.size()};
@@ -121,11 +120,11 @@ inline ReceivedMessage receive_message(int socket, std::span<std::byte> room, in
   return received;
 }
 
-/// Closes a socket that the kernel has not been told to refuse descriptors on: takes those first that wait in it.
+/// Closes a socket on which the kernel does not refuse descriptors: first takes those that wait in it.
 inline void close_without_descriptors(UniqueFd socket) noexcept {
   if (!socket) return;
   const int saved = errno;
-  ::shutdown(socket.get(), SHUT_RDWR);  // nothing more comes in
+  ::shutdown(socket.get(), SHUT_RDWR);  // nothing more arrives
   std::array<std::byte, 4096> ignored;
   while (receive_message(socket.get(), ignored, MSG_DONTWAIT).bytes > 0) {
   }

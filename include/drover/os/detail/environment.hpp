@@ -14,7 +14,7 @@
 
 #include <drover/os/command.hpp>
 
-/// What a command becomes before it is executed: its environment, its arguments, the file that is meant.
+/// Prepares a command for execution: its environment, its arguments, the file to execute.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline void require_no_nul(std::string_view text, const char* what) {
@@ -28,7 +28,7 @@ inline void require_variable_name(std::string_view name) {
     throw std::invalid_argument("the name of an environment variable must not be empty or contain '='");
 }
 
-/// Strings, and the null-terminated array of pointers to them that exec wants.
+/// Strings, and the null-terminated array of pointers to them that exec needs.
 class StringArray {
  public:
   void add(std::string text) { strings_.push_back(std::move(text)); }
@@ -47,7 +47,7 @@ class StringArray {
 
 using Variables = std::vector<std::pair<std::string, std::string>>;
 
-/// `last` is set after everything else.
+/// The child's environment; `last` is set after everything else.
 inline StringArray environment_of(const Command& command, const Variables& last) {
   StringArray result;
   std::set<std::string_view> taken;
@@ -70,7 +70,7 @@ inline StringArray environment_of(const Command& command, const Variables& last)
   return result;
 }
 
-/// The name that a program finds in its argv[0].
+/// The name that a program receives as argv[0].
 inline std::string own_name_of(const std::filesystem::path& program) {
   if (program.native() != own_program) return program.native();
   static const std::string& own = *new std::string([]() -> std::string {  // never destroyed
@@ -83,8 +83,7 @@ inline std::string own_name_of(const std::filesystem::path& program) {
 
 inline bool has_slash(const std::filesystem::path& program) { return program.native().find('/') != std::string::npos; }
 
-/// Like execvp(3), but it leaves the file to be executed later. Sets `error` and returns an empty path if there is
-/// none.
+/// Searches like execvp(3), but does not execute the file. Sets `error` and returns an empty path if there is none.
 inline std::filesystem::path search_path(const std::filesystem::path& program, int& error) {
   const char* variable = std::getenv("PATH");
   std::string_view rest = variable != nullptr ? variable : "/bin:/usr/bin";

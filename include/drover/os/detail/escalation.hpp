@@ -11,17 +11,17 @@ namespace drover { inline namespace v1 { namespace detail {
 
 enum class EscalationStep { terminate, kill };
 
-/// What a reap does to a process and to its group, and when, as data: it sends nothing, and reads no clock.
+/// Decides what a reap sends to a process and its group, and when. Pure data: it sends nothing and reads no clock.
 ///
-/// Each step goes to the whole group. The group outlasts its leader: one that was sent SIGTERM has until SIGKILL is
-/// due, whether the leader still lives or not.
+/// Each step is for the whole group. The group may outlast its leader: after SIGTERM it has until SIGKILL is due,
+/// whether or not the leader still lives.
 class Escalation {
  public:
-  /// Begins, or joins what has begun: every step that is still to come may move forward in time, never back.
+  /// Begins, or joins what has begun: each pending step may move to an earlier time, never to a later one.
   void join(const ReapPlan& plan, Clock::time_point now) noexcept {
     join(deadline_after(now, plan.patience), plan.term_grace);
   }
-  /// The same with an absolute time. True if a step has moved.
+  /// The same with an absolute time. True if a step moved.
   bool join(Deadline terminate_at, Duration term_grace) noexcept {
     const Deadline kill_at = terminate_at ? deadline_after(*terminate_at, term_grace) : std::nullopt;
     const Deadline before[] = {steps_[0].at, steps_[1].at};
@@ -30,25 +30,26 @@ class Escalation {
     return steps_[0].at != before[0] || steps_[1].at != before[1];
   }
 
-  /// When the next step is due; nullopt if there is none to come.
+  /// When the next step is due; nullopt if none is pending.
   Deadline next() const noexcept { return done_ < steps_.size() ? steps_[done_].at : std::nullopt; }
 
-  /// The next step if its time has come. Each is handed out once, in order.
+  /// The next step if it is due. Each is returned once, in order.
   std::optional<EscalationStep> take_due(Clock::time_point now) noexcept {
     const Deadline at = next();
     if (!at || now < *at) return std::nullopt;
     return steps_[done_++].step;
   }
 
-  /// Why the leader of the group has ended.
+  /// Why the leader of the group has exited.
   enum class End {
     by_itself,
-    cut  // drover or its own watchdog ended it alone, in the middle of its work
+    cut  // drover or its own control thread ended it alone, in the middle of its work
   };
-  /// The leader has ended. What the rest of its group is sent at once, if anything; next() and take_due() say what
-  /// follows. `grace`: for the rest between SIGTERM and SIGKILL, counted from now; zero: no SIGTERM.
+  /// The leader has exited. Returns the step that the rest of its group gets at once, if any; next() and take_due()
+  /// return what follows. `grace` is the time of the rest between SIGTERM and SIGKILL, counted from now. If it is zero
+  /// and the leader exited by itself, there is no SIGTERM.
   std::optional<EscalationStep> leader_ended(End end, Duration grace, Clock::time_point now) noexcept {
-    if (taken(EscalationStep::kill)) return EscalationStep::kill;  // again: it may have forked meanwhile
+    if (taken(EscalationStep::kill)) return EscalationStep::kill;  // again: the leader may have forked meanwhile
     if (taken(EscalationStep::terminate)) return std::nullopt;
     if (end == End::by_itself && grace == Duration::zero()) {
       done_ = steps_.size();

@@ -15,11 +15,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The reaper's epoll instance, and the proof that its number still is that one: the program may have closed it, and
-/// have an epoll instance of its own under the number. All of those look alike, so there is a socket in the set, the
-/// bell, that is recognised by its inode and is in no other set. The bell also wakes the thread that waits.
+/// The reaper thread's epoll instance, and a way to check that its number still refers to it. The program may have
+/// closed it and have an epoll instance of its own under that number. All epoll instances look alike, so the set
+/// contains a socket, the wakeup descriptor, which is recognised by its inode and is in no other set. It also wakes the
+/// waiting thread.
 ///
-/// Guarded by the reaper's lock, but for wait().
+/// Guarded by the reaper thread's lock, except wait().
 class EventSet {
  public:
   static constexpr std::uint64_t bell_rang = std::numeric_limits<std::uint64_t>::max();
@@ -38,32 +39,32 @@ class EventSet {
   ~EventSet() {
     if (!ours()) (void)epoll_.release();
   }
-  /// Without any descriptor, for a time in which there are none to have: nothing can be watched, and the thread looks
-  /// at its processes from time to time.
+  /// A set without descriptors, for a time in which none is available. Nothing can be watched, and the thread checks
+  /// its processes at intervals.
   struct Blind {};
   explicit EventSet(Blind) noexcept {}
   bool blind() const noexcept { return !epoll_; }
   EventSet(const EventSet&) = delete;
   EventSet& operator=(const EventSet&) = delete;
 
-  /// False once it has been closed, or when there is no telling.
+  /// False once the epoll instance has been closed, or if that is unknown.
   bool ours() noexcept { return bell_.ours() && change(EPOLL_CTL_MOD, bell_.get(), bell_rang, bell_events_) == 0; }
 
   /// Wakes the thread that waits, or the next one that does. False if the set is not ours.
   bool ring() noexcept {
-    bell_events_ = EPOLLOUT | EPOLLONESHOT;  // it can always be written to
+    bell_events_ = EPOLLOUT | EPOLLONESHOT;  // the socket is always writable
     return ours();
   }
   void heard() noexcept { bell_events_ = 0; }
 
-  /// 0 or an errno. `events` as for epoll_ctl(2). Once more for what is watched already begins anew.
+  /// 0 or an errno. `events` as for epoll_ctl(2). A descriptor that is watched already is watched anew.
   int add(int fd, std::uint64_t data, std::uint32_t events) noexcept {
     const int error = change(EPOLL_CTL_ADD, fd, data, events);
     return error == EEXIST ? change(EPOLL_CTL_MOD, fd, data, events) : error;
   }
   void remove(int fd) noexcept { ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
-  /// Until then at most. As epoll_wait(2), which needs no descriptor to keep time.
+  /// Waits until `until` at most, like epoll_wait(2), which needs no descriptor to keep time.
   int wait(std::span<epoll_event> events, Clock::time_point until) noexcept {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
     const auto bound = std::clamp<decltype(left)>(left, 0, std::numeric_limits<int>::max());

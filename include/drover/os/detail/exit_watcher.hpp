@@ -18,9 +18,10 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// While it lives, the context of one who waits for a process's end looks for it too; the reaper's thread would have to
-/// wake it first. Only the first who waits has one; where there is nothing to watch, or no descriptor left, the reaper
-/// does alone. On the waiting coroutine's stack, so it goes when that is resumed or its context does.
+/// Lets the waiting coroutine's context see the exit itself, which saves a wake-up by the reaper thread. Only the first
+/// waiter of a process has one. Without a reactor in the context, or without a descriptor, the reaper thread alone
+/// reports the exit. A local variable of the waiting coroutine, so it is destroyed when that is resumed or its context
+/// is destroyed.
 class ExitWatcher {
  public:
   ExitWatcher(std::shared_ptr<ChildProcess> child, const asio::any_io_executor& executor) {
@@ -57,7 +58,7 @@ class ExitWatcher {
       });
     }
 
-    // Asio also tells of events that belong to a descriptor which had its place before.
+    // Asio may also report an event of an earlier descriptor that had the same entry in the reactor.
     void on_readable() { readable() ? child->look_now() : wait(); }
 
     bool readable() {
@@ -74,16 +75,16 @@ class ExitWatcher {
         closed = std::move(descriptor);
       }
       if (!closed) return child->return_pidfd();
-      // A forked copy of the program shares the original's epoll: not to be touched.
+      // A forked copy of the program shares the original's epoll instance and must not touch it.
       if (child->foreign()) return void(closed.release());
-      // Out of the epoll set before it is closed, see ReaperThread::unwatch().
+      // Removed from the epoll set before it is closed, see ReaperThread::unwatch().
       (void)closed->release();
       lent.reset();
       child->return_pidfd();
     }
 
     const std::shared_ptr<ChildProcess> child;
-    KeptPidfd lent;  // the descriptor's
+    KeptPidfd lent;  // owns the number that `descriptor` uses
     std::mutex mutex;
     std::unique_ptr<Descriptor> descriptor;
   };

@@ -17,16 +17,16 @@
 
 #include <drover/os/detail/child_syscalls.hpp>
 
-/// What is left of a process group after its leader has been reaped.
+/// The rest of a process group after its leader has been reaped.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Are orphans of our descendants handed to us?
+/// True if orphans of our descendants become our children.
 inline bool adopts_orphans() noexcept {
   int on = 0;
   return ::getpid() == 1 || (::prctl(PR_GET_CHILD_SUBREAPER, &on) == 0 && on != 0);
 }
 
-/// Takes away those zombies of the group that have become our children.
+/// Collects the zombies of the group that have become our children.
 inline void collect_group(pid_t group) noexcept {
   siginfo_t info{};
   do {
@@ -37,7 +37,7 @@ inline void collect_group(pid_t group) noexcept {
 /// False once the group has no member, not even a zombie.
 inline bool group_exists(pid_t group) noexcept { return ::kill(-group, 0) == 0 || errno == EPERM; }
 
-/// A member of the group that is no zombie, after reading all of /proc; empty if there is none, or no /proc.
+/// A member of the group that is not a zombie, found by reading all of /proc; empty if there is none, or no /proc.
 inline std::optional<pid_t> living_member(pid_t group) noexcept {
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), &::closedir);
   if (!processes) return std::nullopt;
@@ -48,7 +48,7 @@ inline std::optional<pid_t> living_member(pid_t group) noexcept {
     const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), &std::fclose);
     char text[512];
     if (!file || std::fgets(text, sizeof text, file.get()) == nullptr) continue;
-    const char* after_name = std::strrchr(text, ')');  // the name may hold anything, see proc(5)
+    const char* after_name = std::strrchr(text, ')');  // the name may contain anything, see proc(5)
     char state = 0;
     int parent = 0;
     int its_group = 0;
@@ -60,8 +60,8 @@ inline std::optional<pid_t> living_member(pid_t group) noexcept {
 
 inline bool group_has_living(pid_t group) noexcept { return living_member(group).has_value(); }
 
-/// A group whose leader has been reaped. Its number is ours only as long as a member lives, so one is held by a pidfd:
-/// the end of that one is what there is to wait for, and as long as it lives the group may be signalled.
+/// A group whose leader has been reaped. Its id is ours only as long as a member lives, so a pidfd holds one member. As
+/// long as that member lives the group may be signalled, and its exit is the event to wait for.
 class LeaderlessGroup {
  public:
   explicit LeaderlessGroup(pid_t group) noexcept : group_(group) {}
@@ -74,22 +74,23 @@ class LeaderlessGroup {
       if (adopts_orphans()) collect_group(group_);
       const auto pid = living_member(group_);
       if (!pid) {
-        if (adopts_orphans()) collect_group(group_);  // those that have ended since the look above
+        if (adopts_orphans()) collect_group(group_);  // members that have exited since the scan above
         return false;
       }
       member_ = KeptPidfd(open_pidfd(*pid), *pid);
-      if (!member_) return true;  // no pidfds: it can only be looked at again
-      // It may have ended, and its number be another's, before it was opened.
+      if (!member_) return true;  // no pidfds: the group can only be looked at again
+      // Before the pidfd was opened the member may have exited, and another process may have got its id.
       if (::getpgid(*pid) == group_ && lives()) return true;
       member_.reset();
     }
     return false;
   }
 
-  /// To watch for its end; -1 if there is none to have.
+  /// The pidfd to watch for the member's exit; -1 if there is none.
   int member() const noexcept { return member_.get(); }
 
-  /// SIGKILL to all. The member is stopped first, so that it cannot end in between, and the number with it.
+  /// Sends SIGKILL to the group. The member is suspended first, so that it cannot exit in between and free the group's
+  /// id.
   void kill() noexcept {
     while (hold_member()) {
       if (member_) {

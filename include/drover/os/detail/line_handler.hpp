@@ -26,26 +26,26 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class LineTarget;
 
-/// Where lines wait for the handler.
+/// Holds lines until the handler takes them.
 class LineSource {
  public:
   struct Batch {
-    std::string text;  // whole lines, each ended by '\n'
+    std::string text;  // complete lines, each ended by '\n'
     std::size_t dropped = 0;
-    std::shared_ptr<LineTarget> last{};  // set in the last one, so that the source lets go of the handler there
+    std::shared_ptr<LineTarget> last{};  // set in the last batch, so that the source releases the handler there
   };
 
-  /// All that waits. Called on the handler's executor.
+  /// Takes all waiting lines. Called on the handler's executor.
   virtual Batch take() = 0;
 
-  /// Nobody is going to take what was announced.
+  /// The handler is destroyed: announced lines will not be taken.
   virtual void handler_is_gone() noexcept = 0;
 
  protected:
   ~LineSource() = default;
 };
 
-/// The user's handler and executor, kept in the home of the executor's context. Any number of sources may announce
+/// The program's handler and executor, registered with the executor's context. Any number of sources may announce
 /// lines; they are handled one after another.
 class LineHandler final : public ContextBound, public std::enable_shared_from_this<LineHandler> {
  public:
@@ -65,8 +65,9 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
     self = registry_->remove(*this);
   }
 
-  /// There is something to take. Posted when this returns, so that it comes before what is posted afterwards. False if
-  /// the context is gone, and the handler with it. Throws std::bad_alloc; then nothing has been announced.
+  /// Announces that `source` has lines. The run is posted when this returns, so it comes before handlers that are
+  /// posted later. False if the context, and with it the handler, is destroyed. Throws std::bad_alloc; then nothing has
+  /// been announced.
   bool announce(std::shared_ptr<LineSource> source) {
     const std::lock_guard own(mutex_);
     const auto held = registry_->lock();
@@ -82,15 +83,15 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
   }
 
  private:
-  // With both locks held and the home up.
+  // With both locks held and the registry open.
   void post_run() {
     if (posted_) return;
     asio::post(executor_, [self = shared_from_this()] { self->run(); });
     posted_ = true;
   }
 
-  // On the executor. A source may announce again meanwhile: that posts another run, which on a context with several
-  // threads may come while this one is at work, and then leaves all to it.
+  // Runs on the executor. A source may announce again meanwhile, which posts another run. On a context with several
+  // threads that run may begin while this one works; it then leaves everything to this one.
   void run() {
     std::vector<std::shared_ptr<LineSource>> sources;
     {
@@ -106,7 +107,7 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
     } while (!rest_is_posted(sources));
   }
 
-  // False: there was no memory for it, and they are given back.
+  // Posts a run for the sources announced meanwhile. False if there was no memory for that; `sources` then has them.
   bool rest_is_posted(std::vector<std::shared_ptr<LineSource>>& sources) noexcept {
     const std::lock_guard own(mutex_);
     running_ = false;
@@ -135,7 +136,7 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
   } catch (const std::bad_alloc&) {  // the lines stay where they are
   }
 
-  // Without memory that might not be there: the batch would be lost with it.
+  // Does not allocate: if that failed, the batch would be lost with it.
   static std::array<char, 96> notice_of(std::size_t dropped) noexcept {
     std::array<char, 96> text{};
     std::snprintf(text.data(), text.size(), "drover: %zu lines dropped here, their handler was too slow", dropped);
@@ -145,12 +146,12 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
   void call(std::string_view line) noexcept {
     try {
       function_(line);
-    } catch (...) {  // documented: it harms nothing
+    } catch (...) {  // documented: exceptions are ignored
     }
   }
 
   void context_destroyed() noexcept override {
-    std::vector<std::shared_ptr<LineSource>> sources;  // they refer back to this
+    std::vector<std::shared_ptr<LineSource>> sources;  // they refer to this object
     {
       const std::lock_guard own(mutex_);
       sources.swap(ready_);
@@ -169,8 +170,8 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
   bool running_ = false;
 };
 
-/// What a Stdio and the readers of its processes hold: the handler lives until the last of them is gone or its context
-/// is.
+/// Held by a Stdio and the readers of its processes. The handler lives until the last of them or its context is
+/// destroyed.
 class LineTarget {
  public:
   LineTarget(asio::any_io_executor executor, LineHandler::Function function, LinesOptions options)

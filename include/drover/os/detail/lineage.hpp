@@ -15,7 +15,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The parent of a process, as seen in our pid namespace: the fourth field of /proc/PID/stat, see proc(5). Empty if the
-/// process does not exist, or /proc is not mounted.
+/// process does not exist or /proc is not mounted.
 inline std::optional<pid_t> parent_of(pid_t pid) noexcept {
   char path[48];
   std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -25,16 +25,16 @@ inline std::optional<pid_t> parent_of(pid_t pid) noexcept {
   if (size <= 0) return std::nullopt;
   text[size] = '\0';
   ssize_t name_end = size;
-  while (name_end > 0 && text[name_end - 1] != ')') --name_end;  // the name may hold anything
+  while (name_end > 0 && text[name_end - 1] != ')') --name_end;  // the name may contain anything
   char state = 0;
   int parent = 0;
   if (name_end == 0 || std::sscanf(text + name_end, " %c %d", &state, &parent) != 2) return std::nullopt;
   return parent;
 }
 
-/// Was `pid` started by `ancestor`, directly or through wrappers that fork (tracers, debuggers, sandboxes)? Its parents
-/// are followed, and where one of them has ended its process group counts: `ancestor` leads one of its own, which a
-/// process of another session cannot join, see setpgid(2).
+/// True if `ancestor` started `pid`, directly or through wrappers that fork (tracers, debuggers, sandboxes). Follows
+/// the chain of parents. If one of them has exited, the process group decides: `ancestor` leads a group of its own,
+/// which a process of another session cannot join, see setpgid(2).
 inline bool descends_from(pid_t pid, pid_t ancestor) noexcept {
   if (pid <= 0) return false;
   if (::getpgid(pid) == ancestor) return true;
@@ -47,8 +47,8 @@ inline bool descends_from(pid_t pid, pid_t ancestor) noexcept {
   return false;
 }
 
-/// Sends SIGKILL to a process that `ancestor` has started. The pidfd is opened first and the lineage looked at then, so
-/// that a stranger which got the number is not hit. Does nothing where there are no pidfds.
+/// Sends SIGKILL to a process that `ancestor` has started. Opens the pidfd first and then checks the lineage, so that
+/// another process which got the id is not hit. Does nothing without pidfds.
 inline void kill_descendant(pid_t pid, pid_t ancestor) noexcept {
   const UniqueFd process = open_pidfd(pid);
   if (process && descends_from(pid, ancestor)) ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);

@@ -19,12 +19,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Lines that no handler ever got; the bytes are theirs and their line ends'.
+/// Lines that no handler received, and their bytes with the line ends.
 struct LostLines {
   std::size_t lines{}, bytes{};
 };
 
-/// Cuts bytes into lines and keeps the latest of them, or all.
+/// Splits bytes into lines and keeps the latest of them, or all.
 class LineBuffer {
  public:
   enum class WhenFull { drop_oldest, keep_all };
@@ -34,7 +34,8 @@ class LineBuffer {
   void append(std::string_view bytes) noexcept {
     if (lost_a_beginning_) bytes.remove_prefix(lose_a_rest(bytes));
     try {
-      make_room(bytes.size() + bytes.size() / max_line + 2);  // with each line end that may be added, also at the end
+      make_room(bytes.size() + bytes.size() / max_line +
+                2);  // with each line end that may be added, also one at the end
     } catch (const std::bad_alloc&) {
       return lose_everything(bytes);
     }
@@ -51,7 +52,7 @@ class LineBuffer {
     drop_oldest();
   }
 
-  /// An unfinished last line counts from now on.
+  /// An unfinished last line counts as a line from now on.
   void end_of_input() noexcept try {
     if (text_.size() != last_line_) end_line();
     drop_oldest();
@@ -63,7 +64,7 @@ class LineBuffer {
 
   bool has_lines() const noexcept { return last_line_ != first_ || dropped_ != 0; }
 
-  /// The whole lines; an unfinished one stays.
+  /// Takes the complete lines; an unfinished one stays.
   LineSource::Batch take() {
     std::string unfinished = text_.substr(last_line_);
     text_.resize(last_line_);
@@ -72,7 +73,8 @@ class LineBuffer {
     return {.text = std::exchange(text_, std::move(unfinished)), .dropped = std::exchange(dropped_, 0)};
   }
 
-  /// What is kept, and these that could not be. A line that has lost its beginning loses its rest too.
+  /// Counts the kept lines, and `more`, which could not be kept, as lost. A line that lost its beginning loses its rest
+  /// too.
   void lose_everything(std::string_view more = {}) noexcept {
     for (const std::string_view lost : {std::string_view(text_).substr(first_), more}) {
       if (lost.empty()) continue;
@@ -84,13 +86,13 @@ class LineBuffer {
     forget();
   }
 
-  /// Nobody wants it any more, so it is not lost.
+  /// Discards the kept lines without counting them as lost: no handler is left for them.
   void forget() noexcept {
     text_ = {};
     first_ = last_line_ = 0;
   }
 
-  /// Since the beginning.
+  /// Counted since the beginning.
   LostLines lost() const noexcept { return lost_; }
 
  private:
@@ -100,7 +102,7 @@ class LineBuffer {
     lost_.bytes += bytes;
   }
 
-  // Its length.
+  // Counts the rest of a line whose beginning was lost, and returns its length.
   std::size_t lose_a_rest(std::string_view bytes) noexcept {
     const std::size_t end = bytes.find('\n');
     lost_a_beginning_ = end == std::string_view::npos;
@@ -130,19 +132,21 @@ class LineBuffer {
     first_ = 0;
   }
 
-  std::string text_;           // lines, each ended by '\n', then an unfinished one
-  std::size_t first_ = 0;      // where the first line that is kept begins
-  std::size_t last_line_ = 0;  // where the unfinished one begins
+  std::string text_;           // complete lines, each ended by '\n', then an unfinished one
+  std::size_t first_ = 0;      // where the first kept line begins
+  std::size_t last_line_ = 0;  // where the unfinished line begins
   std::size_t dropped_ = 0;    // since the last take()
   LostLines lost_;
-  bool lost_a_beginning_ = false;  // what comes next is the rest of a line that is lost
+  bool lost_a_beginning_ = false;  // the next bytes are the rest of a lost line
   WhenFull when_full_;
 };
 
-/// The reading end of a child's stdout or stderr. Lock order: a child's, this one's, the handler's, the home's.
+/// The reading end of a child's stdout or stderr. Lock order: the child's, this one, then the reaper thread's or the
+/// line handler's, last the context registry's.
 class LineReader final : public LineSource, public std::enable_shared_from_this<LineReader> {
  public:
-  /// Begins or ends the watching of a descriptor; 0 or an errno. Called under the reader's lock, while it is open.
+  /// Begins or ends the watch of a descriptor; 0 or an errno. Called under the reader's lock, while the descriptor is
+  /// open.
   using Watch = std::function<int(int fd, bool on)>;
 
   LineReader(UniqueFd pipe, std::shared_ptr<LineTarget> target)
@@ -157,19 +161,19 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     watch_ = std::move(watch);
     return watch_(pipe_.get(), true);
   }
-  /// The watching may be lost.
+  /// Watches the pipe again, in case the watch was lost.
   void watch_again() noexcept {
     const std::lock_guard held(mutex_);
     if (!paused_ && pipe_.ours()) watch_(pipe_.get(), true);
   }
-  /// From time to time: a pause that nobody is to end, because it could not be ended when it was to be, ends.
+  /// Called at intervals. Ends a pause that nothing else will end, because an earlier attempt to end it failed.
   void check() noexcept {
     const std::lock_guard held(mutex_);
     if (!announced_) go_on();
   }
 
-  /// Reads what is there, within bounds, unless what waits for the handler is to become less first. False once there is
-  /// nothing more to come; the caller closes.
+  /// Reads bytes that have arrived, up to a bound, unless the handler has to take lines first. False at the end of the
+  /// stream; the caller then closes the reader.
   bool read_some() noexcept {
     const std::lock_guard held(mutex_);
     if (!pipe_ || paused_) return true;
@@ -178,21 +182,22 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     return open;
   }
 
-  /// The process has ended: reads what is in the pipe now, and no more, however fast others may write to it.
+  /// The process has exited: reads the present content of the pipe and no more, however fast other processes write to
+  /// it.
   void read_rest() noexcept {
     const std::lock_guard held(mutex_);
     int left = 0;
     if (pipe_.ours() && ::ioctl(pipe_.get(), FIONREAD, &left) == 0 && left > 0) read(static_cast<std::size_t>(left));
   }
 
-  /// False if the handler could not be told for want of memory; the caller comes again.
+  /// False if the handler could not be notified because memory was short; the caller then tries again.
   bool announced() noexcept {
     const std::lock_guard held(mutex_);
     if (unannounced_) announce();
     return !unannounced_;
   }
 
-  /// From now on what comes is read and goes nowhere, what waits for the handler too.
+  /// From now on discards everything that is read, and the lines that wait for the handler.
   void silence() noexcept {
     std::shared_ptr<LineTarget> gone;  // destroyed without the lock
     const std::lock_guard held(mutex_);
@@ -220,7 +225,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   Batch take() override {
     const std::lock_guard held(mutex_);
     announced_ = false;
-    go_on();  // also if there is no memory for the batch: it is announced once more then
+    go_on();  // even without memory for the batch: the lines are announced once more then
     Batch batch = buffer_.take();
     if (!pipe_) batch.last = std::move(target_);
     return batch;
@@ -237,7 +242,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     go_on();
   }
 
-  // Only what is announced is going to be taken, and that ends the pause.
+  // Pauses only while lines are announced: the handler will take them, which ends the pause.
   void pause_if_full() noexcept {
     if (!waits_ || !announced_ || !buffer_.full() || !pipe_.ours()) return;
     watch_(pipe_.get(), false);
@@ -249,7 +254,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
 
   bool read(std::size_t most) noexcept {
     char bytes[16 * 1024];
-    bool open = pipe_.ours();  // or else the program has closed it, and what has the number now is not ours to read
+    bool open = pipe_.ours();  // false: the program has closed it, and the number's present file is not ours to read
     while (most > 0 && open) {
       const ssize_t got = ::read(pipe_.get(), bytes, std::min(most, sizeof bytes));
       if (got < 0 && errno == EINTR) continue;
@@ -258,7 +263,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
       if (!open) break;
       if (!unwanted_) buffer_.append({bytes, static_cast<std::size_t>(got)});
       most -= static_cast<std::size_t>(got);
-      if (static_cast<std::size_t>(got) < sizeof bytes) break;  // it was empty then
+      if (static_cast<std::size_t>(got) < sizeof bytes) break;  // the pipe was empty then
     }
     announce();
     return open;
@@ -270,7 +275,7 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
     try {
       announced_ = target_->announce(shared_from_this());
       if (!announced_) give_up();
-    } catch (...) {  // no memory; the reaper comes again
+    } catch (...) {  // no memory; the reaper thread tries again
       unannounced_ = true;
     }
   }
@@ -278,12 +283,12 @@ class LineReader final : public LineSource, public std::enable_shared_from_this<
   mutable std::mutex mutex_;
   KeptFd pipe_;
   Watch watch_;
-  const bool waits_;  // for the handler, once max_pending_lines wait for it
+  const bool waits_;  // for the handler, once max_pending_lines bytes wait for it
   bool paused_ = false;
-  bool unwanted_ = false;  // the owner of the process or the handler is gone
+  bool unwanted_ = false;  // the owner of the process, or the handler, is destroyed
   LineBuffer buffer_;
   bool unannounced_ = false;
-  bool announced_ = false;  // the handler's executor has been told and has not come yet
+  bool announced_ = false;  // the handler's executor was notified and has not taken the lines yet
   std::shared_ptr<LineTarget> target_;
 };
 

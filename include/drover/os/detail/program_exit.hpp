@@ -4,8 +4,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Built before every later global of each file that includes this, so that globals that own processes are destroyed
-/// before the exit hook runs.
+/// Constructed before every later global of each file that includes this header, so that globals that own processes are
+/// destroyed before the exit hook runs.
 struct ExitGuard {
   ExitGuard() noexcept = default;
   ~ExitGuard();

@@ -23,35 +23,36 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What the reaper looks after.
+/// An object that the reaper thread looks after.
 class ReaperClient {
  public:
-  /// Something happened on the descriptor that is watched under this number.
+  /// An event occurred on the descriptor that is watched under this channel.
   virtual void on_event(unsigned channel) noexcept = 0;
-  /// The time it was armed with has come.
+  /// The time set by arm() has come.
   virtual void on_time() noexcept = 0;
-  /// From time to time, and `anew` when descriptors were lost: what is to be watched has to be watched again.
+  /// Called at intervals. `anew`: descriptors were lost, and everything has to be watched again.
   virtual void check(bool anew) noexcept { (void)anew; }
-  /// The program ends. Returns when it will have done all it can.
+  /// The program ends. Returns the time by which this client will have done all it can.
   virtual Clock::time_point at_exit() noexcept = 0;
 
  protected:
   ~ReaperClient() = default;
 };
 
-/// The one background thread of the program. It owns every process that has not been reaped yet, watches their ends and
-/// keeps their time. Made on first use, never destroyed: whoever ends first, program or process, it is there.
+/// The one background thread of the program. It owns every process that has not been reaped yet, watches for the exits
+/// and keeps the times. Created on first use and never destroyed, so it exists whether the program or a process ends
+/// first.
 ///
-/// It is a bare epoll loop. Other threads change the epoll set directly and wake it only for a time that is earlier
-/// than the one it waits for. All members from any thread; its lock comes after a process's.
+/// It is a plain epoll loop. Other threads change the epoll set directly, and wake the thread only for a time that is
+/// earlier than the one it waits for. Any thread may call any member. Its lock comes after a child's.
 ///
-/// The program may close any descriptor of drover's, at any moment. Time is kept without one, so what is due is done.
-/// Every operation makes sure that the epoll set is there; if it is not a new one is made, with a thread that watches
-/// everything anew, and the old thread ends when it next wakes. Nothing at all happens where a set is lost that nobody
-/// uses meanwhile, so all that is watched is looked at once a minute too.
+/// The program may close any of drover's descriptors at any moment. The thread keeps time without a descriptor, so
+/// every signal that is due is sent. Every operation checks the epoll set. If the set is lost, the operation creates a
+/// new one, with a thread that watches everything anew; the old thread ends when it next wakes. The loss of a set that
+/// no operation uses is not noticed, so everything that is watched is also checked once a minute.
 class ReaperThread {
  public:
-  /// Throws std::system_error if the thread can't be started.
+  /// Throws std::system_error if the thread cannot be started.
   static ReaperThread& get() {
     if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) return *reaper;
     const std::lock_guard held(birth_);
@@ -65,14 +66,13 @@ class ReaperThread {
     return *reaper.release();
   }
 
-  /// A number that changes when the program is forked: what has another one belongs to the original.
+  /// A number that changes with each fork of the program. An object with another number belongs to the original.
   static unsigned epoch() noexcept { return epoch_.load(std::memory_order_relaxed); }
 
-  /// The program has ended as far as drover is concerned.
+  /// True once the program has ended as far as drover is concerned.
   static bool ended() noexcept { return stage_.load() == Stage::ended; }
 
-  /// Brings all processes to their end as the end of the program does, but new ones can be started afterwards. True if
-  /// none is left.
+  /// Ends all processes as the end of the program does, but new ones can be started afterwards. True if none is left.
   static bool end_processes() noexcept {
     ReaperThread* reaper = nullptr;
     {
@@ -88,7 +88,7 @@ class ReaperThread {
     return none_left;
   }
 
-  /// Throws std::system_error (ECANCELED) if the program is ending, or replaced.
+  /// Throws std::system_error (ECANCELED) while the program ends or is being replaced.
   std::uint64_t add(std::shared_ptr<ReaperClient> watched) {
     const std::lock_guard held(mutex_);
     if (stage_.load() != Stage::running)
@@ -116,14 +116,15 @@ class ReaperThread {
     return set_->add(fd, id * channels + channel, events);
   }
 
-  /// Before the descriptor is closed: a forked copy of the program may hold it open, and it would stay in the set.
+  /// Call it before the descriptor is closed: a forked copy of the program may hold it open, and it would stay in the
+  /// set.
   void unwatch(int fd) noexcept {
     const std::lock_guard held(mutex_);
     if (set_->ours()) set_->remove(fd);
   }
 
-  /// Sets, moves or (nullopt) removes the time at which on_time() is called. A thousandth of the time that is left
-  /// later at most, see epoll_wait(2).
+  /// Sets, moves or (nullopt) removes the time at which on_time() is called. The call is late by at most a thousandth
+  /// of the remaining time, see epoll_wait(2).
   void arm(std::uint64_t id, Deadline at) noexcept {
     std::unique_lock held(mutex_);
     const auto found = entries_.find(id);
@@ -148,7 +149,7 @@ class ReaperThread {
 
   ReaperThread() : set_(std::make_shared<EventSet>()) {}
 
-  // For the set that there is now. Throws std::system_error.
+  // Starts the thread for the present set. Throws std::system_error.
   void start(bool anew) try {
     const BlockAllSignals blocked;
     std::thread([this, set = set_, anew] { run(set, anew); }).detach();
@@ -156,7 +157,8 @@ class ReaperThread {
     throw_errno("drover's background thread, which watches its processes, cannot be started", error.code().value());
   }
 
-  // Returns when the thread has woken: what wakes it may be closed before it does. One that does not wake is replaced.
+  // Returns only when the thread has woken, because its wakeup descriptor may be closed before that. A thread that does
+  // not wake is replaced.
   void wake(std::unique_lock<std::mutex>& held) noexcept {
     wakes_at_ = Clock::time_point::min();
     const auto set = set_;
@@ -174,13 +176,13 @@ class ReaperThread {
     if (!set_->ours()) renew();
   }
 
-  // With the lock held. Without memory or threads for it all stays as it is, and the thread that there is does it when
-  // it wakes. Without descriptors the new thread begins blind: the old one could not be woken in time.
+  // With the lock held. Without memory or threads nothing changes, and the present thread renews the set when it wakes.
+  // Without descriptors the new thread begins blind, because the old one could not be woken in time.
   void renew() noexcept {
     const auto before = set_;
     try {
       set_ = new_set();
-      if (before->blind() && set_->blind()) {  // its thread tries again and again
+      if (before->blind() && set_->blind()) {  // its thread tries again at intervals
         set_ = before;
         return;
       }
@@ -189,7 +191,7 @@ class ReaperThread {
       set_ = before;
       return;
     }
-    before->ring();  // if it still can be: the old thread ends at once then
+    before->ring();  // if that still works, the old thread ends at once
     wakes_at_ = Clock::time_point::min();
   }
 
@@ -208,7 +210,7 @@ class ReaperThread {
       Clock::time_point until = beat;
       switch (before_wait(set, until)) {
         case Next::end: return;
-        case Next::blind:  // no descriptors left: time is all there is to go by
+        case Next::blind:  // no descriptors left: only the times can be kept
           ::usleep(20'000);
           [[fallthrough]];
         case Next::again: anew = true; break;
@@ -270,7 +272,7 @@ class ReaperThread {
     return found == entries_.end() ? nullptr : found->second.watched;
   }
 
-  // The first that is due.
+  // The first client that is due.
   std::shared_ptr<ReaperClient> take_due(Clock::time_point now) noexcept {
     const std::lock_guard held(mutex_);
     if (!next_at_ || now < *next_at_) return nullptr;
@@ -291,11 +293,11 @@ class ReaperThread {
     while (const auto watched = after(done)) watched->check(anew);
   }
 
-  // Unless the program has begun to end meanwhile.
+  // Does nothing if the program has begun to end meanwhile.
   static void move_on(Stage from, Stage to) noexcept { stage_.compare_exchange_strong(from, to); }
 
-  // The exit hook: what still runs is brought down, and waited for within its bound. By a pointer, or else every
-  // translation unit that includes this would have the reaper compiled into it, used or not.
+  // The exit hook: ends the processes that still run and waits for them within the bound. Calls through a pointer,
+  // because otherwise every translation unit that includes this header would compile the reaper thread, used or not.
   static void end_program() noexcept {
     stage_.store(Stage::ending);
     if (const auto finish = finish_.load(std::memory_order_acquire)) finish();
@@ -305,7 +307,7 @@ class ReaperThread {
     if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
   }
 
-  // True if none is left.
+  // True if no process is left.
   bool finish() noexcept {
     auto bound = Clock::now();
     std::uint64_t done = 0;
@@ -314,7 +316,7 @@ class ReaperThread {
     return empty_.wait_until(held, bound + std::chrono::seconds(1), [this] { return entries_.empty(); });
   }
 
-  // One by one in order of their numbers.
+  // The clients one by one, in order of their numbers.
   std::shared_ptr<ReaperClient> after(std::uint64_t& done) noexcept {
     const std::lock_guard held(mutex_);
     const auto next = entries_.upper_bound(done);
@@ -323,8 +325,8 @@ class ReaperThread {
     return next->second.watched;
   }
 
-  // A forked copy has no reaper thread and none of the processes are its children; it starts afresh. Held over the
-  // fork, so that the copy finds the lock in a known state.
+  // A forked copy has no reaper thread, and none of the processes are its children, so it starts afresh. The lock is
+  // held over the fork, so that the copy finds it in a known state.
   static void survive_forks() {
     static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
                                                [] {
@@ -349,7 +351,7 @@ class ReaperThread {
   std::mutex mutex_;
   std::condition_variable empty_, woken_;
   std::shared_ptr<EventSet> set_;
-  std::uint64_t wake_ups_ = 0;  // of the set's thread
+  std::uint64_t wake_ups_ = 0;  // of the present set's thread
   std::map<std::uint64_t, Entry> entries_;
   std::uint64_t last_id_ = 0;
   Deadline next_at_;                                       // no entry's time is earlier

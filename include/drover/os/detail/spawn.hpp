@@ -51,7 +51,7 @@ class SpawnSettings {
   SpawnSettings(const SpawnSettings&) = delete;
   SpawnSettings& operator=(const SpawnSettings&) = delete;
 
-  /// Default dispositions, nothing blocked, a process group of its own.
+  /// Default signal dispositions, no blocked signals, a process group of its own.
   void clean_slate() {
     const sigset_t all = all_signals();
     sigset_t none;
@@ -62,7 +62,7 @@ class SpawnSettings {
     check(::posix_spawnattr_setflags(&attributes_,
                                      POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP));
   }
-  /// Also where both are the same: glibc then clears the close-on-exec flag.
+  /// Also needed if both are the same: glibc then clears the close-on-exec flag.
   void place(int fd, int target) { check(::posix_spawn_file_actions_adddup2(&actions_, fd, target)); }
   void change_folder(const char* path) { check(::posix_spawn_file_actions_addchdir_np(&actions_, path)); }
   void close_from(int first) { check(::posix_spawn_file_actions_addclosefrom_np(&actions_, first)); }
@@ -80,10 +80,10 @@ class SpawnSettings {
   posix_spawn_file_actions_t actions_;
 };
 
-/// One start of a command. Owns what is opened for it until it is done or has failed.
+/// One start of a command. Owns the descriptors opened for it until the start is done or has failed.
 class SpawnRequest {
  public:
-  /// Checks and opens everything; nothing is started yet.
+  /// Checks and opens everything, but starts nothing.
   SpawnRequest(const Command& command, const std::vector<int>& descriptors, const Variables& last)
       : command_(command), name_(own_name_of(command.program)) {
     if (command.program.empty()) throw std::invalid_argument("a command needs a program");
@@ -108,14 +108,14 @@ class SpawnRequest {
     settings_.clean_slate();
   }
 
-  /// The end to read from of stdout (1) or stderr (2), where lines are wanted from it.
+  /// The reading end of stdout (1) or stderr (2), if the command wants its lines.
   std::shared_ptr<LineReader> reader(int target) const { return readers_[static_cast<std::size_t>(target - 1)]; }
 
   Duration group_grace() const noexcept { return command_.group_grace; }
-  /// What it needs to read its stdin, if that is the terminal.
+  /// The terminal, if the child inherits it as its stdin.
   ChildTerminal take_terminal() noexcept { return std::move(terminal_); }
 
-  /// Returns its process id. Throws std::system_error, naming what is at fault.
+  /// Starts the process and returns its id. Throws std::system_error that names the cause.
   pid_t run() {
     const auto file = file_to_execute();
     pid_t pid = 0;
@@ -136,7 +136,7 @@ class SpawnRequest {
       readers_[static_cast<std::size_t>(target - 1)] = std::make_shared<LineReader>(std::move(reading), *lines);
       prepare(keep(std::move(writing)), target, end);
     } else {
-      // A descriptor that is close-on-exec is not the host's stdio but something that took the number of a closed one.
+      // A close-on-exec descriptor is not the parent's stdio: it took the number of a closed one.
       const int flags = StdioAccess::inherits(stdio) ? ::fcntl(target, F_GETFD) : -1;
       if (flags < 0 || (flags & FD_CLOEXEC) != 0)
         prepare(null_device(), target, end);
@@ -148,11 +148,11 @@ class SpawnRequest {
   std::pair<UniqueFd, UniqueFd> pipe_for_lines() const try {
     return pipe_pair();
   } catch (const std::system_error& error) {
-    throw_errno("cannot start '" + name_ + "': there is no pipe for its lines", error.code().value());
+    throw_errno("cannot start '" + name_ + "': the pipe for its lines cannot be created", error.code().value());
   }
 
-  /// Opened for each start: a number that is kept may be another file's by then, if the host closes what is not its
-  /// own.
+  /// Opened for each start: a kept number may be another file's by then, if the program closes descriptors that are not
+  /// its own.
   int null_device() {
     if (null_ >= 0) return null_;
     UniqueFd opened(::open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY));
@@ -163,7 +163,7 @@ class SpawnRequest {
   void open(const std::filesystem::path& path, int target, int end) {
     require_no_nul(path.native(), "the path of a process's stdio");
     const int how = target == 0 ? O_RDONLY : O_WRONLY | O_CREAT | O_APPEND;
-    // A FIFO without a peer must not hold this thread up: to write to, it is an error (ENXIO).
+    // A FIFO without a peer must not block this thread: opening one to write fails (ENXIO).
     UniqueFd opened(::open(path.c_str(), how | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
     if (!opened) {
       static constexpr const char* names[] = {"stdin", "stdout", "stderr"};
@@ -173,7 +173,7 @@ class SpawnRequest {
     prepare(keep(std::move(opened)), target, end);
   }
 
-  /// A source whose number is some other's target would be overwritten before it is copied, or after.
+  /// A source with a number that is another one's target would be overwritten before or after it is copied.
   void prepare(int fd, int target, int end) {
     if (fd < end && fd != target) {
       UniqueFd moved(::fcntl(fd, F_DUPFD_CLOEXEC, end));
@@ -185,7 +185,7 @@ class SpawnRequest {
 
   int keep(UniqueFd fd) { return opened_.emplace_back(std::move(fd)).get(); }
 
-  // Relative folders and files are seen from here, not from the child's working directory.
+  // Relative folders and files are relative to the parent's working directory, not to the child's.
   std::filesystem::path file_to_execute() const {
     if (command_.cwd.empty() || command_.program.is_absolute()) return command_.program;
     if (has_slash(command_.program)) return std::filesystem::absolute(command_.program);
@@ -214,7 +214,7 @@ class SpawnRequest {
   StringArray environment_;
   SpawnSettings settings_;
   std::vector<UniqueFd> opened_;
-  int null_ = -1;  // one of them
+  int null_ = -1;  // one of opened_
   ChildTerminal terminal_;
   std::array<std::shared_ptr<LineReader>, 2> readers_;
 };

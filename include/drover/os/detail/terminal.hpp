@@ -14,24 +14,24 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Who works with a terminal, as seen by the parent of a process that inherits it: see "Orphaned process groups" and
-/// job control in credentials(7) and termios(3).
+/// The state of a terminal, as seen by the parent of a process that inherits it: see "Orphaned process groups" and job
+/// control in credentials(7) and termios(3).
 struct TerminalView {
   enum class Holder { parent, child, other };
   Holder holder{};
-  std::optional<int> stopped{};  ///< the signal that has stopped the child
+  std::optional<int> stopped{};  ///< the signal that has suspended the child
 };
 
 enum class TerminalStep {
   nothing,
-  hand_over,          ///< to the child, which goes on
+  hand_over,          ///< to the child, which continues
   take_back,          ///< from the child
-  take_back_and_stop  ///< and stop this program too, as the user who typed the suspend character expects
+  take_back_and_stop  ///< and suspend the parent too, as the user who typed the suspend character expects
 };
 
-/// A stopped child must not keep the terminal: nobody could reach the program any more. One that has stopped because it
-/// lacked the terminal, or with this program, goes on once this program has the terminal (again). SIGSTOP is somebody's
-/// wish and stays in force.
+/// A suspended child must not keep the terminal: the user could not reach the parent any more. A child that was
+/// suspended because it lacked the terminal, or together with the parent, continues once the parent has the terminal
+/// (again). SIGSTOP was sent on purpose and stays in force.
 constexpr TerminalStep next_step(const TerminalView& view) noexcept {
   if (!view.stopped) return TerminalStep::nothing;
   if (view.holder == TerminalView::Holder::child)
@@ -41,15 +41,15 @@ constexpr TerminalStep next_step(const TerminalView& view) noexcept {
 }
 
 /// The controlling terminal while a child that has inherited it as its stdin works in the foreground. The child's group
-/// is not this program's, so without this it would be stopped when it reads (SIGTTIN).
+/// is not the parent's, so otherwise the child would be suspended when it reads (SIGTTIN).
 class ChildTerminal {
  public:
   static constexpr auto between_looks = std::chrono::milliseconds(200);
 
   ChildTerminal() noexcept = default;
 
-  /// Empty if stdin is no terminal that has job control here. Throws std::system_error if it is and this program does
-  /// not have it: nobody could give it to the child.
+  /// Empty if stdin is not a terminal with job control here. Throws std::system_error if it is one and this process
+  /// does not have it, because then it cannot be given to the child.
   static ChildTerminal of_stdin(const std::string& program) {
     const pid_t foreground = ::tcgetpgrp(0);
     if (foreground < 0) return {};
@@ -60,21 +60,21 @@ class ChildTerminal {
                   EIO);
     ChildTerminal terminal;
     terminal.fd_ = KeptFd(UniqueFd(::fcntl(0, F_DUPFD_CLOEXEC, 3)));
-    if (!terminal.fd_) throw_errno("cannot start '" + program + "': there is no descriptor to keep its terminal by");
+    if (!terminal.fd_) throw_errno("cannot start '" + program + "': the descriptor of its terminal cannot be copied");
     return terminal;
   }
 
   explicit operator bool() const noexcept { return static_cast<bool>(fd_); }
 
-  /// The child may have been stopped before, when it read too early. Where the terminal is lost it gets an error from
-  /// its own read.
+  /// The child may have been suspended before, because it read too early. If the terminal is lost, the child's own read
+  /// fails.
   void hand_over(pid_t child) noexcept {
     if (!fd_) return;
     set_foreground(child);
     ::kill(-child, SIGCONT);
   }
 
-  /// From time to time while the child is known to run.
+  /// Call it at intervals while the child is known to run.
   void look(pid_t child, std::optional<int> stopped) noexcept {
     switch (next_step({holder(child), stopped})) {
       case TerminalStep::nothing: return;
@@ -84,7 +84,7 @@ class ChildTerminal {
     }
   }
 
-  /// Before its id can be another process's. The child does not get it again.
+  /// Call it before the child's id can be another process's. The child does not get the terminal again.
   void release(pid_t child) noexcept {
     if (fd_ && holder(child) == TerminalView::Holder::child) set_foreground(::getpgrp());
     fd_.reset();
@@ -98,7 +98,7 @@ class ChildTerminal {
     return foreground == ::getpgrp() ? TerminalView::Holder::parent : TerminalView::Holder::other;
   }
 
-  // From the background that is SIGTTOU, unless it is blocked.
+  // From the background this causes SIGTTOU, unless it is blocked.
   void set_foreground(pid_t group) noexcept {
     const BlockAllSignals blocked;
     if (fd_.ours()) ::tcsetpgrp(fd_.get(), group);

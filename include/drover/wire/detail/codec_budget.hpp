@@ -6,32 +6,33 @@
 #include <limits>
 #include <string>
 
-/// What decoding one message may cost. Bounds on the bytes of a message bound neither memory nor time: an empty
-/// optional takes two bytes there, and in memory as much as a full one; keys with one hash make an insertion linear.
+/// Limits on the cost of decoding one message. A bound on the bytes of a message bounds neither memory nor time: an
+/// empty optional takes two bytes there, and as much memory as a full one; keys with the same hash make an insertion
+/// linear.
 namespace drover { inline namespace v1 { namespace detail {
 
-[[noreturn]] void decode_failed(const std::string& what);  // DecodeError
+[[noreturn]] void decode_failed(const std::string& what);  // throws DecodeError
 
-/// A value may take so many bytes for each byte of its message. The number is that of the most wasteful container of
-/// plain values, a multiset of char: one byte there, and a node of 48 in memory.
+/// Bytes that a value may take for each byte of its message. The number is that of the most wasteful container of plain
+/// values, a multiset of char: one byte there, and a node of 48 in memory.
 inline constexpr std::size_t memory_factor = 48;
 
-/// And so many beyond that.
+/// Bytes that a value may take in addition.
 inline constexpr std::size_t usual_spare_memory = std::size_t{16} << 20;
 
-/// The same where the largest message is known: as it grows, so does what a value may take.
+/// The same if the largest message is known: the allowance grows with it.
 constexpr std::size_t spare_memory(std::size_t max_message_size) noexcept {
   return std::max(usual_spare_memory, max_message_size / 4);
 }
 
-/// What a block takes from malloc(3), about.
+/// Approximately what a block takes from malloc(3).
 constexpr std::size_t block_of(std::size_t bytes) noexcept {
   constexpr std::size_t least = 32, step = 16, head = 8;
   if (bytes > std::numeric_limits<std::size_t>::max() - step - head) return bytes;
   return std::max(least, (bytes + head + step - 1) / step * step);
 }
 
-/// Counts down what the values of a message take. Everything is charged before it is allocated.
+/// Counts down the resources of a message's values. Everything is charged before it is allocated.
 class DecodeBudget {
  public:
   DecodeBudget(std::size_t message, std::size_t spare) noexcept : message_(message), spare_(spare) {
@@ -50,15 +51,15 @@ class DecodeBudget {
     charge(sum);
   }
 
-  /// One block, which an empty container does not have.
+  /// Charges one block; an empty container has none.
   void charge_block(std::size_t bytes) {
     if (bytes != 0) charge(block_of(bytes));
   }
 
-  /// An element goes into a hash table.
+  /// Allows the probes that the insertion of one element into a hash table may take.
   void allow_probes() noexcept { probes_ += probes_per_element; }
 
-  /// One element was looked at on the way, and so many bytes of its key compared.
+  /// Charges one element that the insertion looked at, and `compared` bytes of its key.
   void probe(std::size_t compared = 0) {
     const std::uint64_t cost = 1 + compared / bytes_per_probe;
     if (probes_ < cost) [[unlikely]]
@@ -67,7 +68,7 @@ class DecodeBudget {
   }
 
  private:
-  // Honest keys take one or two probes each. A poor hash function is allowed more, in a small container any.
+  // Ordinary keys take one or two probes each. A poor hash function may take more, in a small container any number.
   static constexpr std::uint64_t probes_per_element = 32;
   static constexpr std::uint64_t bytes_per_probe = 256;
   static constexpr std::uint64_t spare_probes = std::uint64_t{1} << 20;

@@ -11,8 +11,8 @@
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 
-/// Durations, which carry their unit, and time points, which carry their clock. Both clocks are the same in all
-/// processes of a machine.
+/// Durations, which are sent with their unit, and time points, which are sent with their clock. Both clocks are the
+/// same in all processes of a machine.
 namespace drover { inline namespace v1 { namespace detail {
 
 /// A unit of time in seconds.
@@ -21,13 +21,13 @@ struct Period {
   std::int64_t den = 1;
 };
 
-/// `from` in units of `to`; nothing if that can't be told exactly.
+/// `from` in units of `to`. Throws DecodeError if it cannot be computed exactly.
 inline Period conversion(Period from, Period to) {
   const std::int64_t nums = std::gcd(from.num, to.num), dens = std::gcd(from.den, to.den);
   Period result;
   if (__builtin_mul_overflow(from.num / nums, to.den / dens, &result.num) ||
       __builtin_mul_overflow(from.den / dens, to.num / nums, &result.den))
-    decode_failed("duration in a unit that can't be converted to the one that is wanted");
+    decode_failed("duration in a unit that cannot be converted to the expected one");
   return result;
 }
 
@@ -51,7 +51,7 @@ Rep convert(Number number, Period factor) {
     else if (number.what == Number::Class::unsigned_int)
       exact = number.unsigned_int % den == 0 &&
               !__builtin_mul_overflow(number.unsigned_int / den, factor.num, &number.unsigned_int);
-    if (!exact) decode_failed("duration that is no whole number of the unit that is wanted, or does not fit");
+    if (!exact) decode_failed("duration that is not a whole number of the expected unit, or does not fit");
     return to_number<Rep>(number);
   }
 }

@@ -21,7 +21,7 @@ inline void encode_presence(RawEncoder& out, bool there) {
   out.tagged(Kind::optional, static_cast<std::uint8_t>(there));
 }
 
-/// Whether a value follows. One that is there without an optional around it counts.
+/// True if a value follows. A bare value without an optional around it counts as well.
 inline bool take_presence(RawDecoder& in) {
   if (in.peek(describe(Kind::optional)) != Kind::optional) return true;
   in.skip_kind();
@@ -112,7 +112,7 @@ struct Wire<std::tuple<Types...>, Form::tuple> {
   }
   static std::tuple<Types...> decode(Decoder& in) {
     expect_fields(Raw::of(in), sizeof...(Types));
-    return std::tuple<Types...>{in.get<std::remove_cv_t<Types>>()...};  // in braces the order is left to right
+    return std::tuple<Types...>{in.get<std::remove_cv_t<Types>>()...};  // braces evaluate from left to right
   }
 };
 

@@ -16,11 +16,11 @@
 #include <drover/wire/detail/codec_number.hpp>
 #include <drover/wire/detail/codec_text.hpp>
 
-/// Sequences, sets, maps and arrays. Sequences of numbers lie side by side, and are copied in one go where the element
-/// types agree.
+/// Sequences, sets, maps and arrays. Sequences of numbers are contiguous, and are copied in one go if the element types
+/// agree.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Elements that lie side by side in memory as they do in a message.
+/// Containers whose elements are contiguous in memory, as in a message.
 template <class T>
 concept Contiguous = requires(const T& c) {
   { c.data() } -> std::convertible_to<const typename T::value_type*>;
@@ -131,7 +131,7 @@ void decode_to(Decoder& in, T& place) {
   }
 }
 
-/// std::array, and arrays of C, which are decoded in place as fields of a struct.
+/// std::array, and C arrays, which are decoded in place as fields of a struct.
 template <class T>
 struct Wire<T, Form::fixed_sequence> {
   using Element = std::remove_cvref_t<decltype(std::declval<T&>()[0])>;

@@ -20,10 +20,10 @@ enum class Kind : std::uint8_t {
   integer,       // std::int64_t
   unsigned_int,  // std::uint64_t
   floating,      // double
-  extended,      // long double that is no double
+  extended,      // long double that does not fit into a double
   text,          // length, bytes
   bytes,         // length, bytes
-  numbers,       // element type, count, elements side by side
+  numbers,       // element type, count, contiguous elements
   sequence,      // count, values
   map,           // count, then key and value in turn
   optional,      // one byte, 0 or 1; then the value if 1
@@ -32,7 +32,7 @@ enum class Kind : std::uint8_t {
   duration,      // period (two std::int64_t), a number
   time_point,    // clock (one byte), a duration
   message,       // text (the name of its type), bytes (what it serialises to)
-  custom         // what Codec<T>::encode has put
+  custom         // what Codec<T>::encode has written
 };
 
 constexpr const char* describe(Kind kind) noexcept {
@@ -58,11 +58,11 @@ constexpr const char* describe(Kind kind) noexcept {
   return "something malformed";
 }
 
-/// How deep values may be nested, on both sides: structs within structs, whatever containers lie between.
+/// How deep values may be nested, on both sides: structs within structs, whatever containers are between them.
 inline constexpr unsigned max_depth = 256;
 
-/// And what such structs may take on the stack while they are decoded one within the other, if they are nested so deep
-/// that they must hold themselves.
+/// Bytes of stack that such structs may take together while they are decoded. Applies to structs nested deeper than
+/// depth_of_any_size, which must contain themselves.
 inline constexpr std::size_t max_stack = std::size_t{2} << 20;
 inline constexpr unsigned depth_of_any_size = 8;
 
@@ -77,7 +77,7 @@ class RawEncoder {
     std::memcpy(out_->extend(sizeof value), &value, sizeof value);
   }
 
-  /// A kind and a field in one go.
+  /// A kind and a field together.
   template <class T>
   void tagged(Kind kind, T value) {
     std::byte* const place = out_->extend(1 + sizeof value);
@@ -85,13 +85,13 @@ class RawEncoder {
     std::memcpy(place + 1, &value, sizeof value);
   }
 
-  /// A kind, a length and so many bytes.
+  /// A kind, a length and that many bytes.
   void tagged_bytes(Kind kind, const void* bytes, std::size_t count) {
     std::byte* const place = tagged_room(kind, count);
     if (count != 0) std::memcpy(place, bytes, count);
   }
 
-  /// A kind, a length and room for so many bytes.
+  /// A kind, a length and room for that many bytes.
   std::byte* tagged_room(Kind kind, std::size_t count) {
     constexpr std::size_t head = 1 + sizeof(std::uint64_t);
     if (count > SIZE_MAX - head) throw std::bad_alloc();
@@ -150,13 +150,13 @@ class RawDecoder {
   }
 
   const std::byte* take(std::size_t count) {
-    if (count > remaining()) decode_failed("message cut off: a value goes on behind its end");
+    if (count > remaining()) decode_failed("message cut off: a value extends past its end");
     const std::byte* const taken = at_;
     at_ += count;
     return taken;
   }
 
-  /// A length of something of which each element takes `width` bytes or more; all of it is here.
+  /// The length of something whose elements take `width` bytes or more each; all of them are in the message.
   std::size_t count(std::size_t width) {
     const auto claimed = fixed<std::uint64_t>();
     if (claimed > remaining() / width) decode_failed("message cut off: a length goes beyond its end");
@@ -205,7 +205,7 @@ class RawDecoder {
   DecodeBudget budget_;
 };
 
-/// The way for drover's own codecs to what is under an Encoder or Decoder.
+/// Gives drover's own codecs access to the raw coder of an Encoder or Decoder.
 struct Raw {
   template <class Coder>
   static auto& of(Coder& coder) noexcept {
@@ -213,7 +213,7 @@ struct Raw {
   }
 };
 
-/// One level of nesting: a T within another, maybe of the same type.
+/// One level of nesting: a T within another value, which may be a T too.
 template <class T, class RawCoder>
 class Level {
  public:

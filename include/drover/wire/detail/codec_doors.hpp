@@ -6,7 +6,7 @@
 
 #include <drover/wire/detail/codec_form.hpp>
 
-/// The doors Encoder::put() and Decoder::get(), and what they say of a type that can't travel.
+/// Encoder::put() and Decoder::get(), with their messages for types that cannot be sent.
 namespace drover { inline namespace v1 { namespace detail {
 
 template <class T>
@@ -16,8 +16,8 @@ inline constexpr bool is_shared_pointer<std::shared_ptr<T>> = true;
 template <class T>
 inline constexpr bool is_shared_pointer<std::weak_ptr<T>> = true;
 
-/// What to say of a type that can't travel. drover_fields() is no advice where it would not be found: for types that
-/// are no classes, and those of std.
+/// The advice for a type that cannot be sent. drover_fields() is not suggested where it would not be found: for types
+/// that are not classes, and for types of std.
 enum class Advice { write_fields, convert, own_the_value, use_a_view, take_a_container };
 
 template <class T>
@@ -27,7 +27,7 @@ consteval Advice advice_for() {
   else if constexpr (std::is_array_v<T>)
     return Advice::use_a_view;
   else if constexpr (Encodable<T> && is_from_std<T>())
-    return Advice::take_a_container;  // such as std::span, which is only decoded
+    return Advice::take_a_container;  // such as std::span, which can only be encoded
   else
     return is_from_std<T>() || (!std::is_class_v<T> && !std::is_union_v<T>) ? Advice::convert : Advice::write_fields;
 }

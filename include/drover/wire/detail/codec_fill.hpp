@@ -10,13 +10,13 @@
 #include <drover/wire/detail/codec_cursor.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 
-/// How elements get into containers, and what they are charged for there.
+/// How elements are inserted into containers, and what is charged for them.
 namespace drover { inline namespace v1 { namespace detail {
 
 template <class C>
 concept HasKeys = requires { typename C::key_type; };
 
-/// std::unordered_map and its kin.
+/// std::unordered_map and similar containers.
 template <class C>
 concept HashTable = HasKeys<C> && requires(const C& c, const typename C::key_type& key, std::size_t bucket) {
   { c.bucket(key) } -> std::convertible_to<std::size_t>;
@@ -28,12 +28,12 @@ concept HashTable = HasKeys<C> && requires(const C& c, const typename C::key_typ
 template <class C>
 concept Indexable = requires(const C& c) { c[std::size_t{0}]; };
 
-/// What an element takes in a container: its node, where it has one. The numbers are those of libstdc++.
+/// Memory of an element in a container, with its node, if it has one. The numbers are those of libstdc++.
 template <class C>
 consteval std::size_t cost_of_element() {
   constexpr std::size_t element = sizeof(typename C::value_type), link = sizeof(void*);
   if constexpr (requires { typename C::hasher; })
-    return block_of(element + 2 * link) + 2 * link;  // the next node and the hash; a place in the table
+    return block_of(element + 2 * link) + 2 * link;  // the next node and the hash; an entry in the table
   else if constexpr (HasKeys<C>)
     return block_of(element + 4 * link);
   else if constexpr (Indexable<C> || requires(C& c) { c.reserve(1); })
@@ -44,7 +44,7 @@ consteval std::size_t cost_of_element() {
     return block_of(element + 2 * link);
 }
 
-/// What a container takes as soon as it is there: std::deque has a first block of 512 bytes, and a table of blocks.
+/// Memory of a container before its first element: std::deque has a first block of 512 bytes, and a table of blocks.
 template <class C>
 consteval std::size_t cost_of_container() {
   constexpr bool deque = !HasKeys<C> && Indexable<C> && !requires(C& c) { c.reserve(1); };
@@ -68,12 +68,12 @@ concept Fillable = std::default_initializable<C> &&(
     requires(C & c, typename C::value_type&& value) { c.insert(std::move(value)); } ||
     requires(C & c, typename C::value_type&& value) { c.insert_after(c.before_begin(), std::move(value)); });
 
-/// What extract() of a std container with unique keys has, and one where they may be equal has not.
+/// A std container has the result type of inserting an extracted node only if its keys are unique.
 template <class C>
 concept UniqueKeys = requires { typename C::insert_return_type; };
 
-/// Counts the steps that insertions into a hash table take: past the elements that are in the key's bucket already, or
-/// up to the first one with an equal key where there may be such.
+/// Counts the steps of insertions into a hash table: past the elements that are in the key's bucket already, or up to
+/// the first one with an equal key if the table may hold such.
 template <class C>
 class ProbeCount {
  public:
@@ -96,9 +96,9 @@ class ProbeCount {
   }
 
  private:
-  static constexpr std::size_t unwatched = 64;  // so few can't take long
+  static constexpr std::size_t unwatched = 64;  // so few cannot take long
 
-  /// Bytes that a comparison may look at. Keys of different sizes are told apart at once.
+  /// Bytes that a comparison may read. Keys of different sizes are distinguished at once.
   static std::size_t compared(const typename C::key_type& a, const typename C::key_type& b) {
     if constexpr (requires { a.size(); })
       return a.size() == b.size() ? a.size() * sizeof(*std::begin(a)) : 0;
@@ -118,7 +118,7 @@ class ProbeCount {
   const bool watched_;
 };
 
-/// Appends values to any container; the room for `expected` of them is charged and made at once.
+/// Appends values to any container. The room for `expected` values is charged and reserved at once.
 template <class C>
 class Filler {
  public:
@@ -145,7 +145,7 @@ class Filler {
     }
   }
 
-  /// To a map.
+  /// Adds to a map.
   template <class Key, class Mapped>
   void add(Key&& key, Mapped&& mapped) {
     if constexpr (HashTable<C>) probes_.before_insertion(key);

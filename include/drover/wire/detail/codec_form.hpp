@@ -17,7 +17,7 @@
 
 #include <drover/wire/codec.hpp>
 
-/// Which way of travelling a type takes.
+/// Selects the encoding of a type.
 namespace drover { inline namespace v1 { namespace detail {
 
 enum class Form {
@@ -56,7 +56,7 @@ concept HasConstFields = requires(const T& value) { drover_fields(value); };
 template <class T>
 concept HasSomeFields = HasConstFields<T> || requires(T& value) { drover_fields(value); };
 
-// Converts to a T and to nothing else; or to what a T would be converted to, but not to a T.
+// OnlyA converts to a T and to nothing else; OnlyLikeA to whatever a T would be converted to, but not to a T.
 template <class T>
 struct OnlyA {
   template <class U>
@@ -70,7 +70,7 @@ struct OnlyLikeA {
   operator U&() const;
 };
 
-/// Only a base class of it, or something that it converts to, has drover_fields(): the rest of it would get lost.
+/// Only a base class of T, or a type that T converts to, has drover_fields(): the rest of T would be lost.
 template <class T>
 concept InheritsFields = HasSomeFields<T> && !requires(OnlyA<T> value) { drover_fields(value); } &&
                          requires(OnlyLikeA<T> value) { drover_fields(value); };
@@ -84,7 +84,7 @@ consteval bool refers_to_fields(std::index_sequence<At...>) {
           ...);
 }
 
-/// What it returns for a T& can be decoded to.
+/// The result of drover_fields() for a T& can be decoded to.
 template <class T>
 concept HasWritableFields =
     HasFields<T> && requires(T& value) { drover_fields(value); } &&
@@ -118,7 +118,7 @@ concept Iterable = requires(const T& c) {
   { *c.begin() } -> std::convertible_to<const typename T::value_type&>;
 } && !std::same_as<typename T::value_type, T>;
 
-// Bytes: containers of std::byte whose elements lie side by side.
+// Bytes: containers of std::byte with contiguous elements.
 template <class T>
 concept ByteRange =
     Iterable<T> && std::same_as<std::remove_cv_t<typename T::value_type>, std::byte> && requires(const T& c) {
@@ -147,7 +147,7 @@ concept StringLike = std::same_as<T, std::string_view> || (is_a<T, std::basic_st
                        { std::string_view(text) };
                      });
 
-/// For a T without const and volatile; the first that fits.
+/// For a T without const and volatile; the first form that fits.
 template <class T>
 consteval Form form_of() {
   if constexpr (HasCodec<T>)
@@ -204,7 +204,7 @@ consteval Form form_of() {
     return Form::none;
 }
 
-/// The bytes that a value takes in a message, or less. What a sequence claims to hold is checked against it.
+/// A lower bound on the bytes of a value in a message. The claimed length of a sequence is checked against it.
 template <class T>
 consteval std::size_t least_size() {
   constexpr std::size_t kind = 1, length = sizeof(std::uint64_t), number = kind + sizeof(std::int64_t);
@@ -224,11 +224,11 @@ consteval std::size_t least_size() {
     case Form::variant: return kind + sizeof(std::uint32_t) + kind;
     case Form::duration: return kind + 2 * sizeof(std::int64_t) + number;
     case Form::time_point: return kind + 1 + kind + 2 * sizeof(std::int64_t) + number;
-    default: return kind;  // an optional may be there as the bare value, which may be of any form
+    default: return kind;  // an optional may be sent as the bare value, which may have any form
   }
 }
 
-/// A name that begins with "std::".
+/// True if the name begins with "std::".
 template <class T>
 consteval bool is_from_std() {
   constexpr std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = std::vector<int>]", without "with" in Clang
@@ -237,7 +237,7 @@ consteval bool is_from_std() {
   return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
 }
 
-/// A value of this form holds none of a type that holds it, or it counts as a level of nesting itself.
+/// True if a value of this form contains no value of a type that contains it, or counts as a level of nesting itself.
 constexpr bool ends_recursion(Form form) noexcept {
   switch (form) {
     case Form::sequence:
@@ -256,18 +256,18 @@ struct NoLevel {
   explicit NoLevel(RawCoder&) noexcept {}
 };
 
-/// What a tree is nested by counts once: its struct, and not the container of the children in it. A container counts
-/// where it is the struct, as in struct Tree : std::map<int, Tree> {}.
+/// A level of a tree counts once: as its struct, not as the container of the children in it. A container counts if it
+/// is the struct, as in struct Tree : std::map<int, Tree> {}.
 template <class T, class RawCoder, class... Elements>
 using ContainerLevel =
     std::conditional_t<is_from_std<T>() || (ends_recursion(form_of<Elements>()) && ...), NoLevel, Level<T, RawCoder>>;
 
-/// How a type of that form travels: static void encode(Encoder&, const T&); static T decode(Decoder&), absent where
-/// there is no decoding it.
+/// How a type of that form is sent: static void encode(Encoder&, const T&); static T decode(Decoder&), absent if the
+/// type cannot be decoded.
 template <class T, Form = form_of<T>()>
 struct Wire;
 
-// A function can't even be declared to return an array.
+// A function cannot even be declared to return an array.
 template <class T>
 using Decoded = std::conditional_t<std::is_array_v<T>, void, T>;
 
@@ -279,7 +279,7 @@ concept Decodable = requires(Decoder& in) {
   { Wire<T>::decode(in) } -> std::same_as<T>;
 };
 
-/// A T, once decoded, refers to the message it came from; so do containers of such.
+/// True if a decoded T refers to the message it came from; so do containers of such types.
 template <class T>
 inline constexpr bool refers_to_message = std::same_as<T, std::string_view>;
 template <class T, std::size_t Extent>

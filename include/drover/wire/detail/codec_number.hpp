@@ -14,7 +14,7 @@
 /// <cmath>, which is slow to compile.)
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A number as it was found, before it becomes the type that is wanted.
+/// A number as found in the message, before its conversion to the expected type.
 struct Number {
   enum class Class : std::uint8_t { boolean = 1, integer, unsigned_int, floating };
 
@@ -59,7 +59,7 @@ T to_integer(const Number& number) {
 template <std::floating_point T>
 T to_floating(const Number& number) {
   constexpr const char* name = "a floating-point number";
-  // Numbers of so many bits or less are exact; larger ones may be, and are converted to and fro.
+  // Exact if the conversion back yields the same value; below `bound` that conversion is defined.
   const auto exact = [](auto v) {
     const T converted = static_cast<T>(v);
     constexpr T bound = static_cast<T>(std::numeric_limits<decltype(v)>::max() / 2 + 1) * 2;
@@ -142,8 +142,7 @@ struct Wire<T, Form::floating> {
     const auto narrow = static_cast<double>(value);
     if constexpr (wide) {
       if (__builtin_isfinite(value) && static_cast<T>(narrow) != value) {
-        // In parts that a double holds, since what pads a long double is not initialised and must not leave the
-        // process.
+        // In parts that a double holds: the padding of a long double is not initialised and must not leave the process.
         int exponent = 0;
         T rest = __builtin_frexpl(value, &exponent);
         RawEncoder& raw = Raw::of(out);
@@ -177,7 +176,7 @@ struct Wire<T, Form::floating> {
 
 // --- sequences of numbers --------------------------------------------------------------------------------------------
 
-/// Types that lie side by side in a sequence of numbers.
+/// Types that are contiguous in a sequence of numbers.
 template <class T>
 concept Packable = !HasCodec<T> && !HasFields<T> &&
                    ((std::is_arithmetic_v<T> && sizeof(T) <= sizeof(std::int64_t)) || std::is_enum_v<T>);
@@ -196,7 +195,7 @@ consteval std::uint8_t element_type() {
   }
 }
 
-/// A sequence of numbers as it lies in the message.
+/// A sequence of numbers in its place in the message.
 struct NumberRun {
   std::uint8_t type;
   std::size_t width;

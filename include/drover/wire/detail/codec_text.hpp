@@ -20,7 +20,7 @@
 /// Strings, paths, bytes, and messages that serialise themselves.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A string or vector with a copy of these elements, in one pass.
+/// A string or vector with a copy of these elements, created in one pass.
 template <class T, class Element>
 T filled(const Element* elements, std::size_t count) {
   constexpr std::size_t large = std::size_t{4} << 20;
@@ -35,8 +35,8 @@ T filled(const Element* elements, std::size_t count) {
   return value;
 }
 
-/// Strings and paths. An array of char travels as the text before its first NUL, or all of it if it has none; where
-/// more than zeros follows that NUL, which no text can say, as all of its bytes.
+/// Strings and paths. An array of char is sent as the text before its first NUL, or as all of it if it has none. If
+/// anything but zeros follows that NUL, which text cannot express, the array is sent as all of its bytes.
 template <class T>
 struct Wire<T, Form::text> {
   static void encode(Encoder& out, const T& value) {
@@ -83,7 +83,7 @@ struct Wire<T, Form::text> {
   }
 };
 
-/// What goes into an array of `size` characters: its text, or all of its bytes (see Wire<T, Form::text>).
+/// The content for an array of `size` characters: its text, or all of its bytes (see Wire<T, Form::text>).
 inline std::string_view take_characters(RawDecoder& in, std::size_t size) {
   const Kind kind = in.kind(describe(Kind::text));
   if (kind != Kind::text && kind != Kind::bytes) RawDecoder::mismatch(describe(Kind::text), kind);
@@ -94,7 +94,7 @@ inline std::string_view take_characters(RawDecoder& in, std::size_t size) {
   return found;
 }
 
-/// Bytes; they are also taken from text, and from numbers of one byte.
+/// Takes bytes, also from text and from numbers of one byte.
 inline std::span<const std::byte> take_bytes(RawDecoder& in) {
   const Kind kind = in.kind("bytes");
   if (kind == Kind::bytes || kind == Kind::text) {
@@ -133,11 +133,12 @@ struct Wire<T, Form::bytes> {
   }
 };
 
-/// Encodes an argument or a result. A large string or vector of bytes that is given away is moved into the body.
+/// Encodes an argument or a result. A large string or vector of bytes that is passed as an rvalue is moved into the
+/// body.
 template <class T>
 void put_or_move(Encoder& out, FrameBody& body, T&& value) {
   if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::vector<std::byte>>) {
-    constexpr Form form = form_of<T>();  // it may have a codec of the user's
+    constexpr Form form = form_of<T>();  // the program may have a codec for it
     if constexpr (form == Form::text || form == Form::bytes) {
       if (value.size() >= worth_moving) {
         Raw::of(out).tagged(form == Form::text ? Kind::text : Kind::bytes, std::uint64_t{value.size()});

@@ -9,8 +9,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Memory that is about to be written for the first time, by anyone's allocator: a page of 2 MiB costs little more to
-/// get than one of 4 KiB. A wish, and no kernel needs to grant it.
+/// For memory that is about to be written for the first time, from any allocator: a page of 2 MiB costs little more to
+/// get than one of 4 KiB. This is a hint, which no kernel has to follow.
 inline void prefer_huge_pages(void* memory, std::size_t size) noexcept {
   constexpr std::uintptr_t huge = std::uintptr_t{2} << 20;
   const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(memory) + huge - 1) / huge * huge;
@@ -18,16 +18,16 @@ inline void prefer_huge_pages(void* memory, std::size_t size) noexcept {
   if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
-/// Memory for large messages. Fresh memory costs more than sending what is written to it: the kernel has to find and
-/// clear every page. So a few blocks are kept when they are given back, and used again. What is kept is bounded, and
-/// large blocks are the kernel's to take while they are not in use (MADV_FREE in madvise(2)). Any thread.
+/// Memory for large messages. Fresh memory costs more than sending what is written to it, because the kernel has to
+/// find and clear every page. So a few returned blocks are kept and used again. Their total size is bounded, and the
+/// kernel may take large blocks back while they are not in use (MADV_FREE in madvise(2)). Any thread may call it.
 class LargeBlocks {
  public:
-  /// At least `size` bytes, uninitialised; sets `size` to how many they are.
+  /// Returns at least `size` uninitialised bytes, and sets `size` to their number.
   static void* take(std::size_t& size) {
     size = rounded(size);
     {
-      // Where the lock is taken, in a forked copy perhaps for ever, do without.
+      // If the lock is taken, perhaps for ever in a forked copy, do without.
       const std::unique_lock held(mutex_, std::try_to_lock);
       if (held) {
         Block* best = nullptr;

@@ -14,30 +14,29 @@
 #include <drover/os/fd.hpp>
 #include <drover/wire/protocol.hpp>
 
-/// What this process is: both sides of the process boundary have to know.
+/// The role of this process, which both sides of the process boundary have to know.
 namespace drover { inline namespace v1 { namespace detail {
 
 enum class Role {
-  unknown,  // nobody has asked yet
+  unknown,  // not asked for yet
   host,
   booting,  // a worker that has not reached serve()
-  serving   // a worker that has; from then on it may have workers of its own
+  serving   // a worker that has reached serve(); from then on it may have workers of its own
 };
 
 /// Set by in_worker() and serve().
 inline std::atomic<Role> this_process{Role::unknown};
 
-/// What the environment says of this process.
+/// How this process was started, according to its environment.
 struct Calling {
-  bool as_worker = false;  ///< the variable is set
-  std::optional<WorkerEnvironment>
-      environment;    ///< what it holds, if all of it is as it was for the process that wrote it
-  std::string fault;  ///< else what is missing
+  bool as_worker = false;                        ///< the variable is set, or the process has the marks of a worker
+  std::optional<WorkerEnvironment> environment;  ///< its value, if all of it is as it was for the process that wrote it
+  std::string fault;                             ///< otherwise what is missing
 };
 
-/// A worker's descriptors 3 and 4 are the ends of socket pairs that one of this process's ancestors has made, and 5 is
-/// that one's pidfd, or its lock. No other program has such descriptors. They are still there where a wrapper has
-/// cleared the environment (`env -i`, `su -`).
+/// A worker's descriptors 3 and 4 are ends of socket pairs that one of its ancestors has created, and 5 is that
+/// ancestor's pidfd or lock. No other program has such descriptors. They are still there if a wrapper has cleared the
+/// environment (`env -i`, `su -`).
 inline bool has_worker_descriptors() noexcept {
   pid_t maker = 0;
   for (const int fd : {3, 4}) {
@@ -55,11 +54,11 @@ inline bool has_worker_descriptors() noexcept {
   return maker != ::getpid() && identity_of(5) && descends_from(::getpid(), maker);
 }
 
-/// Two signs of a worker that has lost its variable.
+/// True if one of two signs shows a worker that has lost its variable.
 inline bool is_marked_as_worker() noexcept { return has_spawn_mark() || has_worker_descriptors(); }
 
-/// A variable that is set but does not fit is a worker that something has come between: a wrapper that closes
-/// descriptors, say. Such a process must not take itself for the parent program, which starts workers.
+/// A variable that is set but does not fit belongs to a worker that a wrapper has damaged, by closing descriptors, say.
+/// Such a process must not take itself for the parent program, which starts workers.
 inline Calling calling_of_this_process() {
   Calling calling;
   const char* const text = std::getenv(environment_name);
@@ -90,15 +89,15 @@ inline Calling calling_of_this_process() {
   return calling;
 }
 
-/// This process was started as a worker and has not reached serve(), whether or not it has asked in_worker(). It must
-/// not start workers: a main() that never serves would multiply without end.
+/// True if this process was started as a worker and has not reached serve(), whether or not it has called in_worker().
+/// Such a process must not start workers: a main() that never serves would multiply without end.
 inline bool booting_as_worker() {
   const Role role = this_process.load();
   if (role != Role::unknown) return role == Role::booting;
   return std::getenv(environment_name) != nullptr || is_marked_as_worker();
 }
 
-/// This process was started as a worker.
+/// True if this process was started as a worker.
 inline bool started_as_worker() { return booting_as_worker() || this_process.load() == Role::serving; }
 
 }}}  // namespace drover::v1::detail

@@ -2,7 +2,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Of the library: CMakeLists.txt takes it from here, workers tell it in their HELLO.
+/// The library's version. CMakeLists.txt reads it from here; workers report it in their HELLO.
 inline constexpr const char* library_version = "0.1.0";
 
 }}}  // namespace drover::v1::detail

@@ -23,11 +23,11 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The work of a worker, all of it on the main thread: reads CALLs, runs their routines, writes RESULTs, until the
-/// control thread flags to drain and nothing is in flight any more.
+/// The calls of a worker, all on the main thread: reads CALLs, runs their routines and writes RESULTs, until the
+/// control thread sets the drain flag and no call is in flight any more.
 ///
-/// Plain routines run in the middle of the reading, coroutines as the io_context has it. Results are gathered and leave
-/// before the loop waits, or before the next routine if they have waited for a while.
+/// Plain routines run while frames are being read, coroutines when the io_context resumes them. Results are gathered.
+/// They are sent before the loop waits, or before the next routine if they have waited for a while.
 class CallLoop {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines);
@@ -35,35 +35,35 @@ class CallLoop {
   CallLoop(const CallLoop&) = delete;
   CallLoop& operator=(const CallLoop&) = delete;
 
-  /// Says HELLO. Throws std::system_error if the process is out of threads or descriptors.
+  /// Sends HELLO. Throws std::system_error if the process is out of threads or descriptors.
   void begin();
-  /// Works, and returns once drained. Throws what handlers of the user's own on this loop have thrown.
+  /// Runs calls, and returns once drained. Throws the exceptions of user handlers on this loop.
   void run();
 
  private:
-  /// A call whose routine is a coroutine. It must live longer than the coroutine's frame.
+  /// A call whose routine is a coroutine. It must outlive the coroutine's frame.
   struct CoroutineCall {
     FrameHeader header;
     Routine* routine = nullptr;
-    std::string_view name;  // in the body
+    std::string_view name;  // refers to the body
     ByteBuffer body;
     FrameBody result;
     asio::cancellation_signal cancellation;
     bool cancelled = false;
   };
 
-  static constexpr unsigned trusted_after = 32;  // quick runs in a row; a result may then wait for the next one
-  static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for those that follow
+  static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
+  static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for later ones
 
   void say_hello();
 
-  // Waiting. Each is a no-op if it is under way.
+  // Waiting. Each function does nothing if its wait is already pending.
   void watch_wakeup();
   void watch_data();
   void watch_writable();
   void go_on_later();
 
-  // What comes in.
+  // Reading.
   void on_readable();
   bool receive();
   std::size_t take_frames();
@@ -74,13 +74,13 @@ class CallLoop {
   void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
 
-  // What goes out.
+  // Writing.
   void answer(const FrameHeader& call, ResultStatus status, FrameBody& body);
   void refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled = false);
   void ended(bool cancelled);
   void flush();
 
-  // What the control thread says.
+  // Flags from the control thread.
   void poll_flags();
   void cancel(std::uint64_t call);
   void cancel_all();
@@ -88,7 +88,7 @@ class CallLoop {
   void forget_call();
   void connection_lost();
 
-  // After each step: send, then wait for more, or leave.
+  // After each step: send, then wait for more, or finish.
   void go_on();
   bool all_read() const noexcept;
   bool done() const noexcept;
@@ -98,9 +98,9 @@ class CallLoop {
   const RoutineTable& routines_;
   const std::size_t limit_;
 
-  // Before the context, in which frames refer to them.
+  // Declared before the context, whose coroutine frames refer to them.
   std::unordered_map<std::uint64_t, std::unique_ptr<CoroutineCall>> coroutines_;
-  std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but maybe still on the stack
+  std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but possibly still on the stack
   std::unordered_set<std::uint64_t> early_cancels_;   // of calls that have not been read yet
 
   asio::io_context context_{1};
@@ -110,20 +110,20 @@ class CallLoop {
   asio::steady_timer memory_timer_{context_};
 
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
-  bool held_ = false;               // there may be frames in the reader that have not been looked at
-  bool full_ = false;               // the socket does not take more now
+  bool held_ = false;               // the reader may hold frames that have not been processed
+  bool full_ = false;               // the socket takes no more data now
   Clock::time_point now_;           // when the last call ended, or the reading of calls began
   Clock::time_point unsent_since_;  // if anything is unsent
   FrameBody scratch_{4096};
 
-  std::uint64_t current_ = 0;  // the call that is being accepted or run
+  std::uint64_t current_ = 0;  // the call being accepted or run
   bool current_cancelled_ = false;
 
-  std::uint32_t flags_ = 0;  // those that have been heard
+  std::uint32_t flags_ = 0;  // those already processed
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
-  std::uint64_t last_call_ = 0;  // of a STOP
+  std::uint64_t last_call_ = 0;  // from the STOP frame
   std::uint64_t begun_ = 0;      // the last call that has begun
-  bool takes_no_more_ = false;   // no call begins any more, and the parent knows
+  bool takes_no_more_ = false;   // no call begins any more, and the parent has been notified
 };
 
 }}}  // namespace drover::v1::detail

@@ -35,7 +35,7 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
 
 inline CallLoop::~CallLoop() {
   try {
-    data_watch_.release();  // the descriptors are the state's
+    data_watch_.release();  // the descriptors belong to the state
     wakeup_watch_.release();
   } catch (const std::exception&) {
   }
@@ -89,7 +89,7 @@ inline void CallLoop::say_hello() {
 inline void CallLoop::watch_wakeup() {
   wakeup_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
     if (ec == asio::error::operation_aborted) return;
-    if (ec) return connection_lost();  // without its flags it must not go on
+    if (ec) return connection_lost();  // it must not continue without flags
     state_.main_wakeup.consume();
     watch_wakeup();
     poll_flags();
@@ -131,29 +131,29 @@ inline void CallLoop::go_on_later() {
   });
 }
 
-// What comes in -----------------------------------------------------------------------------------
+// Reading -----------------------------------------------------------------------------------------
 
 inline void CallLoop::on_readable() {
-  // After a lone frame there is rarely another one: waiting costs less than asking. Bounded, for the sake of
-  // coroutines.
+  // A lone frame is rarely followed by another one: to wait costs less than to read again. The rounds are bounded, so
+  // that coroutines get their turn.
   for (int round = 0; round < 16 && !held_ && !all_read() && receive(); ++round)
     if (take_frames() == 1 && !data_.reader().mid_frame()) break;
   go_on();
 }
 
-/// True if something was received.
+/// Returns true if something was received.
 inline bool CallLoop::receive() {
   try {
     const Channel::Received received = data_.receive();
     if (received == Channel::Received::closed) connection_lost();
     return received == Channel::Received::some;
-  } catch (const std::system_error&) {  // the program has closed the socket
+  } catch (const std::system_error&) {  // other code of this process has closed the socket
     connection_lost();
     return false;
   }
 }
 
-/// Returns how many.
+/// Returns the number of frames.
 inline std::size_t CallLoop::take_frames() {
   std::size_t count = 0;
   held_ = true;
@@ -171,11 +171,11 @@ inline std::size_t CallLoop::take_frames() {
       }
       accept(*frame);
     }
-  } catch (const Error&) {  // of protocol: nothing that follows makes sense
+  } catch (const Error&) {  // a protocol error: later frames are meaningless
     held_ = false;
     connection_lost();
   }
-  if (takes_no_more_) held_ = false;  // the parent sends them to another worker
+  if (takes_no_more_) held_ = false;  // the parent gives these calls to another worker
   return count;
 }
 
@@ -219,13 +219,13 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   const FrameHeader call = frame.header;
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
-  poll_flags();  // after that, so that between here and the notifier no cancellation is lost
+  poll_flags();  // after add(), so that no cancellation for the stop-token thread is lost
   if (is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.id);
     if (takes_no_more_) return forget_call();
     return refuse(call, ResultStatus::cancelled, "cancelled before it began", true);
   }
-  // Results that are finished do not wait for a routine that may take its time, or take this process along.
+  // Finished results must not wait for a routine that may be slow, or may crash this process.
   if (routine.quick_runs < trusted_after && data_.wants_write()) {
     flush();
     now_ = Clock::now();
@@ -287,7 +287,7 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
   go_on_later();
 }
 
-// What goes out -----------------------------------------------------------------------------------
+// Writing -----------------------------------------------------------------------------------------
 
 inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
   FrameHeader header;
@@ -320,7 +320,7 @@ inline void CallLoop::ended(bool cancelled) {
 inline void CallLoop::flush() {
   const std::error_code error = data_.flush();
   full_ = !error && data_.wants_write();
-  if (error) connection_lost();  // callers would be left without their answers
+  if (error) connection_lost();  // callers would wait for their answers in vain
 }
 
 }}}  // namespace drover::v1::detail

@@ -8,7 +8,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-// What the control thread says --------------------------------------------------------------------
+// Flags from the control thread -------------------------------------------------------------------
 
 inline void CallLoop::poll_flags() {
   while (const auto call = state_.cancelled_calls.pop()) cancel(*call);
@@ -26,7 +26,7 @@ inline void CallLoop::poll_flags() {
 
 inline void CallLoop::cancel(std::uint64_t id) {
   if (id > state_.last_read.load(std::memory_order_relaxed)) {
-    early_cancels_.insert(id);  // it has overtaken its CALL
+    early_cancels_.insert(id);  // CANCEL has overtaken its CALL
     return;
   }
   if (id == current_) current_cancelled_ = true;
@@ -35,13 +35,13 @@ inline void CallLoop::cancel(std::uint64_t id) {
   found->second->cancellation.emit(asio::cancellation_type::terminal);
 }
 
-/// A signal asked for the end, not the parent: calls that have not begun are the parent's to send elsewhere.
+/// A signal, not the parent, asked for the exit. The parent gives the calls that have not begun to another worker.
 inline void CallLoop::take_no_more() {
   takes_no_more_ = true;
   if (!ControlReply(FrameType::draining, begun_).send_for_certain(state_.control.get())) connection_lost();
 }
 
-/// Of the call that was about to begin: the parent has it back.
+/// Discounts the call that was about to begin: it was returned to the parent.
 inline void CallLoop::forget_call() { state_.read.store(state_.read.load() - 1); }
 
 inline void CallLoop::cancel_all() {
@@ -68,7 +68,7 @@ inline void CallLoop::go_on() {
   if (!held_ && !all_read()) watch_data();
 }
 
-/// No further CALL is for this worker.
+/// True if no further CALL is for this worker.
 inline bool CallLoop::all_read() const noexcept {
   if (lost_ || parent_gone_ || takes_no_more_) return true;
   return draining_ && state_.last_read.load(std::memory_order_relaxed) >= last_call_;
@@ -82,9 +82,9 @@ inline bool CallLoop::done() const noexcept {
 inline void CallLoop::finish() {
   const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::finished);
   if ((before & (WorkerFlag::stop | WorkerFlag::cut)) == WorkerFlag::stop) {
-    stop_reply(state_, false).send_for_certain(state_.control.get());  // or else the parent sees the socket's end
+    stop_reply(state_, false).send_for_certain(state_.control.get());  // on failure the parent sees the socket's end
   }
-  // Otherwise the control thread has a bound for the rest already.
+  // Otherwise the control thread already has a bound for the rest.
   if ((before & WorkerFlag::bounded) == 0) state_.control_wakeup.notify();
   finished_ = true;
   context_.stop();

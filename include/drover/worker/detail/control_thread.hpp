@@ -25,14 +25,14 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A frame from the worker on the control socket. Small enough for the kernel to take it whole or not at all, so that
-/// two threads may send them.
+/// A frame from the worker on the control socket. It is so small that the kernel takes it as a whole or not at all, so
+/// two threads may send such frames.
 struct ControlReply {
   enum class Sent {
     done,
-    socket_full,      // again when it is writable
-    short_of_memory,  // again after Channel::memory_pause
-    lost              // nobody will read it
+    socket_full,      // try again when it is writable
+    short_of_memory,  // try again after Channel::memory_pause
+    lost              // the parent will never read it
   };
 
   ControlReply(FrameType type, std::uint64_t id) noexcept {
@@ -54,7 +54,7 @@ struct ControlReply {
       if (errno != EINTR) return Sent::lost;
     }
   }
-  /// Waits as long as it takes; false if nobody will read it.
+  /// Waits as long as necessary; returns false if the parent will never read it.
   bool send_for_certain(int socket) const noexcept {
     for (;;) {
       switch (send(socket)) {
@@ -74,12 +74,12 @@ struct ControlReply {
 };
 static_assert(sizeof(ControlReply) == 48);
 
-/// The answer to STOP.
+/// The reply to STOP.
 inline ControlReply stop_reply(const WorkerState& state, bool cut) noexcept {
   StopReply body;
   body.cut = cut ? 1 : 0;
-  // What is cut off counts as cancelled: calls that still run, and those that have not even been read. The main thread
-  // goes on meanwhile; in this order no difference falls below zero.
+  // Calls that are cut off count as cancelled: those still running, and those that have not even been read. The main
+  // thread continues meanwhile. If the counters are read in this order, no difference falls below zero.
   const std::uint64_t ended = state.ended.load(), read = state.read.load();
   const std::uint64_t last = state.last_call.load(), last_read = state.last_read.load();
   body.drained = state.drained.load();
@@ -87,8 +87,8 @@ inline ControlReply stop_reply(const WorkerState& state, bool cut) noexcept {
   return ControlReply(FrameType::stop_reply, last, body);
 }
 
-/// The thread that guards a worker from in_worker() until the process has gone. It never runs code of the user's, takes
-/// no lock and, from a deadline to the hard exit, allocates nothing, so that nothing a routine does can keep it. It is
+/// The thread that guards a worker from in_worker() until the process has exited. It never runs user code and takes no
+/// lock; from a deadline to the hard exit it allocates nothing. So nothing that a routine does can delay it. It is
 /// never joined.
 class ControlThread {
  public:
@@ -99,7 +99,7 @@ class ControlThread {
   }
 
   explicit ControlThread(WorkerState& state) : state_(state), drain_(state.shutdown_grace) {
-    reader_.prepare();  // allocates its buffer, for good
+    reader_.prepare();  // allocates the buffer, once
     unsent_.reserve(2 * most_unsent);
   }
 
@@ -112,13 +112,13 @@ class ControlThread {
       handle_signals(now);
       if (state_.parent_ended.load() || (parent_.revents != 0)) parent_lost(now);
       if (socket_.revents != 0) read_socket(now);
-      apply_drain();  // before anything is answered: who has the answer may rely on it
+      apply_drain();  // before the replies: the parent may rely on it once it has one
       send_replies();
     }
   }
 
   void wait() noexcept {
-    // A parent that does not read its replies is not read from either, or they would pile up.
+    // While the parent does not read its replies, this thread does not read from the parent, or replies would pile up.
     socket_.events = unsent_.size() < most_unsent ? POLLIN : 0;
     if (!unsent_.empty() && !short_of_memory_) socket_.events |= POLLOUT;
     pollfd watched[] = {bell_, socket_, parent_};
@@ -136,7 +136,7 @@ class ControlThread {
     const int ready = ::ppoll(watched, std::size(watched), bound, nullptr);
     if (ready <= 0)
       for (pollfd& fd : watched) fd.revents = 0;
-    if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: not in a busy loop
+    if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: avoid a busy loop
     if (watched[0].revents != 0) state_.control_wakeup.consume();
     socket_.revents = watched[1].revents;
     parent_.revents = watched[2].revents;
@@ -151,12 +151,12 @@ class ControlThread {
     const bool drained_before = drain_.draining();
     for (unsigned n = state_.terminations.exchange(0); n != 0; --n) terminate(now);
     for (unsigned n = state_.interrupts.exchange(0); n != 0; --n) drain_.interrupt(now);
-    // The main thread may be busy with a routine: the parent is to send nothing more from now on.
+    // The main thread may be busy with a routine, so this thread notifies the parent to send nothing more.
     if (!drained_before && drain_.draining() && socket_.fd >= 0 && state_.greeted.load())
       unsent_.push_back(ControlReply(FrameType::draining, nothing_begun_yet));
   }
-  /// SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for the end, or has died, a signal
-  /// is meant for this process in any case.
+  /// Handles SIGTERM or SIGHUP, see WorkerOptions::on_terminate. Once the parent has asked for a stop or has died, such
+  /// a signal always applies to this process.
   void terminate(Clock::time_point now) noexcept {
     const bool ending = lost_ || (state_.flags.load() & WorkerFlag::stop) != 0;
     switch (ending ? OnTerminate::cancel : state_.environment.on_terminate) {
@@ -167,18 +167,18 @@ class ControlThread {
   }
 
   void parent_lost(Clock::time_point now) noexcept {
-    parent_.fd = socket_.fd = -1;  // poll() passes over them
+    parent_.fd = socket_.fd = -1;  // poll() ignores them
     unsent_.clear();
     if (lost_) return;
     lost_ = true;
     end_group_with_this_process();
-    if (state_.phase.load() == WorkerState::Phase::booting) hard_exit();  // nothing has begun that could be finished
+    if (state_.phase.load() == WorkerState::Phase::booting) hard_exit();  // no work has begun that could be finished
     drain_.parent_died(now);
     state_.flags.fetch_or(WorkerFlag::drain | WorkerFlag::parent_gone);
     state_.main_wakeup.notify();
   }
 
-  /// As good as the parent's death, unless the work is done: then it only has no more to say.
+  /// Counts as the parent's death, unless the work is finished: then the parent only has no more frames to send.
   void socket_ended(Clock::time_point now) noexcept {
     if (parent_.fd < 0 || (state_.flags.load() & WorkerFlag::finished) == 0) return parent_lost(now);
     socket_.fd = -1;
@@ -190,14 +190,14 @@ class ControlThread {
     const ssize_t received = ::recv(socket_.fd, room.data(), room.size(), MSG_DONTWAIT);
     if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (received < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
-      ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));  // it stays readable
+      ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));  // the socket stays readable
       return;
     }
     if (received <= 0) return socket_ended(now);
     reader_.commit(static_cast<std::size_t>(received));
     try {
       while (const auto frame = reader_.next()) handle_frame(*frame, now);
-    } catch (const std::exception&) {  // nonsense; or no memory to obey with, and then nobody must wait for it
+    } catch (const std::exception&) {  // malformed, or no memory to act on it; no waiter must be left
       parent_lost(now);
     }
   }
@@ -218,13 +218,14 @@ class ControlThread {
     drain_.stop(now, deadline_from(body.drain_until), deadline_from(body.end_by));
     if (last_call > state_.last_call.load()) state_.last_call.store(last_call);
     const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::drain | WorkerFlag::stop);
-    // Whoever comes second of the end of the work and the first STOP answers it.
+    // The end of the work and the first STOP come in either order; the second of them sends the reply.
     if ((before & (WorkerFlag::stop | WorkerFlag::finished)) == WorkerFlag::finished)
       unsent_.push_back(stop_reply(state_, false));
   }
 
   void cancel(std::uint64_t call) {
-    // To the main thread first: it looks there once it has made the call known to the notifier.
+    // The main thread's queue comes first: the main thread checks it after it has registered the call's stop source for
+    // the stop-token thread.
     state_.cancelled_calls.push(call);
     state_.main_wakeup.notify();
     if (!state_.has_notifier.load()) return;
@@ -254,7 +255,7 @@ class ControlThread {
     if (result == ControlReply::Sent::lost) socket_ended(Clock::now());
   }
 
-  /// Carries out what the drain decides.
+  /// Carries out the decisions of the drain.
   void apply_drain() noexcept {
     if (!drain_.draining()) return;
     std::uint32_t flags = WorkerFlag::drain;
@@ -272,7 +273,7 @@ class ControlThread {
     if ((flags & WorkerFlag::cancel_calls) != 0 && state_.has_notifier.load()) state_.notifier_bell.notify();
   }
 
-  /// The hard exit.
+  /// The hard exit, after a last STOP_REPLY if one is due.
   [[noreturn]] void hard_exit() noexcept {
     const std::uint32_t before = state_.flags.fetch_or(WorkerFlag::cut);
     if ((before & (WorkerFlag::stop | WorkerFlag::finished)) == WorkerFlag::stop && socket_.fd >= 0) {
@@ -280,14 +281,14 @@ class ControlThread {
       for (int tries = 0; tries < 10 && reply.send(socket_.fd) == ControlReply::Sent::short_of_memory; ++tries)
         ::usleep(1000);
     }
-    for (;;) ::syscall(SYS_exit_group, exit_cut_off);  // not _exit(): sanitizers make something else of it
+    for (;;) ::syscall(SYS_exit_group, exit_cut_off);  // not _exit(), which sanitizers change
   }
 
   static constexpr std::size_t most_unsent = 256;
 
   WorkerState& state_;
   Drain drain_;
-  FrameReader reader_{64};  // nothing larger comes on this socket
+  FrameReader reader_{64};  // no larger frame arrives on this socket
   std::vector<ControlReply> unsent_;
   std::uint32_t reported_flags_ = 0;
   bool lost_ = false;

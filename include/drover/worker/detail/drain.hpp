@@ -7,21 +7,21 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// How a worker comes to its end, as a pure state machine on absolute deadlines: a STOP frame, SIGTERM, SIGINT and the
-/// parent's death all go in here, in any order and number, and each can only shorten what the others allow. What comes
-/// out is what to do now, and when to ask again. It knows neither threads nor clocks.
+/// How a worker ends, as a pure state machine on absolute deadlines. Its inputs are a STOP frame, SIGTERM, SIGINT and
+/// the parent's death, in any order and number; each of them can only shorten the time that the others allow. Its
+/// outputs are the action to take now and the time to ask again. It uses neither threads nor clocks.
 class Drain {
  public:
   enum class Action {
     none,
-    cancel_calls,  // cancel every call that is in flight; told once
-    leave          // end the process now; told for ever
+    cancel_calls,  // cancel every call in flight; returned once
+    leave          // exit now; returned from then on
   };
 
-  /// `shutdown_grace` bounds what has no bound of its own: everything that follows a signal or the parent's death.
+  /// `shutdown_grace` bounds everything without a bound of its own: all that follows a signal or the parent's death.
   explicit Drain(Duration shutdown_grace) noexcept : grace_(shutdown_grace) {}
 
-  /// Calls may finish until `drain_until`, are then cancelled, and the process is gone by `end_by`.
+  /// Calls may finish until `drain_until` and are then cancelled; the process has exited by `end_by`.
   void stop(Clock::time_point now, Deadline drain_until, Deadline end_by) noexcept {
     draining_ = true;
     cancel_at_ = earlier(cancel_at_, drain_until);
@@ -31,7 +31,7 @@ class Drain {
   /// SIGTERM.
   void terminate(Clock::time_point now) noexcept { cut_short(now, std::max(grace_, least)); }
 
-  /// SIGINT: the first lets calls finish, a further one cancels them.
+  /// SIGINT: the first one lets calls finish, a further one cancels them.
   void interrupt(Clock::time_point now) noexcept {
     if (interrupted_) return terminate(now);
     draining_ = interrupted_ = true;
@@ -39,18 +39,18 @@ class Drain {
 
   void parent_died(Clock::time_point at) noexcept { cut_short(at, grace_); }
 
-  /// No call is in flight any more and all results are out. The rest of the process's life is bounded as well. After a
-  /// STOP without a bound the parent waits as long, hence the margin.
+  /// No call is in flight any more and all results are sent. The rest of the process's life is bounded as well. After a
+  /// STOP without a bound the parent waits just as long, hence the margin.
   void finished(Clock::time_point now) noexcept {
     if (finished_) return;
     draining_ = finished_ = true;
     if (!leave_at_) leave_at_ = deadline_after(now, std::max(grace_ - margin(grace_), least));
   }
 
-  /// New calls are not for this worker any more.
+  /// True if the worker takes no new calls any more.
   bool draining() const noexcept { return draining_; }
 
-  /// There is a bound on the process's life.
+  /// True if the life of the process is bounded.
   bool bounded() const noexcept { return leave_at_.has_value(); }
 
   Action next(Clock::time_point now) noexcept {
@@ -62,12 +62,12 @@ class Drain {
     return Action::none;
   }
 
-  /// When next() will have something to say, if nothing happens before.
+  /// When next() will return an action if there is no input before.
   Deadline deadline() const noexcept { return cancelled_ || finished_ ? leave_at_ : earlier(cancel_at_, leave_at_); }
 
  private:
-  /// So long before the end of the budget the worker leaves by itself: whoever set the budget must see it gone in time.
-  /// Never at the cost of the time in which calls may finish.
+  /// The worker exits this long before the deadline, so that the parent sees the exit in time. The margin never
+  /// shortens the time in which calls may finish.
   static Duration margin(Duration budget) noexcept {
     return std::clamp<Duration>(budget / 4, Duration::zero(), std::chrono::milliseconds(250));
   }
@@ -78,7 +78,7 @@ class Drain {
     leave_at_ = earlier(leave_at_, deadline_after(at, grace));
   }
 
-  // An idle worker ends by itself even if calls have no time at all.
+  // An idle worker exits by itself even if calls have no time at all.
   static constexpr Duration least = std::chrono::milliseconds(250);
 
   Duration grace_;

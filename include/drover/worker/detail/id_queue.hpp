@@ -10,8 +10,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Call ids on their way from one thread to another: unbounded, no locks, and no allocation but for one block in a
-/// thousand. One thread pushes, one pops.
+/// Call ids on their way from one thread to another: unbounded, without locks, and with one allocation per thousand
+/// ids. One thread pushes, one pops.
 class IdQueue {
  public:
   IdQueue() : head_(new Block), tail_(head_) {}
@@ -53,9 +53,9 @@ class IdQueue {
     std::atomic<Block*> next{nullptr};
   };
 
-  Block* head_;  // the popping thread's
+  Block* head_;  // used by the popping thread
   std::size_t popped_ = 0;
-  alignas(64) Block* tail_;  // the pushing thread's
+  alignas(64) Block* tail_;  // used by the pushing thread
 };
 
 }}}  // namespace drover::v1::detail

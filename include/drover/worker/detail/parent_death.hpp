@@ -10,15 +10,15 @@
 #include <drover/os/signals.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
-/// How a worker learns of its parent's death, and what it leaves behind after it.
+/// How a worker detects its parent's death, and how the rest of its process group is killed after that.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A worker that is stopped by SIGSTOP when its parent dies wakes up to see it. The kernel sends this signal when the
-/// *thread* dies that started the worker, see PR_SET_PDEATHSIG(2const), so it must be one that harms nothing if it is
-/// early.
+/// Wakes a worker that SIGSTOP has suspended when its parent dies, so that it notices. The kernel sends this signal
+/// when the *thread* that started the worker exits, see PR_SET_PDEATHSIG(2const), so it must be a signal that is
+/// harmless when early.
 inline void wake_when_parent_dies() noexcept { ::prctl(PR_SET_PDEATHSIG, SIGCONT); }
 
-/// Where there are no pidfds: a thread waits for the parent's record lock.
+/// For kernels without pidfds: a thread waits for the parent's record lock.
 inline void watch_lock(WorkerState& state) {
   const BlockAllSignals blocked;
   std::thread([&state] {
@@ -30,12 +30,12 @@ inline void watch_lock(WorkerState& state) {
 
 namespace group_end {
 
-/// The body of the copy that ends the group: raw system calls only, as it shares nothing with the threads of the worker
-/// and may have been copied in the middle of anything.
+/// The body of the copy that kills the group. It uses raw system calls only, since it shares nothing with the threads
+/// of the worker and may have been copied in the middle of any operation.
 [[noreturn]] inline void run(pid_t worker, pid_t group) noexcept {
-  // SIGTERM once the thread that made this copy has died: that is the control thread, which lives as long as the
-  // process. It is sent again if the worker's last threads die one after another. Signals are blocked here, so it is
-  // kept.
+  // Requests SIGTERM for when the thread that made this copy dies: the control thread, which lives as long as the
+  // process. SIGTERM is sent again if the worker's last threads die one after another. Signals are blocked here, so it
+  // stays pending.
   ::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
 #ifdef SYS_close_range
   long closed = ::syscall(SYS_close_range, 0u, ~0u, 0u);
@@ -51,17 +51,17 @@ namespace group_end {
 
 }  // namespace group_end
 
-/// Nobody is left to clean up behind this worker, so from now on its group ends with it, however it ends. Killing the
-/// own group would take the worker's exit status along; a copy of this process in the same group, which waits for the
-/// worker's end, does not. The group's id can't be reused meanwhile, as the copy is in it. Called on the control
-/// thread.
+/// There is no parent to clean up after this worker. So from now on its group ends with it, however it exits. If the
+/// worker killed its own group, its exit status would be lost. Instead a copy of this process in the same group waits
+/// for the worker's exit and then kills the group. The group's id cannot be reused meanwhile, since the copy is in the
+/// group. Called on the control thread.
 inline void end_group_with_this_process() noexcept {
   const pid_t worker = ::getpid();
   if (::getpgrp() != worker) return;
 #if defined(__s390__) || defined(__s390x__) || defined(__CRIS__)
   const long copy = ::syscall(SYS_clone, nullptr, 0ul);
 #else
-  // No termination signal: the copy is no child that the worker's own waitpid() could see, see __WCLONE in wait(2).
+  // No termination signal: the worker's own waitpid() cannot see such a child, see __WCLONE in wait(2).
   const long copy = ::syscall(SYS_clone, 0ul, nullptr, nullptr, nullptr, nullptr);
 #endif
   if (copy == 0) group_end::run(worker, worker);

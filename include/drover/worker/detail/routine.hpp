@@ -22,7 +22,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The arguments of a call are not what the routine takes.
+/// The arguments of a call do not match the routine.
 class BadArguments : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -36,25 +36,26 @@ class Routine {
   Routine& operator=(const Routine&) = delete;
   virtual ~Routine() = default;
 
-  /// The last run was over so soon that a finished result may wait for it. Nothing is known of one that never ran.
+  /// How many of the last runs in a row were so quick that a finished result may wait for the next one. 0 for a routine
+  /// that never ran.
   unsigned quick_runs = 0;
 
   virtual bool is_coroutine() const noexcept = 0;
   virtual bool takes_stop_token() const noexcept = 0;
 
-  /// What it takes, for people: "(int, std::string)".
+  /// The parameter types as text for people: "(int, std::string)".
   virtual std::string parameters() const = 0;
 
-  /// Takes the arguments, runs a plain routine, appends its result. Throws BadArguments before it has begun, and what
-  /// the routine throws.
+  /// Decodes the arguments, runs a plain routine and appends its result. Throws BadArguments before the routine has
+  /// begun, and the exceptions of the routine.
   virtual void run(Decoder& arguments, const std::stop_token& stop, FrameBody& result) = 0;
 
-  /// The same for a coroutine. What the decoder reads from, the result's buffer and the routine must live until it
-  /// ends.
+  /// The same for a coroutine. The bytes that the decoder reads, the buffer of the result and the routine must live
+  /// until the coroutine ends.
   virtual asio::awaitable<void> start(Decoder arguments, std::stop_token stop, FrameBody& result) = 0;
 };
 
-// What kind of callable it is ---------------------------------------------------------------------
+// Kinds of callables ------------------------------------------------------------------------------
 
 template <class Result, class... Parameters>
 struct Signature {
@@ -64,7 +65,7 @@ struct Signature {
       (... && (!std::is_lvalue_reference_v<Parameters> || std::is_const_v<std::remove_reference_t<Parameters>>));
   static constexpr bool takes_stop_token = false;
 
-  /// Calls f(values...), each as the parameter it is for: moved unless it is wanted by const reference.
+  /// Calls f(values...), each value as the type of its parameter: moved unless that is a const reference.
   template <class F>
   static Result call(F& f, const std::stop_token&, Values& values) {
     return [&]<std::size_t... I>(std::index_sequence<I...>) -> Result {
@@ -130,14 +131,14 @@ template <class Values>
 Values decode_arguments(Decoder& arguments) {
   try {
     return [&]<class... V>(std::type_identity<std::tuple<V...>>) {
-      // In braces, so that they are taken in this order.
+      // Braces evaluate their elements in order.
       std::tuple<V...> values{arguments.get<V>()...};
       arguments.finish();
       return values;
     }(std::type_identity<Values>{});
   } catch (const std::bad_alloc&) {
     throw;
-  } catch (const std::exception& e) {  // a user's codec may throw what it likes
+  } catch (const std::exception& e) {  // a user's codec may throw any exception
     throw BadArguments(what_of(e));
   }
 }
@@ -192,7 +193,7 @@ class PlainRoutine final : public TypedRoutine<F> {
   }
 
   asio::awaitable<void> start(Decoder, std::stop_token, FrameBody&) override {
-    throw std::logic_error("a plain routine is run");
+    throw std::logic_error("internal error: start() on a plain routine");
   }
 };
 
@@ -202,11 +203,13 @@ class CoroutineRoutine final : public TypedRoutine<F> {
   using TypedRoutine<F>::TypedRoutine;
   using typename TypedRoutine<F>::Sig;
 
-  void run(Decoder&, const std::stop_token&, FrameBody&) override { throw std::logic_error("a coroutine is started"); }
+  void run(Decoder&, const std::stop_token&, FrameBody&) override {
+    throw std::logic_error("internal error: run() on a coroutine");
+  }
 
   asio::awaitable<void> start(Decoder arguments, std::stop_token stop, FrameBody& result) override {
     using Result = typename Sig::ResultType::value_type;
-    // They live in this frame, so the routine may take them by reference.
+    // The values live in this frame, so the routine may take them by reference.
     auto values = decode_arguments<typename Sig::Values>(arguments);
     asio::awaitable<Result> work = Sig::call(this->f_, stop, values);
     if constexpr (std::is_void_v<Result>) {

@@ -15,7 +15,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Routines by name.
 class RoutineTable {
  public:
-  /// False if the name is taken.
+  /// Returns false if the name is already used.
   bool add(std::string name, std::unique_ptr<Routine> routine) {
     return routines_.try_emplace(std::move(name), std::move(routine)).second;
   }
@@ -25,7 +25,7 @@ class RoutineTable {
     return found == routines_.end() ? nullptr : found->second.get();
   }
 
-  /// In order of the alphabet.
+  /// In alphabetical order.
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& [name, routine] : routines_) names.push_back(name);

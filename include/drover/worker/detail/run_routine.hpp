@@ -18,13 +18,13 @@
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/type_name.hpp>
 
-/// What becomes of a call that has no result: the body of its RESULT.
+/// Builds the body of RESULT for a call that has no result value.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The body must not get larger than `limit`, or least_max_body if that is more, however long the texts are.
+/// The body does not get larger than `limit`, or least_max_body if that is more, however long the texts are.
 inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
   limit = std::max(limit, least_max_body);
-  constexpr std::size_t overhead = 16;  // of an encoded text, or less
+  constexpr std::size_t overhead = 16;  // of an encoded text, at most
   constexpr std::size_t longest = 64 * 1024;
   body.clear();
   Encoder encoder(body.buffer());
@@ -34,7 +34,8 @@ inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_li
   }
 }
 
-/// For the exception that is being handled. `cancelled`: the call was, so that it may end with operation_aborted.
+/// Encodes the exception that is being handled. `cancelled`: the call was cancelled, so it may end with
+/// operation_aborted.
 inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
                                      bool cancelled) {
   const auto remote = [&](std::string_view text) {
@@ -54,15 +55,14 @@ inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::st
     return remote(what_of(e));
 #ifdef __GLIBCXX__
   } catch (const abi::__forced_unwind&) {
-    throw;  // the thread is being ended, which can't be stopped here
+    throw;  // the thread is being terminated, which cannot be stopped here
 #endif
   } catch (...) {
     return remote("");
   }
 }
 
-/// Runs `step`, which leaves a result in `body`; turns what goes wrong into an answer as well, even with no memory
-/// left.
+/// Runs `step`, which leaves a result in `body`. Any failure becomes an answer as well, even with no memory left.
 template <class Step>
 ResultStatus run_and_encode(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
                             const bool& cancelled, Step step) {

@@ -18,12 +18,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Wakes one thread. Any thread and any signal handler may ring; nothing is allocated or locked.
+/// Wakes one thread. Any thread and any signal handler may call notify(), which neither allocates nor locks.
 class WakeupFd {
  public:
-  /// A blocking one is for a thread that has nothing else to wait for.
+  /// A blocking descriptor is for a thread that waits for nothing else.
   explicit WakeupFd(int flags) : fd_(above_stdio(UniqueFd(::eventfd(0, EFD_CLOEXEC | flags)))) {
-    if (!fd_) throw_errno("cannot make an eventfd");
+    if (!fd_) throw_errno("cannot create an eventfd");
   }
 
   int fd() const noexcept { return fd_.get(); }
@@ -34,7 +34,7 @@ class WakeupFd {
     }
   }
 
-  /// Takes all that has been step; a blocking bell waits for the next ring if there is none.
+  /// Consumes all notifications so far. If there is none, a blocking descriptor waits for the next one.
   void consume() const noexcept {
     std::uint64_t count = 0;
     while (::read(fd_.get(), &count, sizeof count) < 0 && errno == EINTR) {
@@ -45,21 +45,22 @@ class WakeupFd {
   UniqueFd fd_;
 };
 
-/// What the control thread has told the main thread to do; only ever grows.
+/// The flags by which the control thread and the main thread notify each other. A flag is never cleared.
 struct WorkerFlag {
   enum : std::uint32_t {
-    drain = 1,         // finish what is in flight, then leave
-    stop = 2,          // by a STOP frame: last_call says what is in flight, and an answer is wanted
-    cancel_calls = 4,  // cancel what is in flight
-    parent_gone = 8,   // nobody reads results any more
-    bounded = 16,      // the control thread has a date for the end of the process
-    finished = 32,     // told by the main thread: all is done, serve() returns
-    cut = 64           // the control thread ends the process
+    drain = 1,         // finish the calls in flight, then leave
+    stop = 2,          // STOP arrived: last_call is the last call in flight, and a reply is due
+    cancel_calls = 4,  // cancel the calls in flight
+    parent_gone = 8,   // the parent reads no results any more
+    bounded = 16,      // the control thread has a deadline for the exit
+    finished = 32,     // set by the main thread: all work is done, serve() returns
+    cut = 64           // the control thread makes the hard exit
   };
 };
 
-/// All that the threads of a worker share. Made once, never destroyed: the control thread reads it until the process
-/// has gone. Everything it needs on its way to the hard exit is an atomic, so that no lock is ever in its way.
+/// The data that the threads of a worker share. Created once and never destroyed: the control thread reads it until the
+/// process has exited. Everything that the control thread needs for the hard exit is atomic, so that no lock can delay
+/// it.
 struct WorkerState {
   enum class Phase { booting, serving, left };
 
@@ -74,7 +75,7 @@ struct WorkerState {
   const WorkerEnvironment environment;
   const Duration shutdown_grace;
   const UniqueFd control;
-  Channel data;  // the main thread's; here because it ends with the process, not with serve()
+  Channel data;  // used by the main thread; here because it ends with the process, not with serve()
   const UniqueFd parent;
   const UniqueFd lock;
   const pid_t pid = ::getpid();
@@ -89,20 +90,20 @@ struct WorkerState {
   // To the control thread.
   std::atomic<unsigned> terminations{0};  // SIGTERM and SIGHUP, counted by their handler
   std::atomic<unsigned> interrupts{0};    // SIGINT
-  std::atomic<bool> parent_ended{false};  // where there are no pidfds
-  std::atomic<bool> data_lost{false};     // the data socket has ended, or is not to be trusted any more
+  std::atomic<bool> parent_ended{false};  // used without pidfds
+  std::atomic<bool> data_lost{false};     // the data socket is closed, or no longer trusted
   std::atomic<bool> has_notifier{false};
-  std::atomic<bool> greeted{false};  // HELLO is out: nothing else may come first
+  std::atomic<bool> greeted{false};  // HELLO has been sent; no other frame may precede it
 
   // From the control thread.
   std::atomic<std::uint64_t> last_call{0};
   IdQueue cancelled_calls;    // to the main thread
-  IdQueue cancelled_sources;  // to the notifier
+  IdQueue cancelled_sources;  // to the stop-token thread
 
   // Written by the main thread only.
   std::atomic<std::uint64_t> last_read{0};  // id of the last CALL that was read
-  std::atomic<std::uint64_t> read{0};       // CALLs
-  std::atomic<std::uint64_t> ended{0};      // of these
+  std::atomic<std::uint64_t> read{0};       // CALLs that were read
+  std::atomic<std::uint64_t> ended{0};      // of these, calls that have ended
   std::atomic<std::uint64_t> drained{0};    // ended while draining
   std::atomic<std::uint64_t> cancelled{0};  // cancelled and ended while draining
   std::atomic<std::int64_t> idle_since{Clock::now().time_since_epoch().count()};
@@ -110,7 +111,7 @@ struct WorkerState {
   StopSources sources;
 };
 
-/// For signal handlers; null in a process that is no worker.
+/// For signal handlers; null in a process that is not a worker.
 inline std::atomic<WorkerState*> this_worker{nullptr};
 
 /// A counter that one thread writes and others read.
@@ -118,10 +119,10 @@ inline void add_one(std::atomic<std::uint64_t>& counter) noexcept {
   counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_release);
 }
 
-/// The clock's moment for one in a frame.
+/// Converts a time in a frame to a time of the clock.
 inline Deadline deadline_from(std::int64_t nanoseconds) noexcept {
   if (nanoseconds == never) return std::nullopt;
-  // Whatever the parent sends: sums and differences of such moments must not overflow.
+  // Clamped, whatever the parent sends: sums and differences of such times must not overflow.
   const std::int64_t bounded = std::clamp<std::int64_t>(nanoseconds, 0, never / 4);
   return Clock::time_point(std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(bounded)));
 }

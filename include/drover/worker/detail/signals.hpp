@@ -7,12 +7,12 @@
 
 #include <drover/worker/detail/shared_state.hpp>
 
-/// SIGTERM, SIGINT and SIGHUP in a worker. SIGHUP because the kernel sends it, and then SIGCONT, to a stopped process
-/// whose group has been orphaned by its parent's death; it counts as SIGTERM.
+/// SIGTERM, SIGINT and SIGHUP in a worker. SIGHUP is included because the kernel sends it, followed by SIGCONT, to a
+/// suspended process whose group has been orphaned by its parent's death. It counts as SIGTERM.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Only tells the control thread. Before serve(), and in a forked copy of the worker, there is nothing to drain, and
-/// the signal does what it does by default.
+/// Only notifies the control thread. Before serve(), and in a forked copy of the worker, there is nothing to drain, and
+/// the signal has its default effect.
 inline void on_worker_signal(int signo) noexcept {
   const int saved = errno;
   WorkerState* const state = this_worker.load();
@@ -28,7 +28,7 @@ inline void on_worker_signal(int signo) noexcept {
   errno = saved;
 }
 
-/// What main() has set up otherwise stays as it is.
+/// Dispositions that main() has changed stay as they are.
 inline void install_worker_signals() noexcept {
   for (const int signo : {SIGTERM, SIGINT, SIGHUP}) {
     struct sigaction action{};

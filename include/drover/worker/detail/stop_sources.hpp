@@ -10,8 +10,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The stop sources of the calls whose routines take a std::stop_token. Added and removed by the main thread, stopped
-/// by the notifier; the lock is never held while code of the user's runs.
+/// The stop sources of the calls whose routines take a std::stop_token. The main thread adds and removes them, the
+/// stop-token thread stops them. The lock is never held while user code runs.
 class StopSources {
  public:
   std::stop_token add(std::uint64_t call) {
@@ -32,7 +32,7 @@ class StopSources {
     sources_.pop_back();
   }
 
-  /// Runs the stop callbacks of that call on this thread. Nothing if it has ended.
+  /// Runs the stop callbacks of that call on this thread. Does nothing if the call has ended.
   void stop(std::uint64_t call) {
     std::optional<std::stop_source> source;
     {

@@ -7,8 +7,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A thread that stops std::stop_tokens. Stop callbacks are code of the user's and may block, so that neither the
-/// control thread nor the main thread, which is busy with a routine, can run them.
+/// Starts the stop-token thread, which stops std::stop_tokens. Stop callbacks are user code and may block. So neither
+/// the control thread nor the main thread, which is busy with a routine, can run them.
 inline void start_notifier(WorkerState& state) {
   sigset_t usual;
   ::pthread_sigmask(SIG_SETMASK, nullptr, &usual);
@@ -17,10 +17,10 @@ inline void start_notifier(WorkerState& state) {
     sigset_t all_blocked;
     for (bool all = false;;) {
       state.notifier_bell.consume();
-      // What a callback spawns gets the mask that it would get from a routine.
+      // Processes and threads that a callback starts get the signal mask that they would get from a routine.
       ::pthread_sigmask(SIG_SETMASK, &usual, &all_blocked);
       while (const auto call = state.cancelled_sources.pop()) state.sources.stop(*call);
-      // Those that are added later see the order themselves.
+      // Calls that are added later check the flag themselves.
       if (!all && (state.flags.load() & WorkerFlag::cancel_calls) != 0) {
         all = true;
         state.sources.stop_all();

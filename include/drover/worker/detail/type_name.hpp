@@ -9,7 +9,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A type as one would write it; for texts that people read.
+/// A type as it is written in code, for texts that people read.
 template <class T>
 constexpr std::string_view type_name() noexcept {
   // "... [with T = int; std::string_view = ...]" with GCC, "... [T = int]" with Clang.
