@@ -40,8 +40,8 @@ struct Event {
   pid_t pid{};                       ///< 0 if there is no process yet
   bool expected{};                   ///< exited: whether the exit was asked for or announced
   std::optional<ExitStatus> exit{};  ///< exited, reaped, restarting, gave_up: the exit status
-  std::optional<int> stopped_by{};   ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
   Clock::time_point at{};
+  std::optional<int> stopped_by{};  ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
 
   /// One line for a log: "hasher (4711): exited unexpectedly: killed by SIGSEGV".
   std::string to_string() const {
