@@ -35,7 +35,7 @@ TEST(AsyncEvent, AlreadySetDoesNotSuspend) {
   EXPECT_EQ(counts.ended, 1);
 }
 
-TEST(AsyncEvent, AlreadySetMayComeBackAfterWhatWasPostedBefore) {
+TEST(AsyncEvent, AlreadySetMayResumeAfterPostedHandlers) {
   auto event = std::make_shared<AsyncEvent>();
   asio::io_context context;
   std::string order;
@@ -52,7 +52,7 @@ TEST(AsyncEvent, AlreadySetMayComeBackAfterWhatWasPostedBefore) {
   EXPECT_EQ(counts.ended, 1);
 }
 
-TEST(AsyncEvent, CancellingOneWaiterLeavesTheOthers) {
+TEST(AsyncEvent, CancellationOfOneWaiterLeavesTheOthers) {
   auto event = std::make_shared<AsyncEvent>();
   asio::io_context context;
   Counts counts;
@@ -72,7 +72,7 @@ TEST(AsyncEvent, CancellingOneWaiterLeavesTheOthers) {
   EXPECT_EQ(counts.ended, 1);
 }
 
-TEST(AsyncEvent, AWaiterKeepsItsContextRunning) {
+TEST(AsyncEvent, WaiterKeepsItsContextRunning) {
   auto event = std::make_shared<AsyncEvent>();
   asio::io_context context;
   Counts counts;
@@ -83,7 +83,7 @@ TEST(AsyncEvent, AWaiterKeepsItsContextRunning) {
   EXPECT_EQ(counts.ended, 1);
 }
 
-TEST(AsyncEvent, SetAndCancelAtOnceEndsEachWaiterOnce) {
+TEST(AsyncEvent, SetAndCancelAtOnceResumeAWaiterOnce) {
   for (int round = 0; round < 500; ++round) {
     auto event = std::make_shared<AsyncEvent>();
     asio::io_context context;
@@ -100,8 +100,8 @@ TEST(AsyncEvent, SetAndCancelAtOnceEndsEachWaiterOnce) {
   }
 }
 
-// The frame of a parked coroutine must go with its context, on every kind of executor, and setting afterwards is
-// silent.
+// The frame of a suspended coroutine is destroyed with its context, on every kind of executor, and set() has no effect
+// afterwards.
 template <class Context, class Executor>
 void dies_with_context(Executor (*executor_of)(Context&)) {
   auto event = std::make_shared<AsyncEvent>();
@@ -118,17 +118,17 @@ void dies_with_context(Executor (*executor_of)(Context&)) {
   event->set();
 }
 
-TEST(AsyncEvent, WaitersDieWithAnIoContext) {
+TEST(AsyncEvent, WaiterIsDestroyedWithAnIoContext) {
   dies_with_context<asio::io_context>(+[](asio::io_context& c) { return c.get_executor(); });
 }
-TEST(AsyncEvent, WaitersDieWithAStrandsContext) {
+TEST(AsyncEvent, WaiterIsDestroyedWithAStrandsContext) {
   dies_with_context<asio::io_context>(+[](asio::io_context& c) { return asio::make_strand(c); });
 }
-TEST(AsyncEvent, WaitersDieWithAThreadPool) {
+TEST(AsyncEvent, WaiterIsDestroyedWithAThreadPool) {
   dies_with_context<asio::thread_pool>(+[](asio::thread_pool& c) { return c.get_executor(); });
 }
 
-TEST(AsyncEvent, SettingRacesTheEndOfTheContext) {
+TEST(AsyncEvent, SetMayRaceWithTheContextsDestruction) {
   for (int round = 0; round < 300; ++round) {
     auto event = std::make_shared<AsyncEvent>();
     std::thread setter;

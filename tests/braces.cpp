@@ -1,5 +1,5 @@
-// Options in braces, inside a `co_await` expression: GCC 12 copies the members of such temporaries bytewise. Built
-// without and with optimisation.
+// Options in braces inside a `co_await` expression: GCC 12 copies the members of such temporaries bytewise. The tests
+// are built without and with optimisation.
 #include <chrono>
 #include <exception>
 #include <filesystem>
@@ -22,11 +22,11 @@ namespace {
 
 using namespace support;
 
-class Braces : public Calls {};
+class BracedOptions : public Calls {};
 
 const std::string long_text(100, 'n');
 
-/// Reads all of its options, as a function of the library does.
+/// Reads all members of its options, as a function of the library does.
 asio::awaitable<std::string> text_of(drover::CallOptions given) {
   const drover::CallOptions options(std::move(given));
   std::string text = options.deadline ? std::to_string(options.deadline->count()) : "none";
@@ -44,7 +44,7 @@ asio::awaitable<std::string> text_of(drover::PoolOptions options) {
   co_return text;
 }
 
-TEST_F(Braces, CallOptionsKeepTheirMembers) {
+TEST_F(BracedOptions, ForACallKeepTheirMembers) {
   on_one_thread([]() -> asio::awaitable<void> {
     for (int round = 0; round < 3; ++round) {
       const std::string plain = co_await text_of({.deadline = 2ns});
@@ -58,7 +58,7 @@ TEST_F(Braces, CallOptionsKeepTheirMembers) {
   });
 }
 
-TEST_F(Braces, PoolOptionsKeepTheirMembers) {
+TEST_F(BracedOptions, ForAPoolKeepTheirMembers) {
   on_one_thread([]() -> asio::awaitable<void> {
     for (int round = 0; round < 3; ++round) {
       const std::string plain = co_await text_of(drover::PoolOptions{.size = 4});
@@ -77,7 +77,7 @@ TEST_F(Braces, PoolOptionsKeepTheirMembers) {
   });
 }
 
-TEST_F(Braces, ACallTakesThem) {
+TEST_F(BracedOptions, WorkInACall) {
   on_one_thread([]() -> asio::awaitable<void> {
     drover::LocalWorker worker(co_await asio::this_coro::executor, call_worker());
     co_await worker.start();
@@ -91,7 +91,7 @@ TEST_F(Braces, ACallTakesThem) {
   });
 }
 
-TEST_F(Braces, AWorkerTakesThem) {
+TEST_F(BracedOptions, WorkInAWorkersConstructor) {
   on_one_thread([]() -> asio::awaitable<void> {
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
     const drover::Command command = call_worker().command;
@@ -105,7 +105,7 @@ TEST_F(Braces, AWorkerTakesThem) {
   });
 }
 
-TEST_F(Braces, APoolTakesThem) {
+TEST_F(BracedOptions, WorkInAPoolsStart) {
   on_one_thread([]() -> asio::awaitable<void> {
     const drover::Command command = call_worker().command;
     drover::WorkerPool pool =
@@ -120,7 +120,7 @@ TEST_F(Braces, APoolTakesThem) {
   });
 }
 
-TEST_F(Braces, AProcessTakesThem) {
+TEST_F(BracedOptions, WorkInASpawnAndAReap) {
   on_one_thread([]() -> asio::awaitable<void> {
     const std::vector<std::string> args{"-c", "exit 3"};
     const drover::ExitStatus status = co_await drover::Process::spawn({.program = "/bin/sh", .args = args}).wait();
@@ -131,7 +131,7 @@ TEST_F(Braces, AProcessTakesThem) {
   });
 }
 
-TEST_F(Braces, ResourcePoolOptionsKeepTheirMembers) {
+TEST_F(BracedOptions, WorkInAResourcePoolsConstructor) {
   on_one_thread([]() -> asio::awaitable<void> {
     using Pool = drover::ResourcePool<int, std::string>;
     int finalized = 0, events = 0, errors = 0;

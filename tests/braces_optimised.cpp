@@ -1,2 +1,2 @@
-// The same tests once more, compiled with optimisation.
+// The tests of braces.cpp, compiled with optimisation.
 #include "braces.cpp"

@@ -1,4 +1,4 @@
-// Memory for messages: growing, and large blocks that are used again.
+// The memory of messages: its growth, and the reuse of large blocks.
 #include <cstring>
 #include <gtest/gtest.h>
 #include <thread>
@@ -12,14 +12,14 @@ using drover::detail::ByteBuffer;
 
 constexpr std::size_t MiB = std::size_t{1} << 20;
 
-TEST(ByteBuffer, KeepsEveryByteFromTheFirstToManyMegabytes) {
+TEST(ByteBuffer, KeepsEveryByteUpToManyMegabytes) {
   ByteBuffer buffer;
   for (std::uint32_t i = 0; buffer.size() < 5 * MiB; ++i) buffer.append(&i, sizeof i);
   for (std::uint32_t i = 0; i < buffer.size() / sizeof i; ++i)
     ASSERT_EQ(std::memcmp(buffer.data() + i * sizeof i, &i, sizeof i), 0) << i;
 }
 
-TEST(ByteBuffer, MovingTakesTheBytesAlong) {
+TEST(ByteBuffer, MoveTakesTheBytesAlong) {
   for (const std::size_t size : {std::size_t{10}, 3 * MiB}) {
     ByteBuffer first(size);
     std::memset(first.extend(size), 5, size);
@@ -30,14 +30,14 @@ TEST(ByteBuffer, MovingTakesTheBytesAlong) {
     first = std::move(second);
     EXPECT_EQ(first.data(), place);
     EXPECT_EQ(first.view().back(), std::byte{5});
-    first.append("x", 1);  // a buffer that was moved to is like any other
+    first.append("x", 1);  // a buffer that was assigned to is like any other
     second.append("y", 1);
     EXPECT_EQ(second.size(), 1u);
   }
 }
 
-TEST(ByteBuffer, MoreThanThereCanBeIsRefused) {
-  const volatile std::size_t most = SIZE_MAX;  // volatile, or the compiler warns of what the test is about
+TEST(ByteBuffer, RefusesImpossibleSizes) {
+  const volatile std::size_t most = SIZE_MAX;  // volatile, because the compiler warns of constant sizes like these
   ByteBuffer buffer;
   buffer.append("x", 1);
   EXPECT_THROW(buffer.extend(most), std::bad_alloc);
@@ -46,7 +46,7 @@ TEST(ByteBuffer, MoreThanThereCanBeIsRefused) {
   EXPECT_EQ(buffer.size(), 1u);
 }
 
-TEST(ByteBuffer, ALargeBlockIsUsedAgain) {
+TEST(ByteBuffer, ReusesALargeBlock) {
   const std::byte* place = nullptr;
   {
     ByteBuffer buffer(16 * MiB);
@@ -54,10 +54,10 @@ TEST(ByteBuffer, ALargeBlockIsUsedAgain) {
     EXPECT_GE(buffer.capacity(), 16 * MiB);
   }
   EXPECT_EQ(ByteBuffer(16 * MiB).data(), place);
-  EXPECT_NE(ByteBuffer(1 * MiB).data(), place);  // but not for something much smaller
+  EXPECT_NE(ByteBuffer(1 * MiB).data(), place);  // but not for a much smaller buffer
 }
 
-TEST(ByteBuffer, ThreadsShareLargeBlocksSafely) {
+TEST(ByteBuffer, ThreadsMayShareLargeBlocks) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([t] {

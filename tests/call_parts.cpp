@@ -1,4 +1,5 @@
-// The pure parts of a call in the parent: its states, the deadlines, the queue.
+// The parts of a call in the parent, without processes: its states, the deadlines, the queue, the callers of status(),
+// the data socket.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -37,10 +38,10 @@ using drover::detail::Dispatcher;
 using drover::detail::FrameHeader;
 using drover::detail::step;
 
-TEST(Dispatcher, ResultsMayTakeMoreWhereMessagesMay) {
+TEST(Dispatcher, SpareMemoryGrowsWithTheMessageLimit) {
   asio::io_context context;
   drover::WorkerOptions options;
-  const auto spare = [&] { return Dispatcher::create(context.get_executor(), options, 1)->take_call()->spare_memory; };
+  const auto spare = [&] { return Dispatcher::create(context.get_executor(), options, 1)->allocate_call()->spare_memory; };
   EXPECT_EQ(spare(), std::size_t{16} << 20);
   options.max_message_size = std::size_t{1} << 30;
   EXPECT_EQ(spare(), std::size_t{256} << 20);
@@ -56,7 +57,7 @@ bool waits_in_queue(CallState state) { return state == CallState::queued; }
 bool has_place(CallState state) { return state == CallState::running || state == CallState::abandoned; }
 bool caller_waits(CallState state) { return state == CallState::queued || state == CallState::running; }
 
-TEST(CallState, EachStepDoesExactlyWhatTheChangeOfStateMeans) {
+TEST(CallState, EachStepMatchesTheChangeOfState) {
   for (const CallState state : states)
     for (const CallEvent event : events) {
       SCOPED_TRACE(testing::Message() << "state " << int(state) << ", event " << int(event));
@@ -72,7 +73,7 @@ TEST(CallState, EachStepDoesExactlyWhatTheChangeOfStateMeans) {
     }
 }
 
-TEST(CallState, WhatMakesNoSenseInAStateChangesNothing) {
+TEST(CallState, IgnoresEventsThatDoNotFitTheState) {
   EXPECT_EQ(step(CallState::queued, CallEvent::answered), CallStep{.next = CallState::queued});
   EXPECT_EQ(step(CallState::queued, CallEvent::worker_ended), CallStep{.next = CallState::queued});
   EXPECT_EQ(step(CallState::queued, CallEvent::returned), CallStep{.next = CallState::queued});
@@ -83,7 +84,7 @@ TEST(CallState, WhatMakesNoSenseInAStateChangesNothing) {
   for (const CallEvent event : events) EXPECT_EQ(step(CallState::ended, event), CallStep{.next = CallState::ended});
 }
 
-TEST(CallState, AnExpiredOrCancelledCallThatIsQueuedIsNeverSent) {
+TEST(CallState, ExpiredOrCancelledInTheQueueIsNeverSent) {
   for (const CallEvent event : {CallEvent::expired, CallEvent::cancelled, CallEvent::refused}) {
     const CallStep done = step(CallState::queued, event);
     EXPECT_EQ(done.next, CallState::ended);
@@ -107,7 +108,7 @@ struct Tally {
   }
 };
 
-TEST(CallState, TwoEventsAtOnceInEitherOrderAnswerTheCallerOnce) {
+TEST(CallState, TwoEventsInAnyOrderCompleteTheCallerOnce) {
   for (const bool sent : {false, true})
     for (const CallEvent first : events)
       for (const CallEvent second : events) {
@@ -118,7 +119,7 @@ TEST(CallState, TwoEventsAtOnceInEitherOrderAnswerTheCallerOnce) {
         tally.apply(second);
         EXPECT_LE(tally.answered, 1);
         EXPECT_LE(tally.cancels, 1);
-        // Whatever it was, the end of the worker or a refusal ends it, and leaves nothing behind.
+        // Whatever the events were, the worker's exit or a refusal ends the call, and nothing is left of it.
         const bool was_sent = tally.left_queue == 1 && tally.state != CallState::ended;
         tally.apply(was_sent || has_place(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
         EXPECT_EQ(tally.state, CallState::ended);
@@ -128,7 +129,7 @@ TEST(CallState, TwoEventsAtOnceInEitherOrderAnswerTheCallerOnce) {
       }
 }
 
-TEST(CallState, NoSequenceOfEventsAnswersTwiceOrLosesAPlace) {
+TEST(CallState, NoEventSequenceCompletesTwiceOrLosesASlot) {
   std::mt19937 random(7);
   for (int round = 0; round < 20000; ++round) {
     Tally tally;
@@ -145,7 +146,7 @@ struct Item {
   DeadlineHook deadline;
 };
 
-TEST(Deadlines, BehaveAsASortedListDoes) {
+TEST(Deadlines, BehaveLikeASortedList) {
   std::mt19937 random(11);
   const Clock::time_point zero{};
   std::vector<Item> items(64);
@@ -201,7 +202,7 @@ TEST(Deadlines, ComeOutInOrder) {
 
 // ---- the queue ------------------------------------------------------------------------------------------------------
 
-TEST(CallQueue, KeepsItsOrderWhoeverLeaves) {
+TEST(CallQueue, KeepsItsOrderWhenCallsLeave) {
   std::mt19937 random(17);
   CallQueue queue;
   std::vector<Call*> model;
@@ -239,11 +240,11 @@ TEST(CallQueue, KeepsItsOrderWhoeverLeaves) {
   for (Call* call : model) ASSERT_EQ(queue.pop().get(), call);
 }
 
-TEST(CallQueue, TakesReturnedCallsAtItsFront) {
+TEST(CallQueue, PutsReturnedCallsAtItsFront) {
   CallQueue queue;
   std::vector<std::shared_ptr<Call>> calls;
   for (int i = 0; i < 5; ++i) calls.push_back(std::make_shared<Call>());
-  queue.push_front(calls[1]);  // into an empty one
+  queue.push_front(calls[1]);  // into an empty queue
   queue.push(calls[2]);
   queue.push_front(calls[0]);
   queue.push(calls[3]);
@@ -254,7 +255,7 @@ TEST(CallQueue, TakesReturnedCallsAtItsFront) {
   EXPECT_TRUE(queue.empty());
 }
 
-TEST(CallQueue, ThatIsLongIsDestroyedWithoutDeepRecursion) {
+TEST(CallQueue, IsDestroyedWithoutDeepRecursion) {
   auto queue = std::make_unique<CallQueue>();
   for (int i = 0; i < 200000; ++i) queue->push(std::make_shared<Call>());
   queue.reset();
@@ -265,7 +266,7 @@ TEST(CallQueue, ThatIsLongIsDestroyedWithoutDeepRecursion) {
 using drover::detail::StatusRequests;
 using drover::detail::StatusWaiter;
 
-TEST(StatusRequests, ThoseThatComeMeanwhileShareTheNextOne) {
+TEST(StatusRequests, LaterCallersShareTheNextRequest) {
   StatusRequests requests;
   const auto first = std::make_shared<StatusWaiter>(), second = std::make_shared<StatusWaiter>(),
              third = std::make_shared<StatusWaiter>();
@@ -285,8 +286,8 @@ TEST(StatusRequests, ThoseThatComeMeanwhileShareTheNextOne) {
   EXPECT_TRUE(requests.empty());
 }
 
-// A health check on a stopped worker gives up again and again.
-TEST(StatusRequests, CallersThatGiveUpLeaveNothingBehind) {
+// A health check on a suspended worker gives up again and again.
+TEST(StatusRequests, CallersThatGiveUpLeaveNoMemoryBehind) {
   StatusRequests requests;
   const auto asked = std::make_shared<StatusWaiter>();
   requests.add(asked);
@@ -295,7 +296,7 @@ TEST(StatusRequests, CallersThatGiveUpLeaveNothingBehind) {
   EXPECT_LE(requests.capacity(), 16u);
 }
 
-TEST(StatusRequests, AFailureEndsAllOnce) {
+TEST(StatusRequests, FailureCompletesEachCallerOnce) {
   StatusRequests requests;
   const auto first = std::make_shared<StatusWaiter>(), second = std::make_shared<StatusWaiter>();
   requests.add(first);
@@ -310,7 +311,7 @@ TEST(StatusRequests, AFailureEndsAllOnce) {
 
 // ---- the data socket ------------------------------------------------------------------------------------------------
 
-/// A data socket that nobody waits on.
+/// A data socket without a session around it.
 struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Listener {
   std::unique_lock<std::mutex> lock() const override { return {}; }
   std::unique_lock<std::mutex> lock_context() const override { return {}; }
@@ -330,7 +331,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   drover::detail::DataLink link{*this, *this, 1000};
 };
 
-TEST(DataLink, HoldsLessBackFromAWorkerOnAnotherCore) {
+TEST(DataLink, SendsSmallerBatchesToAnotherCore) {
   cpu_set_t before, one;
   ::sched_getaffinity(0, sizeof before, &before);
   CPU_ZERO(&one);
@@ -363,7 +364,7 @@ TEST(DataLink, HoldsLessBackFromAWorkerOnAnotherCore) {
     while (!link.gathered_enough() && sent < 100) send(), ++sent;
     return sent;
   };
-  EXPECT_EQ(sent_until_enough(), 100);  // it has not told yet
+  EXPECT_EQ(sent_until_enough(), 100);  // the worker has not reported its core yet
   answer_from(static_cast<std::uint16_t>(here + 1));
   EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
   link.flush();

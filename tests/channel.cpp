@@ -1,4 +1,4 @@
-// Frames over a socket: gathered writes, partial ones, and peers that go away.
+// Frames over a socket: gathered writes, partial writes, and peers that close their end.
 #include <cstring>
 #include <gtest/gtest.h>
 #include <string>
@@ -36,7 +36,7 @@ int readable_bytes(const Channel& channel) {
   return count;
 }
 
-TEST(Channel, ManySmallFramesLeaveInOneMessageAndArriveInOneRead) {
+TEST(Channel, SendsManySmallFramesInOneMessage) {
   Ends ends;
   for (std::uint64_t i = 0; i < 100; ++i) ends.near.queue(call(i), bytes_of("body " + std::to_string(i)));
   EXPECT_TRUE(ends.near.wants_write());
@@ -48,7 +48,7 @@ TEST(Channel, ManySmallFramesLeaveInOneMessageAndArriveInOneRead) {
   EXPECT_EQ(ends.far.receive(), Received::nothing_yet);
 }
 
-TEST(Channel, WritesStopWhenTheSocketIsFullAndResume) {
+TEST(Channel, WriteStopsAtAFullSocketAndResumes) {
   Ends ends;
   std::string expected, arrived;
   for (std::uint64_t i = 0; i < 300; ++i) {
@@ -76,7 +76,7 @@ TEST(Channel, WritesStopWhenTheSocketIsFullAndResume) {
   EXPECT_FALSE(ends.near.wants_write());
 }
 
-TEST(Channel, MoreStretchesThanOneCallTakesAreSentAll) {
+TEST(Channel, SendsMorePiecesThanOneSendmsgTakes) {
   Ends ends;
   const int room = 8 << 20;
   ::setsockopt(ends.near.fd(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
@@ -96,15 +96,15 @@ TEST(Channel, MoreStretchesThanOneCallTakesAreSentAll) {
   reader.join();
 }
 
-TEST(Channel, RepliesOfAPeerThatHasGoneAreReadAfterWritingFailed) {
-  // C-05
+TEST(Channel, ReadsTheRepliesOfAClosedPeer) {
+  // The replies are read even after a write has failed.
   Ends ends;
   ends.far.queue(call(1), bytes_of("last words"));
   ends.far.queue(call(2), bytes_of(std::string(50000, 'z')));
   EXPECT_FALSE(ends.far.flush());
   ends.far.close();
   ends.near.queue(call(3), bytes_of("too late"));
-  EXPECT_EQ(ends.near.flush(), std::errc::broken_pipe);  // and no SIGPIPE
+  EXPECT_EQ(ends.near.flush(), std::errc::broken_pipe);  // and raises no SIGPIPE
   EXPECT_FALSE(ends.near.wants_write());
   ends.near.queue(call(4), bytes_of("later still"));
   EXPECT_FALSE(ends.near.wants_write());
@@ -116,20 +116,19 @@ TEST(Channel, RepliesOfAPeerThatHasGoneAreReadAfterWritingFailed) {
   EXPECT_EQ(ends.near.receive(), Received::closed);
 }
 
-TEST(Channel, APeerThatGoesWithUnreadFramesIsClosedAfterItsReplies) {
+TEST(Channel, ReadsTheRepliesBeforeAConnectionReset) {
   Ends ends;
   ends.near.queue(call(1), bytes_of("never read"));
   EXPECT_FALSE(ends.near.flush());
   ends.far.queue(call(2), bytes_of("reply"));
   EXPECT_FALSE(ends.far.flush());
-  ends.far.close();  // which gives ECONNRESET behind the reply
+  ends.far.close();  // which causes ECONNRESET after the reply
   EXPECT_EQ(ends.near.receive(), Received::some);
   EXPECT_EQ(text_of(ends.near.next()->body), "reply");
   EXPECT_EQ(ends.near.receive(), Received::closed);
 }
 
-TEST(Channel, HalfAFrameThenTheEnd) {
-  // W-05
+TEST(Channel, ReportsAnEndInTheMiddleOfAFrame) {
   Ends ends;
   ends.near.queue(call(1), bytes_of("cut off"));
   EXPECT_FALSE(ends.near.flush());
@@ -146,7 +145,6 @@ TEST(Channel, HalfAFrameThenTheEnd) {
 }
 
 TEST(Channel, GarbageIsAProtocolError) {
-  // C-10
   Ends ends;
   const std::string garbage = "HTTP/1.1 400 Bad Request\r\n\r\n";
   ASSERT_EQ(::send(ends.far.fd(), garbage.data(), garbage.size(), 0), static_cast<ssize_t>(garbage.size()));
@@ -154,7 +152,7 @@ TEST(Channel, GarbageIsAProtocolError) {
   EXPECT_THROW(ends.near.next(), drover::Error);
 }
 
-TEST(Channel, ALargeBodyTakesOneReadPerSocketBuffer) {
+TEST(Channel, ReadsALargeBodyOncePerSocketBuffer) {
   Ends ends;
   FrameBody body;
   std::memset(body.buffer().extend(4u << 20), 7, 4u << 20);
@@ -171,10 +169,10 @@ TEST(Channel, ALargeBodyTakesOneReadPerSocketBuffer) {
   }
   EXPECT_EQ(frame->body.size(), 4u << 20);
   EXPECT_EQ(frame->body.back(), std::byte{7});
-  EXPECT_GT(some, 0u);  // reads that took all there was, though it was more than a small buffer holds
+  EXPECT_GT(some, 0u);  // reads that took everything although it was more than a small buffer holds
 }
 
-TEST(Channel, ErrorsOfTheProgramItselfAreThrown) {
+TEST(Channel, ReportsABadDescriptor) {
   Channel channel(UniqueFd(), 1000);
   EXPECT_THROW(channel.receive(), std::system_error);
   channel.queue(call(1));

@@ -1,4 +1,4 @@
-// C-01, C-02: how values travel, what converts, and what is refused.
+// How values are encoded, which types convert into which, and what is refused.
 #include <cmath>
 #include <deque>
 #include <filesystem>
@@ -20,7 +20,7 @@ struct Point {
 };
 auto drover_fields(Point& p) { return std::tie(p.x, p.y); }
 
-struct Named : Point {};  // drover_fields() of its base would drop the rest of it
+struct Named : Point {};  // drover_fields() of its base would drop its other members
 
 struct Segment {
   Point ends[2];
@@ -59,7 +59,7 @@ class Opaque {  // not default-constructible
 struct Unknown {};
 enum class Colour : std::uint8_t { red = 1, blue = 200 };
 
-// What protobuf generates has these.
+// Classes that protobuf generates have these members.
 struct Message {
   std::string payload;
   std::size_t ByteSizeLong() const { return payload.size(); }
@@ -204,7 +204,7 @@ TEST(Codec, StructsCanHoldArraysAndThemselves) {
   EXPECT_EQ(through<shapes::Tree>(tree).children.at(0).next->value, 3);
 }
 
-TEST(Codec, MoveOnlyValuesTravel) {
+TEST(Codec, MoveOnlyValuesComeBackUnchanged) {
   EXPECT_EQ(*through<std::unique_ptr<int>>(std::make_unique<int>(5)), 5);
   EXPECT_EQ(through<std::unique_ptr<const std::string>>(std::unique_ptr<std::string>()), nullptr);
   std::vector<std::unique_ptr<std::string>> many;
@@ -212,20 +212,20 @@ TEST(Codec, MoveOnlyValuesTravel) {
   EXPECT_EQ(*through<std::vector<std::unique_ptr<std::string>>>(many).at(0), "x");
 }
 
-TEST(Codec, ATypesOwnCodecComesFirst) {
+TEST(Codec, PrefersTheCodecOfTheTypeItself) {
   EXPECT_EQ(through<shapes::Opaque>(shapes::Opaque(42)).secret(), 42);
   EXPECT_EQ(through<std::vector<shapes::Opaque>>(std::vector(3, shapes::Opaque(1))).size(), 3u);
   EXPECT_EQ(refusal<int>(shapes::Opaque(1)), "expected an integer, found a value with a codec of its own");
 }
 
-TEST(Codec, MessagesTravelUnderTheirName) {
+TEST(Codec, ProtobufMessagesCarryTheirName) {
   EXPECT_EQ(through<shapes::Message>(shapes::Message{"payload"}).payload, "payload");
   through<shapes::OtherMessage>(shapes::OtherMessage());
   EXPECT_EQ(refusal<shapes::Message>(shapes::OtherMessage()), "expected the message shapes.Message, found ");
   EXPECT_EQ(refusal<shapes::Message>(shapes::Message{"bad"}), "malformed message shapes.Message");
 }
 
-TEST(Codec, IntegersOfAnyWidthAreTakenIfTheyFit) {
+TEST(Codec, IntegersConvertIfTheyFit) {
   EXPECT_EQ(through<std::uint8_t>(7), 7);
   EXPECT_EQ(through<std::size_t>(7), 7u);
   EXPECT_EQ(through<std::int8_t>(127ull), 127);
@@ -237,7 +237,7 @@ TEST(Codec, IntegersOfAnyWidthAreTakenIfTheyFit) {
   EXPECT_EQ(refusal<Colour>(300), "the number 300 does not fit into an unsigned integer of 1 bytes");
 }
 
-TEST(Codec, FloatingPointTakesWhatItCanHoldExactly) {
+TEST(Codec, FloatingPointConvertsIfTheValueIsExact) {
   EXPECT_EQ(through<double>(7), 7.0);
   EXPECT_EQ(through<double>(0.5f), 0.5);
   EXPECT_EQ(through<float>(0.5), 0.5f);
@@ -268,7 +268,7 @@ TEST(Codec, SequencesOfNumbersConvertElementByElement) {
   EXPECT_EQ((refusal<std::array<int, 3>>(std::vector{1, 2})), "expected 3 elements, found 2");
 }
 
-TEST(Codec, DurationsConvertWhereNothingIsLost) {
+TEST(Codec, DurationsConvertIfNothingIsLost) {
   EXPECT_EQ(through<std::chrono::milliseconds>(2s), 2000ms);
   EXPECT_EQ(through<std::chrono::seconds>(2000ms), 2s);
   EXPECT_EQ(through<std::chrono::duration<double>>(1500ms).count(), 1.5);
@@ -281,14 +281,14 @@ TEST(Codec, DurationsConvertWhereNothingIsLost) {
   EXPECT_EQ(refusal<std::chrono::seconds>(1), "expected a duration, found an integer");
 }
 
-TEST(Codec, AValueIsTakenWhereAnOptionalIsWanted) {
+TEST(Codec, ValueConvertsToAnOptional) {
   EXPECT_EQ(through<std::optional<int>>(5), 5);
   EXPECT_EQ(through<std::optional<int>>(std::nullopt), std::nullopt);
   EXPECT_EQ(refusal<std::optional<int>>("5"), "expected an integer, found a string");
   EXPECT_EQ(refusal<int>(std::optional(5)), "expected an integer, found an optional");
 }
 
-TEST(Codec, WrongTypesAreRefusedWithBothNames) {
+TEST(Codec, WrongTypeErrorNamesBothTypes) {
   EXPECT_EQ(refusal<int>("seven"), "expected an integer, found a string");
   EXPECT_EQ(refusal<std::string>(7), "expected a string, found an integer");
   EXPECT_EQ(refusal<bool>(1), "expected a bool, found an integer");
@@ -305,7 +305,7 @@ TEST(Codec, WrongTypesAreRefusedWithBothNames) {
   EXPECT_THROW(in.finish(), DecodeError);
 }
 
-TEST(Codec, WhatCantTravelIsToldAtCompileTime) {
+TEST(Codec, UnsupportedTypesAreCompileTimeErrors) {
   using drover::detail::Decodable;
   using drover::detail::Encodable;
   using drover::detail::refers_to_message;
@@ -326,9 +326,9 @@ void expect_array_unchanged(const char (&text)[N]) {
 }
 
 TEST(Codec, CharacterArraysComeBackUnchanged) {
-  expect_array_unchanged("RIFF");                        // a text that ends
-  expect_array_unchanged({'R', 'I', 'F', 'F'});          // one that is cut off
-  expect_array_unchanged({'a', '\0', 'b', '\0', '\0'});  // what goes on behind a NUL
+  expect_array_unchanged("RIFF");                        // a text with its NUL
+  expect_array_unchanged({'R', 'I', 'F', 'F'});          // a text without a NUL
+  expect_array_unchanged({'a', '\0', 'b', '\0', '\0'});  // bytes after a NUL
   expect_array_unchanged({'\0', '\0', '\0', 'x'});
   expect_array_unchanged({'\0', '\0'});
   expect_array_unchanged({'\0'});
@@ -340,7 +340,7 @@ TEST(Codec, CharacterArraysComeBackUnchanged) {
   EXPECT_EQ(refusal<std::string>("cut\0off"), "expected a string, found bytes");
 }
 
-TEST(Codec, CharacterArraysTakeTextThatFits) {
+TEST(Codec, CharacterArraysAcceptTextThatFits) {
   EXPECT_EQ(std::string_view(through<shapes::Label<4>>(std::tuple("RIFF")).text, 4), "RIFF");
   EXPECT_STREQ(through<shapes::Label<8>>(std::tuple("RIFF")).text, "RIFF");
   EXPECT_EQ(refusal<shapes::Label<4>>(std::tuple("RIFFX")), "a string of 5 bytes for an array of 4 characters");

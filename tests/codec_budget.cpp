@@ -1,4 +1,4 @@
-// What decoding may cost: memory and time for a message, however little it takes to send.
+// The bounds of decoding: memory and time for a message, however small the message is.
 #include <array>
 #include <chrono>
 #include <cstdlib>
@@ -22,7 +22,7 @@
 
 namespace {
 
-std::size_t held = 0, most_held = 0;  // from operator new, as malloc(3) counts it
+std::size_t held = 0, most_held = 0;  // allocated by operator new, as malloc(3) counts it
 
 }  // namespace
 
@@ -46,7 +46,7 @@ struct Big {
 };
 auto drover_fields(Big& b) { return std::tie(b.text); }
 
-struct Record {  // with fields that take much more here than in a message
+struct Record {  // its fields take much more memory than bytes in a message
   int id = 0;
   std::array<std::optional<std::array<double, 128>>, 4> parts;
 };
@@ -73,7 +73,7 @@ ByteBuffer encoded(const T& value) {
   return bytes;
 }
 
-/// What decoding said, and how much it held meanwhile beyond what was there.
+/// The error of a decoding, and how much memory it held at most beyond what was held before.
 struct Cost {
   std::string error;
   std::size_t memory = 0;
@@ -94,7 +94,8 @@ Cost cost_of(std::span<const std::byte> bytes, std::size_t spare = drover::detai
   return cost;
 }
 
-/// Decodes to a value that encodes to the same, with nothing to spare but the 48 bytes for each byte.
+/// Expects the value to decode and encode again to the same size with no spare memory beyond 48 bytes for each byte of
+/// the message.
 template <class T>
 void expect_no_need_to_spare(const T& value) {
   const ByteBuffer bytes = encoded(value);
@@ -116,7 +117,7 @@ void expect_refused(const T& value) {
 
 constexpr std::size_t many = 50000;
 
-TEST(DecodeBudget, ContainersOfPlainTypesHaveEnough) {
+TEST(DecodeBudget, PlainContainersNeedNoSpareMemory) {
   expect_no_need_to_spare(std::vector<std::string>(many));
   expect_no_need_to_spare(std::vector<std::string>(many, "some twenty characters"));
   expect_no_need_to_spare(std::vector<std::vector<int>>(many));
@@ -168,10 +169,10 @@ TEST(DecodeBudget, ShortTextsInLargeArraysAreBounded) {
   expect_refused(pointers);
 }
 
-TEST(DecodeBudget, EmptyContainersThatTakeMemoryAreBounded) { expect_refused(std::vector<std::deque<int>>(100000)); }
+TEST(DecodeBudget, EmptyContainersWithMemoryAreBounded) { expect_refused(std::vector<std::deque<int>>(100000)); }
 
-// A claim that nothing stands behind is refused before there is memory for it, and so is one that is too much.
-TEST(DecodeBudget, MemoryIsChargedBeforeItIsTaken) {
+// A length without elements behind it is refused before memory is allocated for it, and so is one that is too large.
+TEST(DecodeBudget, ChargesMemoryBeforeItAllocates) {
   const ByteBuffer bytes = encoded(std::vector<std::optional<Big>>(100000));
   const Cost cost = cost_of<std::vector<std::optional<Big>>>(bytes.view());
   EXPECT_EQ(cost.error,
@@ -180,7 +181,7 @@ TEST(DecodeBudget, MemoryIsChargedBeforeItIsTaken) {
   EXPECT_LT(cost.memory, 10000u);
 }
 
-TEST(DecodeBudget, MoreMayBeAllowed) {
+TEST(DecodeBudget, GrowsWithTheSpareMemory) {
   const ByteBuffer bytes = encoded(std::vector<std::optional<Big>>(100000));
   EXPECT_EQ(cost_of<std::vector<std::optional<Big>>>(bytes.view(), std::size_t{128} << 20).error, "");
   EXPECT_EQ(cost_of<std::vector<std::optional<Big>>>(bytes.view(), SIZE_MAX).error, "");
@@ -189,7 +190,7 @@ TEST(DecodeBudget, MoreMayBeAllowed) {
   EXPECT_EQ(drover::detail::spare_memory(std::size_t{1} << 30), std::size_t{256} << 20);
 }
 
-TEST(DecodeBudget, AllValuesOfAMessageShareIt) {
+TEST(DecodeBudget, IsSharedByAllValuesOfAMessage) {
   ByteBuffer bytes;
   Encoder out(bytes);
   for (int i = 0; i < 3; ++i) out.put(std::vector<std::optional<Big>>(10000));
@@ -200,7 +201,7 @@ TEST(DecodeBudget, AllValuesOfAMessageShareIt) {
 
 // ---- hash tables ----
 
-/// Keys that fall into one bucket of the table that a decoder makes for so many.
+/// Keys that fall into one bucket of the table that a decoder creates for this many elements.
 std::vector<std::uint64_t> colliding(std::size_t count) {
   std::unordered_map<std::uint64_t, int> table;
   table.reserve(count);
@@ -209,7 +210,7 @@ std::vector<std::uint64_t> colliding(std::size_t count) {
   return keys;
 }
 
-/// A map as it would be sent.
+/// An encoded map with these keys.
 template <class Keys>
 ByteBuffer map_of(const Keys& keys) {
   ByteBuffer bytes;
@@ -233,7 +234,7 @@ std::string error_of(const ByteBuffer& bytes) {
 constexpr const char* collisions =
     "hash collisions: too many keys of an unordered container fall into the same buckets";
 
-TEST(DecodeBudget, CollidingKeysEndInAnError) {
+TEST(DecodeBudget, CollidingKeysAreAnError) {
   const auto keys = colliding(77000);
   using Numbers = std::unordered_map<std::uint64_t, int>;
   EXPECT_EQ(error_of<Numbers>(map_of(keys)), collisions);
@@ -250,7 +251,7 @@ TEST(DecodeBudget, CollisionsInManyTablesCountTogether) {
   EXPECT_EQ((error_of<std::vector<std::unordered_set<std::uint64_t>>>(encoded(tables))), collisions);
 }
 
-TEST(DecodeBudget, OrdinaryKeysAreNoCollisions) {
+TEST(DecodeBudget, OrdinaryKeysAreAccepted) {
   std::vector<std::uint64_t> dense, strided, scattered;
   for (std::uint64_t i = 0; i < many; ++i) {
     dense.push_back(i);
@@ -265,7 +266,7 @@ TEST(DecodeBudget, OrdinaryKeysAreNoCollisions) {
   EXPECT_EQ((error_of<std::unordered_map<std::uint64_t, int>>(map_of(colliding(1000)))), "");  // a few cost little
 }
 
-TEST(DecodeBudget, EqualKeysAreNoCollisions) {
+TEST(DecodeBudget, EqualKeysAreAccepted) {
   std::unordered_multimap<std::string, int> many_equal;
   for (std::size_t i = 0; i < many; ++i) many_equal.emplace(i % 2 != 0 ? "one" : "other", 1);
   const ByteBuffer bytes = encoded(many_equal);
@@ -275,8 +276,8 @@ TEST(DecodeBudget, EqualKeysAreNoCollisions) {
   EXPECT_EQ(error_of<std::unordered_multiset<std::uint64_t>>(encoded(equal)), "");
 }
 
-// A comparison of long keys takes as long as many steps.
-TEST(DecodeBudget, LongCollidingKeysEndInAnError) {
+// A comparison of long keys counts as many steps.
+TEST(DecodeBudget, LongCollidingKeysAreAnError) {
   std::vector<std::string> keys;
   for (int i = 0; i < 1000; ++i) {
     std::string key(20'000, 'k');

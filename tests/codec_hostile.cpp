@@ -1,4 +1,4 @@
-// C-10: whatever bytes arrive, decoding ends with a value or with DecodeError, and takes no memory on a claim alone.
+// Whatever bytes arrive, decoding ends with a value or with DecodeError, and a claimed length alone allocates nothing.
 #include <algorithm>
 #include <cstdlib>
 #include <gtest/gtest.h>
@@ -64,10 +64,10 @@ Bytes encoded(const T& value) {
   return Bytes(buffer.view().begin(), buffer.view().end());
 }
 
-/// True if it was accepted. Any exception but DecodeError is let through, and fails the test.
+/// Returns true if the bytes were accepted. Any exception other than DecodeError propagates and fails the test.
 template <class T>
 bool accepts(std::span<const std::byte> bytes) {
-  // In a block of its own, so that a sanitizer sees every read behind its end.
+  // In a block of its own, so that a sanitizer sees every read past its end.
   const Bytes exact(bytes.begin(), bytes.end());
   try {
     Decoder in(exact);
@@ -79,14 +79,14 @@ bool accepts(std::span<const std::byte> bytes) {
   }
 }
 
-TEST(HostileCodec, EveryPrefixOfAMessageIsRefused) {
+TEST(HostileMessage, EveryPrefixIsRefused) {
   const Bytes whole = encoded(sample());
   EXPECT_TRUE(accepts<Node>(whole));
   for (std::size_t size = 0; size < whole.size(); ++size)
     EXPECT_FALSE(accepts<Node>(std::span(whole).first(size))) << size;
 }
 
-TEST(HostileCodec, EverySingleByteMutationEndsInAValueOrInDecodeError) {
+TEST(HostileMessage, ChangedByteGivesAValueOrDecodeError) {
   const Bytes whole = encoded(sample());
   for (std::size_t at = 0; at < whole.size(); ++at) {
     for (unsigned change = 1; change < 256; change += at % 16 == 0 ? 1 : 17) {
@@ -97,12 +97,12 @@ TEST(HostileCodec, EverySingleByteMutationEndsInAValueOrInDecodeError) {
   }
 }
 
-TEST(HostileCodec, RandomBytesEndInAValueOrInDecodeError) {
+TEST(HostileMessage, RandomBytesGiveAValueOrDecodeError) {
   std::mt19937 random(20240229);
   const auto below = [&](unsigned bound) { return static_cast<unsigned>(random() % bound); };
   for (int round = 0; round < 20000; ++round) {
     Bytes bytes(below(64));
-    // Small numbers are kinds, and low bytes of lengths: most of them get further than noise does.
+    // Small numbers are kinds and the low bytes of lengths: most of these messages get further than random bytes do.
     for (std::byte& b : bytes) b = static_cast<std::byte>(below(3) != 0 ? below(20) : below(256));
     accepts<Node>(bytes);
     accepts<std::vector<std::vector<std::string>>>(bytes);
@@ -114,7 +114,7 @@ TEST(HostileCodec, RandomBytesEndInAValueOrInDecodeError) {
   }
 }
 
-TEST(HostileCodec, AMessageOfAnyTypeIsRefusedByTheOthers) {
+TEST(HostileMessage, OfAnotherTypeIsRefused) {
   const std::vector<Bytes> messages = {encoded(true),
                                        encoded(1),
                                        encoded("text"),
@@ -132,8 +132,8 @@ TEST(HostileCodec, AMessageOfAnyTypeIsRefusedByTheOthers) {
   EXPECT_EQ(accepted(accepts<bool>), 1);
   EXPECT_EQ(accepted(accepts<int>), 1);
   EXPECT_EQ(accepted(accepts<std::string>), 1);
-  EXPECT_EQ(accepted(accepts<double>), 2);  // the integer too
-  EXPECT_EQ(accepted(accepts<Bytes>), 2);   // the text too
+  EXPECT_EQ(accepted(accepts<double>), 2);  // the integer, too
+  EXPECT_EQ(accepted(accepts<Bytes>), 2);   // the text, too
   EXPECT_EQ(accepted(accepts<std::vector<std::string>>), 1);
   EXPECT_EQ(accepted(accepts<std::vector<int>>), 0);
   EXPECT_EQ(accepted(accepts<std::map<int, int>>), 1);
@@ -142,7 +142,7 @@ TEST(HostileCodec, AMessageOfAnyTypeIsRefusedByTheOthers) {
   EXPECT_EQ(accepted(accepts<std::chrono::seconds>), 1);
 }
 
-/// A kind, then a length that nothing stands behind.
+/// A kind and a length, with fewer elements behind it.
 Bytes claim(Kind kind, std::uint64_t length, std::size_t behind, std::optional<unsigned> element_type = {}) {
   Bytes bytes{static_cast<std::byte>(kind)};
   if (element_type) bytes.push_back(static_cast<std::byte>(*element_type));
@@ -151,7 +151,7 @@ Bytes claim(Kind kind, std::uint64_t length, std::size_t behind, std::optional<u
   return bytes;
 }
 
-TEST(HostileCodec, AClaimAloneTakesNoMemory) {
+TEST(HostileMessage, ClaimedLengthAllocatesNothing) {
   const std::uint64_t claims[] = {1000, 1u << 31, std::uint64_t{1} << 40, ~std::uint64_t{0}, std::uint64_t{1} << 61};
   for (const std::uint64_t length : claims) {
     largest_request = 0;
@@ -163,7 +163,7 @@ TEST(HostileCodec, AClaimAloneTakesNoMemory) {
     EXPECT_FALSE((accepts<std::map<int, int>>(claim(Kind::map, length, 500))));
     EXPECT_LT(largest_request, 2000u) << length;
   }
-  // As many elements as bytes are possible, but not as much memory as their type would take.
+  // This many elements are possible in this many bytes, but not as much memory as their type would take.
   largest_request = 0;
   EXPECT_FALSE((accepts<std::vector<std::array<std::array<double, 64>, 64>>>(claim(Kind::sequence, 10000, 10000))));
   EXPECT_LT(largest_request, 64 * 1024u);
@@ -174,12 +174,12 @@ struct Chain {
 };
 auto drover_fields(Chain& c) { return std::tie(c.next); }
 
-TEST(HostileCodec, DeepNestingIsRefused) {
+TEST(HostileMessage, DeepNestingIsRefused) {
   Chain chain;
   chain.next = std::make_unique<Chain>();
   const Bytes two = encoded(chain), one = encoded(*chain.next);
   EXPECT_TRUE(accepts<Chain>(two));
-  // What two levels have in front of what one has, again and again.
+  // The bytes that two levels have before the bytes of one level, repeated.
   const std::size_t level = two.size() - one.size();
   Bytes deep;
   for (int i = 0; i < 100000; ++i)
@@ -201,9 +201,9 @@ struct Json {
 };
 auto drover_fields(Json& j) { return std::tie(j.value); }
 
-struct List : std::map<int, List> {};  // the container is the level itself
+struct List : std::map<int, List> {};  // the container itself is the level
 
-/// A tree of so many nested values: a chain of children, or of what `next` points to.
+/// A tree of this many nested values: a chain of children, or of the values that `next` points to.
 template <class T, class Grow>
 T nested(int depth, Grow grow) {
   T tree{};
@@ -223,7 +223,7 @@ void expect_depth(int bound, Grow grow) {
   }
 }
 
-TEST(HostileCodec, ATreesLevelCountsOnceWhateverHoldsIt) {
+TEST(HostileMessage, TreeLevelCountsOnceInAnyContainer) {
   expect_depth<Twig>(256, [](Twig child) {
     Twig tree;
     tree.children.push_back(std::move(child));
@@ -252,7 +252,7 @@ struct Broad {
 };
 auto drover_fields(Broad& b) { return std::tie(b.text, b.next); }
 
-TEST(HostileCodec, LargeStructsInEachOtherTakeNoMoreStack) {
+TEST(HostileMessage, NestedLargeStructsAreBoundedByTheStack) {
   const auto chain = [](int depth) {
     Broad broad;
     Broad* last = &broad;

@@ -19,15 +19,15 @@ namespace {
 using namespace support;
 namespace fs = std::filesystem;
 
-class Commands : public Processes {
+class Spawn : public Processes {
  protected:
-  Commands() { fs::create_directories(folder_); }
-  ~Commands() override { fs::remove_all(folder_); }
+  Spawn() { fs::create_directories(folder_); }
+  ~Spawn() override { fs::remove_all(folder_); }
 
   const fs::path folder_ = fs::temp_directory_path() / ("drover-test-" + std::to_string(::getpid()));
 };
 
-// Starts a command that says something on its stdout, and returns what.
+// Starts a command that writes to its stdout, and returns what it wrote.
 std::string output_of(Command command) {
   ReadPipe pipe;
   command.out = pipe.stdio();
@@ -48,8 +48,7 @@ void expect_failure(const Command& command, int error, const std::vector<std::st
   }
 }
 
-// P-01
-TEST_F(Commands, WhatCannotBeExecutedIsAnErrorThatNamesIt) {
+TEST_F(Spawn, ErrorNamesAProgramThatCannotBeExecuted) {
   Command command;
   command.program = "/no/such/program";
   expect_failure(command, ENOENT, {"/no/such/program"});
@@ -68,7 +67,7 @@ TEST_F(Commands, WhatCannotBeExecutedIsAnErrorThatNamesIt) {
   expect_failure(command, ENOENT, {"script", "interpreter"});
 }
 
-TEST_F(Commands, AMissingFolderOrFileIsToldFromAMissingProgram) {
+TEST_F(Spawn, ErrorNamesAMissingFolderOrFile) {
   Command command = child({});
   command.cwd = "/no/such/folder";
   expect_failure(command, ENOENT, {"working directory", "/no/such/folder"});
@@ -82,7 +81,7 @@ TEST_F(Commands, AMissingFolderOrFileIsToldFromAMissingProgram) {
   expect_failure(command, EISDIR, {"stderr", folder_});
 }
 
-TEST_F(Commands, WhatNoProgramCanBeGivenIsRefused) {
+TEST_F(Spawn, RefusesInvalidCommands) {
   const auto refused = [](auto change) {
     Command command = child({});
     change(command);
@@ -105,7 +104,7 @@ TEST_F(Commands, WhatNoProgramCanBeGivenIsRefused) {
   EXPECT_THROW(Stdio::lines(context.get_executor(), {}), std::invalid_argument);
 }
 
-TEST_F(Commands, TheEnvironmentIsInheritedChangedAndTakenAway) {
+TEST_F(Spawn, InheritsChangesOrReplacesTheEnvironment) {
   ::setenv("DROVER_TEST_A", "one", 1);
   ::setenv("DROVER_TEST_B", "two", 1);
   Command command = child({"say-env", "DROVER_TEST_A", "say-env", "DROVER_TEST_B", "say-env", "DROVER_TEST_C"});
@@ -119,7 +118,7 @@ TEST_F(Commands, TheEnvironmentIsInheritedChangedAndTakenAway) {
   ::unsetenv("DROVER_TEST_B");
 }
 
-TEST_F(Commands, RelativeProgramsAreSeenFromTheCaller) {
+TEST_F(Spawn, RelativeProgramIsRelativeToTheCaller) {
   const fs::path before = fs::current_path();
   fs::create_directories(folder_ / "bin");
   fs::create_symlink(DROVER_HELPER_CHILD, folder_ / "bin" / "drover-test-tool");
@@ -143,7 +142,7 @@ TEST_F(Commands, RelativeProgramsAreSeenFromTheCaller) {
   fs::current_path(before);
 }
 
-TEST_F(Commands, FilesAreReadFromAndAppendedTo) {
+TEST_F(Spawn, ReadsFromAndAppendsToFiles) {
   std::ofstream(folder_ / "in") << "?";
   std::ofstream(folder_ / "out") << "first\n";
   Command command = child({"await-input", "say", "second\n"});
@@ -155,7 +154,7 @@ TEST_F(Commands, FilesAreReadFromAndAppendedTo) {
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(file), {}), "first\nsecond\n");
 }
 
-TEST_F(Commands, AFifoWithoutAPeerHoldsNobodyUp) {
+TEST_F(Spawn, FifoWithoutAPeerDoesNotBlock) {
   const std::filesystem::path fifo =
       std::filesystem::temp_directory_path() / ("drover-command-fifo-" + std::to_string(::getpid()));
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
@@ -178,20 +177,20 @@ TEST_F(Commands, AFifoWithoutAPeerHoldsNobodyUp) {
   std::filesystem::remove(fifo);
 }
 
-TEST_F(Commands, NullIsEmptyToReadAndTakesWhatIsWritten) {
+TEST_F(Spawn, NullReadsAsEmptyAndDiscardsOutput) {
   Command command = child({"await-input", "say", "x", "err", "y"});
   command.out = command.err = Stdio::null();
   auto process = Process::spawn(command);
   EXPECT_TRUE(run(process.wait()).success());
 }
 
-TEST_F(Commands, SelfIsThisProgram) {
-  Command command = Command::self({"--gtest_list_tests", "--gtest_filter=Commands.SelfIsThisProgram"});
+TEST_F(Spawn, SelfIsThisProgram) {
+  Command command = Command::self({"--gtest_list_tests", "--gtest_filter=Spawn.SelfIsThisProgram"});
   EXPECT_NE(output_of(command).find("SelfIsThisProgram"), std::string::npos);
 }
 
-// So many that the numbers they have here are among those that they get there, in every order.
-TEST_F(Commands, DescriptorsGetTheirNumbersWhateverTheyHadBefore) {
+// So many descriptors that their numbers in the parent are among those in the child, in every order.
+TEST_F(Spawn, DescriptorsArriveUnderTheirNumbers) {
   constexpr int count = 40;
   ReadPipe pipes[4];
   std::vector<int> numbers;
@@ -204,7 +203,7 @@ TEST_F(Commands, DescriptorsGetTheirNumbersWhateverTheyHadBefore) {
       extras.descriptors.push_back(numbers[i * step % 4]);
       steps.insert(steps.end(), {"say-to", std::to_string(3 + i), std::string(1, static_cast<char>('A' + i))});
     }
-    extras.descriptors[static_cast<std::size_t>(numbers[2]) - 3] = numbers[2];  // one that is in its place already
+    extras.descriptors[static_cast<std::size_t>(numbers[2]) - 3] = numbers[2];  // one that has its number already
     ReadPipe report;
     Command command = child(steps);
     command.out = report.stdio();

@@ -16,7 +16,7 @@ namespace {
 
 using drover::detail::ContextStrand;
 
-TEST(ContextStrand, WhatIsHandedOverBeforeAPostRunsBeforeIt) {
+TEST(ContextStrand, RunsItsFunctionsBeforeLaterPosts) {
   asio::io_context context;
   const auto strand = ContextStrand::create(context.get_executor());
   std::vector<int> order;
@@ -26,7 +26,7 @@ TEST(ContextStrand, WhatIsHandedOverBeforeAPostRunsBeforeIt) {
   EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 9}));
 }
 
-TEST(ContextStrand, OneThatThrowsDoesNotStopTheNext) {
+TEST(ContextStrand, FunctionThatThrowsDoesNotStopTheNext) {
   asio::io_context context;
   const auto strand = ContextStrand::create(context.get_executor());
   int ran = 0;
@@ -38,7 +38,7 @@ TEST(ContextStrand, OneThatThrowsDoesNotStopTheNext) {
   EXPECT_EQ(ran, 1);
 }
 
-TEST(ContextStrand, RunsOneAtATimeAndInOrderOnManyThreads) {
+TEST(ContextStrand, RunsFunctionsInOrderOnManyThreads) {
   asio::thread_pool context(4);
   const auto strand = ContextStrand::create(context.get_executor());
   std::atomic<int> inside{0};
@@ -54,7 +54,7 @@ TEST(ContextStrand, RunsOneAtATimeAndInOrderOnManyThreads) {
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
 }
 
-TEST(ContextStrand, CloseDropsWhatHasNotRun) {
+TEST(ContextStrand, CloseDropsPendingFunctions) {
   asio::io_context context;
   const auto closed = ContextStrand::create(context.get_executor());
   int dropped = 0;
@@ -63,10 +63,10 @@ TEST(ContextStrand, CloseDropsWhatHasNotRun) {
   EXPECT_FALSE(closed->post([] {}));
   context.run();
   EXPECT_EQ(dropped, 0);
-  EXPECT_EQ(closed.use_count(), 1);  // nothing but this variable refers to it any more
+  EXPECT_EQ(closed.use_count(), 1);  // nothing but this variable refers to the strand
 }
 
-TEST(ContextStrand, GoesSilentlyWithItsContextWhileOthersPost) {
+TEST(ContextStrand, PostMayRaceWithTheContextsDestruction) {
   for (int round = 0; round < 200; ++round) {
     const auto kept = std::make_shared<int>();
     auto context = std::make_unique<asio::io_context>();

@@ -43,7 +43,7 @@ struct Course {
   }
 };
 
-TEST(Drain, NothingHappensUnasked) {
+TEST(Drain, DoesNothingUnlessAsked) {
   Drain drain(grace);
   EXPECT_FALSE(drain.draining());
   EXPECT_FALSE(drain.bounded());
@@ -51,7 +51,7 @@ TEST(Drain, NothingHappensUnasked) {
   EXPECT_EQ(drain.next(start + 1000h), Action::none);
 }
 
-TEST(Drain, StopCancelsAtItsFirstDeadlineAndLeavesShortlyBeforeItsSecond) {
+TEST(Drain, StopCancelsAtTheGraceAndExitsBeforeSigterm) {
   Drain drain(grace);
   drain.stop(start, start + 1s, start + 6s);
   EXPECT_TRUE(drain.draining());
@@ -65,13 +65,13 @@ TEST(Drain, StopCancelsAtItsFirstDeadlineAndLeavesShortlyBeforeItsSecond) {
   EXPECT_EQ(drain.next(start + 7s), Action::leave);
 }
 
-TEST(Drain, AShortBudgetIsNotEatenByTheMargin) {
+TEST(Drain, MarginShrinksWithAShortBudget) {
   Drain drain(grace);
   drain.stop(start, start, start + 80ms);
   EXPECT_EQ(Course::of(drain, start).left, start + 60ms);
 }
 
-TEST(Drain, TheMarginIsNoneOfTheTimeInWhichCallsMayFinish) {
+TEST(Drain, MarginDoesNotShortenTheGrace) {
   Drain brief(grace), none(grace), unbounded(grace);
   brief.stop(start, start + 1s, start + 1100ms);
   const Course course = Course::of(brief, start);
@@ -83,7 +83,7 @@ TEST(Drain, TheMarginIsNoneOfTheTimeInWhichCallsMayFinish) {
   EXPECT_EQ(Course::of(unbounded, start).left, start + 750ms);
 }
 
-TEST(Drain, ABudgetThatIsOverEndsAtOnce) {
+TEST(Drain, PassedDeadlineExitsAtOnce) {
   Drain drain(grace);
   drain.stop(start, start, start - 1s);
   EXPECT_EQ(drain.next(start), Action::leave);
@@ -97,7 +97,6 @@ TEST(Drain, StopWithoutBoundsWaitsForever) {
   EXPECT_EQ(drain.next(start + 1000h), Action::none);
 }
 
-// D-04
 TEST(Drain, TerminateCancelsAtOnceAndBoundsTheRest) {
   Drain drain(grace);
   drain.terminate(start);
@@ -106,7 +105,7 @@ TEST(Drain, TerminateCancelsAtOnceAndBoundsTheRest) {
   EXPECT_EQ(course.left, start + grace);
 }
 
-TEST(Drain, WithoutAnyGraceThereIsStillTimeToEnd) {
+TEST(Drain, ZeroGraceLeavesTimeToExit) {
   Drain terminated(0s), idle(0s), orphaned(0s);
   terminated.terminate(start);
   EXPECT_EQ(Course::of(terminated, start).left, start + 250ms);
@@ -117,8 +116,7 @@ TEST(Drain, WithoutAnyGraceThereIsStillTimeToEnd) {
   EXPECT_EQ(Course::of(orphaned, start).left, start) << "but not once the parent has died";
 }
 
-// D-04
-TEST(Drain, TheFirstInterruptWaitsAndTheSecondCancels) {
+TEST(Drain, FirstInterruptDrainsAndSecondCancels) {
   Drain drain(grace);
   drain.interrupt(start);
   EXPECT_TRUE(drain.draining());
@@ -129,14 +127,14 @@ TEST(Drain, TheFirstInterruptWaitsAndTheSecondCancels) {
   EXPECT_EQ(course.left, start + 3s + grace);
 }
 
-TEST(Drain, TheParentsDeathCountsFromWhenItWasSeen) {
+TEST(Drain, ParentDeathCountsFromItsFirstReport) {
   Drain drain(grace);
   drain.parent_died(start);
   drain.parent_died(start + 5s);
   EXPECT_EQ(Course::of(drain, start + 5s).left, start + grace);
 }
 
-TEST(Drain, WhatFollowsTheEndOfTheWorkKeepsItsBudget) {
+TEST(Drain, KeepsTheBudgetAfterTheLastCall) {
   Drain drain(grace);
   drain.stop(start, start + 30s, start + 35s);
   drain.finished(start + 1s);
@@ -145,7 +143,7 @@ TEST(Drain, WhatFollowsTheEndOfTheWorkKeepsItsBudget) {
   EXPECT_EQ(course.left, start + 35s - 250ms);
 }
 
-TEST(Drain, WhatFollowsTheEndOfTheWorkIsBoundedEvenWithoutABudget) {
+TEST(Drain, IsBoundedAfterTheLastCallWithoutABudget) {
   Drain drain(grace);
   drain.interrupt(start);
   drain.finished(start + 100s);
@@ -153,7 +151,8 @@ TEST(Drain, WhatFollowsTheEndOfTheWorkIsBoundedEvenWithoutABudget) {
   EXPECT_EQ(Course::of(drain, start + 105s).left, start + 100s + grace - 250ms);
 }
 
-// Every pair of events, in both orders, the second at any point of the first one's course: nothing is ever lengthened.
+// Every pair of events in both orders, the second one at any time of the first one's course: a later event never
+// lengthens a drain.
 struct Happening {
   std::string name;
   std::function<void(Drain&, Clock::time_point)> tell;
@@ -176,7 +175,7 @@ const std::array<Happening, 9>& happenings() {
 
 bool no_later(Deadline a, Deadline b) { return !b || (a && *a <= *b); }
 
-TEST(Drain, EveryPairOfEventsOnlyShortens) {
+TEST(Drain, LaterEventOnlyShortensTheDrain) {
   for (const Happening& first : happenings()) {
     for (const Happening& second : happenings()) {
       for (const Duration later : {Duration(0s), Duration(500ms), Duration(1s), Duration(3s), Duration(12s)}) {
@@ -185,7 +184,7 @@ TEST(Drain, EveryPairOfEventsOnlyShortens) {
         Drain one(grace);
         first.tell(one, start);
         const Course alone = Course::of(one, start);
-        if (alone.left && *alone.left <= then) continue;  // it is over before the second
+        if (alone.left && *alone.left <= then) continue;  // the drain is over before the second event
         Drain other(grace);
         second.tell(other, then);
         const Course other_alone = Course::of(other, then);
@@ -202,7 +201,7 @@ TEST(Drain, EveryPairOfEventsOnlyShortens) {
         if (cancelled) {
           EXPECT_EQ(course.cancelled, std::nullopt) << "calls are cancelled once";
         } else {
-          // The process may go before calls would have been cancelled, which ends them as well.
+          // The process may exit before calls would have been cancelled, which ends them as well.
           const Deadline calls_end = drover::detail::earlier(course.cancelled, course.left);
           EXPECT_TRUE(no_later(calls_end, alone.cancelled));
           EXPECT_TRUE(no_later(calls_end, other_alone.cancelled));

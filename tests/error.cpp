@@ -11,7 +11,7 @@ using drover::Errc;
 using drover::Error;
 using drover::ExitStatus;
 
-TEST(Errors, EachHasASentenceOfItsOwn) {
+TEST(Error, EachCodeHasItsOwnSentence) {
   std::set<std::string> messages;
   for (int value = 1; value <= static_cast<int>(Errc::pool_failed); ++value) {
     const std::error_code code = static_cast<Errc>(value);
@@ -24,7 +24,7 @@ TEST(Errors, EachHasASentenceOfItsOwn) {
   EXPECT_EQ(messages.count(std::error_code(999, drover::make_error_code(Errc::stopping).category()).message()), 0u);
 }
 
-TEST(Errors, CompareWithTheirCodes) {
+TEST(Error, ComparesWithItsCode) {
   const Error error(Errc::stopping, "call to 'f'");
   EXPECT_EQ(error.code(), Errc::stopping);
   EXPECT_FALSE(error.exit_status());
@@ -32,14 +32,14 @@ TEST(Errors, CompareWithTheirCodes) {
   EXPECT_NE(std::string(caught.what()).find("call to 'f'"), std::string::npos);
 }
 
-TEST(Errors, TellHowTheProcessEnded) {
+TEST(Error, CarriesTheExitStatus) {
   const Error error(Errc::worker_exited, "worker 'w'", ExitStatus{ExitStatus::Kind::signaled, SIGSEGV, false});
   ASSERT_TRUE(error.exit_status());
   EXPECT_EQ(error.exit_status()->value, SIGSEGV);
   EXPECT_NE(std::string(error.what()).find("SIGSEGV"), std::string::npos);
 }
 
-TEST(Errors, RemoteOnesKeepTypeAndText) {
+TEST(Error, RemoteErrorKeepsTypeAndText) {
   const drover::RemoteError error("std::out_of_range", "too far");
   EXPECT_EQ(error.type(), "std::out_of_range");
   EXPECT_STREQ(error.what(), "too far");
@@ -52,7 +52,7 @@ TEST(ExitStatus, OnlyCodeZeroIsSuccess) {
   EXPECT_FALSE((ExitStatus{ExitStatus::Kind::signaled, 0, false}).success());
 }
 
-TEST(ExitStatus, SaysInWordsWhatHappened) {
+TEST(ExitStatus, DescribesItselfInWords) {
   EXPECT_EQ(ExitStatus{}.to_string(), "ended with an unknown status");
   EXPECT_EQ((ExitStatus{ExitStatus::Kind::exited, 137, false}).to_string(), "exited with code 137");
   EXPECT_EQ((ExitStatus{ExitStatus::Kind::signaled, SIGKILL, false}).to_string(), "killed by SIGKILL");

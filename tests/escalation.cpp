@@ -5,7 +5,7 @@
 
 #include <drover/os/detail/escalation.hpp>
 
-// all of it on a clock that only the tests move.
+// All tests use a clock that only they move.
 namespace {
 
 using namespace std::chrono_literals;
@@ -23,7 +23,7 @@ std::vector<EscalationStep> all_due(Escalation& escalation, Clock::time_point no
   return due;
 }
 
-TEST(Escalation, HasNothingToDoBeforeAReapIsAskedFor) {
+TEST(Escalation, HasNoStepsBeforeAReap) {
   Escalation escalation;
   EXPECT_EQ(escalation.next(), std::nullopt);
   EXPECT_TRUE(all_due(escalation, Clock::time_point::max()).empty());
@@ -51,20 +51,20 @@ TEST(Escalation, EachStepIsTakenOnce) {
   EXPECT_EQ(escalation.next(), std::nullopt);
 }
 
-TEST(Escalation, TheGraceIsCountedFromWhenSigtermWasDueNotFromWhenItWasSent) {
+TEST(Escalation, GraceBeginsWhenSigtermIsDue) {
   Escalation escalation;
   escalation.join({.patience = 1s, .term_grace = 5s}, start);
   EXPECT_EQ(all_due(escalation, start + 3s), std::vector{EscalationStep::terminate});  // late
   EXPECT_EQ(escalation.next(), start + 6s);
 }
 
-TEST(Escalation, StepsThatWereSleptThroughComeInOrder) {
+TEST(Escalation, OverdueStepsComeInOrder) {
   Escalation escalation;
   escalation.join({.patience = 1s, .term_grace = 1s}, start);
   EXPECT_EQ(all_due(escalation, start + 1h), (std::vector{EscalationStep::terminate, EscalationStep::kill}));
 }
 
-TEST(Escalation, ASecondReapShortens) {
+TEST(Escalation, SecondReapShortens) {
   Escalation escalation;
   escalation.join({.patience = 30s, .term_grace = 5s}, start);
   escalation.join({.patience = 0s, .term_grace = 2s}, start + 1s);
@@ -72,7 +72,7 @@ TEST(Escalation, ASecondReapShortens) {
   EXPECT_EQ(escalation.next(), start + 3s);
 }
 
-TEST(Escalation, ASecondReapNeverLengthens) {
+TEST(Escalation, SecondReapNeverLengthens) {
   Escalation escalation;
   escalation.join({.patience = 1s, .term_grace = 2s}, start);
   escalation.join({.patience = 30s, .term_grace = 60s}, start);
@@ -82,7 +82,7 @@ TEST(Escalation, ASecondReapNeverLengthens) {
   EXPECT_EQ(escalation.next(), start + 3s);
 }
 
-TEST(Escalation, TheGraceAloneCanBeShortenedAfterSigterm) {
+TEST(Escalation, GraceCanBeShortenedAfterSigterm) {
   Escalation escalation;
   escalation.join({.patience = 0s, .term_grace = 60s}, start);
   EXPECT_EQ(all_due(escalation, start), std::vector{EscalationStep::terminate});
@@ -91,7 +91,7 @@ TEST(Escalation, TheGraceAloneCanBeShortenedAfterSigterm) {
   EXPECT_EQ(escalation.last(), start + 6s);
 }
 
-TEST(Escalation, NoBoundMeansNoSignalUntilABoundIsGiven) {
+TEST(Escalation, UnboundedPatienceSendsNoSignal) {
   Escalation escalation;
   escalation.join({.patience = std::nullopt, .term_grace = 0s}, start);
   EXPECT_TRUE(all_due(escalation, Clock::time_point::max()).empty());
@@ -99,7 +99,7 @@ TEST(Escalation, NoBoundMeansNoSignalUntilABoundIsGiven) {
   EXPECT_EQ(escalation.next(), start + 1s);
 }
 
-TEST(Escalation, BoundsBeyondTheClockAreNoBounds) {
+TEST(Escalation, BoundsBeyondTheClockMeanNever) {
   Escalation escalation;
   escalation.join({.patience = drover::Duration::max(), .term_grace = drover::Duration::max()}, start);
   EXPECT_EQ(escalation.next(), std::nullopt);
@@ -108,18 +108,18 @@ TEST(Escalation, BoundsBeyondTheClockAreNoBounds) {
   EXPECT_EQ(escalation.next(), std::nullopt);
 }
 
-// ---- what outlasts the leader ---------------------------------------------------------------------------------------
+// ---- the group of an exited leader ----------------------------------------------------------------------------------
 
 using End = Escalation::End;
 
-TEST(Escalation, WhatOutlastsALeaderIsKilledAtOnce) {
+TEST(Escalation, GroupOfAnExitedLeaderIsKilledAtOnce) {
   Escalation escalation;
   escalation.join({.patience = 10s, .term_grace = 5s}, start);
   EXPECT_EQ(escalation.leader_ended(End::by_itself, 0s, start + 1s), EscalationStep::kill);
   EXPECT_EQ(escalation.next(), std::nullopt);
 }
 
-TEST(Escalation, GroupGraceIsCountedFromTheLeadersEnd) {
+TEST(Escalation, GroupGraceBeginsWithTheLeadersExit) {
   Escalation escalation;
   escalation.join({.patience = 10s, .term_grace = 5s}, start);
   EXPECT_EQ(escalation.leader_ended(End::by_itself, 2s, start + 1s), EscalationStep::terminate);
@@ -127,7 +127,7 @@ TEST(Escalation, GroupGraceIsCountedFromTheLeadersEnd) {
   EXPECT_EQ(all_due(escalation, start + 3s), std::vector{EscalationStep::kill});
 }
 
-TEST(Escalation, WhatOutlastsATerminatedLeaderHasTheRest) {
+TEST(Escalation, GroupOfATerminatedLeaderKeepsTheGrace) {
   Escalation escalation;
   escalation.join({.patience = 0s, .term_grace = 5s}, start);
   EXPECT_EQ(all_due(escalation, start), std::vector{EscalationStep::terminate});
@@ -138,7 +138,7 @@ TEST(Escalation, WhatOutlastsATerminatedLeaderHasTheRest) {
   }
 }
 
-TEST(Escalation, ACutLeadersGroupHasTheRestOfTheBudget) {
+TEST(Escalation, GroupOfACutOffLeaderKeepsTheBudget) {
   Escalation escalation;
   escalation.join({.patience = 10s, .term_grace = 5s}, start);
   EXPECT_EQ(escalation.leader_ended(End::cut, 3s, start + 1s), EscalationStep::terminate);
@@ -152,8 +152,8 @@ TEST(Escalation, ACutLeadersGroupHasTheRestOfTheBudget) {
   EXPECT_EQ(unasked.next(), start + 3s);
 }
 
-// Every state with every end: SIGKILL is due later than before in none, and comes after SIGTERM or at once.
-TEST(Escalation, DecidesEveryEndInEveryState) {
+// Every state with every exit: SIGKILL is never due later than before, and comes after SIGTERM or at once.
+TEST(Escalation, DecidesEveryExitInEveryState) {
   for (int taken = 0; taken <= 2; ++taken)
     for (const End end : {End::by_itself, End::cut})
       for (const Duration grace : {Duration(0s), Duration(3s), Duration::max()}) {

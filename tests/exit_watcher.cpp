@@ -1,4 +1,4 @@
-// Who waits for a process's end has his context look for it, too: os/detail/end_watch.hpp.
+// The context of a coroutine that waits for a process watches for the exit as well: os/detail/exit_watcher.hpp.
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <memory>
@@ -34,7 +34,7 @@ namespace {
 using namespace support;
 using Kind = ExitStatus::Kind;
 
-/// While it lives the reaper's thread does nothing.
+/// While this object lives the reaper thread does nothing else.
 class BusyReaper {
  public:
   BusyReaper() : id_(reaper().add(work_)) {
@@ -68,14 +68,14 @@ class BusyReaper {
 
 class ExitWatcher : public Processes {
  protected:
-  /// On this context nothing more is opened for the first who waits but what he needs himself.
+  /// Creates what the context needs anyway, so that later only the descriptor of the watch is opened.
   static void warm_up(asio::io_context& context) {
     (void)drover::detail::ContextRegistry::of(context);
     asio::steady_timer(context).cancel();
   }
 };
 
-TEST_F(ExitWatcher, WhoWaitsDoesNotNeedTheReapersThread) {
+TEST_F(ExitWatcher, SeesTheExitWithoutTheReaperThread) {
   asio::io_context context;
   Command waits = child({"pause"}), reaps = child({"pause"});
   auto waited_for = Process::spawn(waits), reaped = Process::spawn(reaps);
@@ -98,8 +98,8 @@ TEST_F(ExitWatcher, WhoWaitsDoesNotNeedTheReapersThread) {
   EXPECT_EQ(::kill(waited_for.pid(), 0), -1);
 }
 
-// Asio tells a new descriptor of an event of the one whose place it has taken: the end comes after that.
-TEST_F(ExitWatcher, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
+// Asio may report to a new descriptor an event of the closed one whose number it has: the exit comes after that.
+TEST_F(ExitWatcher, SeesManyExitsOneAfterAnother) {
   asio::io_context context;
   const BusyReaper busy;
   int ended = 0;
@@ -118,7 +118,7 @@ TEST_F(ExitWatcher, ManyOneAfterTheOtherAreSeenToEndByThemselves) {
   EXPECT_EQ(ended, 20);
 }
 
-TEST_F(ExitWatcher, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
+TEST_F(ExitWatcher, UsesOneDescriptorForAllWaiters) {
   asio::io_context context;
   warm_up(context);
   Command command = child({"pause"});
@@ -142,15 +142,16 @@ TEST_F(ExitWatcher, TakesOneDescriptorHoweverManyWaitAndOnlyWhileTheyDo) {
   context.restart();
   asio::co_spawn(context, process.wait(), [&](std::exception_ptr e, ExitStatus) { EXPECT_FALSE(e); });
   context.poll();
-  EXPECT_EQ(open_descriptors(), before + 1);  // the next one has it again
+  EXPECT_EQ(open_descriptors(), before + 1);  // the next waiter has one again
   process.signal(SIGKILL);
   context.run();
 }
 
-TEST_F(ExitWatcher, WithoutADescriptorLeftTheReaperDoesAlone) {
+TEST_F(ExitWatcher, WithoutDescriptorsLeavesItToTheReaperThread) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  // UBSan looks at an object whose type it has not met yet through a pipe: all of them are met once, without the limit.
+  // UBSan examines an object whose type it has not met yet through a pipe: a first round without the limit meets all of
+  // them.
   for (const rlim_t most : {limit.rlim_cur, rlim_t{3}}) {
     asio::io_context context;
     warm_up(context);
@@ -170,7 +171,7 @@ TEST_F(ExitWatcher, WithoutADescriptorLeftTheReaperDoesAlone) {
   }
 }
 
-TEST_F(ExitWatcher, AContextThatDoesNotRunKeepsNobodyWaiting) {
+TEST_F(ExitWatcher, OnAnIdleContextDelaysNoOtherWaiter) {
   asio::io_context idle, context;
   Command command = child({"pause"});
   auto process = Process::spawn(command);
@@ -184,7 +185,7 @@ TEST_F(ExitWatcher, AContextThatDoesNotRunKeepsNobodyWaiting) {
   EXPECT_TRUE(ended);
 }
 
-TEST_F(ExitWatcher, AnEndThatComesTogetherWithACancellationComesOnce) {
+TEST_F(ExitWatcher, ExitDuringACancellationIsReportedOnce) {
   asio::thread_pool threads(4);
   std::minstd_rand random(7);
   std::atomic<int> ends = 0, wrong = 0;
@@ -196,7 +197,7 @@ TEST_F(ExitWatcher, AnEndThatComesTogetherWithACancellationComesOnce) {
     std::vector<asio::cancellation_signal> cancel(waiters);
     std::counting_semaphore<> done(0);
     for (int i = 0; i < waiters; ++i) {
-      // One on the pool's own executor, where handler and watch may run at the same time.
+      // The first one runs on the pool's own executor, where its handler and the watch may run at the same time.
       const asio::any_io_executor executor = i == 0 ? asio::any_io_executor(threads.get_executor()) : strand;
       const auto handler = [&](std::exception_ptr e, ExitStatus status) {
         if (!e && status != ExitStatus{Kind::signaled, SIGUSR1, false}) ++wrong;

@@ -1,4 +1,4 @@
-// Bytes to frames and back, whatever way they are cut; W-05 and C-10: malformed headers.
+// Bytes to frames and back, however the bytes are split, and malformed headers.
 #include <algorithm>
 #include <cstring>
 #include <fstream>
@@ -67,7 +67,7 @@ std::vector<std::string> transferred(FrameWriter& writer, std::size_t piece) {
   return arrived;
 }
 
-TEST(Frame, FramesSplitAtEveryByteArriveWhole) {
+TEST(Frame, SplitAtAnyByteArrivesWhole) {
   FrameWriter writer;
   const std::string bodies[] = {"first", "", "the third one"};
   for (std::uint64_t i = 0; i < 3; ++i) writer.queue(call(i), bytes_of(bodies[i]));
@@ -89,7 +89,7 @@ TEST(Frame, FramesSplitAtEveryByteArriveWhole) {
   }
 }
 
-TEST(Frame, OneByteAtATime) {
+TEST(Frame, ArrivesByteByByte) {
   FrameWriter writer;
   writer.queue(call(1), bytes_of("body"));
   FrameReader reader(1000);
@@ -102,7 +102,7 @@ TEST(Frame, OneByteAtATime) {
   EXPECT_EQ(text_of(reader.next()->body), "body");
 }
 
-TEST(Frame, WhatIsMovedIntoABodyIsSentFromWhereItIs) {
+TEST(Frame, MovedInBytesAreSentWithoutACopy) {
   std::string text = pattern(100000, 'a');
   std::vector<std::byte> bytes(70000, std::byte{7});
   const std::string expected = "before" + text + "between" + std::string(70000, '\7') + text + "behind";
@@ -132,7 +132,7 @@ TEST(Frame, WhatIsMovedIntoABodyIsSentFromWhereItIs) {
   EXPECT_TRUE(transferred(writer, 997) == (std::vector<std::string>{"small", expected, "small"}));
 }
 
-TEST(Frame, AnInsertCopiesNothingLargeAroundIt) {
+TEST(Frame, InsertDoesNotCopyLargeNeighbours) {
   FrameBody body;
   const std::string before = pattern(300000, 'a'), between = pattern(90000, 'b'), text = pattern(70000, 'c');
   body.buffer().append(bytes_of(before));
@@ -151,7 +151,7 @@ TEST(Frame, AnInsertCopiesNothingLargeAroundIt) {
   EXPECT_TRUE(transferred(writer, 50000) == std::vector<std::string>{before + text + between + "behind"});
 }
 
-TEST(Frame, ABodyMayBeNothingButWhatWasMovedIn) {
+TEST(Frame, BodyMayConsistOfMovedInBytesOnly) {
   FrameWriter writer;
   FrameBody body;
   body.insert(pattern(80000, 'x'));
@@ -164,8 +164,8 @@ TEST(Frame, ABodyMayBeNothingButWhatWasMovedIn) {
   EXPECT_TRUE(transferred(writer, 1 << 20) == (std::vector<std::string>{pattern(80000, 'x'), "y"}));
 }
 
-// A call that its worker has not begun is sent to another one: the first frame may still be in its writer then.
-TEST(Frame, ABodyIsSentTwiceWithoutACopy) {
+// A call that its worker has not begun is sent to another worker while the first frame may still be in its writer.
+TEST(Frame, BodyCanBeSentTwiceWithoutACopy) {
   for (const std::size_t size : {std::size_t{10}, std::size_t{200000}}) {
     FrameBody body;
     body.buffer().append(bytes_of("name"));
@@ -181,7 +181,7 @@ TEST(Frame, ABodyIsSentTwiceWithoutACopy) {
   }
 }
 
-TEST(Frame, SmallAndLargeBodiesMixInAnyPieces) {
+TEST(Frame, SmallAndLargeBodiesArriveInAnyPieces) {
   const std::size_t sizes[] = {10, 70000, 0, 65512, 65513, 200000, 1, 65536, 3000, 1 << 20};
   for (const std::size_t piece : {std::size_t{997}, std::size_t{30000}, std::size_t{65536}, std::size_t{1} << 21}) {
     FrameWriter writer;
@@ -218,7 +218,7 @@ TEST(Frame, SmallAndLargeBodiesMixInAnyPieces) {
   }
 }
 
-TEST(Frame, ALargeBodyIsReceivedIntoItsPlaceAndTakenWithoutACopy) {
+TEST(Frame, LargeBodyIsReceivedWithoutACopy) {
   FrameWriter writer;
   ByteBuffer body;
   body.extend(1 << 20);
@@ -247,7 +247,7 @@ TEST(Frame, ALargeBodyIsReceivedIntoItsPlaceAndTakenWithoutACopy) {
   EXPECT_EQ(reader.prepare().size(), FrameReader::usual_buffer_size);
 }
 
-TEST(Frame, ManyUntakenFramesDoNotStopTheReading) {
+TEST(Frame, UntakenFramesDoNotStopTheReader) {
   FrameReader reader(1000, 64);
   FrameWriter writer;
   for (std::uint64_t i = 0; i < 100; ++i) writer.queue(call(i), bytes_of("12345678"));
@@ -256,7 +256,7 @@ TEST(Frame, ManyUntakenFramesDoNotStopTheReading) {
   EXPECT_FALSE(reader.next());
 }
 
-TEST(Frame, HalfAFrameIsToldFromNone) {
+TEST(Frame, ReaderKnowsWhetherAFrameIsIncomplete) {
   FrameReader reader(1 << 20);
   EXPECT_FALSE(reader.mid_frame());
   FrameWriter writer;
@@ -285,7 +285,7 @@ std::string refusal(const FrameHeader& header, std::size_t max_body = 1000) {
   return "";
 }
 
-TEST(Frame, MalformedHeadersAreRefused) {
+TEST(Frame, MalformedHeaderIsRefused) {
   const FrameHeader good = call(1);
   const auto with = [&](auto change) {
     FrameHeader bad = good;
@@ -296,7 +296,7 @@ TEST(Frame, MalformedHeadersAreRefused) {
   EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(0); }).find("type 0"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(10); }).find("type 10"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h.zero = 1; }).find("padding"), std::string::npos);
-  EXPECT_NE(with([](auto& h) { h.status = 1; }).find("status 1"), std::string::npos);  // only results have one
+  EXPECT_NE(with([](auto& h) { h.status = 1; }).find("status 1"), std::string::npos);  // only results have a status
   EXPECT_NE(with([](auto& h) { h.size = 1001; }).find("1001 bytes"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::result, .status = 6}; }).find("status 6"),
             std::string::npos);
@@ -305,7 +305,7 @@ TEST(Frame, MalformedHeadersAreRefused) {
             "accepted");
 }
 
-TEST(Frame, ASizeOverTheBoundIsRefusedBeforeItIsAllocated) {
+TEST(Frame, TooLargeSizeIsRefusedBeforeItIsAllocated) {
   FrameHeader huge = call(1);
   huge.size = 1u << 31;
   const auto address_space = [] {
@@ -321,13 +321,13 @@ TEST(Frame, ASizeOverTheBoundIsRefusedBeforeItIsAllocated) {
   EXPECT_NE(refusal(huge).find("2147483648 bytes"), std::string::npos);
 }
 
-TEST(Frame, WhatIsWrittenGivesItsMemoryBack) {
+TEST(Frame, WriterForgetsWhatIsWritten) {
   FrameWriter writer;
   EXPECT_TRUE(writer.empty());
   for (int round = 0; round < 1000; ++round) {
     writer.queue(call(1), bytes_of("small"));
     writer.queue(call(2), bytes_of(pattern(70000, 'y')));
-    // Never quite empty, so that the list of what was written has to be shortened on the way.
+    // The writer never becomes empty, so its list of written pieces has to be shortened meanwhile.
     const std::size_t before = writer.pending();
     const Bytes out = written(writer, before - 10);
     EXPECT_EQ(out.size(), before - 10);

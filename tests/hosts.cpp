@@ -1,4 +1,5 @@
-// Processes of hosts that end, or are in a bad way: each is a program of its own, see support/process_host.cpp.
+// Programs that exit or are short of something, and the processes that they started. Each program is
+// support/process_host.cpp.
 #include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -26,7 +27,7 @@ struct Outcome {
   Duration took{};
 };
 
-class Hosts : public Processes {
+class ProgramExit : public Processes {
  protected:
   static Outcome host(std::vector<std::string> words) {
     words.insert(words.begin(), DROVER_HELPER_CHILD);
@@ -35,7 +36,7 @@ class Hosts : public Processes {
     command.program = DROVER_HELPER_PROCESS_HOST;
     command.args = std::move(words);
     command.out = pipe.stdio();
-    // In a copy made by fork() a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
+    // In a forked copy a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
     if (command.args[1] == "forked-copy")
       command.env = {{"ASAN_OPTIONS", "detect_leaks=0"}, {"TSAN_OPTIONS", "die_after_fork=0"}};
     const auto start = Clock::now();
@@ -48,8 +49,12 @@ class Hosts : public Processes {
   }
 };
 
-//
-TEST_F(Hosts, EndByThemselvesAndLeaveNothing) {
+class Exec : public ProgramExit {};
+class ForkedCopy : public ProgramExit {};
+class Reap : public ProgramExit {};
+class Spawn : public ProgramExit {};
+
+TEST_F(ProgramExit, TerminatesRemainingChildren) {
   for (const std::string owner : {"global", "leaked"}) {
     for (const std::string kind : {"lives", "stopped"}) {
       const auto outcome = host({"ends", owner, kind});
@@ -60,8 +65,7 @@ TEST_F(Hosts, EndByThemselvesAndLeaveNothing) {
   }
 }
 
-//
-TEST_F(Hosts, WaitForTheGraceOfThoseThatIgnoreSigtermAndNoLonger) {
+TEST_F(ProgramExit, KillsChildrenAtTheEndOfTermGrace) {
   asio::io_context context;
   int ended = 0;
   for (const std::string owner : {"global", "leaked"}) {
@@ -86,28 +90,26 @@ TEST_F(Hosts, WaitForTheGraceOfThoseThatIgnoreSigtermAndNoLonger) {
   EXPECT_EQ(ended, 2);
 }
 
-TEST_F(Hosts, KeepTheirExitCode) {
+TEST_F(ProgramExit, KeepsTheExitCode) {
   const auto outcome = host({"exits"});
   EXPECT_EQ(outcome.exit, (ExitStatus{ExitStatus::Kind::exited, 7, false}));
   EXPECT_TRUE(gone(static_cast<pid_t>(std::stol(outcome.said))));
 }
 
-TEST_F(Hosts, CanStartNothingOnceTheyHaveEnded) {
+TEST_F(ProgramExit, AllowsNoFurtherSpawn) {
   const auto outcome = host({"late"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
   EXPECT_NE(outcome.said.find("late\n"), std::string::npos);
 }
 
-//
-TEST_F(Hosts, AreNotHarmedByTheirForkedCopies) {
+TEST_F(ForkedCopy, HarmsNoProcessOfTheOriginal) {
   for (const std::string way : {"exits", "destroys", "cancels", "spawns"}) {
     const auto outcome = host({"forked-copy", way});
     EXPECT_TRUE(outcome.exit.success()) << way << " " << outcome.exit.to_string();
   }
 }
 
-// P-02
-TEST_F(Hosts, WithClosedStdioGiveTheirChildrenAllOfItAndNothingElse) {
+TEST_F(Spawn, ChildHasStdioEvenIfParentClosedIts) {
   const auto report = std::filesystem::temp_directory_path() / ("drover-report-" + std::to_string(::getpid()));
   for (int closed = 0; closed < 8; ++closed) {
     const auto outcome = host({"closed-stdio", std::to_string(closed), report});
@@ -120,37 +122,37 @@ TEST_F(Hosts, WithClosedStdioGiveTheirChildrenAllOfItAndNothingElse) {
   }
 }
 
-TEST_F(Hosts, WithoutDescriptorsGetAnErrorAndLeakNothing) {
+TEST_F(Spawn, WithoutDescriptorsFailsAndLeaksNothing) {
   const auto outcome = host({"no-descriptors"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
 }
 
-TEST_F(Hosts, AreToldWhenSigkillIsRefused) {
+TEST_F(Reap, ReportsThatSigkillWasRefused) {
   const auto outcome = host({"refused-kill"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
 }
 
-TEST_F(Hosts, ThatAdoptOrphansHaveTheirGroupsCollected) {
+TEST_F(Reap, CollectsTheGroupInASubreaper) {
   const auto outcome = host({"subreaper"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
 }
 
-TEST_F(Hosts, AreToldWhatIsMissing) {
+TEST_F(Spawn, ErrorNamesWhatTheSystemLacks) {
   for (const std::string what : {"thread", "proc", "epoll"}) {
     const auto outcome = host({"refused", what});
     EXPECT_TRUE(outcome.exit.success()) << what << " " << outcome.exit.to_string();
   }
 }
 
-// A program that replaces itself leaves none of its processes to the new one, if it says so in time.
-TEST_F(Hosts, ThatPrepareForAnExecLeaveNothing) {
+// A program that replaces itself leaves none of its processes to the new program if it calls prepare_for_exec().
+TEST_F(Exec, AfterPrepareForExecLeavesNoProcess) {
   const auto outcome = host({"execs", "prepared"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
   EXPECT_TRUE(outcome.said.ends_with("anew\n")) << outcome.said;
   EXPECT_LT(outcome.took, slack);
 }
 
-TEST_F(Hosts, ThatDoNotPrepareForAnExecLeaveTheirProcesses) {
+TEST_F(Exec, WithoutPrepareForExecLeavesTheProcesses) {
   const auto outcome = host({"execs", "unprepared"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();
   EXPECT_TRUE(outcome.said.ends_with("anew\n")) << outcome.said;

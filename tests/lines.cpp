@@ -40,7 +40,7 @@ std::vector<std::string> lines_in(const std::string& text) {
   return lines;
 }
 
-TEST(LineBuffers, CutAtLineEndsWhereverTheBytesAreCut) {
+TEST(LineBuffer, CutsAtLineEndsWhereverTheBytesAreSplit) {
   const std::string text = "one\n\ntwo\r\nthree\n\n";
   for (std::size_t cut = 0; cut <= text.size(); ++cut) {
     LineBuffer buffer;
@@ -53,7 +53,7 @@ TEST(LineBuffers, CutAtLineEndsWhereverTheBytesAreCut) {
   }
 }
 
-TEST(LineBuffers, KeepAnUnfinishedLineUntilTheEnd) {
+TEST(LineBuffer, KeepsAnUnfinishedLineUntilTheEnd) {
   LineBuffer buffer;
   buffer.append("a\nb");
   EXPECT_EQ(buffer.take().text, "a\n");
@@ -63,7 +63,7 @@ TEST(LineBuffers, KeepAnUnfinishedLineUntilTheEnd) {
   EXPECT_EQ(buffer.take().text, "bc\n");
 }
 
-TEST(LineBuffers, SplitLongLinesAtTheBoundAndNowhereElse) {
+TEST(LineBuffer, SplitsLongLinesAtTheBoundOnly) {
   constexpr std::size_t bound = Stdio::max_line;
   for (const std::size_t length : {bound - 1, bound, bound + 1, 2 * bound, 3 * bound + 7}) {
     for (const std::size_t chunk : {std::size_t{1000}, std::size_t{16384}, length + 1}) {
@@ -81,7 +81,7 @@ TEST(LineBuffers, SplitLongLinesAtTheBoundAndNowhereElse) {
   }
 }
 
-TEST(LineBuffers, DropWholeLinesFromTheFrontAndCountThem) {
+TEST(LineBuffer, DropsWholeLinesFromTheFront) {
   LineBuffer buffer;
   constexpr std::size_t count = 400000;
   for (std::size_t i = 0; i < count; ++i) buffer.append(std::to_string(i) + "\n");
@@ -96,9 +96,9 @@ TEST(LineBuffers, DropWholeLinesFromTheFrontAndCountThem) {
   EXPECT_EQ(lines.back(), std::to_string(count - 1));
 }
 
-// Where the memory runs out, wherever that is: each line is lost once, and what comes after a lost beginning is no
-// line.
-TEST(LineBuffers, CountALineThatIsLostInPartsOnce) {
+// Wherever the memory runs out, each line is lost once, and the rest of a line whose beginning was lost does not count
+// as a line.
+TEST(LineBuffer, CountsALineThatIsLostInPartsOnce) {
   const std::string text = "one\n\ntwo\nthree\n\nfour";
   for (std::size_t kept = 0; kept <= text.size(); ++kept) {
     for (std::size_t failed = kept; failed <= text.size(); ++failed) {
@@ -118,7 +118,7 @@ TEST(LineBuffers, CountALineThatIsLostInPartsOnce) {
   }
 }
 
-TEST(LineBuffers, KeepAllIfAskedTo) {
+TEST(LineBuffer, KeepsEverythingIfConfigured) {
   LineBuffer buffer(LineBuffer::WhenFull::keep_all);
   std::size_t appended = 0;
   for (int i = 0; i < 400000; ++i) {
@@ -135,13 +135,13 @@ TEST(LineBuffers, KeepAllIfAskedTo) {
 
 class Lines : public Processes {};
 
-// Lines to come are no work that keeps a context running.
+// Pending lines do not keep a context running.
 void run_until_stopped(asio::io_context& context) {
   const auto work = asio::make_work_guard(context);
   context.run_for(10s);
 }
 
-// Says what its steps say, on stdout and stderr, to the given handler.
+// A command that writes as its steps say, with this handler for the lines of its stdout.
 Command telling(std::vector<std::string> steps, const asio::any_io_executor& executor,
                 std::function<void(std::string_view)> handler) {
   Command command = child(std::move(steps));
@@ -149,14 +149,14 @@ Command telling(std::vector<std::string> steps, const asio::any_io_executor& exe
   return command;
 }
 
-// What "flood" writes.
+// The number of bytes that "flood" writes.
 std::size_t flooded_bytes(int lines) {
   std::size_t bytes = 0;
   for (int i = 0; i < lines; ++i) bytes += std::string("line \n").size() + std::to_string(i).size();
   return bytes;
 }
 
-TEST_F(Lines, ComeInOrderAndBeforeTheEndIsTold) {
+TEST_F(Lines, ArriveInOrderAndBeforeTheExit) {
   for (int round = 0; round < 30; ++round) {
     asio::io_context context;
     std::vector<std::string> lines;
@@ -164,7 +164,7 @@ TEST_F(Lines, ComeInOrderAndBeforeTheEndIsTold) {
       Command command = telling({"say", "a\nb", "say", "c\n\nlast"}, context.get_executor(),
                                 [&](std::string_view line) { lines.emplace_back(line); });
       auto process = Process::spawn(command);
-      // Also if it has ended, and been reaped, before anybody waits.
+      // Every second time the process has exited and been reaped before wait() is called.
       while (round % 2 == 0 && process.running()) std::this_thread::yield();
       co_await process.wait();
       lines.emplace_back("(end)");
@@ -194,13 +194,13 @@ TEST_F(Lines, OfStdoutAndStderrMayShareAHandler) {
   EXPECT_EQ(count, 4 * 2002);
 }
 
-TEST_F(Lines, ASlowHandlerNeverBlocksTheChildAndLosesTheOldestOnly) {
+TEST_F(Lines, SlowHandlerLosesTheOldestOnly) {
   asio::io_context context;
   std::vector<std::string> lines;
   Command command =
       telling({"flood", "1000000"}, context.get_executor(), [&](std::string_view line) { lines.emplace_back(line); });
   auto process = Process::spawn(command);
-  const ReapReport report = run(process.reap(30s));  // on a context of its own: the handler's has not run yet
+  const ReapReport report = run(process.reap(30s));  // on a context of its own: the handler's context has not run yet
   context.run();
   ASSERT_GT(lines.size(), 1000u);
   EXPECT_LT(lines.size(), 200000u);
@@ -208,14 +208,14 @@ TEST_F(Lines, ASlowHandlerNeverBlocksTheChildAndLosesTheOldestOnly) {
                                " lines dropped here, their handler was too slow");
   for (std::size_t i = 1; i < lines.size(); ++i)
     ASSERT_EQ(lines[i], "line " + std::to_string(1000000 - lines.size() + i));
-  // The report says it too: it does not look like a success.
+  // The report counts them as well, so that the run does not look complete.
   EXPECT_EQ(report.lost_lines, 1000000 - (lines.size() - 1));
   std::size_t got = 0;
   for (std::size_t i = 1; i < lines.size(); ++i) got += lines[i].size() + 1;
   EXPECT_EQ(report.lost_bytes + got, flooded_bytes(1000000));
 }
 
-TEST_F(Lines, OfAnyLengthComeInPieces) {
+TEST_F(Lines, LongLineArrivesInPieces) {
   asio::io_context context;
   std::size_t total = 0, pieces = 0, longest = 0;
   Command command = telling({"long-line", "500000"}, context.get_executor(), [&](std::string_view line) {
@@ -230,12 +230,12 @@ TEST_F(Lines, OfAnyLengthComeInPieces) {
   EXPECT_EQ(pieces, 8u);
 }
 
-//
-TEST_F(Lines, AGrandchildThatHoldsThePipeDelaysNothing) {
+// A grandchild holds the child's stdout open; neither wait() nor reap() waits for it.
+TEST_F(Lines, GrandchildThatHoldsThePipeDelaysNothing) {
   for (const bool reaped : {false, true}) {
     asio::io_context context;
     std::vector<std::string> lines;
-    // It has left the group, so it lives on.
+    // The grandchild has left the group, so it is not killed.
     Command command = telling({"exit-on", "10", "0", "3", "fork", "new-session", "say-pid", "pause", "end", "pause"},
                               context.get_executor(), [&](std::string_view line) {
                                 lines.emplace_back(line);
@@ -259,8 +259,8 @@ TEST_F(Lines, AGrandchildThatHoldsThePipeDelaysNothing) {
   }
 }
 
-// One that writes without end, too: it finds the pipe closed.
-TEST_F(Lines, AGrandchildThatFloodsThePipeDelaysNothing) {
+// The grandchild writes without end, until it finds the pipe closed.
+TEST_F(Lines, GrandchildThatFloodsThePipeDelaysNothing) {
   asio::io_context context;
   pid_t grandchild = 0;
   Command command =
@@ -278,7 +278,7 @@ TEST_F(Lines, AGrandchildThatFloodsThePipeDelaysNothing) {
   EXPECT_TRUE(soon_gone(grandchild, 10s));
 }
 
-TEST_F(Lines, AHandlerThatThrowsHarmsNothing) {
+TEST_F(Lines, HandlerThatThrowsHarmsNothing) {
   asio::io_context context;
   int calls = 0;
   Command command = telling({"say", "a\nb\nc\n"}, context.get_executor(), [&](std::string_view) {
@@ -290,7 +290,7 @@ TEST_F(Lines, AHandlerThatThrowsHarmsNothing) {
   EXPECT_EQ(calls, 3);
 }
 
-TEST_F(Lines, GoNowhereOnceTheirContextIsGone) {
+TEST_F(Lines, AreDroppedOnceTheirContextIsDestroyed) {
   auto context = std::make_unique<asio::io_context>();
   auto held = std::make_shared<int>(0);
   Command command = telling({"say", "a\n", "sleep", "50", "flood", "20000", "exit", "2"},
@@ -299,11 +299,11 @@ TEST_F(Lines, GoNowhereOnceTheirContextIsGone) {
   context.reset();
   EXPECT_EQ(held.use_count(), 1) << "the handler goes with its context";
   EXPECT_EQ(run(process.wait()).value, 2);
-  auto again = Process::spawn(command);  // the command has outlived it as well
+  auto again = Process::spawn(command);  // the command has outlived the context as well
   EXPECT_EQ(run(again.wait()).value, 2);
 }
 
-TEST_F(Lines, TheirHandlerGoesWithTheLastThatNeedsIt) {
+TEST_F(Lines, HandlerIsDestroyedWithItsLastUser) {
   asio::io_context context;
   auto held = std::make_shared<int>(0);
   {
@@ -317,10 +317,11 @@ TEST_F(Lines, TheirHandlerGoesWithTheLastThatNeedsIt) {
   EXPECT_EQ(held.use_count(), 1);
 }
 
-TEST_F(Lines, GoNowhereOnceTheOwnerOfTheRunningProcessIsGone) {
+TEST_F(Lines, AreDroppedOnceTheOwnerIsDestroyed) {
   asio::io_context context;
   std::vector<std::string> lines;
-  // It stops after the first line, and goes on when its owner goes, for SIGCONT comes after SIGTERM.
+  // The child is suspended after the first line and continues when its owner is destroyed, because SIGCONT follows
+  // SIGTERM.
   Command command = telling({"ignore", "15", "say", "a\n", "raise", "19", "say", "b\n"}, context.get_executor(),
                             [&](std::string_view line) { lines.emplace_back(line); });
   auto process = Process::spawn(command);
@@ -338,7 +339,7 @@ TEST_F(Lines, GoNowhereOnceTheOwnerOfTheRunningProcessIsGone) {
   EXPECT_EQ(lines, std::vector<std::string>{"a"});
 }
 
-TEST_F(Lines, EndRacesTheEndOfTheContext) {
+TEST_F(Lines, EndMayRaceWithTheContextsDestruction) {
   for (int round = 0; round < 50; ++round) {
     Process process;
     {

@@ -1,4 +1,4 @@
-// Lines where the memory for them runs out now and then: what is lost is counted, and what comes is whole.
+// The memory for lines runs out now and then: lost lines are counted, and the lines that arrive are complete.
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -14,7 +14,7 @@
 #include "support/processes.hpp"
 
 namespace {
-std::atomic<unsigned> every{0};  // so many large allocations, one fails
+std::atomic<unsigned> every{0};  // one of this many large allocations fails
 std::atomic<unsigned> large{0}, failed{0};
 
 void* allocated(std::size_t size) {
@@ -42,7 +42,7 @@ using drover::LinesOptions;
 
 class LinesMemory : public Processes {};
 
-TEST_F(LinesMemory, IsMissedOnlyByWhatTheReportCounts) {
+TEST_F(LinesMemory, ShortageLosesOnlyWhatTheReportCounts) {
   constexpr std::size_t total = 300000;
   std::size_t total_bytes = 0;
   for (std::size_t i = 0; i < total; ++i) total_bytes += std::string("line \n").size() + std::to_string(i).size();

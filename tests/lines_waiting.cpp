@@ -36,7 +36,7 @@ Command telling(std::vector<std::string> steps, const asio::any_io_executor& exe
   return command;
 }
 
-/// The child is in one and the same write(2) for a while. False if it ends instead.
+/// Waits until the child has been in the same write(2) for a while. Returns false if the child exits instead.
 bool soon_blocked(const Process& process) {
   std::string before;
   for (int same = 0; same < 20;) {
@@ -50,13 +50,13 @@ bool soon_blocked(const Process& process) {
   return true;
 }
 
-/// The lines that "flood" writes, from the first on.
+/// Expects the lines that "flood" writes, from the first one on.
 void expect_flood(const std::vector<std::string>& lines) {
   for (std::size_t i = 0; i < lines.size(); ++i) ASSERT_EQ(lines[i], "line " + std::to_string(i));
 }
 
-// The handler is far behind, and gets all of it in the end.
-TEST_F(WaitingLines, LoseNothing) {
+// The handler is far behind and receives all lines in the end.
+TEST_F(WaitingLines, AllReachASlowHandler) {
   asio::io_context context;
   std::vector<std::string> lines;
   auto process = Process::spawn(
@@ -69,8 +69,8 @@ TEST_F(WaitingLines, LoseNothing) {
   expect_flood(lines);
 }
 
-// A handler on several threads that serves several processes, and is slower than any of them.
-TEST_F(WaitingLines, OfManyProcessesShareAHandler) {
+// A handler on several threads serves several processes and is slower than any of them.
+TEST_F(WaitingLines, OfManyProcessesMayShareAHandler) {
   asio::thread_pool pool(4);
   std::atomic<int> count{0};
   Command command =
@@ -87,7 +87,7 @@ TEST_F(WaitingLines, OfManyProcessesShareAHandler) {
   EXPECT_EQ(count, 4 * 200002);
 }
 
-// Nobody runs the handler's executor; the process is brought to its end as if it had no lines.
+// The handler's executor does not run; the process is ended as if it had no lines.
 TEST_F(WaitingLines, DelayNoReap) {
   asio::io_context context;
   std::vector<std::string> lines;
@@ -104,13 +104,13 @@ TEST_F(WaitingLines, DelayNoReap) {
   EXPECT_GE(bytes, Stdio::max_pending);
   EXPECT_LE(bytes, Stdio::max_pending + 3 * 64 * 1024);
   ASSERT_FALSE(lines.empty());
-  lines.pop_back();  // cut
+  lines.pop_back();  // cut off
   expect_flood(lines);
   EXPECT_EQ(report.lost_lines, 0u);
 }
 
-// More than may wait is written, and the process exits: the rest is in the pipe.
-TEST_F(WaitingLines, AtTheExitAreDeliveredFromThePipe) {
+// The child writes more than may be pending and exits: the rest is in the pipe.
+TEST_F(WaitingLines, LeftInThePipeAtTheExitAreDelivered) {
   int count = 0;
   for (std::size_t bytes = 0; bytes < Stdio::max_pending + 48 * 1024; ++count)
     bytes += std::string("line \n").size() + std::to_string(count).size();
@@ -125,14 +125,14 @@ TEST_F(WaitingLines, AtTheExitAreDeliveredFromThePipe) {
   expect_flood(lines);
 }
 
-TEST_F(WaitingLines, DoNotHoldTheChildOfAGoneContext) {
+TEST_F(WaitingLines, DoNotBlockTheChildOfADestroyedContext) {
   auto context = std::make_unique<asio::io_context>();
   auto process =
       Process::spawn(telling({"flood", "1000000", "exit", "2"}, context->get_executor(), [](std::string_view) {}));
   EXPECT_TRUE(soon_blocked(process));
   context.reset();
   EXPECT_EQ(run(process.wait()).value, 2);
-  // Where the context is gone before there is a line, too.
+  // The same if the context is destroyed before the first line.
   context = std::make_unique<asio::io_context>();
   Command command = telling({"flood", "1000000", "exit", "2"}, context->get_executor(), [](std::string_view) {});
   context.reset();
@@ -140,8 +140,8 @@ TEST_F(WaitingLines, DoNotHoldTheChildOfAGoneContext) {
   EXPECT_EQ(run(again.wait()).value, 2);
 }
 
-// Its SIGTERM is ignored, so that it gets to its own end.
-TEST_F(WaitingLines, DoNotHoldTheChildOfAGoneOwner) {
+// The child ignores SIGTERM, so that it exits by itself.
+TEST_F(WaitingLines, DoNotBlockTheChildOfADestroyedOwner) {
   asio::io_context context;
   ReadPipe pipe;
   Command command = child({"ignore", "15", "flood", "1000000", "err", "x"});

@@ -1,4 +1,4 @@
-// Programs that close all descriptors, as daemons do, or one that is not theirs: see support/lossy_host.cpp.
+// Programs that close all descriptors, as daemons do, or one that they do not own: see support/lossy_host.cpp.
 #include <gtest/gtest.h>
 #include <string>
 #include <tuple>
@@ -12,7 +12,7 @@ namespace {
 
 using namespace support;
 
-class LostDescriptors : public Processes {
+class LostDescriptor : public Processes {
  protected:
   struct Outcome {
     ExitStatus exit;
@@ -26,7 +26,7 @@ class LostDescriptors : public Processes {
     command.program = DROVER_HELPER_LOSSY_HOST;
     command.args = std::move(words);
     command.out = pipe.stdio();
-    // In a copy made by fork() a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
+    // In a forked copy a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
     command.env = {{"ASAN_OPTIONS", "detect_leaks=0"}, {"TSAN_OPTIONS", "die_after_fork=0"}};
     const auto start = Clock::now();
     auto process = Process::spawn(command);
@@ -38,8 +38,8 @@ class LostDescriptors : public Processes {
   }
 };
 
-// The program, or a copy made by fork(), closes everything and may open files of its own before it spawns.
-TEST_F(LostDescriptors, AChildsStdinIsStillTheNullDevice) {
+// The program or a forked copy of it closes all descriptors and may open files of its own before it spawns.
+TEST_F(LostDescriptor, LeavesAChildItsNullDevice) {
   for (const std::string where : {"here", "copy"}) {
     for (const std::string then : {"opens", "spawns"}) {
       const auto outcome = host({"null-device", where, then});
@@ -49,10 +49,11 @@ TEST_F(LostDescriptors, AChildsStdinIsStillTheNullDevice) {
   }
 }
 
-class LosingOne : public LostDescriptors, public ::testing::WithParamInterface<std::tuple<std::string, std::string>> {};
+class EachLostDescriptor : public LostDescriptor,
+                           public ::testing::WithParamInterface<std::tuple<std::string, std::string>> {};
 
-// Each descriptor that drover has, one after the other and then all of them, is closed or becomes a file of the host's.
-TEST_P(LosingOne, DelaysNoReapAndDisturbsNoFileOfTheHosts) {
+// Each of drover's descriptors, one after another and then all of them, is closed or becomes a file of the program.
+TEST_P(EachLostDescriptor, DelaysNoReapAndDisturbsNoFile) {
   const auto& [kind, moment] = GetParam();
   int index = -1;
   for (;; ++index) {
@@ -60,16 +61,16 @@ TEST_P(LosingOne, DelaysNoReapAndDisturbsNoFileOfTheHosts) {
     if (outcome.exit == ExitStatus{ExitStatus::Kind::exited, 9, false}) break;
     EXPECT_TRUE(outcome.exit.success()) << index << " " << outcome.exit.to_string();
   }
-  EXPECT_GE(index, 3);  // the reaper's two, a pipe, and a pidfd where there are any
+  EXPECT_GE(index, 3);  // the reaper thread's two, a pipe, and a pidfd if there are pidfds
 }
 
-INSTANTIATE_TEST_SUITE_P(WhateverBecomesOfIt, LosingOne,
+INSTANTIATE_TEST_SUITE_P(InEachWayAndAtEachTime, EachLostDescriptor,
                          ::testing::Combine(::testing::Values("closed", "exhausted", "epoll", "timer", "event", "pidfd",
                                                               "pipe"),
                                             ::testing::Values("before", "patience", "grace")));
 
-// Nothing is asked of drover after the loss.
-TEST_F(LostDescriptors, AnEndThatIsWaitedForIsSeenWithinTenSeconds) {
+// No operation is called after the loss.
+TEST_F(LostDescriptor, DelaysAnAwaitedExitByTenSeconds) {
   for (const std::string how : {"closed", "replaced"}) {
     const auto outcome = host({"ends", how});
     EXPECT_TRUE(outcome.exit.success()) << how << " " << outcome.exit.to_string();

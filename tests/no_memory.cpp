@@ -1,4 +1,4 @@
-// Allocations that fail on the reaper's thread: each single one of a scenario, and many in a row.
+// Allocations that fail on the reaper thread: each single one of a scenario, and many in a row.
 #include <atomic>
 #include <cstdlib>
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@
 
 namespace {
 
-std::atomic<int> spared{0};  // so many succeed first
+std::atomic<int> spared{0};  // this many succeed first
 std::atomic<int> failures_left{0};
 std::atomic<int> failures{0};
 
@@ -42,7 +42,7 @@ void* operator new(std::size_t size) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
-// Asio's memory for what is posted.
+// Asio allocates the functions that are posted with this.
 extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
   void* memory = nullptr;
   return fails() || ::posix_memalign(&memory, alignment, size) != 0 ? nullptr : memory;
@@ -52,9 +52,9 @@ namespace {
 
 using namespace support;
 
-class NoMemory : public Processes {
+class OutOfMemory : public Processes {
  protected:
-  /// Calls `scenario` with each one of the allocations failing, and the `many` that follow it.
+  /// Calls `scenario` once for each allocation, which fails together with the next ones, `many` in all.
   template <class Scenario>
   static void sweep(Scenario scenario) {
     for (const int many : {1, 2, 10}) {
@@ -72,8 +72,8 @@ class NoMemory : public Processes {
   }
 };
 
-// The waiting context sleeps, so that the ends are seen by the reaper's thread.
-TEST_F(NoMemory, EveryWaiterOfAProcessIsTold) {
+// The waiting context sleeps, so that the reaper thread sees the exits.
+TEST_F(OutOfMemory, StillCompletesEveryWaiter) {
   sweep([] {
     asio::io_context context;
     int told = 0, lines = 0;
@@ -104,14 +104,14 @@ asio::awaitable<void> worker_that_dies(asio::any_io_executor executor) {
   EXPECT_EQ(report.exit, (ExitStatus{ExitStatus::Kind::signaled, SIGKILL, false}));
 }
 
-TEST_F(NoMemory, AWorkersEndIsTold) {
+TEST_F(OutOfMemory, StillReportsTheExitOfAWorker) {
   sweep([] {
     asio::io_context context;
     run(context, worker_that_dies(context.get_executor()));
   });
 }
 
-// SIGTERM is sent, and its event posted, by the reaper's thread.
+// The reaper thread sends SIGTERM and posts its event.
 asio::awaitable<void> listened_worker(asio::any_io_executor executor) {
   using Kind = drover::Event::Kind;
   std::vector<Kind> kinds;
@@ -131,7 +131,7 @@ asio::awaitable<void> listened_worker(asio::any_io_executor executor) {
   EXPECT_EQ(kinds, all);
 }
 
-TEST_F(NoMemory, LosesNoEvent) {
+TEST_F(OutOfMemory, LosesNoEvent) {
   sweep([] {
     asio::io_context context;
     run(context, listened_worker(context.get_executor()));
@@ -149,7 +149,7 @@ asio::awaitable<void> pool_of_mortals() {
     for (int tries = 0; sum == 0 && tries < 100; ++tries) {
       try {
         sum = co_await pool.call<int>("add", 1, 2L);
-      } catch (const drover::Error& error) {  // it was sent before the pool knew
+      } catch (const drover::Error& error) {  // the call was sent before the pool knew of the exit
         EXPECT_EQ(error.code(), drover::Errc::worker_exited) << error.what();
       }
     }
@@ -159,7 +159,7 @@ asio::awaitable<void> pool_of_mortals() {
   EXPECT_EQ(reports.size(), 2u);
 }
 
-TEST_F(NoMemory, APoolReplacesWhatDies) {
+TEST_F(OutOfMemory, StillReplacesCrashedWorkers) {
   sweep([] { run(pool_of_mortals()); });
 }
 

@@ -1,4 +1,4 @@
-// What decides in the parent, as data: which worker, which replacement; and the checks of the options.
+// The decisions in the parent, as data: which worker, which replacement; and the checks of the options.
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -30,12 +30,12 @@ constexpr Clock::time_point zero{};
 
 // ---- the balancer ---------------------------------------------------------------------------------------------------
 
-TEST(Balancer, NobodyIsChosenAmongNone) {
+TEST(Balancer, ChoosesNothingFromAnEmptyList) {
   EXPECT_EQ(least_loaded({}), std::nullopt);
   EXPECT_EQ(least_loaded({}, 5), std::nullopt);
 }
 
-TEST(Balancer, PassesOverThoseThatAreFullOrNotReady) {
+TEST(Balancer, SkipsWorkersThatAreFullOrNotReady) {
   const std::array loads{Load{.ready = false, .in_flight = 0, .capacity = 4},
                          Load{.ready = true, .in_flight = 1, .capacity = 1},
                          Load{.ready = true, .in_flight = 3, .capacity = 4}};
@@ -43,7 +43,7 @@ TEST(Balancer, PassesOverThoseThatAreFullOrNotReady) {
   EXPECT_EQ(least_loaded(std::span(loads).first(2)), std::nullopt);
 }
 
-TEST(Balancer, EqualsTakeTurns) {
+TEST(Balancer, EquallyLoadedWorkersTakeTurns) {
   const std::vector<Load> loads(3, Load{.ready = true, .in_flight = 2, .capacity = 4});
   EXPECT_EQ(least_loaded(loads, 0), 0U);
   EXPECT_EQ(least_loaded(loads, 1), 1U);
@@ -51,7 +51,6 @@ TEST(Balancer, EqualsTakeTurns) {
   EXPECT_EQ(least_loaded(loads, 3), 0U);
 }
 
-// L-08
 TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
   std::mt19937 random(3);
   for (int round = 0; round < 20000; ++round) {
@@ -82,7 +81,7 @@ RestartPolicy policy(std::size_t max, Duration within, Duration backoff, Duratio
 using Death = Supervisor::Death;
 using Decision = Supervisor::Decision;
 
-TEST(Supervisor, GivesUpAfterOneDeathTooMany) {
+TEST(Supervisor, GivesUpAfterTooManyCrashes) {
   Supervisor supervisor(policy(3, 10s, 50ms, 5s));
   for (int i = 0; i < 3; ++i) EXPECT_FALSE(supervisor.died(zero + i * 1s, {}).gives_up);
   EXPECT_FALSE(supervisor.gave_up());
@@ -90,7 +89,7 @@ TEST(Supervisor, GivesUpAfterOneDeathTooMany) {
   EXPECT_TRUE(supervisor.gave_up());
 }
 
-TEST(Supervisor, GoesOnTryingOnceItHasGivenUp) {
+TEST(Supervisor, KeepsTryingAfterItHasGivenUp) {
   Supervisor supervisor(policy(0, 10s, 50ms, 5s));
   EXPECT_TRUE(supervisor.died(zero, {}).gives_up);
   for (const Death death : {Death{}, Death{.graceful = true}, Death{.asked_for = true}})
@@ -98,7 +97,7 @@ TEST(Supervisor, GoesOnTryingOnceItHasGivenUp) {
   EXPECT_TRUE(supervisor.gave_up());
 }
 
-TEST(Supervisor, RecoversWithAWorkerThatProvesItself) {
+TEST(Supervisor, RecoversWhenAWorkerProvesItself) {
   Supervisor supervisor(policy(1, 10s, 50ms, 5s));
   EXPECT_FALSE(supervisor.proved_itself());
   supervisor.died(zero, {});
@@ -109,23 +108,23 @@ TEST(Supervisor, RecoversWithAWorkerThatProvesItself) {
   EXPECT_EQ(supervisor.died(zero, {}), (Decision{.delay = 50ms})) << "it counts anew";
 }
 
-TEST(Supervisor, CountsNoDeathOfAWorkerThatHadServed) {
+TEST(Supervisor, IgnoresCrashesOfWorkersThatHadServed) {
   Supervisor supervisor(policy(1, 10s, 50ms, 5s));
   for (int i = 0; i < 100; ++i) EXPECT_EQ(supervisor.died(zero, {.served = true}), (Decision{.delay = 50ms}));
   EXPECT_FALSE(supervisor.gave_up());
 }
 
-TEST(Supervisor, CountsNoEndThatWasAskedForOrGraceful) {
+TEST(Supervisor, IgnoresRequestedAndGracefulExits) {
   Supervisor supervisor(policy(0, 10s, 50ms, 5s));
   EXPECT_EQ(supervisor.died(zero, {.asked_for = true}), Decision{});
   EXPECT_EQ(supervisor.died(zero, {.served = true, .asked_for = true}), Decision{});
   EXPECT_EQ(supervisor.died(zero, {.served = true, .graceful = true}), Decision{});
-  // One that ends itself as soon as it is ready must not be replaced in a busy loop.
+  // A worker that exits as soon as it is ready must not be replaced in a busy loop.
   EXPECT_EQ(supervisor.died(zero, {.graceful = true}), (Decision{.delay = 50ms}));
   EXPECT_FALSE(supervisor.gave_up());
 }
 
-TEST(Supervisor, ForgetsDeathsThatAreLongAgo) {
+TEST(Supervisor, ForgetsOldCrashes) {
   Supervisor supervisor(policy(2, 10s, 50ms, 5s));
   for (int i = 0; i < 100; ++i) EXPECT_FALSE(supervisor.died(zero + i * 5s, {}).gives_up) << i;
 }
@@ -156,8 +155,8 @@ TEST(Supervisor, DoesNotOverflowWithExtremeDelays) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(none.died(zero, {}), Decision{}) << "nothing is ever within no time";
 }
 
-// Every state with every kind of death: who counts, who waits, who gives up.
-TEST(Supervisor, DecidesEveryDeathInEveryState) {
+// Every state with every kind of exit: which exits count, which ones delay the replacement, which one gives up.
+TEST(Supervisor, DecidesEveryExitInEveryState) {
   for (const bool given_up : {false, true})
     for (const bool last_one : {false, true})
       for (unsigned kind = 0; kind < 8; ++kind) {
@@ -188,8 +187,7 @@ std::string refusal(const std::function<void(Options&)>& spoil) {
   return "";
 }
 
-// W-01
-TEST(Options, OfAWorkerAreCheckedAndTheRefusalNamesTheOption) {
+TEST(WorkerOptions, ErrorNamesTheInvalidOption) {
   using Worker = drover::WorkerOptions;
   const auto names = [](const char* option, const std::function<void(Worker&)>& spoil) {
     EXPECT_NE(refusal<Worker>(spoil).find(option), std::string::npos) << option << ": " << refusal<Worker>(spoil);
@@ -204,7 +202,7 @@ TEST(Options, OfAWorkerAreCheckedAndTheRefusalNamesTheOption) {
   names("stop_margin", [](Worker& o) { o.stop_margin = Duration::min(); });
 }
 
-TEST(Options, OfAPoolAreCheckedAndTheRefusalNamesTheOption) {
+TEST(PoolOptions, ErrorNamesTheInvalidOption) {
   using Pool = drover::PoolOptions;
   const auto names = [](const char* option, const std::function<void(Pool&)>& spoil) {
     EXPECT_NE(refusal<Pool>(spoil).find(option), std::string::npos) << option << ": " << refusal<Pool>(spoil);
@@ -220,18 +218,18 @@ TEST(Options, OfAPoolAreCheckedAndTheRefusalNamesTheOption) {
   names("max_in_flight", [](Pool& o) { o.worker.max_in_flight = 0; });
 }
 
-TEST(Options, OfACallAreChecked) {
+TEST(CallOptions, RefuseNegativeTimes) {
   EXPECT_EQ(refusal<drover::CallOptions>([](drover::CallOptions&) {}), "");
   EXPECT_NE(refusal<drover::CallOptions>([](drover::CallOptions& o) { o.deadline = -1ms; }), "");
   EXPECT_NE(refusal<drover::CallOptions>([](drover::CallOptions& o) { o.kill_after = -1ms; }), "");
 }
 
-TEST(RoutineName, IsNoNullPointer) {
+TEST(RoutineName, RefusesANullPointer) {
   const char* const none = nullptr;
   EXPECT_THROW(drover::RoutineName{none}, std::invalid_argument);
 }
 
-TEST(RoutineName, ComesFromStringsOnly) {
+TEST(RoutineName, ConvertsFromStringsOnly) {
   static_assert(std::convertible_to<const char*, drover::RoutineName>);
   static_assert(std::convertible_to<std::string, drover::RoutineName>);
   static_assert(std::convertible_to<std::string_view, drover::RoutineName>);

@@ -29,7 +29,10 @@ namespace {
 using namespace support;
 using Kind = ExitStatus::Kind;
 
-class Processing : public Processes {};
+class Wait : public Processes {};
+
+class Spawn : public Processes {};
+class ProcessObject : public Processes {};
 
 static_assert(std::is_default_constructible_v<Process> && std::is_nothrow_move_constructible_v<Process> &&
               std::is_nothrow_move_assignable_v<Process> && !std::is_copy_constructible_v<Process>);
@@ -40,8 +43,7 @@ ExitStatus status_of(std::vector<std::string> steps) {
   return run(process.wait());
 }
 
-// P-04
-TEST_F(Processing, ExitsAndSignalsAreToldApart) {
+TEST_F(Wait, DistinguishesExitsFromSignals) {
   EXPECT_EQ(status_of({"exit", "9"}), (ExitStatus{Kind::exited, 9, false}));
   EXPECT_EQ(status_of({"exit", "137"}), (ExitStatus{Kind::exited, 137, false}));
   EXPECT_EQ(status_of({"raise", "9"}), (ExitStatus{Kind::signaled, SIGKILL, false}));
@@ -49,8 +51,8 @@ TEST_F(Processing, ExitsAndSignalsAreToldApart) {
   EXPECT_EQ(status_of({"raise", "34"}), (ExitStatus{Kind::signaled, 34, false}));
 }
 
-// P-04: against what waitid() itself says of the same death, since whether cores are written is the machine's affair.
-TEST_F(Processing, ACoreDumpIsTold) {
+// Compared with the report of waitid() for the same exit, since it depends on the machine whether cores are written.
+TEST_F(Wait, ReportsACoreDump) {
   const auto folder = std::filesystem::temp_directory_path() / ("drover-core-" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
   Command command = child({"allow-core", "raise", std::to_string(SIGQUIT)});
@@ -67,8 +69,8 @@ TEST_F(Processing, ACoreDumpIsTold) {
   std::filesystem::remove_all(folder);
 }
 
-// P-02, P-03: what a child of a host that is clean gets; tests/hosts.cpp has the others.
-TEST_F(Processing, ADescriptorThatTheHostLeavesOpenIsNotPassedOn) {
+// A child of a program in good order; tests/hosts.cpp has the other programs.
+TEST_F(Spawn, PassesNoDescriptorsThatAreLeftOpen) {
   std::vector<UniqueFd> leaked;
   for (int i = 0; i < 200; ++i) leaked.emplace_back(::fcntl(0, F_DUPFD, 3));
   ReadPipe pipe;
@@ -79,8 +81,7 @@ TEST_F(Processing, ADescriptorThatTheHostLeavesOpenIsNotPassedOn) {
   run(process.wait());
 }
 
-// P-03
-TEST_F(Processing, BlockedAndIgnoredSignalsAreNotPassedOn) {
+TEST_F(Spawn, ResetsBlockedAndIgnoredSignals) {
   sigset_t mask, before;
   ::sigemptyset(&mask);
   for (const int signo : {SIGTERM, SIGCHLD, SIGRTMIN + 3}) ::sigaddset(&mask, signo);
@@ -105,8 +106,7 @@ TEST_F(Processing, BlockedAndIgnoredSignalsAreNotPassedOn) {
   run(process.wait());
 }
 
-// P-05
-TEST_F(Processing, ASignalIgnoredByTheHostMakesTheStatusUnknown) {
+TEST_F(Wait, IgnoredSigchldMakesTheStatusUnknown) {
   const auto before = ::signal(SIGCHLD, SIG_IGN);
   EXPECT_EQ(status_of({"exit", "0"}).kind, Kind::unknown);
   ReadPipe pipe;
@@ -122,8 +122,7 @@ TEST_F(Processing, ASignalIgnoredByTheHostMakesTheStatusUnknown) {
   ::signal(SIGCHLD, before);
 }
 
-// P-05
-TEST_F(Processing, AThreadThatStealsStatusesMakesThemUnknownButNeverZero) {
+TEST_F(Wait, StolenStatusIsUnknownAndNeverZero) {
   std::atomic<bool> over{false};
   std::thread thief([&] {
     int status = 0;
@@ -138,8 +137,7 @@ TEST_F(Processing, AThreadThatStealsStatusesMakesThemUnknownButNeverZero) {
   thief.join();
 }
 
-// P-06
-TEST_F(Processing, ManyAreAwaitedAtOnceAndOneByMany) {
+TEST_F(Wait, WorksForManyProcessesAndManyWaiters) {
   asio::io_context context;
   std::vector<int> codes;
   std::vector<ExitStatus> same;
@@ -164,8 +162,7 @@ TEST_F(Processing, ManyAreAwaitedAtOnceAndOneByMany) {
   EXPECT_EQ(same, std::vector(2, ExitStatus{Kind::exited, 42, false}));
 }
 
-// P-07
-TEST_F(Processing, CancellingAWaitEndsTheWaitOnly) {
+TEST_F(Wait, CancelledLeavesTheProcessRunning) {
   asio::io_context context;
   Command command = child({"pause"});
   auto process = Process::spawn(command);
@@ -189,8 +186,7 @@ TEST_F(Processing, CancellingAWaitEndsTheWaitOnly) {
   EXPECT_EQ(run(process.reap(0s)).exit, (ExitStatus{Kind::signaled, SIGTERM, false}));
 }
 
-// P-08
-TEST_F(Processing, SignallingWhatHasEndedDoesNothing) {
+TEST_F(ProcessObject, SignalAfterTheExitDoesNothing) {
   Command command = child({"pause"});
   auto process = Process::spawn(command);
   EXPECT_THROW(process.signal(12345), std::system_error);
@@ -203,8 +199,7 @@ TEST_F(Processing, SignallingWhatHasEndedDoesNothing) {
   EXPECT_EQ(process.exit_status()->value, SIGUSR1);
 }
 
-// P-08
-TEST_F(Processing, AWaitThatIsPendingWhileAnotherReapsEndsOnce) {
+TEST_F(Wait, CompletesOnceDuringAReap) {
   asio::io_context context;
   Command command = child({"pause"});
   auto process = Process::spawn(command);
@@ -218,8 +213,7 @@ TEST_F(Processing, AWaitThatIsPendingWhileAnotherReapsEndsOnce) {
   EXPECT_EQ(ends, 1);
 }
 
-// P-09
-TEST_F(Processing, ManyShortOnesAreAllToldRight) {
+TEST_F(Wait, ReportsManyShortProcessesCorrectly) {
   asio::io_context context;
   int next = 0, wrong = 0;
   auto link = [&]() -> asio::awaitable<void> {
@@ -236,13 +230,13 @@ TEST_F(Processing, ManyShortOnesAreAllToldRight) {
   EXPECT_EQ(wrong, 0);
 }
 
-TEST_F(Processing, AnEmptyOneDoesNotRun) {
+TEST_F(ProcessObject, EmptyOneIsNotRunning) {
   Process process;
   EXPECT_EQ(process.pid(), 0);
   EXPECT_FALSE(process.running());
   EXPECT_FALSE(process.exit_status());
   process.signal(SIGTERM);
-  EXPECT_EQ(run(process.reap()).exit.kind, Kind::unknown);  // never started, at once
+  EXPECT_EQ(run(process.reap()).exit.kind, Kind::unknown);  // returns at once, since it was never started
   try {
     run(process.wait());
     ADD_FAILURE() << "waited";
@@ -251,7 +245,7 @@ TEST_F(Processing, AnEmptyOneDoesNotRun) {
   }
 }
 
-TEST_F(Processing, MovingDisturbsNothingThatWaits) {
+TEST_F(ProcessObject, MoveDisturbsNoWaiter) {
   asio::io_context context;
   Command command = child({"await-input", "exit", "5"});
   ReadPipe pipe;
@@ -265,12 +259,12 @@ TEST_F(Processing, MovingDisturbsNothingThatWaits) {
   context.restart();
   context.run();
   EXPECT_EQ(value, SIGUSR2);
-  moved = Process::spawn(command);  // takes the place of one that has ended
+  moved = Process::spawn(command);  // replaces a process that has exited
   EXPECT_EQ(run(moved.wait()).value, 5);
 }
 
-// Every descriptor that spawn needs is once the one that there is none left for.
-TEST_F(Processing, WithoutDescriptorsLeftSpawnFailsAndLeaksNothing) {
+// For each descriptor that spawn needs, there is a round in which that descriptor cannot be created.
+TEST_F(Spawn, FailsCleanlyAtEachMissingDescriptor) {
   asio::io_context context;
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
@@ -305,10 +299,10 @@ TEST_F(Processing, WithoutDescriptorsLeftSpawnFailsAndLeaksNothing) {
     EXPECT_EQ(run(process.wait()), (ExitStatus{Kind::exited, 3, false}));
   }
   EXPECT_TRUE(started);
-  EXPECT_GE(failures, 5);  // stdin, and two ends each of two pipes
+  EXPECT_GE(failures, 5);  // stdin, and both ends of two pipes
 }
 
-TEST_F(Processing, AStoppedProcessSaysWhichSignalHasStoppedIt) {
+TEST_F(ProcessObject, ReportsTheSignalThatSuspendedIt) {
   auto process = Process::spawn(child({"say", "x", "raise", "19", "raise", "20", "pause"}));
   for (const int signo : {SIGSTOP, SIGTSTP}) {
     await_stopped(process.pid());

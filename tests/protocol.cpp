@@ -1,4 +1,4 @@
-// What frames say, and what a worker finds in its environment.
+// The contents of frames, and the environment of a worker.
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,14 +10,14 @@ namespace {
 
 using namespace drover::detail;
 
-TEST(Protocol, AHellosIdTellsItsVersionAndNothingElseIsOne) {
+TEST(Protocol, IdOfHelloCarriesTheVersion) {
   EXPECT_EQ(hello_version(hello_id()), protocol_version);
   EXPECT_EQ(hello_version(hello_id(7)), 7u);
   EXPECT_EQ(hello_version(1), std::nullopt);
   EXPECT_EQ(hello_version(~std::uint64_t{0}), std::nullopt);
 }
 
-TEST(Protocol, HelloTravels) {
+TEST(Protocol, HelloComesBackUnchanged) {
   ByteBuffer bytes;
   drover::Encoder(bytes).put(Hello{"1.2.3", {"square", "echo"}});
   const Hello hello = decode_hello(bytes.view());
@@ -36,7 +36,7 @@ std::string refusal_of_hello(const Hello& hello, std::size_t cut = 0) {
   }
 }
 
-TEST(Protocol, HelloHasABoundedNumberOfRoutines) {
+TEST(Protocol, HelloBoundsTheNumberOfRoutines) {
   EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(max_routines, std::string(64, 'x'))}), "");
   const std::string text = "it announces 1000000 routines, at most 16384 are allowed";
   EXPECT_EQ(refusal_of_hello({"1", std::vector<std::string>(1000000)}), text);
@@ -46,7 +46,7 @@ TEST(Protocol, HelloHasABoundedNumberOfRoutines) {
   EXPECT_NE(refusal_of_hello({"1", {"a"}}, 1), "");
 }
 
-TEST(Protocol, PlainBodiesTravelAndOtherSizesAreRefused) {
+TEST(Protocol, BodiesOfAnotherSizeAreRefused) {
   const StopBody stop{.drain_until = 5, .end_by = never};
   const auto bytes = encode_body(stop);
   const auto back = decode_body<StopBody>(bytes);
@@ -72,14 +72,14 @@ WorkerEnvironment sample() {
           .name = "image worker, 1 = best"};
 }
 
-TEST(Protocol, TheEnvironmentSurvivesItsText) {
+TEST(Protocol, EnvironmentComesBackUnchanged) {
   EXPECT_EQ(WorkerEnvironment::parse(sample().to_string()), sample());
   WorkerEnvironment nameless = sample();
   nameless.name.clear();
   EXPECT_EQ(WorkerEnvironment::parse(nameless.to_string()), nameless);
 }
 
-TEST(Protocol, MalformedEnvironmentsAreRefused) {
+TEST(Protocol, MalformedEnvironmentIsRefused) {
   const std::string text = sample().to_string();
   const std::size_t name_at = text.find("image");
   for (std::size_t size = 0; size < name_at; ++size) EXPECT_FALSE(WorkerEnvironment::parse(text.substr(0, size)));
@@ -88,7 +88,7 @@ TEST(Protocol, MalformedEnvironmentsAreRefused) {
         "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 x", " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"})
     EXPECT_FALSE(WorkerEnvironment::parse(bad)) << bad;
   EXPECT_TRUE(WorkerEnvironment::parse("1 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"));
-  // A worker of another version has to know that it is one, or its main() would go on as if it were the program's.
+  // A worker of another version must know that it is a worker, or its main() would go on as if it were the parent's.
   EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 1 1 1 0 x"));
 }
 

@@ -35,9 +35,9 @@ using Kind = ExitStatus::Kind;
 const ExitStatus by_sigterm{Kind::signaled, SIGTERM, false};
 const ExitStatus by_sigkill{Kind::signaled, SIGKILL, false};
 
-class Reaping : public Processes {};
+class Reap : public Processes {};
 
-/// A child that has done its steps up to `say x`.
+/// A child that has completed its steps up to `say x`.
 Process started(std::vector<std::string> steps) {
   ReadPipe pipe;
   Command command = child(std::move(steps));
@@ -47,7 +47,7 @@ Process started(std::vector<std::string> steps) {
   return process;
 }
 
-/// Gone for good, and not left to be collected.
+/// Waits until the process has exited and its status has been collected.
 bool soon_reaped(pid_t pid, Duration bound) {
   const auto until = Clock::now() + bound;
   while (::kill(pid, 0) == 0) {
@@ -57,8 +57,7 @@ bool soon_reaped(pid_t pid, Duration bound) {
   return true;
 }
 
-//
-TEST_F(Reaping, WhatEndsByItselfInTimeGetsNoSignal) {
+TEST_F(Reap, SendsNoSignalWithinThePatience) {
   auto process = started({"say", "x", "sleep", "300", "exit", "4"});
   const auto start = Clock::now();
   const auto report = run(process.reap(5s));
@@ -70,8 +69,7 @@ TEST_F(Reaping, WhatEndsByItselfInTimeGetsNoSignal) {
   EXPECT_LE(report.elapsed, since(start));
 }
 
-//
-TEST_F(Reaping, WithoutPatienceSigtermComesAtOnceAndHasItsGrace) {
+TEST_F(Reap, WithoutPatienceTerminatesAtOnce) {
   auto process = started({"exit-on", "15", "600", "6", "say", "x", "pause"});
   const auto start = Clock::now();
   const auto report = run(process.reap(0s));
@@ -82,8 +80,7 @@ TEST_F(Reaping, WithoutPatienceSigtermComesAtOnceAndHasItsGrace) {
   EXPECT_FALSE(report.killed);
 }
 
-//
-TEST_F(Reaping, WhatIgnoresSigtermIsKilledAfterPatienceAndGrace) {
+TEST_F(Reap, KillsAfterPatienceAndTermGrace) {
   auto process = started({"ignore", "15", "say", "x", "pause"});
   const auto start = Clock::now();
   const auto report = run(process.reap({.patience = 200ms, .term_grace = 300ms}));
@@ -94,8 +91,7 @@ TEST_F(Reaping, WhatIgnoresSigtermIsKilledAfterPatienceAndGrace) {
   EXPECT_TRUE(report.killed);
 }
 
-//
-TEST_F(Reaping, WhatIsStoppedAgainAndIgnoresSigtermIsKilledToo) {
+TEST_F(Reap, KillsAProcessThatSuspendsItself) {
   auto process = started({"ignore", "15", "say", "x", "raise", "19", "raise", "19", "raise", "19"});
   await_stopped(process.pid());
   const auto start = Clock::now();
@@ -106,8 +102,7 @@ TEST_F(Reaping, WhatIsStoppedAgainAndIgnoresSigtermIsKilledToo) {
   EXPECT_TRUE(report.killed);
 }
 
-//
-TEST_F(Reaping, AStoppedOneIsWokenToActOnSigterm) {
+TEST_F(Reap, WakesASuspendedProcessForSigterm) {
   auto process = started({"exit-on", "15", "0", "8", "say", "x", "raise", "19", "pause"});
   await_stopped(process.pid());
   const auto report = run(process.reap(0s));
@@ -116,8 +111,7 @@ TEST_F(Reaping, AStoppedOneIsWokenToActOnSigterm) {
   EXPECT_FALSE(report.killed);
 }
 
-//
-TEST_F(Reaping, TheDeadAreReapedAtOnceAndReportedAgain) {
+TEST_F(Reap, OfExitedProcessReturnsTheSameReport) {
   auto process = Process::spawn(child({"exit", "3"}));
   siginfo_t info{};
   ::waitid(P_PID, static_cast<id_t>(process.pid()), &info, WEXITED | WNOWAIT);
@@ -131,7 +125,7 @@ TEST_F(Reaping, TheDeadAreReapedAtOnceAndReportedAgain) {
             std::tie(second.exit, second.terminated, second.killed, second.elapsed));
 }
 
-TEST_F(Reaping, TwoAtOnceGetOneReportAndTheShorterBound) {
+TEST_F(Reap, ConcurrentReapsShareTheShortestPatience) {
   asio::io_context context;
   auto process = started({"say", "x", "pause"});
   std::vector<ReapReport> reports;
@@ -150,13 +144,13 @@ TEST_F(Reaping, TwoAtOnceGetOneReportAndTheShorterBound) {
   }
 }
 
-TEST_F(Reaping, BeginsWhenCalledNotWhenAwaited) {
+TEST_F(Reap, BeginsWhenCalledNotWhenAwaited) {
   auto process = started({"say", "x", "pause"});
   static_cast<void>(process.reap(0s));
   EXPECT_EQ(run(process.wait()), by_sigterm);
 }
 
-TEST_F(Reaping, NegativeBoundsAreRefusedAndHarmNothing) {
+TEST_F(Reap, RefusesNegativeBounds) {
   auto process = started({"say", "x", "pause"});
   EXPECT_THROW(static_cast<void>(process.reap(-1ns)), std::invalid_argument);
   EXPECT_THROW(static_cast<void>(process.reap({.patience = 0s, .term_grace = -1ns})), std::invalid_argument);
@@ -164,16 +158,15 @@ TEST_F(Reaping, NegativeBoundsAreRefusedAndHarmNothing) {
   EXPECT_EQ(run(process.reap(0s)).exit, by_sigterm);
 }
 
-//
-TEST_F(Reaping, GrandchildrenAreGoneWhenItReturns) {
+TEST_F(Reap, LeavesNoGrandchildren) {
   const std::vector<std::vector<std::string>> families{
       {"fork", "say-pid", "pause", "end", "pause"},                              // plain
       {"fork", "ignore", "15", "say-pid", "pause", "end", "pause"},              // ignores SIGTERM
-      {"fork", "fork", "say-pid", "pause", "end", "exit", "0", "end", "pause"},  // an orphan before that
-      {"fork", "say-pid", "raise", "19", "pause", "end", "pause"},               // stopped
+      {"fork", "fork", "say-pid", "pause", "end", "exit", "0", "end", "pause"},  // already an orphan
+      {"fork", "say-pid", "raise", "19", "pause", "end", "pause"},               // suspended
   };
   for (const auto& steps : families) {
-    const bool stubborn = steps[1] == "ignore";  // it has the whole grace
+    const bool stubborn = steps[1] == "ignore";  // it uses the whole grace
     for (int round = 0; round < 10; ++round) {
       ReadPipe pipe;
       Command command = child(steps);
@@ -186,8 +179,8 @@ TEST_F(Reaping, GrandchildrenAreGoneWhenItReturns) {
   }
 }
 
-// the end that nobody asked for, or that has come before somebody asks.
-TEST_F(Reaping, GrandchildrenAreGoneWhenTheirLeaderEndsByItself) {
+// The leader exits by itself, before or during the reap.
+TEST_F(Reap, LeavesNoGrandchildrenOfAnExitedLeader) {
   for (int round = 0; round < 10; ++round) {
     ReadPipe pipe;
     Command command = child({"exit-on", "10", "0", "2", "fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
@@ -200,8 +193,7 @@ TEST_F(Reaping, GrandchildrenAreGoneWhenTheirLeaderEndsByItself) {
   }
 }
 
-//
-TEST_F(Reaping, ManyRunSideBySideAndNoneBlocksTheLoop) {
+TEST_F(Reap, ManyReapsAtOnceDoNotBlockTheLoop) {
   asio::io_context context;
   std::vector<Process> processes;
   for (int i = 0; i < 8; ++i) {
@@ -226,10 +218,11 @@ TEST_F(Reaping, ManyRunSideBySideAndNoneBlocksTheLoop) {
 
 enum class Blow { cancel, cancel_twice, stop_context, destroy_context, destroy_owner, everything };
 
-class ReapingSurvives : public Processes, public ::testing::WithParamInterface<std::tuple<Blow, int>> {};
+class InterruptedReap : public Processes, public ::testing::WithParamInterface<std::tuple<Blow, int>> {};
 
-// at the beginning, while it is patient, after SIGTERM, and about when SIGKILL is sent.
-TEST_P(ReapingSurvives, WhateverBecomesOfWhoAwaitsIt) {
+// The awaiter is cancelled or destroyed at the beginning, during the patience, after SIGTERM, and about when SIGKILL is
+// sent.
+TEST_P(InterruptedReap, StillReapsTheProcess) {
   const auto [blow, moment] = GetParam();
   auto context = std::make_unique<asio::io_context>();
   auto process = std::make_unique<Process>(started({"ignore", "15", "say", "x", "pause"}));
@@ -261,17 +254,17 @@ TEST_P(ReapingSurvives, WhateverBecomesOfWhoAwaitsIt) {
     case Blow::destroy_owner: process.reset(); break;
   }
   EXPECT_TRUE(soon_reaped(pid, 100ms + slack));
-  EXPECT_GE(since(start), 100ms);  // and not by being killed too early
+  EXPECT_GE(since(start), 100ms);  // and not because it was killed too early
 }
 
-INSTANTIATE_TEST_SUITE_P(AtEveryStep, ReapingSurvives,
+INSTANTIATE_TEST_SUITE_P(AtEveryStep, InterruptedReap,
                          ::testing::Combine(::testing::Values(Blow::cancel, Blow::cancel_twice, Blow::stop_context,
                                                               Blow::destroy_context, Blow::destroy_owner,
                                                               Blow::everything),
                                             ::testing::Values(0, 20, 70, 100)));
 
-// the coroutine itself has been cancelled before it comes to its clean-up.
-TEST_F(Reaping, WorksInTheCleanUpOfACancelledCoroutine) {
+// The coroutine has been cancelled before its clean-up calls reap().
+TEST_F(Reap, InACancelledCoroutineStillReaps) {
   asio::io_context context;
   asio::cancellation_signal cancel;
   auto process = started({"say", "x", "pause"});
@@ -283,7 +276,7 @@ TEST_F(Reaping, WorksInTheCleanUpOfACancelledCoroutine) {
       cancelled = true;
     }
     EXPECT_TRUE(cancelled);
-    co_await process.reap(0s);  // throws at once, but has begun
+    co_await process.reap(0s);  // throws at once, but the reap has begun
   };
   asio::co_spawn(context, body(), asio::bind_cancellation_slot(cancel.slot(), [](std::exception_ptr) {}));
   context.poll();
@@ -292,8 +285,8 @@ TEST_F(Reaping, WorksInTheCleanUpOfACancelledCoroutine) {
   EXPECT_TRUE(soon_reaped(process.pid(), slack));
 }
 
-// the middle one of five, as a busy machine may hold up any single one.
-TEST_F(Reaping, DestroyingTheOwnerDoesNotBlock) {
+// The median of five, as a busy machine may delay any single one.
+TEST_F(Reap, OfADestroyedOwnerDoesNotBlock) {
   std::vector<Duration> took;
   for (int i = 0; i < 5; ++i) {
     auto process = std::make_unique<Process>(started({"exit-on", "15", "50", "0", "say", "x", "raise", "19", "pause"}));
@@ -308,8 +301,7 @@ TEST_F(Reaping, DestroyingTheOwnerDoesNotBlock) {
   EXPECT_LT(took[2], 10ms);
 }
 
-//
-TEST_F(Reaping, AnAbandonedOneIsKilledAfterItsGrace) {
+TEST_F(Reap, OfAnAbandonedChildKillsAfterTermGrace) {
   drover::detail::SpawnOptions extras;
   extras.term_grace = 200ms;
   ReadPipe pipe;
@@ -324,7 +316,7 @@ TEST_F(Reaping, AnAbandonedOneIsKilledAfterItsGrace) {
   EXPECT_EQ(child->exit_status(), by_sigkill);
 }
 
-TEST_F(Reaping, TheObserverHearsOfEachStepInOrder) {
+TEST_F(Reap, ObserverSeesEachStepInOrder) {
   using drover::detail::ChildEvent;
   std::vector<ChildEvent> events;
   drover::detail::SpawnOptions extras;
@@ -347,7 +339,7 @@ TEST_F(Reaping, TheObserverHearsOfEachStepInOrder) {
   EXPECT_GE(events[2].at, events[1].at);
 }
 
-TEST_F(Reaping, EveryMemberMayBeCalledFromAnyThreadAtAnyTime) {
+TEST_F(Reap, MayRunBesideOtherMembersOnAnyThread) {
   for (int round = 0; round < 30; ++round) {
     auto process = started({"exit-on", "15", "0", "0", "say", "x", "pause"});
     std::vector<std::thread> threads;

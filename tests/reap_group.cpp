@@ -1,4 +1,4 @@
-// What a reap does to the process group that outlasts its leader.
+// What a reap does to the rest of a process group whose leader has exited.
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <memory>
@@ -32,11 +32,11 @@ namespace {
 
 using namespace support;
 
-class Reaping : public Processes {};
+class Reap : public Processes {};
 
-// `sh -c 'program; true'`: the shell dies of SIGTERM at once. The program has term_grace to clean up all the same, and
-// wait() tells the shell's end without waiting for it.
-TEST_F(Reaping, TheGroupHasItsGraceWhenTheLeaderHasEnded) {
+// In `sh -c 'program; true'` the shell exits at SIGTERM at once. The program still has term_grace to clean up, and
+// wait() reports the shell's exit without waiting for the program.
+TEST_F(Reap, GroupKeepsItsGraceAfterTheLeadersExit) {
   for (const char* then : {"sleep", "ignore"}) {
     SCOPED_TRACE(then);
     const bool stubborn = std::string(then) == "ignore";
@@ -62,8 +62,8 @@ TEST_F(Reaping, TheGroupHasItsGraceWhenTheLeaderHasEnded) {
   }
 }
 
-// What is left after a leader that ended by itself gets SIGTERM and Command::group_grace, if it has one.
-TEST_F(Reaping, GroupGraceIsForWhatOutlastsTheLeader) {
+// The rest of a group whose leader exited by itself gets SIGTERM and Command::group_grace, if that is set.
+TEST_F(Reap, GroupGraceIsForTheRestOfTheGroup) {
   for (const Duration grace : {Duration(0ms), Duration(200ms), Duration(5s)}) {
     ReadPipe pipe;
     Command command =
@@ -73,7 +73,7 @@ TEST_F(Reaping, GroupGraceIsForWhatOutlastsTheLeader) {
     auto process = Process::spawn(command);
     const pid_t grandchild = pipe.pid();
     const auto start = Clock::now();
-    process.signal(SIGUSR1);  // it exits by itself then
+    process.signal(SIGUSR1);  // the leader exits by itself
     const drover::ReapReport report = run(process.reap(10s));
     EXPECT_TRUE(report.exit.success());
     EXPECT_FALSE(report.terminated);
@@ -89,8 +89,8 @@ TEST_F(Reaping, GroupGraceIsForWhatOutlastsTheLeader) {
   EXPECT_THROW(Process::spawn(command), std::invalid_argument);
 }
 
-// A second reap may shorten the time of what is left, also when the leader has been reaped.
-TEST_F(Reaping, SurvivorsCanBeHurried) {
+// A second reap may shorten the grace of the rest of the group, even after the leader has been collected.
+TEST_F(Reap, SecondReapShortensTheGroupsGrace) {
   ReadPipe pipe;
   Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
   command.out = pipe.stdio();
@@ -108,8 +108,8 @@ TEST_F(Reaping, SurvivorsCanBeHurried) {
   (void)run(context, std::move(first));
 }
 
-// Nobody is left to hurry them: the owner is destroyed while what is left of the group has time.
-TEST_F(Reaping, SurvivorsOfADestroyedOwnerAreKilled) {
+// The owner is destroyed while the rest of the group has a long grace, so that no later reap can shorten it.
+TEST_F(Reap, OfADestroyedOwnerKillsTheRestOfTheGroup) {
   ReadPipe pipe;
   drover::detail::SpawnOptions extras;
   extras.term_grace = 100ms;
@@ -124,8 +124,8 @@ TEST_F(Reaping, SurvivorsOfADestroyedOwnerAreKilled) {
   run(drover::detail::AsyncEvent::wait(child->settled()));
 }
 
-// What outlasts its leader may still write while it has time to end: its pipe is not closed under it.
-TEST_F(Reaping, SurvivorsMayWriteInTheirGrace) {
+// The rest of a group may still write during its grace: its pipe is not closed.
+TEST_F(Reap, RestOfTheGroupMayWriteInItsGrace) {
   asio::io_context context;
   std::vector<std::string> lines;
   Command command;

@@ -30,7 +30,7 @@ using pool_test::pass;
 using pool_test::run;
 using Pool = drover::ResourcePool<std::string, int>;
 
-// A number for every call, so that values are told apart.
+// A number for each call of the factory, so that values can be distinguished.
 struct Counter {
   int made = 0;
   auto factory() {
@@ -42,8 +42,7 @@ asio::awaitable<void> acquire_into(Pool& pool, std::string key, Pool::Lease& lea
   lease = co_await pool.acquire(std::move(key));
 }
 
-// O-01
-TEST(ResourcePool, AMissIsMadeAndAHitShared) {
+TEST(ResourcePool, MissCreatesAValueAndHitSharesIt) {
   asio::io_context context;
   Counter counter;
   Pool pool(context.get_executor(), counter.factory());
@@ -62,8 +61,7 @@ TEST(ResourcePool, AMissIsMadeAndAHitShared) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// O-01
-TEST(ResourcePool, TenAcquiresAtOnceShareOneFactoryRun) {
+TEST(ResourcePool, AcquiresAtOnceShareOneFactoryRun) {
   for (const bool on_strand : {false, true}) {
     asio::io_context context;
     asio::any_io_executor executor = context.get_executor();
@@ -90,7 +88,7 @@ TEST(ResourcePool, TenAcquiresAtOnceShareOneFactoryRun) {
   }
 }
 
-TEST(ResourcePool, AHitDoesNotSuspend) {
+TEST(ResourcePool, HitDoesNotSuspend) {
   asio::io_context context;
   Counter counter;
   Pool pool(context.get_executor(), counter.factory(), {.ttl = 1h});
@@ -107,8 +105,7 @@ TEST(ResourcePool, AHitDoesNotSuspend) {
   });
 }
 
-// O-02
-TEST(ResourcePool, AFailingFactoryFailsThoseThatWaitAndLeavesNoEntry) {
+TEST(ResourcePool, FailedFactoryFailsItsWaitersAndLeavesNoEntry) {
   asio::io_context context;
   const Gate gate = make_gate();
   int calls = 0;
@@ -145,8 +142,7 @@ TEST(ResourcePool, AFailingFactoryFailsThoseThatWaitAndLeavesNoEntry) {
   });
 }
 
-// O-02
-TEST(ResourcePool, AWaiterThatIsCancelledLeavesAloneAndTheValueIsKept) {
+TEST(ResourcePool, CancelledWaiterDoesNotCancelTheFactory) {
   asio::io_context context;
   const Gate gate = make_gate();
   Counter counter;
@@ -179,8 +175,7 @@ TEST(ResourcePool, AWaiterThatIsCancelledLeavesAloneAndTheValueIsKept) {
   EXPECT_EQ(counter.made, 1);
 }
 
-// O-03
-TEST(ResourcePool, ASlowFactoryOrFinalizerDelaysNoOtherKey) {
+TEST(ResourcePool, SlowFactoryOrFinalizerDelaysNoOtherKey) {
   asio::io_context context;
   const Gate gate = make_gate();
   Pool pool(context.get_executor(),
@@ -212,8 +207,7 @@ TEST(ResourcePool, ASlowFactoryOrFinalizerDelaysNoOtherKey) {
   EXPECT_TRUE(slow);
 }
 
-// O-03
-TEST(ResourcePool, AFactoryMayAcquireAnotherKeyAndAFinalizerToo) {
+TEST(ResourcePool, FactoryAndFinalizerMayAcquireOtherKeys) {
   asio::io_context context;
   Pool* self = nullptr;
   Pool pool(context.get_executor(),
@@ -236,7 +230,6 @@ TEST(ResourcePool, AFactoryMayAcquireAnotherKeyAndAFinalizerToo) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// O-04
 TEST(ResourcePool, WithoutTtlReleaseReturnsAfterTheFinalizer) {
   asio::io_context context;
   Counter counter;
@@ -257,7 +250,7 @@ TEST(ResourcePool, WithoutTtlReleaseReturnsAfterTheFinalizer) {
       auto dropped = co_await pool.acquire("a");
     }
     EXPECT_EQ(pool.pending_cleanup(), std::vector<std::string>{"a"});
-    // Its finalizer has been spawned; whoever wants the key again waits for that.
+    // Its finalizer has been spawned; the next acquire of the key waits for that.
     auto next = co_await pool.acquire("a");
     EXPECT_EQ(finalized, (std::vector{1, 2}));
     EXPECT_EQ(*next, 3);
@@ -265,8 +258,7 @@ TEST(ResourcePool, WithoutTtlReleaseReturnsAfterTheFinalizer) {
   EXPECT_EQ(finalized, (std::vector{1, 2, 3}));
 }
 
-// O-05
-TEST(ResourcePool, AValueIsKeptForItsTtlAndFinalizedOnceAfter) {
+TEST(ResourcePool, ValueIsFinalizedOnceAfterItsTtl) {
   asio::io_context context;
   Counter counter;
   std::vector<drover::Clock::time_point> finalized;
@@ -299,8 +291,7 @@ TEST(ResourcePool, AValueIsKeptForItsTtlAndFinalizedOnceAfter) {
   });
 }
 
-// O-05
-TEST(ResourcePool, AFalseValueIsAValueLikeAnyOther) {
+TEST(ResourcePool, NullValueIsAValueLikeAnyOther) {
   asio::io_context context;
   int made = 0, finalized = 0;
   drover::ResourcePool<int, std::shared_ptr<int>> pool(context.get_executor(),
@@ -326,7 +317,6 @@ TEST(ResourcePool, AFalseValueIsAValueLikeAnyOther) {
   EXPECT_EQ(finalized, 1);
 }
 
-// O-05
 TEST(ResourcePool, IdleValuesExpireInTheOrderOfTheirReleases) {
   asio::io_context context;
   std::vector<int> finalized;

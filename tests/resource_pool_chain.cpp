@@ -1,4 +1,4 @@
-// Values that hold each other's leases, in chains whose length is the user's data: they end without recursion.
+// Values that hold each other's leases, in chains whose length is the program's data: they end without recursion.
 
 #include <chrono>
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ using pool_test::run;
 
 constexpr int length = 200'000;
 
-/// Holds the lease of the next one, which is made by its own factory.
+/// Holds the lease of the next value, which its own factory call has created.
 struct Link;
 using Pool = drover::ResourcePool<int, Link>;
 
@@ -57,7 +57,7 @@ struct Chain {
         std::move(options));
   }
 
-  /// The first lease of a chain in which every value holds the next one.
+  /// Returns the first lease of a chain in which every value holds the next one.
   asio::awaitable<Pool::Lease> build() {
     Pool::Lease first;
     for (int number = length - 1; number >= 0; --number) {
@@ -86,7 +86,7 @@ struct Chain {
   std::optional<Pool> pool;
 };
 
-TEST(ResourcePoolChain, ReleaseReturnsAfterAllAreDestroyed) {
+TEST(ResourcePoolChain, ReleaseReturnsAfterAllValuesAreDestroyed) {
   Chain chain;
   run(*chain.context, [&]() -> asio::awaitable<void> {
     Pool::Lease first = co_await chain.build();
@@ -96,15 +96,15 @@ TEST(ResourcePoolChain, ReleaseReturnsAfterAllAreDestroyed) {
   });
 }
 
-TEST(ResourcePoolChain, ADroppedLeaseDestroysAllAtOnce) {
+TEST(ResourcePoolChain, DroppedLeaseDestroysAllValuesAtOnce) {
   Chain chain;
   Pool::Lease first = chain.build_now();
   first = Pool::Lease{};
   chain.expect_all_destroyed();
 }
 
-// An end is not seen on another thread either before everything is destroyed that goes with it.
-TEST(ResourcePoolChain, AnotherThreadSeesTheEndAfterAllAreGone) {
+// Another thread sees the end of a value only after everything is destroyed that ends with it.
+TEST(ResourcePoolChain, OtherThreadSeesTheEndAfterTheDestruction) {
   Chain chain;
   const Gate gate = make_gate();
   drover::ResourcePool<int, Pool::Lease> holders(chain.context->get_executor(), [](int) { return Pool::Lease{}; },
@@ -113,7 +113,7 @@ TEST(ResourcePoolChain, AnotherThreadSeesTheEndAfterAllAreGone) {
     auto holder = co_await holders.acquire(1);
     *holder = co_await chain.build();
     asio::co_spawn(*chain.context, holder.release(), asio::detached);
-    gate->set();  // after which the finalizer has still to be resumed
+    gate->set();  // the finalizer has still to be resumed after this
     asio::io_context other;
     std::size_t seen = 0;
     const auto clear = [&]() -> asio::awaitable<void> {
@@ -132,7 +132,7 @@ TEST(ResourcePoolChain, AnotherThreadSeesTheEndAfterAllAreGone) {
   });
 }
 
-TEST(ResourcePoolChain, PlainFinalizersRunForEach) {
+TEST(ResourcePoolChain, PlainFinalizerRunsForEachValue) {
   int finalized = 0;
   Chain chain({.finalizer = [&](Link& link) { EXPECT_EQ(link.number, finalized++); }});
   Pool::Lease first = chain.build_now();
@@ -143,7 +143,7 @@ TEST(ResourcePoolChain, PlainFinalizersRunForEach) {
   chain.expect_all_destroyed();
 }
 
-TEST(ResourcePoolChain, CoroutineFinalizersMayReleaseTheNext) {
+TEST(ResourcePoolChain, CoroutineFinalizerMayReleaseTheNextValue) {
   int finalized = 0;
   Chain chain({.finalizer = [&](Link& link) -> asio::awaitable<void> {
     if (link.next) co_await link.next.release();
@@ -158,7 +158,7 @@ TEST(ResourcePoolChain, CoroutineFinalizersMayReleaseTheNext) {
   });
 }
 
-TEST(ResourcePoolChain, ExpiredValuesEndOneAfterTheOther) {
+TEST(ResourcePoolChain, ExpiredValuesEndOneAfterAnother) {
   Chain chain({.ttl = 1h});
   run(*chain.context, [&]() -> asio::awaitable<void> {
     Pool::Lease first = co_await chain.build();
@@ -168,7 +168,7 @@ TEST(ResourcePoolChain, ExpiredValuesEndOneAfterTheOther) {
   });
 }
 
-TEST(ResourcePoolChain, ClearDestroysAll) {
+TEST(ResourcePoolChain, ClearDestroysAllValues) {
   Chain chain({.ttl = 1h});
   run(*chain.context, [&]() -> asio::awaitable<void> {
     {
@@ -181,7 +181,7 @@ TEST(ResourcePoolChain, ClearDestroysAll) {
   });
 }
 
-TEST(ResourcePoolChain, AnIdleChainGoesWithItsPool) {
+TEST(ResourcePoolChain, IdleChainIsDestroyedWithItsPool) {
   Chain chain({.ttl = 1h, .finalizer = [](Link&) { ADD_FAILURE() << "a pool that is gone finalizes nothing"; }});
   {
     const Pool::Lease first = chain.build_now();
@@ -190,7 +190,7 @@ TEST(ResourcePoolChain, AnIdleChainGoesWithItsPool) {
   chain.expect_all_destroyed();
 }
 
-TEST(ResourcePoolChain, ALeasedChainOutlivesItsPool) {
+TEST(ResourcePoolChain, LeasedChainOutlivesItsPool) {
   Chain chain({.ttl = 1h, .finalizer = [](Link&) { ADD_FAILURE() << "a pool that is gone finalizes nothing"; }});
   Pool::Lease first = chain.build_now();
   chain.pool.reset();
@@ -199,7 +199,7 @@ TEST(ResourcePoolChain, ALeasedChainOutlivesItsPool) {
   chain.expect_all_destroyed();
 }
 
-TEST(ResourcePoolChain, ALeasedChainOutlivesItsContext) {
+TEST(ResourcePoolChain, LeasedChainOutlivesItsContext) {
   for (const bool coroutine : {false, true}) {
     Pool::Options options;
     if (coroutine)
@@ -214,8 +214,8 @@ TEST(ResourcePoolChain, ALeasedChainOutlivesItsContext) {
   }
 }
 
-// The finalizers wait for each other, the last one for ever, when their context goes.
-TEST(ResourcePoolChain, FinalizersThatWaitGoWithTheContext) {
+// The finalizers wait for each other, the last one for ever, when their context is destroyed.
+TEST(ResourcePoolChain, ContextDestroysWaitingFinalizers) {
   const Gate never = make_gate();
   int finalized = 0;
   Chain chain({.finalizer = [&](Link& link) -> asio::awaitable<void> {
@@ -243,7 +243,7 @@ TEST(ResourcePoolChain, EndsWithTheThreadThatHoldsIt) {
   chain.expect_all_destroyed();
 }
 
-// Two kinds of pools whose values hold each other's leases in turn ------------------------------
+// ---- two pools whose values hold each other's leases in turn --------------------------------------------------------
 
 struct Odd;
 struct Even;
@@ -263,9 +263,9 @@ struct Even {
 
 enum class End { release, pools_first, context_first };
 
-class ResourcePoolChains : public testing::TestWithParam<std::tuple<End, bool>> {};
+class ResourcePoolMutualChain : public testing::TestWithParam<std::tuple<End, bool>> {};
 
-TEST_P(ResourcePoolChains, OfTwoPoolsInTurnEndWithoutRecursion) {
+TEST_P(ResourcePoolMutualChain, EndsWithoutRecursion) {
   const auto [end, finalizer] = GetParam();
   int alive = 0, finalized = 0;
   std::optional<asio::io_context> context(std::in_place);
@@ -306,13 +306,13 @@ TEST_P(ResourcePoolChains, OfTwoPoolsInTurnEndWithoutRecursion) {
   EXPECT_EQ(finalized, end == End::release && finalizer ? length / 2 : 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(End, ResourcePoolChains,
+INSTANTIATE_TEST_SUITE_P(End, ResourcePoolMutualChain,
                          testing::Combine(testing::Values(End::release, End::pools_first, End::context_first),
                                           testing::Bool()));
 
-// What a destructor that uses pools may rely on ------------------------------------------------
+// ---- what a destructor that uses pools may rely on ------------------------------------------------------------------
 
-/// A server that has connections of its own, which look at it until they are destroyed.
+/// A server with connections of its own, which refer to it until they are destroyed.
 struct Server;
 struct Connection {
   const Server* server;
@@ -333,8 +333,8 @@ struct Server {
 };
 Connection::~Connection() { *seen += *server->port; }
 
-// What a destroyed pool takes along is destroyed there and then, also inside of another value's destructor.
-TEST(ResourcePoolChain, APoolInAValueTakesItsOwnValuesAlong) {
+// A destroyed pool destroys its values immediately, even inside the destructor of another value.
+TEST(ResourcePoolChain, PoolInAValueDestroysItsOwnValues) {
   asio::io_context context;
   int seen = 0;
   drover::ResourcePool<int, std::unique_ptr<Server>> servers(
@@ -350,7 +350,7 @@ TEST(ResourcePoolChain, APoolInAValueTakesItsOwnValuesAlong) {
   });
 }
 
-/// Waits for the end of what it holds, in a loop of its own.
+/// Waits for the end of the value that it holds, in a loop of its own.
 struct Waits {
   drover::ResourcePool<int, std::unique_ptr<int>>::Lease inner;
   ~Waits() {
@@ -362,7 +362,7 @@ struct Waits {
   }
 };
 
-TEST(ResourcePoolChain, ADestructorMayWaitForARelease) {
+TEST(ResourcePoolChain, DestructorMayWaitForARelease) {
   asio::io_context context;
   drover::ResourcePool<int, std::unique_ptr<int>> inner(context.get_executor(),
                                                         [](int key) { return std::make_unique<int>(key); });

@@ -29,7 +29,7 @@ using Pool = drover::ResourcePool<int, int>;
 
 asio::awaitable<void> acquire_into(Pool& pool, int key, Pool::Lease& lease) { lease = co_await pool.acquire(key); }
 
-/// A pool whose values are numbered in the order in which they are made, and which writes down what it finalizes.
+/// A pool whose values are numbered in the order of their creation, and which records the values that it finalizes.
 struct Recorded {
   explicit Recorded(drover::Duration ttl)
       : pool(context.get_executor(), [this](int) { return ++made; },
@@ -46,8 +46,7 @@ struct Recorded {
   Pool pool;
 };
 
-// O-09
-TEST(ResourcePoolExpire, AnIdleValueIsFinalizedNow) {
+TEST(ResourcePoolExpire, FinalizesAnIdleValueNow) {
   Recorded r(1h);
   run(r.context, [&]() -> asio::awaitable<void> {
     {
@@ -56,12 +55,11 @@ TEST(ResourcePoolExpire, AnIdleValueIsFinalizedNow) {
     co_await r.pool.expire(1);
     EXPECT_EQ(r.finalized, std::vector{1});
     EXPECT_EQ(r.pool.stats().total_entries, 0u);
-    co_await r.pool.expire(1);  // missing: nothing
+    co_await r.pool.expire(1);  // a missing key: nothing happens
   });
 }
 
-// O-09
-TEST(ResourcePoolExpire, ALeasedValueIsFinalizedAtTheLastRelease) {
+TEST(ResourcePoolExpire, FinalizesALeasedValueAtItsLastRelease) {
   Recorded r(1h);
   run(r.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await r.pool.acquire(1);
@@ -72,8 +70,7 @@ TEST(ResourcePoolExpire, ALeasedValueIsFinalizedAtTheLastRelease) {
   });
 }
 
-// O-09
-TEST(ResourcePoolExpire, AcquiringAgainFirstSavesIt) {
+TEST(ResourcePoolExpire, IsCancelledByAnotherAcquire) {
   Recorded r(1h);
   run(r.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await r.pool.acquire(1);
@@ -87,8 +84,8 @@ TEST(ResourcePoolExpire, AcquiringAgainFirstSavesIt) {
   });
 }
 
-// O-09
-TEST(ResourcePoolClear, ALeasedValueIsFinalizedNowAndItsLeasesTouchNothingAfter) {
+// The remaining leases of a cleared value do not affect its successor.
+TEST(ResourcePoolClear, FinalizesALeasedValueNow) {
   Recorded r(0s);
   run(r.context, [&]() -> asio::awaitable<void> {
     auto stale = co_await r.pool.acquire(1);
@@ -98,7 +95,7 @@ TEST(ResourcePoolClear, ALeasedValueIsFinalizedNowAndItsLeasesTouchNothingAfter)
     EXPECT_EQ(r.pool.stats().total_entries, 0u);
     auto fresh = co_await r.pool.acquire(1);
     EXPECT_EQ(*fresh, 2);
-    EXPECT_EQ(*stale, 1);  // finalized, but not destroyed under the feet of who holds it
+    EXPECT_EQ(*stale, 1);  // finalized, but not destroyed while it is leased
     co_await stale.release();
     staler = Pool::Lease{};
     EXPECT_EQ(r.pool.stats().referenced_entries, 1u);
@@ -108,20 +105,18 @@ TEST(ResourcePoolClear, ALeasedValueIsFinalizedNowAndItsLeasesTouchNothingAfter)
   });
 }
 
-// O-09
-TEST(ResourcePoolClear, AMissingKeyIsOutOfRange) {
+TEST(ResourcePoolClear, ThrowsOutOfRangeForAMissingKey) {
   Recorded r(0s);
   EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
   run(r.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await r.pool.acquire(1);
     co_await r.pool.clear(1);
     EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
-    co_await r.pool.clear();  // nothing to clear is no error
+    co_await r.pool.clear();  // an empty pool is not an error
   });
 }
 
-// O-09
-TEST(ResourcePoolClear, AValueThatIsBeingMadeIsFinalizedOnceMadeAndMadeAgainForThoseThatWait) {
+TEST(ResourcePoolClear, DuringFactoryFinalizesThenRemakes) {
   asio::io_context context;
   std::vector<Gate> gates{make_gate(), make_gate()};
   std::size_t made = 0;
@@ -148,8 +143,7 @@ TEST(ResourcePoolClear, AValueThatIsBeingMadeIsFinalizedOnceMadeAndMadeAgainForT
   EXPECT_EQ(*lease, 2);
 }
 
-// O-09
-TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
+TEST(ResourcePoolClear, ReportsFailedFinalizersAndGoesOn) {
   asio::io_context context;
   std::vector<int> finalized;
   std::vector<std::string> errors;
@@ -170,7 +164,7 @@ TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
                    } catch (int value) {
                      errors.push_back(std::to_string(value));
                    }
-                   throw 1;  // is dropped
+                   throw 1;  // is ignored
                  }});
   run(context, [&]() -> asio::awaitable<void> {
     std::vector<Pool::Lease> held;
@@ -180,7 +174,7 @@ TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
     }
     co_await pool.clear();
     EXPECT_EQ(finalized.size(), 9u);
-    EXPECT_EQ(errors.size(), 6u);  // all told before clear() returned
+    EXPECT_EQ(errors.size(), 6u);  // all reported before clear() returned
     EXPECT_EQ(pool.stats().total_entries, 0u);
     {
       auto lease = co_await pool.acquire(0);
@@ -192,8 +186,7 @@ TEST(ResourcePoolClear, AFinalizerThatFailsStopsNothingAndIsReported) {
   });
 }
 
-// O-09
-TEST(ResourcePoolClear, CancellingTheWaitLeavesTheRestToBeFinalized) {
+TEST(ResourcePoolClear, CancelledStillFinalizesTheRest) {
   Recorded r(1h);
   asio::cancellation_signal signal;
   Ending ending;
@@ -211,8 +204,7 @@ TEST(ResourcePoolClear, CancellingTheWaitLeavesTheRestToBeFinalized) {
   EXPECT_EQ(r.pool.stats().total_entries, 0u);
 }
 
-// O-09
-TEST(ResourcePoolClear, AllKeysAreFinalizedAtTheSameTime) {
+TEST(ResourcePoolClear, FinalizesAllKeysAtTheSameTime) {
   asio::io_context context;
   const Gate gate = make_gate();
   int running = 0;
@@ -228,15 +220,14 @@ TEST(ResourcePoolClear, AllKeysAreFinalizedAtTheSameTime) {
   });
 }
 
-// O-10
-TEST(ResourcePoolRelease, CancellingItGivesTheLeaseBackAllTheSame) {
+TEST(ResourcePoolRelease, CancelledStillReturnsTheLease) {
   Recorded r(0s);
   run(r.context, [&]() -> asio::awaitable<void> {
     asio::cancellation_signal signal;
     Ending ending;
     auto lease = co_await r.pool.acquire(1);
     auto releasing = lease.release();
-    EXPECT_EQ(r.pool.stats().referenced_entries, 0u);  // before it is awaited
+    EXPECT_EQ(r.pool.stats().referenced_entries, 0u);  // before the release is awaited
     asio::co_spawn(r.context, std::move(releasing), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
     signal.emit(asio::cancellation_type::terminal);
     co_await breathe();
@@ -247,8 +238,7 @@ TEST(ResourcePoolRelease, CancellingItGivesTheLeaseBackAllTheSame) {
   });
 }
 
-// O-10
-TEST(ResourcePoolRelease, WorksInACoroutineThatHasBeenCancelled) {
+TEST(ResourcePoolRelease, WorksInACancelledCoroutine) {
   Recorded r(0s);
   asio::cancellation_signal signal;
   Ending ending;
@@ -273,8 +263,7 @@ TEST(ResourcePoolRelease, WorksInACoroutineThatHasBeenCancelled) {
   EXPECT_EQ(r.finalized, std::vector{1});
 }
 
-// O-10
-TEST(ResourcePoolRelease, TwiceIsALogicError) {
+TEST(ResourcePoolRelease, CalledTwiceIsALogicError) {
   Recorded r(1h);
   run(r.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await r.pool.acquire(1);
@@ -284,7 +273,7 @@ TEST(ResourcePoolRelease, TwiceIsALogicError) {
   });
 }
 
-TEST(ResourcePoolRelease, AnEmptyLeaseAnswersWithALogicError) {
+TEST(ResourcePoolLease, IfEmptyThrowsLogicError) {
   Recorded r(1h);
   Pool::Lease empty;
   EXPECT_FALSE(empty);
@@ -301,7 +290,7 @@ TEST(ResourcePoolRelease, AnEmptyLeaseAnswersWithALogicError) {
   });
 }
 
-TEST(ResourcePool, NegativeTtlAndNullFactoriesAreRefused) {
+TEST(ResourcePool, RefusesNegativeTtlAndNullFactories) {
   asio::io_context context;
   const auto executor = context.get_executor();
   const auto factory = [](int key) { return key; };
@@ -311,7 +300,7 @@ TEST(ResourcePool, NegativeTtlAndNullFactoriesAreRefused) {
   EXPECT_NO_THROW(Pool(executor, factory, {.finalizer = std::function<void(int&)>{}}));
 }
 
-TEST(ResourcePool, AfterBeingMovedFromItAnswersWithALogicError) {
+TEST(ResourcePool, MovedFromThrowsLogicError) {
   Recorded r(1h);
   Pool moved = std::move(r.pool);
   EXPECT_THROW((void)r.pool.stats(), std::logic_error);

@@ -1,4 +1,4 @@
-// A value that is no good is not handed out any more.
+// A discarded value is not leased again.
 
 #include <atomic>
 #include <chrono>
@@ -36,8 +36,8 @@ using Kind = Pool::Event::Kind;
 
 asio::awaitable<void> acquire_into(Pool& pool, int key, Pool::Lease& lease) { lease = co_await pool.acquire(key); }
 
-/// A pool whose values are numbered in the order in which they are made. Those in `slow` wait for the gate in their
-/// finalizers.
+/// A pool whose values are numbered in the order of their creation. The value with the number `slow` waits for the gate
+/// in its finalizer.
 struct Numbered {
   explicit Numbered(drover::Duration ttl)
       : pool(context.get_executor(), [this](int) { return ++made; },
@@ -56,7 +56,7 @@ struct Numbered {
   Pool pool;
 };
 
-TEST(ResourcePoolDiscard, TheNextAcquireMakesANewValue) {
+TEST(ResourcePoolDiscard, NextAcquireCreatesANewValue) {
   Numbered n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto broken = co_await n.pool.acquire(1);
@@ -64,19 +64,19 @@ TEST(ResourcePoolDiscard, TheNextAcquireMakesANewValue) {
     EXPECT_FALSE(n.pool.try_acquire(1));
     auto fresh = co_await n.pool.acquire(1);
     EXPECT_EQ(*fresh, 2);
-    EXPECT_EQ(*broken, 1);  // still held
+    EXPECT_EQ(*broken, 1);  // still leased
     EXPECT_TRUE(n.finalized.empty());
     co_await broken.release();
     EXPECT_EQ(n.finalized, std::vector{1});
     EXPECT_EQ(*fresh, 2);
     co_await fresh.release();
-    EXPECT_EQ(n.finalized, std::vector{1});  // the new one is kept
+    EXPECT_EQ(n.finalized, std::vector{1});  // the new value is kept
     auto again = n.pool.try_acquire(1);
     EXPECT_TRUE(again);
   });
 }
 
-TEST(ResourcePoolDiscard, TheNewValueWaitsForNoOtherHolder) {
+TEST(ResourcePoolDiscard, NewValueDoesNotWaitForOtherLeases) {
   Numbered n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto first = co_await n.pool.acquire(1);
@@ -92,7 +92,7 @@ TEST(ResourcePoolDiscard, TheNewValueWaitsForNoOtherHolder) {
   });
 }
 
-TEST(ResourcePoolDiscard, TheNewValueWaitsForNoFinalizer) {
+TEST(ResourcePoolDiscard, NewValueDoesNotWaitForTheFinalizer) {
   Numbered n(1h);
   n.slow = 1;
   run(n.context, [&]() -> asio::awaitable<void> {
@@ -111,7 +111,7 @@ TEST(ResourcePoolDiscard, TheNewValueWaitsForNoFinalizer) {
   });
 }
 
-TEST(ResourcePoolDiscard, OfAnOldValueNeverTouchesTheNewOne) {
+TEST(ResourcePoolDiscard, OfAnOldValueDoesNotAffectTheNewOne) {
   Numbered n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto first = co_await n.pool.acquire(1);
@@ -119,7 +119,7 @@ TEST(ResourcePoolDiscard, OfAnOldValueNeverTouchesTheNewOne) {
     first.discard();
     auto fresh = co_await n.pool.acquire(1);
     first.discard();
-    second.discard();  // finds out later that the value is no good
+    second.discard();  // this holder discards the value later than the first one
     EXPECT_EQ(n.pool.stats().total_entries, 2u);
     auto shared = n.pool.try_acquire(1);
     EXPECT_TRUE(shared);
@@ -156,7 +156,7 @@ TEST(ResourcePoolDiscard, OfAnEmptyLeaseIsALogicError) {
   });
 }
 
-TEST(ResourcePoolDiscard, WorksInACoroutineThatHasBeenCancelled) {
+TEST(ResourcePoolDiscard, WorksInACancelledCoroutine) {
   Numbered n(1h);
   const Gate never = make_gate();
   asio::cancellation_signal signal;
@@ -179,8 +179,8 @@ TEST(ResourcePoolDiscard, WorksInACoroutineThatHasBeenCancelled) {
   EXPECT_EQ(n.finalized, std::vector{1});  // whatever the ttl is
 }
 
-// It was made, but not every coroutine that waited for it has been resumed when the first one finds it broken.
-TEST(ResourcePoolDiscard, ThoseThatStillWaitGetANewValue) {
+// The value has been created, but not every waiting coroutine has been resumed when the first one discards it.
+TEST(ResourcePoolDiscard, GivesRemainingWaitersANewValue) {
   Numbered n(1h);
   Pool::Lease second;
   run(n.context, [&]() -> asio::awaitable<void> {
@@ -200,7 +200,7 @@ TEST(ResourcePoolDiscard, ThoseThatStillWaitGetANewValue) {
   EXPECT_EQ(n.finalized, std::vector{1});
 }
 
-TEST(ResourcePoolDiscard, CountsAsAnEntryUntilItIsFinalized) {
+TEST(ResourcePoolDiscard, ValueCountsUntilItIsFinalized) {
   Numbered n(1h);
   n.slow = 1;
   const auto expect = [&](std::size_t total, std::size_t referenced, std::size_t pending) {
@@ -227,7 +227,7 @@ TEST(ResourcePoolDiscard, CountsAsAnEntryUntilItIsFinalized) {
   });
 }
 
-TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValuesToo) {
+TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValues) {
   Numbered n(1h);
   n.slow = 1;
   run(n.context, [&]() -> asio::awaitable<void> {
@@ -241,7 +241,7 @@ TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValuesToo) {
     Ending cleared;
     asio::co_spawn(n.context, n.pool.clear(), cleared.handler());
     co_await breathe();
-    EXPECT_EQ(n.finalized, (std::vector{3, 2}));  // the leased ones as well
+    EXPECT_EQ(n.finalized, (std::vector{3, 2}));  // the leased values, too
     EXPECT_FALSE(cleared.ended);
     n.gate->set();
     co_await breathe();
@@ -253,7 +253,7 @@ TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValuesToo) {
   });
 }
 
-TEST(ResourcePoolDiscard, IsAnEvent) {
+TEST(ResourcePoolDiscard, IsReportedAsAnEvent) {
   Numbered n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await n.pool.acquire(1);
@@ -264,7 +264,7 @@ TEST(ResourcePoolDiscard, IsAnEvent) {
   EXPECT_EQ(n.events, (std::vector{Kind::made, Kind::discarded, Kind::finalized}));
 }
 
-TEST(ResourcePoolDiscard, OutlivesThePoolAndIsNotFinalized) {
+TEST(ResourcePoolDiscard, ValueOutlivesThePoolUnfinalized) {
   asio::io_context context;
   int finalized = 0;
   const auto value = std::make_shared<int>(1);
@@ -286,7 +286,7 @@ TEST(ResourcePoolDiscard, OutlivesThePoolAndIsNotFinalized) {
   EXPECT_EQ(finalized, 0);
 }
 
-TEST(ResourcePoolDiscard, AfterTheContextItJustDestroys) {
+TEST(ResourcePoolDiscard, AfterTheContextOnlyDestroysTheValue) {
   const auto value = std::make_shared<int>(1);
   using Shared = drover::ResourcePool<int, std::shared_ptr<int>>;
   std::optional<asio::io_context> context(std::in_place);
@@ -301,9 +301,9 @@ TEST(ResourcePoolDiscard, AfterTheContextItJustDestroys) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// Every value breaks under its holders, on several threads at once. Each is finalized once, and whoever acquires after
-// a discard gets a newer value.
-TEST(ResourcePoolDiscard, OnManyThreadsNoBrokenValueIsHandedOut) {
+// Values are discarded by their holders on several threads at once. Each value is finalized once, and an acquire after
+// a discard returns a newer value.
+TEST(ResourcePoolDiscard, OnManyThreadsNeverLeasesADiscardedValue) {
   struct Connection {
     std::atomic<bool> finalized{false};
   };

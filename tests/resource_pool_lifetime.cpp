@@ -1,4 +1,4 @@
-// O-07: the pool, its leases and its context go in any order, from any state.
+// The pool, its leases and its context are destroyed in any order and in any state.
 
 #include <atomic>
 #include <chrono>
@@ -43,14 +43,14 @@ asio::awaitable<void> acquire_into(Pool& pool, std::string key, Pool::Lease& lea
   lease = co_await pool.acquire(std::move(key));
 }
 
-/// One key in each state, on a context whose kind the test says.
+/// One key in each state, on a kind of context that the test chooses.
 struct Scene {
   template <class Context, class Executor>
   void play(Context& context, const Executor& executor) {
     pool.emplace(
         executor,
         [this](const std::string& key) -> asio::awaitable<Value> {
-          Value value = alive;  // in the frame, too
+          Value value = alive;  // in the frame as well
           if (key == "being made") {
             reached.fetch_add(1);
             asio::steady_timer timer(co_await asio::this_coro::executor, 1h);
@@ -94,7 +94,7 @@ struct Scene {
 
   std::shared_ptr<int> alive = std::make_shared<int>(1);
   std::atomic<int> finalizers{0}, reached{0};
-  std::atomic<bool> armed{false};  // from now on no finalizer may be called
+  std::atomic<bool> armed{false};  // from then on no finalizer may be called
   Gate never = make_gate();
   std::optional<Pool> pool;
   Pool::Lease lease, made, next;
@@ -133,21 +133,27 @@ void goes_first(First first, asio::any_io_executor (*executor_of)(Context&)) {
     EXPECT_EQ(**scene.lease, 1);
   }
   if (first == First::pool) {
-    EXPECT_EQ(**scene.lease, 1);  // still good
+    EXPECT_EQ(**scene.lease, 1);  // still valid
   }
   scene.expect_nothing_left();
 }
 
 class ResourcePoolLifetime : public testing::TestWithParam<First> {};
 
-TEST_P(ResourcePoolLifetime, OnAnIoContext) { goes_first<asio::io_context>(GetParam(), plain_executor_of); }
-TEST_P(ResourcePoolLifetime, OnAStrand) { goes_first<asio::io_context>(GetParam(), strand_of); }
-TEST_P(ResourcePoolLifetime, OnAThreadPool) { goes_first<asio::thread_pool>(GetParam(), plain_executor_of); }
-TEST_P(ResourcePoolLifetime, OnAStrandOfAThreadPool) { goes_first<asio::thread_pool>(GetParam(), strand_of); }
+TEST_P(ResourcePoolLifetime, EndsInAnyOrderOnAnIoContext) {
+  goes_first<asio::io_context>(GetParam(), plain_executor_of);
+}
+TEST_P(ResourcePoolLifetime, EndsInAnyOrderOnAStrand) { goes_first<asio::io_context>(GetParam(), strand_of); }
+TEST_P(ResourcePoolLifetime, EndsInAnyOrderOnAThreadPool) {
+  goes_first<asio::thread_pool>(GetParam(), plain_executor_of);
+}
+TEST_P(ResourcePoolLifetime, EndsInAnyOrderOnAStrandOfAThreadPool) {
+  goes_first<asio::thread_pool>(GetParam(), strand_of);
+}
 
 INSTANTIATE_TEST_SUITE_P(First, ResourcePoolLifetime, testing::Values(First::context, First::pool, First::lease));
 
-TEST(ResourcePoolEnd, WhatIsPostedButNotBegunGoesWithTheContext) {
+TEST(ResourcePoolDestruction, ContextDropsPostedFactoryCalls) {
   int calls = 0;
   for (const bool on_strand : {false, true}) {
     Pool::Lease kept;
@@ -156,7 +162,7 @@ TEST(ResourcePoolEnd, WhatIsPostedButNotBegunGoesWithTheContext) {
       asio::io_context context;
       asio::io_context other;
       Pool before(context.get_executor(),
-                  [](const std::string&) { return Value(); });  // its home is older than the strand
+                  [](const std::string&) { return Value(); });  // its registry is older than the strand
       asio::any_io_executor executor = context.get_executor();
       if (on_strand) executor = asio::make_strand(context);
       pool.emplace(
@@ -171,7 +177,7 @@ TEST(ResourcePoolEnd, WhatIsPostedButNotBegunGoesWithTheContext) {
       context.poll_one();
       asio::co_spawn(other, acquire_into(*pool, "b", kept), there.handler());
       other.poll();
-      // Neither factory was called: the context goes with both calls in its queue.
+      // Neither factory call has begun: the context is destroyed with both in its queue.
     }
     EXPECT_EQ(calls, 0);
     EXPECT_FALSE(kept);
@@ -179,9 +185,9 @@ TEST(ResourcePoolEnd, WhatIsPostedButNotBegunGoesWithTheContext) {
   }
 }
 
-// A strand goes before what drover keeps in its context: who waits on it is destroyed where his wait is ended, and what
-// he holds is given back there.
-TEST(ResourcePoolEnd, LeasesOfThoseThatWaitOnAStrandGoWithThem) {
+// A strand is destroyed before drover's registry in its context. A coroutine that waits on the strand is destroyed when
+// its wait ends, and its leases are released there.
+TEST(ResourcePoolDestruction, ReleasesLeasesOfCoroutinesOnAStrand) {
   int finalized = 0;
   std::optional<Pool> pool;
   {
@@ -204,7 +210,7 @@ TEST(ResourcePoolEnd, LeasesOfThoseThatWaitOnAStrandGoWithThem) {
   EXPECT_EQ(pool->stats().total_entries, 0u);
 }
 
-TEST(ResourcePoolEnd, ThoseThatWaitInAnotherContextAreToldThatThePoolsIsGone) {
+TEST(ResourcePoolDestruction, ContextCompletesWaitersOnOtherContexts) {
   asio::io_context other;
   Ending acquiring, releasing;
   Pool::Lease lease, never_made;
@@ -239,7 +245,7 @@ TEST(ResourcePoolEnd, ThoseThatWaitInAnotherContextAreToldThatThePoolsIsGone) {
   EXPECT_TRUE(late.failed_with<asio::system_error>());
 }
 
-TEST(ResourcePoolEnd, LeasesOutliveThePoolAndAreNotFinalized) {
+TEST(ResourcePoolDestruction, LeaseOutlivesThePoolUnfinalized) {
   asio::io_context context;
   int finalized = 0;
   auto value = std::make_shared<int>(1);
@@ -255,7 +261,7 @@ TEST(ResourcePoolEnd, LeasesOutliveThePoolAndAreNotFinalized) {
   EXPECT_EQ(value.use_count(), 1);
 }
 
-TEST(ResourcePoolEnd, AFactoryThatRunsWhenThePoolGoesStillServesThoseThatWait) {
+TEST(ResourcePoolDestruction, RunningFactoryStillServesItsWaiters) {
   asio::io_context context;
   const Gate gate = make_gate();
   std::optional<Pool> pool;

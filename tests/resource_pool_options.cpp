@@ -27,7 +27,7 @@ using pool_test::make_gate;
 using pool_test::pass;
 using pool_test::run;
 
-TEST(ResourcePoolOptions, BeyondMaxIdleTheLeastRecentlyUsedValueLeaves) {
+TEST(ResourcePoolOptions, MaxIdleEvictsTheLeastRecentlyUsed) {
   asio::io_context context;
   std::vector<int> finalized;
   drover::ResourcePool<int, int> pool(context.get_executor(), [](int key) { return key; },
@@ -58,7 +58,7 @@ TEST(ResourcePoolOptions, MaxIdleOfZeroKeepsNothing) {
   });
 }
 
-TEST(ResourcePoolOptions, EventsTellTheStoryInOrder) {
+TEST(ResourcePoolOptions, EventsArriveInOrder) {
   using Pool = drover::ResourcePool<std::string, int>;
   using Kind = Pool::Event::Kind;
   asio::io_context context;
@@ -71,7 +71,7 @@ TEST(ResourcePoolOptions, EventsTellTheStoryInOrder) {
             {.ttl = 1h, .max_idle = 1, .on_event = [&](const Pool::Event& event) {
                EXPECT_EQ(event.kind == Kind::failed, event.error != nullptr);
                events.emplace_back(event.kind, event.key);
-               throw 1;  // is dropped
+               throw 1;  // is ignored
              }});
   run(context, [&]() -> asio::awaitable<void> {
     {
@@ -94,10 +94,10 @@ TEST(ResourcePoolOptions, EventsTellTheStoryInOrder) {
   EXPECT_EQ(events, expected);
 }
 
-TEST(ResourcePoolOptions, EventsOfOneKeyComeInOrderOnManyThreads) {
+TEST(ResourcePoolOptions, EventsOfAKeyArriveInOrderOnThreads) {
   using Pool = drover::ResourcePool<int, int>;
   using Kind = Pool::Event::Kind;
-  std::vector<std::pair<Kind, int>> events;  // no lock: one event at a time
+  std::vector<std::pair<Kind, int>> events;  // without a lock: events come one at a time
   asio::thread_pool threads(4);
   {
     Pool pool(
@@ -134,8 +134,8 @@ TEST(ResourcePoolOptions, EventsOfOneKeyComeInOrderOnManyThreads) {
   }
 }
 
-// A key that is never made from a view unless it is missing.
-TEST(ResourcePoolLookup, StringKeysAreFoundByAnyViewOfThem) {
+// A key is created from a view only if it is missing.
+TEST(ResourcePoolLookup, FindsStringKeysByAnyView) {
   asio::io_context context;
   drover::ResourcePool<std::string, int> pool(
       context.get_executor(), [](const std::string& key) { return static_cast<int>(key.size()); }, {.ttl = 1h});
@@ -177,7 +177,7 @@ struct PointEqual {
   bool operator()(const Point& a, const Point& b) const { return a.x == b.x && a.y == b.y; }
 };
 
-TEST(ResourcePoolLookup, AHashThatThrowsLeavesThePoolAsItWas) {
+TEST(ResourcePoolLookup, HashThatThrowsLeavesThePoolUnchanged) {
   asio::io_context context;
   drover::ResourcePool<Point, int, PointHash, PointEqual> pool(context.get_executor(),
                                                                [](const Point& p) { return p.x + p.y; }, {.ttl = 1h});
@@ -200,7 +200,7 @@ struct Immovable {
   int number;
 };
 
-TEST(ResourcePoolValues, MayBeMoveOnly) {
+TEST(ResourcePoolValue, MayBeMoveOnly) {
   asio::io_context context;
   using Pool = drover::ResourcePool<int, std::unique_ptr<int>>;
   Pool plain(context.get_executor(), [](int key) { return std::make_unique<int>(key); });
@@ -216,7 +216,7 @@ TEST(ResourcePoolValues, MayBeMoveOnly) {
   });
 }
 
-TEST(ResourcePoolValues, MayBeImmovable) {
+TEST(ResourcePoolValue, MayBeImmovable) {
   asio::io_context context;
   using Pool = drover::ResourcePool<int, Immovable>;
   int finalized = 0;
@@ -238,7 +238,7 @@ TEST(ResourcePoolValues, MayBeImmovable) {
   EXPECT_EQ(finalized, 1);
 }
 
-TEST(ResourcePoolValues, WithoutAFinalizerAreDestroyedAtOnce) {
+TEST(ResourcePoolValue, WithoutAFinalizerIsDestroyedAtOnce) {
   asio::io_context context;
   auto shared = std::make_shared<int>(1);
   drover::ResourcePool<int, std::shared_ptr<int>> pool(context.get_executor(), [&](int) { return shared; });
@@ -251,7 +251,7 @@ TEST(ResourcePoolValues, WithoutAFinalizerAreDestroyedAtOnce) {
   });
 }
 
-TEST(ResourcePoolExecutor, FactoriesFinalizersAndHandlersRunOnIt) {
+TEST(ResourcePoolExecutor, RunsFactoriesFinalizersAndHandlers) {
   asio::io_context context;
   const auto strand = asio::make_strand(context);
   int calls = 0;

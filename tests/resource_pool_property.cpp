@@ -1,5 +1,5 @@
-// O-11: random sequences of everything that can happen to a pool, against a model, on a fake clock.
-// DROVER_POOL_SEQUENCES and DROVER_POOL_SEED change how many there are and where they begin.
+// Random sequences of every event of a pool, compared with a model, on a fake clock. DROVER_POOL_SEQUENCES and
+// DROVER_POOL_SEED set their number and the first seed.
 
 #include <chrono>
 #include <cstdint>
@@ -33,11 +33,11 @@ constexpr int op_count = 11;
 const char* const op_names[op_count] = {"acquire",   "drop",      "release", "discard", "cancel",   "expire",
                                         "clear_key", "clear_all", "advance", "factory", "finalizer"};
 
-/// What it means depends on what there is when its turn comes, so that any part of a sequence is a sequence.
+/// The meaning of a step depends on the state when it is performed, so that any part of a sequence is a valid sequence.
 struct Step {
   Op op;
-  unsigned which;  // one of what there is
-  unsigned how;    // how it ends, how long it takes, whether it is cancelled
+  unsigned which;  // selects one of the candidates
+  unsigned how;    // its outcome, its duration, whether it is cancelled
 };
 
 struct Sequence {
@@ -53,7 +53,7 @@ Sequence random_sequence(std::uint64_t seed, int length) {
   const std::chrono::milliseconds ttls[] = {0ms, 10ms, 10ms, 35ms};
   sequence.rules.ttl = ttls[random() % 4];
   if (random() % 2 == 0) sequence.rules.max_idle = random() % 4;
-  // Each sequence likes some steps better than others, so that they go to different places.
+  // Each sequence prefers some steps, so that sequences reach different states.
   std::vector<double> weights{4, 2, 2, 1, 1, 0.5, 0.5, 0.1, 1.5, 4, 3};
   for (double& weight : weights) weight *= 0.2 + static_cast<double>(random() % 100) / 50;
   std::discrete_distribution<int> op(weights.begin(), weights.end());
@@ -72,7 +72,7 @@ Outcome outcome(unsigned how) {
   return how % 8 == 0 ? Outcome::error : how % 8 == 1 ? Outcome::cancelled : Outcome::value;
 }
 
-/// Returns false if there is nothing that the step could be done to.
+/// Returns false if there is nothing that the step could act on.
 bool perform(const Step& step, int id, Model& model, Driver& driver) {
   const int key = static_cast<int>(step.which % keys);
   switch (step.op) {
@@ -187,7 +187,7 @@ void compare(Model& model, Driver& driver) {
   require(driver.done.empty(), "who waits for an end");
 }
 
-/// Empty if all is well.
+/// Empty if the sequence succeeded.
 std::string run(const Sequence& sequence, bool verbose = false) {
   Model model(sequence.rules);
   Driver driver(sequence.rules);
@@ -208,7 +208,7 @@ std::string run(const Sequence& sequence, bool verbose = false) {
   return {};
 }
 
-/// Leaves out whatever is not needed to make it fail.
+/// Removes the steps that are not needed for the failure.
 Sequence shorten(Sequence sequence) {
   for (std::size_t part = sequence.steps.size() / 2; part > 0;) {
     bool shorter = false;
@@ -233,10 +233,10 @@ std::uint64_t setting(const char* name, std::uint64_t otherwise) {
   return value != nullptr ? std::strtoull(value, nullptr, 10) : otherwise;
 }
 
-// In four parts, so that CTest can run them side by side.
+// Four parts, which CTest can run in parallel.
 class ResourcePoolProperty : public testing::TestWithParam<int> {};
 
-TEST_P(ResourcePoolProperty, RandomSequencesDoWhatTheModelDoes) {
+TEST_P(ResourcePoolProperty, RandomSequencesMatchTheModel) {
   const std::uint64_t sequences = setting("DROVER_POOL_SEQUENCES", 10'000) / 4;
   const std::uint64_t first = setting("DROVER_POOL_SEED", 1) + static_cast<std::uint64_t>(GetParam()) * sequences;
   for (std::uint64_t seed = first; seed < first + sequences; ++seed) {

@@ -16,7 +16,7 @@
 #include "support/resource_pool_driver.hpp"
 #include "support/resource_pool_run.hpp"
 
-// Counts what is allocated, with 16 bytes a block for the allocator's own.
+// Counts the allocated bytes, plus 16 bytes a block for the allocator itself.
 namespace {
 std::atomic<std::int64_t> allocated{0};
 constexpr std::size_t block_overhead = 16;
@@ -50,8 +50,7 @@ using namespace std::chrono_literals;
 using Key = std::uint64_t;
 using Value = std::uint64_t;
 
-// O-12
-TEST(ResourcePoolScale, AMillionIdleKeysTakeLessThan200BytesEach) {
+TEST(ResourcePoolScale, IdleKeyTakesLessThan200Bytes) {
   constexpr std::uint64_t count = 1'000'000;
   asio::io_context context;
   drover::ResourcePool<Key, Value> pool(context.get_executor(), [](Key key) { return key; }, {.ttl = 1h});
@@ -69,7 +68,7 @@ TEST(ResourcePoolScale, AMillionIdleKeysTakeLessThan200BytesEach) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// O-12: the fake timer throws if it is armed while it is.
+// The fake timer throws if it is armed while it is armed already.
 TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   constexpr int count = 200'000;
   using Impl = drover::detail::resource_pool::Impl<int, int, std::hash<int>, std::equal_to<int>, pool_model::FakeTime>;
@@ -93,7 +92,7 @@ TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
     }
   });
   EXPECT_EQ(core->counts().pending, static_cast<std::size_t>(count));
-  // It fires once for the first key that is due, and is armed for the next one that is left.
+  // The timer fires once for the first key that is due, and is armed for the next one that is left.
   pool_model::FakeTime::current = pool_model::Time{} + 1h + 100'000us;
   EXPECT_TRUE(pool_model::FakeTime::Timer::only->fire_if_due());
   context.restart();

@@ -1,4 +1,4 @@
-// O-01, O-06, O-08: any thread may call any member. To be run under TSan as well.
+// Any thread may call any member. Run these tests with TSan as well.
 
 #include <atomic>
 #include <chrono>
@@ -33,7 +33,7 @@ using namespace std::chrono_literals;
 
 constexpr int keys = 4;
 
-/// Says what must never be: two live values of one key, a value finalized twice, a finalized value handed out.
+/// Checks for what must never happen: two live values of one key, a value finalized twice, a finalized value leased.
 struct Resource {
   Resource(int k, std::atomic<int>* a) : key(k), alive(a) { EXPECT_EQ(alive[key].fetch_add(1), 0); }
   Resource(const Resource&) = delete;
@@ -53,7 +53,7 @@ struct Resource {
 };
 using Pool = drover::ResourcePool<int, Resource>;
 
-/// A context of its own for each thread.
+/// A context for each thread.
 class Threads {
  public:
   explicit Threads(int count) {
@@ -140,7 +140,7 @@ struct Storm {
   }
 };
 
-// O-06, O-08. Expiry within microseconds, so that it races everything else.
+// Values expire within microseconds, so that expiry races with everything else.
 void storm(asio::any_io_executor executor, drover::Duration ttl, bool clears) {
   Storm storm;
   {
@@ -169,24 +169,23 @@ void storm(asio::any_io_executor executor, drover::Duration ttl, bool clears) {
   EXPECT_GT(storm.finalized, 0);
 }
 
-TEST(ResourcePoolThreads, AStormOfAcquireReleaseAndExpireOnAThreadPool) {
+TEST(ResourcePoolThreads, StormOnAThreadPoolFinalizesEachValueOnce) {
   asio::thread_pool threads(2);
   for (const drover::Duration ttl : {0us, 50us}) storm(threads.get_executor(), ttl, false);
   threads.join();
 }
 
-TEST(ResourcePoolThreads, AStormWithClearOnAStrand) {
+TEST(ResourcePoolThreads, StormWithClearFinalizesEachValueOnce) {
   asio::thread_pool threads(2);
   for (const drover::Duration ttl : {0us, 50us}) storm(asio::make_strand(threads), ttl, true);
   threads.join();
 }
 
-TEST(ResourcePoolThreads, AStormOnTheContextOfAnotherThread) {
+TEST(ResourcePoolThreads, StormFromElsewhereFinalizesEachValueOnce) {
   Threads other(1);
   storm(other.context(0).get_executor(), 50us, true);
 }
 
-// O-01
 TEST(ResourcePoolThreads, AcquiresFromFourThreadsShareOneFactoryRun) {
   asio::thread_pool owner(1);
   std::atomic<int> made = 0;
@@ -207,7 +206,7 @@ TEST(ResourcePoolThreads, AcquiresFromFourThreadsShareOneFactoryRun) {
   EXPECT_EQ(sum, 40);
 }
 
-TEST(ResourcePoolThreads, WhoeverAwaitsIsResumedOnItsOwnExecutor) {
+TEST(ResourcePoolThreads, CallerResumesOnItsOwnExecutor) {
   asio::thread_pool owner(1);
   drover::ResourcePool<int, int> pool(owner.get_executor(), [](int key) { return key; }, {.finalizer = [](int&) {}});
   asio::io_context context;
@@ -220,8 +219,7 @@ TEST(ResourcePoolThreads, WhoeverAwaitsIsResumedOnItsOwnExecutor) {
   });
 }
 
-// O-08
-TEST(ResourcePoolThreads, CancellingRacesTheEndOfTheFactory) {
+TEST(ResourcePoolThreads, CancellationMayRaceWithTheFactory) {
   asio::thread_pool owner(1);
   drover::ResourcePool<int, int> pool(owner.get_executor(), [](int key) { return key; });
   for (int round = 0; round < 300; ++round) {
@@ -246,8 +244,7 @@ TEST(ResourcePoolThreads, CancellingRacesTheEndOfTheFactory) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// O-07, O-08
-TEST(ResourcePoolThreads, ThePoolGoesOnOneThreadWhileItsContextGoesOnAnother) {
+TEST(ResourcePoolThreads, PoolAndContextMayBeDestroyedAtOnce) {
   for (int round = 0; round < 200; ++round) {
     auto threads = std::make_unique<asio::thread_pool>(1);
     auto executor = asio::any_io_executor(asio::make_strand(*threads));

@@ -1,4 +1,4 @@
-// O-07: the timer of the idle values is no work.
+// The timer of the idle values does not count as work.
 
 #include <atomic>
 #include <chrono>
@@ -35,7 +35,7 @@ using pool_test::run;
 using Value = std::shared_ptr<int>;
 using Pool = drover::ResourcePool<std::string, Value>;
 
-TEST(ResourcePoolTimer, RunReturnsAtOnceWithIdleEntriesAndStillExpiresThemLater) {
+TEST(ResourcePoolTimer, RunReturnsAtOnceAndExpiresEntriesLater) {
   for (const bool on_strand : {false, true}) {
     asio::io_context context;
     asio::any_io_executor executor = context.get_executor();
@@ -56,7 +56,7 @@ TEST(ResourcePoolTimer, RunReturnsAtOnceWithIdleEntriesAndStillExpiresThemLater)
   }
 }
 
-TEST(ResourcePoolTimer, ArmedFromAnotherThreadItKeepsNothingRunningEither) {
+TEST(ResourcePoolTimer, ArmedOnAnotherThreadKeepsNothingRunning) {
   asio::io_context context;
   Pool pool(context.get_executor(), [](const std::string&) { return Value(); }, {.ttl = 60s});
   Pool::Lease lease;
@@ -66,7 +66,7 @@ TEST(ResourcePoolTimer, ArmedFromAnotherThreadItKeepsNothingRunningEither) {
   context.restart();
   context.run();
   EXPECT_LT(drover::Clock::now() - begun, 1500ms);
-  // Idle for good: there is no work, so run() does not even begin.
+  // All values stay idle: there is no work, so run() does not even begin.
   context.restart();
   EXPECT_EQ(context.run(), 0u);
 }
@@ -86,7 +86,7 @@ TEST(ResourcePoolTimer, JoinReturnsAtOnceWithIdleEntries) {
   }
 }
 
-TEST(ResourcePoolTimer, ExpiresOnAThreadPoolWithoutAnyOtherWork) {
+TEST(ResourcePoolTimer, ExpiresOnAThreadPoolWithoutOtherWork) {
   asio::thread_pool threads(2);
   std::promise<void> finalized;
   Pool pool(threads.get_executor(), [](const std::string&) { return Value(); },
@@ -107,7 +107,8 @@ TEST(ResourcePoolTimer, ExpiresOnTheSystemContext) {
   EXPECT_EQ(finalized.get_future().wait_for(10s), std::future_status::ready);
 }
 
-/// A context that is not one of Asio's: what is executed runs when run() is called, which counts its work.
+/// A context that is not one of Asio's: poll() runs the functions that were executed before, and work() counts its
+/// work.
 class OwnContext : public asio::execution_context {
  public:
   class Executor {
@@ -153,7 +154,7 @@ class OwnContext : public asio::execution_context {
 
   Executor get_executor() { return {this, false}; }
   int work() const { return work_; }
-  /// Runs what is there by now.
+  /// Runs the functions that are queued by now.
   bool poll() {
     std::deque<std::function<void()>> ready;
     {
@@ -170,7 +171,7 @@ class OwnContext : public asio::execution_context {
   std::atomic<int> work_ = 0;
 };
 
-TEST(ResourcePoolTimer, IsNoWorkOnAContextOfOnesOwnEitherAndExpiresThere) {
+TEST(ResourcePoolTimer, ExpiresOnACustomContextWithoutWork) {
   OwnContext context;
   int finalized = 0;
   const auto main_thread = std::this_thread::get_id();
@@ -191,8 +192,8 @@ TEST(ResourcePoolTimer, IsNoWorkOnAContextOfOnesOwnEitherAndExpiresThere) {
   EXPECT_EQ(finalized, 1);
 }
 
-// Pools that come and go, with timers armed from inside and outside, must leave the count of work as it was.
-TEST(ResourcePoolTimer, ManyPoolsOnManyThreadsNeitherEndRunEarlyNorKeepItUp) {
+// Pools that are created and destroyed, with timers armed from inside and outside, must not change the count of work.
+TEST(ResourcePoolTimer, ManyPoolsDoNotChangeTheCountOfWork) {
   for (int round = 0; round < 30; ++round) {
     asio::io_context context(3);
     std::atomic<int> done = 0;
@@ -218,7 +219,7 @@ TEST(ResourcePoolTimer, ManyPoolsOnManyThreadsNeitherEndRunEarlyNorKeepItUp) {
       std::vector<std::thread> threads;
       for (int i = 0; i < 3; ++i) threads.emplace_back([&] { context.run(); });
       for (auto& thread : threads) thread.join();
-      EXPECT_EQ(done, 12);  // run() did not return early
+      EXPECT_EQ(done, 12);  // run() did not return too early
     }
   }
 }

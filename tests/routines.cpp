@@ -54,7 +54,7 @@ struct Counter {
   int operator()() { return ++count; }
 };
 
-/// Runs a routine on arguments that have been encoded, as a worker would.
+/// Runs a routine with encoded arguments, as a worker would.
 struct Runner {
   Routines routines;
   std::stop_source stop;
@@ -62,7 +62,7 @@ struct Runner {
   std::size_t limit = 1000;
   bool cancelled = false;
 
-  /// As it arrives, so to say: in one piece.
+  /// The body in one piece, as it would arrive.
   static ByteBuffer whole(FrameBody body) {
     ByteBuffer bytes;
     for (const auto& piece : body.pieces()) bytes.append(view_of(*piece));
@@ -117,7 +117,7 @@ struct Runner {
   }
 };
 
-TEST(Routines, ANameIsNeededAndTakenOnce) {
+TEST(Routines, NeedUniqueNamesThatAreNotEmpty) {
   Routines routines;
   routines.add("a", twice).add("b", twice);
   EXPECT_THROW(routines.add("", twice), std::invalid_argument);
@@ -125,8 +125,7 @@ TEST(Routines, ANameIsNeededAndTakenOnce) {
   EXPECT_EQ(RoutinesAccess::table(routines).names(), (std::vector<std::string>{"a", "b"}));
 }
 
-// C-01
-TEST(Routines, EveryKindOfCallable) {
+TEST(Routines, AcceptEveryKindOfCallable) {
   Runner r;
   int base = 100;
   r.routines.add("function", twice)
@@ -148,8 +147,7 @@ TEST(Routines, EveryKindOfCallable) {
   EXPECT_EQ(r.get<int>("move-only lambda"), 5);
 }
 
-// C-01
-TEST(Routines, EveryKindOfParameterAndResult) {
+TEST(Routines, AcceptEveryKindOfParameterAndResult) {
   Runner r;
   r.routines.add("const reference", [](const std::string& text) { return text + "!"; })
       .add("rvalue reference", [](std::string&& text) { return std::move(text) + "!"; })
@@ -174,7 +172,7 @@ TEST(Routines, EveryKindOfParameterAndResult) {
   EXPECT_EQ(r.get<int>("coroutine by reference", std::vector{4}, Point{3, 0}), 7);
 }
 
-TEST(Routines, TheStopTokenIsNoArgument) {
+TEST(Routines, StopTokenIsNotPassedByTheCaller) {
   Runner r;
   r.routines.add("token", [](std::stop_token stop, int x) { return stop.stop_requested() ? x : -x; })
       .add("token by reference", [](const std::stop_token& stop) { return stop.stop_possible(); })
@@ -191,8 +189,7 @@ TEST(Routines, TheStopTokenIsNoArgument) {
   EXPECT_EQ(table.find("token")->parameters(), "(int)");
 }
 
-// C-02
-TEST(Routines, WrongArgumentsAreToldFromWhatTheRoutineThrows) {
+TEST(Routines, DistinguishWrongArgumentsFromExceptions) {
   Runner r;
   bool called = false;
   r.routines.add("take", [&](int, const std::vector<double>&) { called = true; }).add("decodes by itself", [] {
@@ -210,7 +207,7 @@ TEST(Routines, WrongArgumentsAreToldFromWhatTheRoutineThrows) {
   EXPECT_EQ(r.status, ResultStatus::remote_error);
 }
 
-TEST(Routines, AnExceptionMayHaveNoText) {
+TEST(Routines, ExceptionMayHaveNoText) {
   Runner r;
   r.routines.add("throw", [] { throw Silent(); })
       .add("take", [](Awkward) {})
@@ -227,7 +224,7 @@ TEST(Routines, AnExceptionMayHaveNoText) {
   EXPECT_EQ(r.status, ResultStatus::bad_arguments);
 }
 
-TEST(Routines, ArgumentsTakeNoMoreMemoryThanAllowed) {
+TEST(Routines, ArgumentsAreBoundedInMemory) {
   Runner r;
   r.routines.add("take", [](const std::vector<std::optional<std::array<double, 200>>>&) {});
   const std::string text = r.failure("take", std::vector<std::optional<std::array<double, 200>>>(50000)).at(0);
@@ -235,8 +232,7 @@ TEST(Routines, ArgumentsTakeNoMoreMemoryThanAllowed) {
   EXPECT_NE(text.find("the value takes more memory than allowed"), std::string::npos) << text;
 }
 
-// C-02
-TEST(Routines, WhatIsTooLargeIsToldInTextsThatAreNot) {
+TEST(Routines, ErrorTextFitsEvenIfResultDoesNot) {
   Runner r;
   r.limit = 100;
   r.routines.add("large", [](int size) { return std::string(static_cast<std::size_t>(size), 'x'); })
@@ -250,7 +246,7 @@ TEST(Routines, WhatIsTooLargeIsToldInTextsThatAreNot) {
   }
 }
 
-TEST(Routines, OperationAbortedIsACancellationOnlyIfThereWasOne) {
+TEST(Routines, OperationAbortedIsAnErrorUnlessCancelled) {
   Runner r;
   r.routines.add("abort", [] { throw std::system_error(asio::error::operation_aborted); }).add("other", [] {
     throw std::system_error(asio::error::eof);
@@ -264,7 +260,7 @@ TEST(Routines, OperationAbortedIsACancellationOnlyIfThereWasOne) {
   EXPECT_EQ(r.status, ResultStatus::remote_error);
 }
 
-TEST(TypeName, ReadsAsOneWouldWriteIt) {
+TEST(TypeName, ReadsAsInSourceCode) {
   EXPECT_EQ(type_name<int>(), "int");
   EXPECT_NE(type_name<std::vector<int>>().find("std::vector<int"), std::string::npos);
   EXPECT_NE(type_name<Point>().find("Point"), std::string::npos);
@@ -285,10 +281,10 @@ TEST(IdQueue, KeepsTheOrderAcrossThreadsAndBlocks) {
   }
   pusher.join();
   EXPECT_EQ(queue.pop(), std::nullopt);
-  for (std::uint64_t id = 1; id <= 5000; ++id) queue.push(id);  // and is destroyed with some left
+  for (std::uint64_t id = 1; id <= 5000; ++id) queue.push(id);  // the queue is destroyed with some ids left
 }
 
-TEST(StopSources, StopOneOrAllAndOnlyThoseThatAreThere) {
+TEST(StopSources, StopOneOrAllThatAreRegistered) {
   StopSources sources;
   const auto first = sources.add(1), second = sources.add(2), third = sources.add(3);
   sources.stop(2);

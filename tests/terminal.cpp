@@ -1,4 +1,4 @@
-// Children that inherit the terminal of a program as their stdin, see support/terminal_host.cpp.
+// Children that inherit the terminal of a program as their stdin; the program is support/terminal_host.cpp.
 #include <gtest/gtest.h>
 #include <optional>
 #include <signal.h>
@@ -16,7 +16,7 @@ using drover::detail::next_step;
 using drover::detail::TerminalStep;
 using drover::detail::TerminalView;
 
-TEST(TerminalStep, IsRightForEveryHolderAndEveryStop) {
+TEST(TerminalStep, IsRightForEveryHolderAndSignal) {
   using Holder = TerminalView::Holder;
   for (const auto holder : {Holder::parent, Holder::child, Holder::other})
     EXPECT_EQ(next_step({holder, std::nullopt}), TerminalStep::nothing);
@@ -34,7 +34,7 @@ class Terminal : public Processes {
     Command command;
     command.program = DROVER_HELPER_TERMINAL_HOST;
     command.args = {DROVER_HELPER_CHILD, mode};
-    // In a copy made by fork() a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
+    // In a forked copy a leak sanitizer may hang, and a thread sanitizer refuses to start threads.
     command.env = {{"ASAN_OPTIONS", "detect_leaks=0"}, {"TSAN_OPTIONS", "die_after_fork=0"}};
     auto process = Process::spawn(command);
     const auto report = run(process.reap(50s), 60s);
@@ -42,18 +42,18 @@ class Terminal : public Processes {
   }
 };
 
-TEST_F(Terminal, IsReadByAChild) { expect_well("reads"); }
+TEST_F(Terminal, CanBeReadByAChild) { expect_well("reads"); }
 
-TEST_F(Terminal, IsReadByOneChildAtATime) { expect_well("second"); }
+TEST_F(Terminal, CanBeReadByOneChildAtATime) { expect_well("second"); }
 
-// A program in the background has no terminal to give.
+// A program in the background has no terminal to hand over.
 TEST_F(Terminal, IsRefusedInTheBackground) { expect_well("background"); }
 
-TEST_F(Terminal, ComesBackFromAnAbandonedChild) { expect_well("abandons"); }
+TEST_F(Terminal, ReturnsFromAnAbandonedChild) { expect_well("abandons"); }
 
-// The user suspends the program and goes on with it: with both, that is.
+// The user suspends the program and continues it; both apply to the child as well.
 TEST_F(Terminal, SuspendsTheProgramWithTheChild) { expect_well("suspends"); }
 
-TEST_F(Terminal, ComesBackFromAStoppedChild) { expect_well("stopped"); }
+TEST_F(Terminal, ReturnsFromASuspendedChild) { expect_well("stopped"); }
 
 }  // namespace

@@ -1,15 +1,15 @@
-// A worker that is sent what it should not be.
+// Frames and environments that a worker must not be given.
 #include "support/raw_parent.hpp"
 
 namespace {
 
 using namespace raw;
 
-class WorkerHostile : public raw::Test {};
+class HostileParent : public raw::Test {};
 
-// A worker whose descriptors or whose variable did not reach it must not go on as the parent program, which would start
-// workers in turn.
-TEST_F(WorkerHostile, AVariableThatDoesNotFitEndsTheProcess) {
+// A worker whose descriptors or whose environment variable did not reach it must not go on as the parent program, which
+// would start workers in turn.
+TEST_F(HostileParent, ForgedEnvironmentEndsTheProcess) {
   for (const int forge : {1, 2, 3}) {
     SCOPED_TRACE(forge);
     Worker worker({.forge = forge});
@@ -18,8 +18,7 @@ TEST_F(WorkerHostile, AVariableThatDoesNotFitEndsTheProcess) {
   }
 }
 
-// C-02
-TEST_F(WorkerHostile, WrongCallsAreAnsweredAndHarmNothing) {
+TEST_F(HostileParent, WrongCallsAreRefusedAndHarmNothing) {
   Worker worker({.max_message_size = 10'000});
   worker.expect_hello();
 
@@ -50,7 +49,7 @@ TEST_F(WorkerHostile, WrongCallsAreAnsweredAndHarmNothing) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerHostile, ManyStatusRequestsThatNobodyReadsYet) {
+TEST_F(HostileParent, ManyStatusRequestsAreAllAnswered) {
   Worker worker;
   worker.expect_hello();
   FrameHeader header;
@@ -65,7 +64,7 @@ TEST_F(WorkerHostile, ManyStatusRequestsThatNobodyReadsYet) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerHostile, MalformedFramesEndTheWorker) {
+TEST_F(HostileParent, MalformedFramesEndTheWorker) {
   const auto header = [](FrameType type, std::uint64_t id) {
     FrameHeader h;
     h.type = type;
@@ -93,7 +92,7 @@ TEST_F(WorkerHostile, MalformedFramesEndTheWorker) {
   }
 }
 
-TEST_F(WorkerHostile, AMalformedCallIsABadCall) {
+TEST_F(HostileParent, MalformedCallHasBadArguments) {
   Worker worker;
   worker.expect_hello();
   FrameHeader header;

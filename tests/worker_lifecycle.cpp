@@ -1,4 +1,4 @@
-// The life of a worker in the parent, as data: what a stop may take, and what each event does in each state.
+// The life of a worker in the parent, as data: the budget of a stop, and the effect of each event in each state.
 #include <array>
 #include <functional>
 #include <gtest/gtest.h>
@@ -47,7 +47,7 @@ TEST(StopRequest, HasOneAbsoluteBudget) {
   EXPECT_EQ(stop.end_by(), now + 25s);
 }
 
-TEST(StopRequest, LaterOnesShortenAndNeverLengthen) {
+TEST(StopRequest, LaterRequestsOnlyShorten) {
   StopRequest stop = asked(20s);
   EXPECT_FALSE(stop.begin(now + 1s, StopRequest::Process::running));
   EXPECT_FALSE(stop.allow(now + 1s, 60s, margin));
@@ -76,7 +76,7 @@ TEST(StopRequest, UnboundedGetsABudgetLater) {
   EXPECT_EQ(lost.result(true, false), make_error_code(Errc::connection_lost));
 }
 
-TEST(StopRequest, AcknowledgementLeavesTheBudget) {
+TEST(StopRequest, AcknowledgementKeepsTheBudget) {
   StopRequest stop = asked(20s);
   stop.acknowledged(now + 1s, exit_grace);
   EXPECT_EQ(stop.end_by(), now + 25s);
@@ -134,7 +134,7 @@ TEST(StopRequest, ExtremeGracesDoNotOverflow) {
   EXPECT_TRUE(!stop.end_by() || *stop.end_by() > now + 1h);
 }
 
-TEST(StopRequest, ResultSaysWhatTheProcessWasDoing) {
+TEST(StopRequest, ResultReflectsTheStateOfTheProcess) {
   EXPECT_EQ(StopRequest().result(false, false), std::error_code{});
   EXPECT_EQ(asked(0s).result(false, true), make_error_code(Errc::not_running)) << "there was nobody to ask";
   for (const auto process : {StopRequest::Process::exited, StopRequest::Process::processed}) {
@@ -172,7 +172,7 @@ WorkerLifecycle in_state(State state) {
   return life;
 }
 
-/// A letter for each action.
+/// One letter for each action.
 std::string letters(const Actions& actions) {
   std::string text;
   if (actions.open_calls) text += 'o';
@@ -223,7 +223,7 @@ const std::vector<NamedEvent>& events() {
   return all;
 }
 
-TEST(WorkerLifecycle, EachEventInEachState) {
+TEST(WorkerLifecycle, HandlesEachEventInEachState) {
   for (const NamedEvent& event : events())
     for (std::size_t at = 0; at < states.size(); ++at) {
       WorkerLifecycle life = in_state(static_cast<State>(at));
@@ -234,7 +234,7 @@ TEST(WorkerLifecycle, EachEventInEachState) {
     }
 }
 
-TEST(WorkerLifecycle, WithoutAProcessAStartFailsAtOnce) {
+TEST(WorkerLifecycle, FailedSpawnFailsTheStartAtOnce) {
   for (const bool stopped : {false, true}) {
     WorkerLifecycle life(limits);
     life.start();
@@ -244,8 +244,8 @@ TEST(WorkerLifecycle, WithoutAProcessAStartFailsAtOnce) {
   }
 }
 
-// stop() while the process is being spawned on another thread.
-TEST(WorkerLifecycle, StopBeforeTheProcessExistsEndsItOnceItDoes) {
+// stop() is called while the process is being spawned on another thread.
+TEST(WorkerLifecycle, StopBeforeTheSpawnEndsTheNewProcess) {
   WorkerLifecycle life(limits);
   life.start();
   EXPECT_EQ(life.stop(now, 60s, true).reap_by, std::nullopt);
@@ -259,7 +259,7 @@ TEST(WorkerLifecycle, StopBeforeTheProcessExistsEndsItOnceItDoes) {
   EXPECT_EQ(detached.spawned(now + 1s).reap_by, Deadline(now + 1s));
 }
 
-TEST(WorkerLifecycle, AStopReapsByTheEndOfItsBudget) {
+TEST(WorkerLifecycle, StopReapsByTheEndOfItsBudget) {
   WorkerLifecycle life = in_state(State::ready);
   EXPECT_EQ(life.stop(now, 20s, true).reap_by, Deadline(now + 25s));
   EXPECT_EQ(letters(life.stop(now + 1s, 60s, true)), "") << "it is longer";
@@ -269,13 +269,13 @@ TEST(WorkerLifecycle, AStopReapsByTheEndOfItsBudget) {
   EXPECT_EQ(life.exit_reason(), ExitReason::stop);
 }
 
-TEST(WorkerLifecycle, AnUnboundedStopReapsWithoutATime) {
+TEST(WorkerLifecycle, UnboundedStopReapsWithoutADeadline) {
   WorkerLifecycle life = in_state(State::ready);
   EXPECT_EQ(life.stop(now, std::nullopt, true).reap_by, std::make_optional(Deadline()));
   EXPECT_EQ(life.acknowledged(now + 100s).reap_by, Deadline(now + 110s)) << "shutdown_grace to exit";
 }
 
-TEST(WorkerLifecycle, AClosedSocketGivesTimeToExit) {
+TEST(WorkerLifecycle, ClosedSocketLeavesTimeToExit) {
   EXPECT_EQ(in_state(State::ready).control_closed(now).reap_by, Deadline(now + 10s));
   EXPECT_EQ(in_state(State::ready).data_closed(now).reap_by, Deadline(now + 10s));
   EXPECT_EQ(in_state(State::starting).control_closed(now).reap_by, Deadline(now + 500ms));
@@ -284,7 +284,7 @@ TEST(WorkerLifecycle, AClosedSocketGivesTimeToExit) {
   EXPECT_EQ(life.control_closed(now + 1s).reap_by, Deadline(now + 11s)) << "no STOP_REPLY can arrive";
 }
 
-TEST(WorkerLifecycle, TheExitReasonSaysWhetherItWasExpected) {
+TEST(WorkerLifecycle, ExitReasonDecidesWhatIsExpected) {
   const auto reason = [](State state, const std::function<void(WorkerLifecycle&)>& event) {
     WorkerLifecycle life = in_state(state);
     event(life);
@@ -308,7 +308,7 @@ TEST(WorkerLifecycle, TheExitReasonSaysWhetherItWasExpected) {
   EXPECT_TRUE(in_state(State::stopping).expected(false));
 }
 
-// Whatever happens in whatever order.
+// Random events in random order.
 TEST(WorkerLifecycle, RandomSequencesKeepItsPromises) {
   std::mt19937 random(7);
   const auto pick = [&](std::size_t count) { return static_cast<std::size_t>(random() % count); };

@@ -11,7 +11,7 @@ namespace {
 
 using namespace raw;
 
-/// Gone, whoever its parent is.
+/// True if the process has exited, whichever process its parent is.
 bool gone(pid_t pid) {
   if (::kill(pid, 0) != 0) return true;
   const std::string path = "/proc/" + std::to_string(pid) + "/stat";
@@ -27,7 +27,7 @@ bool gone_within(pid_t pid, Clock::duration bound) {
   return !pidfd || readable(pidfd.get(), std::chrono::ceil<std::chrono::milliseconds>(bound)) || gone(pid);
 }
 
-/// A process in between that can be killed; the test adopts what it leaves.
+/// A process between the test and the worker that can be killed; the test adopts its orphans.
 class ParentDeath : public raw::Test {
  protected:
   struct Told {
@@ -43,7 +43,7 @@ class ParentDeath : public raw::Test {
     Test::TearDown();
   }
 
-  /// Runs `body` in the process in between. It sets up a worker, tells who it is, and then waits to be killed.
+  /// Runs `body` in the process in between, which creates a worker, reports its process id and then waits to be killed.
   Told in_between(std::function<pid_t(Worker&)> body, Options options = {}) {
     auto [reading, writing] = drover::detail::pipe_pair();
     middle_ = ::fork();
@@ -79,7 +79,7 @@ class ParentDeath : public raw::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
 
-  /// The rest of the group: it has been killed, but may not have been adopted yet.
+  /// Collects the rest of the group: it has been killed, but may not have been adopted yet.
   void collect() {
     const Stopwatch watch;
     while (watch.elapsed() < patience && ::waitpid(-1, nullptr, __WALL) > 0) {
@@ -90,8 +90,7 @@ class ParentDeath : public raw::Test {
   std::function<bool()> before_spawn_;  // runs in the process in between
 };
 
-// D-01
-TEST_F(ParentDeath, AnIdleWorkerEndsAtOnce) {
+TEST_F(ParentDeath, EndsAnIdleWorkerAtOnce) {
   const Told told = in_between([](Worker&) { return 0; }, {.shutdown_grace = 60s});
   const Stopwatch watch;
   kill_parent();
@@ -99,8 +98,7 @@ TEST_F(ParentDeath, AnIdleWorkerEndsAtOnce) {
   EXPECT_LT(watch.elapsed(), slack);
 }
 
-// D-01
-TEST_F(ParentDeath, CallsInFlightAreCancelled) {
+TEST_F(ParentDeath, CancelsCallsInFlight) {
   for (const char* routine : {"nap", "until_stopped", "coroutine_until_stopped"}) {
     SCOPED_TRACE(routine);
     const Told told = in_between(
@@ -117,8 +115,7 @@ TEST_F(ParentDeath, CallsInFlightAreCancelled) {
   }
 }
 
-// D-01
-TEST_F(ParentDeath, AnEndlessLoopEndsAtTheGrace) {
+TEST_F(ParentDeath, CutsOffAnEndlessLoopAtTheGrace) {
   for (const char* routine : {"spin", "block_stop_callback", "hold_the_allocator"}) {
     const Told told = in_between(
         [&](Worker& worker) {
@@ -135,8 +132,7 @@ TEST_F(ParentDeath, AnEndlessLoopEndsAtTheGrace) {
   }
 }
 
-// D-01
-TEST_F(ParentDeath, ADrainIsShortened) {
+TEST_F(ParentDeath, ShortensADrain) {
   const Told told = in_between(
       [](Worker& worker) {
         worker.call("nap", 30000, 0);
@@ -152,8 +148,7 @@ TEST_F(ParentDeath, ADrainIsShortened) {
   EXPECT_LT(watch.elapsed(), slack);
 }
 
-// D-01
-TEST_F(ParentDeath, AWorkerThatIsStoppedWakesUp) {
+TEST_F(ParentDeath, WakesASuspendedWorker) {
   const Told told = in_between(
       [](Worker& worker) {
         ::kill(worker.pid, SIGSTOP);
@@ -166,8 +161,7 @@ TEST_F(ParentDeath, AWorkerThatIsStoppedWakesUp) {
   EXPECT_LT(watch.elapsed(), slack);
 }
 
-// D-01
-TEST_F(ParentDeath, ItIsNoticedDuringStartUp) {
+TEST_F(ParentDeath, EndsAWorkerThatIsStarting) {
   const Told told = in_between(
       [](Worker& worker) {
         EXPECT_TRUE(worker.told('b'));
@@ -180,8 +174,7 @@ TEST_F(ParentDeath, ItIsNoticedDuringStartUp) {
   EXPECT_LT(watch.elapsed(), slack);
 }
 
-// D-02
-TEST_F(ParentDeath, ItIsNoticedThoughACopyOfTheParentHoldsTheSockets) {
+TEST_F(ParentDeath, IsSeenIfAForkedCopyHoldsTheSockets) {
   for (const bool with_pidfd : {true, false}) {
     SCOPED_TRACE(with_pidfd ? "pidfd" : "record lock");
     const Told told = in_between(
@@ -202,13 +195,13 @@ TEST_F(ParentDeath, ItIsNoticedThoughACopyOfTheParentHoldsTheSockets) {
   }
 }
 
-TEST_F(ParentDeath, OneLockServesAllWorkersOfAParent) {
+TEST_F(ParentDeath, IsSeenByAllWorkersThroughOneLock) {
   const Options options{.shutdown_grace = 1s, .with_pidfd = false, .with_lock = true};
   auto* const copy = static_cast<std::atomic<pid_t>*>(
       ::mmap(nullptr, sizeof(std::atomic<pid_t>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   const Told told = in_between(
       [&](Worker& first) {
-        first.call("spin");  // lives on for the grace
+        first.call("spin");  // lives on until the grace is over
         EXPECT_TRUE(first.told('b'));
         static Worker second(options);
         second.expect_hello();
@@ -231,7 +224,7 @@ TEST_F(ParentDeath, OneLockServesAllWorkersOfAParent) {
   EXPECT_EQ(adopted(told.worker), 1);
 }
 
-TEST_F(ParentDeath, ItIsNoticedInsideAPidNamespace) {
+TEST_F(ParentDeath, IsSeenInsideAPidNamespace) {
   const auto enter = [] {  // the next child is the first process of a new namespace
     return ::unshare(CLONE_NEWPID) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0;
   };
@@ -258,8 +251,7 @@ TEST_F(ParentDeath, ItIsNoticedInsideAPidNamespace) {
   }
 }
 
-// D-03
-TEST_F(ParentDeath, TheEndOfTheThreadThatStartedItIsNotTheParentsDeath) {
+TEST_F(ParentDeath, IsNotTheExitOfTheThreadThatSpawned) {
   std::optional<Worker> worker;
   std::thread([&] {
     worker.emplace();
@@ -271,8 +263,7 @@ TEST_F(ParentDeath, TheEndOfTheThreadThatStartedItIsNotTheParentsDeath) {
   EXPECT_EQ(worker->exit_status(), 0);
 }
 
-// D-08
-TEST_F(ParentDeath, WhatRoutinesHaveSpawnedDiesToo) {
+TEST_F(ParentDeath, KillsTheProcessesThatRoutinesSpawned) {
   pid_t worker = 0;
   for (const char* end : {"return", "hard exit", "crash", "booting"}) {
     SCOPED_TRACE(end);
@@ -303,18 +294,18 @@ TEST_F(ParentDeath, WhatRoutinesHaveSpawnedDiesToo) {
     if (!booting) {
       EXPECT_TRUE(gone_within(told.extra, slack));
     }
-    const int status = adopted(worker);  // and finds that nothing is left
+    const int status = adopted(worker);  // it also finds that no child is left
     EXPECT_EQ(status, end == std::string("return") ? 0 : end == std::string("crash") ? -SIGABRT : 1);
   }
 }
 
-TEST_F(ParentDeath, AWorkerThatDoesNotLeadItsGroupLeavesItAlone) {
+TEST_F(ParentDeath, SparesAGroupThatTheWorkerDoesNotLead) {
   const Told told = in_between([](Worker&) { return 0; }, {.own_group = false});
   kill_parent();
   EXPECT_EQ(adopted(told.worker), 0);
 }
 
-TEST_F(ParentDeath, ClosedSocketsAreAsGoodAsDeath) {
+TEST_F(ParentDeath, ClosedSocketsCountAsParentDeath) {
   for (const bool control : {true, false}) {
     Worker worker({.shutdown_grace = 60s});
     worker.expect_hello();
@@ -327,8 +318,8 @@ TEST_F(ParentDeath, ClosedSocketsAreAsGoodAsDeath) {
   collect();
 }
 
-// Somebody has shut down the parent's reading side only: callers would wait for ever.
-TEST_F(ParentDeath, ResultsThatNobodyReadsEndTheWorker) {
+// Only the parent's reading side is shut down: callers would wait for ever.
+TEST_F(ParentDeath, UnreadableResultsEndTheWorker) {
   Worker worker({.shutdown_grace = 60s});
   worker.expect_hello();
   ::shutdown(worker.data.fd(), SHUT_RD);

@@ -1,4 +1,4 @@
-// A worker seen from the other side of its sockets: the handshake, calls, cancellation, the answers it owes.
+// A worker seen from the other side of its sockets: the handshake, calls, cancellation, and its replies.
 #include <algorithm>
 #include <cstdio>
 #include <sched.h>
@@ -21,8 +21,7 @@ TEST_F(WorkerProtocol, HelloNamesVersionAndRoutines) {
   expect_clean_stop(worker);
 }
 
-// W-09
-TEST_F(WorkerProtocol, AWorkerThatHasNotAskedIsKnownByItsEnvironment) {
+TEST_F(WorkerProtocol, EnvironmentIdentifiesAnUnaskedWorker) {
   Worker worker({.args = {"ask-late"}});
   EXPECT_TRUE(worker.told('y'));
   EXPECT_TRUE(worker.told('y'));
@@ -30,8 +29,7 @@ TEST_F(WorkerProtocol, AWorkerThatHasNotAskedIsKnownByItsEnvironment) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-// C-01
-TEST_F(WorkerProtocol, PlainFunctionsAndCoroutinesAnswer) {
+TEST_F(WorkerProtocol, FunctionsAndCoroutinesReturnResults) {
   Worker worker;
   worker.expect_hello();
   worker.call("echo", std::string("hello"));
@@ -47,10 +45,10 @@ TEST_F(WorkerProtocol, PlainFunctionsAndCoroutinesAnswer) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, ManyCallsInOneWriteAreAnsweredInOrder) {
+TEST_F(WorkerProtocol, CallsInOneWriteAreAnsweredInOrder) {
   Worker worker;
   worker.expect_hello();
-  // No more at a time than the sockets hold: who does not read is not read from either.
+  // No more calls at a time than the sockets hold: a worker whose results are not read does not read, either.
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < 500; ++i) worker.queue_call("add", i, 1L);
     Worker::flush(worker.data);
@@ -64,7 +62,7 @@ TEST_F(WorkerProtocol, ManyCallsInOneWriteAreAnsweredInOrder) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, PlainCallsAndCoroutinesShareTheLoop) {
+TEST_F(WorkerProtocol, FunctionsAndCoroutinesShareTheLoop) {
   Worker worker;
   worker.expect_hello();
   for (int i = 0; i < 200; ++i) worker.queue_call("nap", i % 20, 0);
@@ -87,7 +85,7 @@ TEST_F(WorkerProtocol, ViewsLiveAsLongAsTheCoroutine) {
   const std::string large(100'000, 'v');
   worker.queue_call("napping_view", std::string_view("small"));
   worker.queue_call("napping_view", std::string_view(large));
-  worker.queue_call("echo", std::string(60'000, 'x'));  // writes over where the first one was
+  worker.queue_call("echo", std::string(60'000, 'x'));  // overwrites the place of the first call
   Worker::flush(worker.data);
   EXPECT_EQ(worker.result().header.id, 3u);
   std::vector<std::string> results{worker.result().as<std::string>(), worker.result().as<std::string>()};
@@ -97,8 +95,7 @@ TEST_F(WorkerProtocol, ViewsLiveAsLongAsTheCoroutine) {
   expect_clean_stop(worker);
 }
 
-// C-01
-TEST_F(WorkerProtocol, FiftyMebibytesBothWays) {
+TEST_F(WorkerProtocol, CarriesFiftyMebibytesBothWays) {
   Worker worker;
   worker.expect_hello();
   const std::string large(50u << 20, 'l');
@@ -107,8 +104,7 @@ TEST_F(WorkerProtocol, FiftyMebibytesBothWays) {
   expect_clean_stop(worker);
 }
 
-// C-03
-TEST_F(WorkerProtocol, ExceptionsTravelWithTypeAndText) {
+TEST_F(WorkerProtocol, ExceptionKeepsItsTypeAndText) {
   Worker worker({.max_message_size = 10'000});
   worker.expect_hello();
   const auto thrown = [&](std::string_view routine) {
@@ -127,8 +123,7 @@ TEST_F(WorkerProtocol, ExceptionsTravelWithTypeAndText) {
   expect_clean_stop(worker);
 }
 
-// C-06
-TEST_F(WorkerProtocol, CancelReachesACoroutineOnceAndItMayCleanUp) {
+TEST_F(WorkerProtocol, CancelReachesACoroutineOnce) {
   Worker worker;
   worker.expect_hello();
   const auto id = worker.call("nap", 30000, 100);
@@ -141,8 +136,7 @@ TEST_F(WorkerProtocol, CancelReachesACoroutineOnceAndItMayCleanUp) {
   expect_clean_stop(worker);
 }
 
-// C-06
-TEST_F(WorkerProtocol, CancelReachesAStopTokenThatBlocksTheMainThread) {
+TEST_F(WorkerProtocol, CancelReachesAStopTokenOfABusyThread) {
   Worker worker;
   worker.expect_hello();
   auto id = worker.call("until_stopped");
@@ -167,7 +161,7 @@ TEST_F(WorkerProtocol, CancelThatOvertakesItsCallIsNotLost) {
   for (const char* routine : {"nap", "until_stopped", "spin", "echo"}) {
     SCOPED_TRACE(routine);
     worker.cancel(worker.last_call + 1);
-    worker.status();  // CANCEL has been read
+    worker.status();  // CANCEL has been read by then
     worker.call(routine);
     EXPECT_EQ(worker.result().status(), ResultStatus::cancelled);
   }
@@ -175,7 +169,7 @@ TEST_F(WorkerProtocol, CancelThatOvertakesItsCallIsNotLost) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, CancelOfACallThatWaitsBehindAnother) {
+TEST_F(WorkerProtocol, CancelReachesACallBehindAnother) {
   Worker worker;
   worker.expect_hello();
   worker.queue_call("work", 300);
@@ -191,7 +185,7 @@ TEST_F(WorkerProtocol, CancelOfACallThatWaitsBehindAnother) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, LateCancelsAreIgnored) {
+TEST_F(WorkerProtocol, LateCancelIsIgnored) {
   Worker worker;
   worker.expect_hello();
   for (int i = 0; i < 3000; ++i) {  // more than a block of the queue
@@ -204,7 +198,7 @@ TEST_F(WorkerProtocol, LateCancelsAreIgnored) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, CancelRacesTheStartOfItsCall) {
+TEST_F(WorkerProtocol, CancelMayRaceWithTheStartOfItsCall) {
   Worker worker;
   worker.expect_hello();
   for (int i = 0; i < 300; ++i) {
@@ -216,7 +210,7 @@ TEST_F(WorkerProtocol, CancelRacesTheStartOfItsCall) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, StatusCountsWhatIsInFlight) {
+TEST_F(WorkerProtocol, StatusCountsTheCallsInFlight) {
   Worker worker;
   worker.expect_hello();
   auto status = worker.status();
@@ -262,16 +256,17 @@ TEST_F(WorkerProtocol, StatusIsAnsweredWhileTheMainThreadSpins) {
   }
 }
 
-// With what comes last, a routine that has been quick so far, they would leave only when that has ended.
-TEST_F(WorkerProtocol, ResultsForAnotherCoreDoNotWaitForAllThatWasAsked) {
+// The last call runs a routine that has been quick so far. Its results must not make the others wait until it has
+// ended.
+TEST_F(WorkerProtocol, ResultsForAnotherCoreLeaveInBatches) {
   Worker worker;
   worker.expect_hello();
   worker.core = 0xfffe;
-  for (int i = 0; i < 40; ++i) {  // only then is it relied upon
+  for (int i = 0; i < 40; ++i) {  // only after so many calls does the worker rely on the core
     worker.call("work", 0);
     worker.result();
   }
-  // Fewer than that may be held back at the end, wherever the worker was interrupted and sent what it had.
+  // Fewer results than a batch may be held back at the end, wherever the worker was interrupted and sent what it had.
   constexpr int at_once = Channel::frames_at_a_time, all = 2 * at_once - 1;
   for (int i = 0; i < all; ++i) worker.queue_call("nothing");
   worker.queue_call("work", 1000);
@@ -285,8 +280,8 @@ TEST_F(WorkerProtocol, ResultsForAnotherCoreDoNotWaitForAllThatWasAsked) {
   expect_clean_stop(worker);
 }
 
-// On the same core as well, unless the next routine has always been quick.
-TEST_F(WorkerProtocol, ResultsDoNotWaitForARoutineThatMayTakeItsTime) {
+// Results for the same core do not wait either, unless the next routine has always been quick.
+TEST_F(WorkerProtocol, ResultsDoNotWaitForASlowRoutine) {
   Worker worker;
   worker.expect_hello();
   worker.call("work", 0);
@@ -302,7 +297,7 @@ TEST_F(WorkerProtocol, ResultsDoNotWaitForARoutineThatMayTakeItsTime) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, StopCallbacksRunWithTheMaskThatRoutinesHave) {
+TEST_F(WorkerProtocol, StopCallbacksHaveTheSignalMaskOfRoutines) {
   Worker worker;
   worker.expect_hello();
   worker.call("blocked_in_callback");
@@ -312,7 +307,7 @@ TEST_F(WorkerProtocol, StopCallbacksRunWithTheMaskThatRoutinesHave) {
   expect_clean_stop(worker);
 }
 
-TEST_F(WorkerProtocol, ResultsSayWhichCoreTheyComeFrom) {
+TEST_F(WorkerProtocol, ResultCarriesTheCoreOfTheWorker) {
   Worker worker;
   worker.expect_hello();
   cpu_set_t allowed, one;
@@ -336,8 +331,7 @@ std::string output_of(const std::string& command) {
   return text;
 }
 
-// D-06
-TEST_F(WorkerProtocol, WhatRoutinesSpawnIsNoWorkerAndHasCleanSignals) {
+TEST_F(WorkerProtocol, ChildOfARoutineInheritsNothingOfDrover) {
   Worker worker;
   worker.expect_hello();
   worker.call("environment");
@@ -348,15 +342,15 @@ TEST_F(WorkerProtocol, WhatRoutinesSpawnIsNoWorkerAndHasCleanSignals) {
   EXPECT_NE(status.find("SigIgn:\t0000000180000000\n"), std::string::npos)
       << "all but glibc's own 32 and 33: " << status;
   EXPECT_NE(status.find("SigCgt:\t0000000000000000\n"), std::string::npos) << status;
-  // What the test itself was started with is passed on; none of what drover has opened.
+  // The descriptors that the test was started with are passed on, but none that drover has opened.
   const std::string kinds = "ls -l /proc/self/fd | grep -cE 'socket|eventfd|eventpoll|timerfd|pidfd|memfd'; true";
   worker.call("in_child", kinds);
   EXPECT_LE(std::stoi(worker.result().as<std::string>()), std::stoi(output_of(kinds)));
   expect_clean_stop(worker);
 }
 
-// A parent that asks and asks, and reads no answer.
-TEST_F(WorkerProtocol, RepliesThatNobodyReadsDoNotPileUp) {
+// A parent sends requests without end and reads no reply.
+TEST_F(WorkerProtocol, UnreadRepliesDoNotAccumulate) {
   Worker worker;
   worker.expect_hello();
   FrameHeader header;

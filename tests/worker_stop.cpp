@@ -1,4 +1,4 @@
-// How a worker ends when it is asked to: STOP, signals, and the hard exit when nothing else helps.
+// How a worker exits when it is asked to: STOP, signals, and the hard exit when nothing else helps.
 #include <random>
 #include <thread>
 
@@ -9,12 +9,11 @@ namespace {
 using namespace raw;
 
 class WorkerStop : public raw::Test {};
-class WorkerSignals : public raw::Test {};
+class WorkerSignal : public raw::Test {};
 
-// STOP --------------------------------------------------------------------------------------------
+// ---- STOP -----------------------------------------------------------------------------------------------------------
 
-// S-01
-TEST_F(WorkerStop, AnIdleWorkerEndsAtOnceWhateverTheGrace) {
+TEST_F(WorkerStop, IdleWorkerExitsAtOnce) {
   using Grace = std::optional<Clock::duration>;
   for (const Grace grace : {Grace(0s), Grace(5s), Grace(60s), Grace()}) {
     Worker worker;
@@ -28,8 +27,7 @@ TEST_F(WorkerStop, AnIdleWorkerEndsAtOnceWhateverTheGrace) {
   }
 }
 
-// S-02
-TEST_F(WorkerStop, WhatFinishesInTimeIsDrained) {
+TEST_F(WorkerStop, DrainsCallsThatFinishInTime) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 300, 0);
@@ -45,8 +43,8 @@ TEST_F(WorkerStop, WhatFinishesInTimeIsDrained) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-// Moments from the wire are clamped: sums of them must not overflow, and the hard exit has to come.
-TEST_F(WorkerStop, MomentsOutOfAnyRangeAreClamped) {
+// Times from the wire are clamped: their sums must not overflow, and the hard exit must come.
+TEST_F(WorkerStop, ClampsTimesThatAreOutOfRange) {
   constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min(), never = drover::detail::never;
   const drover::detail::StopBody bodies[] = {{.drain_until = least, .end_by = least},
                                              {.drain_until = never - 1, .end_by = least},
@@ -65,8 +63,7 @@ TEST_F(WorkerStop, MomentsOutOfAnyRangeAreClamped) {
   }
 }
 
-// S-03
-TEST_F(WorkerStop, WhatDoesNotIsCancelledAndMayCleanUp) {
+TEST_F(WorkerStop, CancelsCallsStillRunningAtGrace) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 30000, 200);
@@ -84,8 +81,7 @@ TEST_F(WorkerStop, WhatDoesNotIsCancelledAndMayCleanUp) {
   EXPECT_LT(watch.elapsed(), 1200ms + slack);
 }
 
-// S-04
-TEST_F(WorkerStop, GraceZeroCancelsAtOnce) {
+TEST_F(WorkerStop, ZeroGraceCancelsAtOnce) {
   for (const char* routine : {"until_stopped", "coroutine_until_stopped", "abort_when_stopped"}) {
     SCOPED_TRACE(routine);
     Worker worker;
@@ -96,15 +92,14 @@ TEST_F(WorkerStop, GraceZeroCancelsAtOnce) {
     worker.stop(0s, 5s);
     const bool returned = worker.result().status() == ResultStatus::ok;
     const auto reply = worker.stop_reply();
-    EXPECT_EQ(reply.drained, returned ? 1u : 0u);  // by its outcome
+    EXPECT_EQ(reply.drained, returned ? 1u : 0u);  // counted by its outcome
     EXPECT_EQ(reply.cancelled, returned ? 0u : 1u);
     EXPECT_EQ(worker.exit_status(), 0);
     EXPECT_LT(watch.elapsed(), slack);
   }
 }
 
-// S-04, D-05
-TEST_F(WorkerStop, WhatNeverEndsIsCutShortlyBeforeTheEndOfTheBudget) {
+TEST_F(WorkerStop, CutsOffEndlessRoutinesBeforeTheDeadline) {
   for (const char* routine : {"spin", "block_stop_callback", "hold_the_allocator"}) {
     SCOPED_TRACE(routine);
     Worker worker;
@@ -125,12 +120,11 @@ TEST_F(WorkerStop, WhatNeverEndsIsCutShortlyBeforeTheEndOfTheBudget) {
   }
 }
 
-// S-12
-TEST_F(WorkerStop, CallsThatHaveNotBeenReadYetAreInFlightToo) {
+TEST_F(WorkerStop, DrainsCallsThatAreStillUnread) {
   for (int i = 0; i < 100; ++i) {
     Worker worker;
     worker.expect_hello();
-    // All that can be on its way when STOP overtakes it.
+    // Everything that can be on its way when STOP overtakes it.
     worker.queue_call("echo", std::string(150'000, 'a'));
     worker.queue_call("nap", 1, 0);
     worker.queue_call("add", 1, 2L);
@@ -147,7 +141,7 @@ TEST_F(WorkerStop, CallsThatHaveNotBeenReadYetAreInFlightToo) {
   }
 }
 
-TEST_F(WorkerStop, CallsThatArriveCancelledAreAnswered) {
+TEST_F(WorkerStop, CancelsCallsThatArriveAfterTheGrace) {
   Worker worker;
   worker.expect_hello();
   worker.queue_call("spin");
@@ -161,7 +155,7 @@ TEST_F(WorkerStop, CallsThatArriveCancelledAreAnswered) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-TEST_F(WorkerStop, TheReplyWaitsForResultsThatNobodyReadsYet) {
+TEST_F(WorkerStop, ReplyWaitsForUnreadResults) {
   Worker worker;
   worker.expect_hello();
   worker.call("bytes", std::uint64_t{8u << 20});
@@ -174,8 +168,7 @@ TEST_F(WorkerStop, TheReplyWaitsForResultsThatNobodyReadsYet) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-// S-08
-TEST_F(WorkerStop, ASecondStopOnlyShortens) {
+TEST_F(WorkerStop, SecondStopOnlyShortens) {
   {
     Worker worker;
     worker.expect_hello();
@@ -201,8 +194,7 @@ TEST_F(WorkerStop, ASecondStopOnlyShortens) {
   EXPECT_LT(watch.elapsed(), 500ms + slack);
 }
 
-// W-09
-TEST_F(WorkerStop, AHangingStaticDestructorDoesNotOutliveTheBudget) {
+TEST_F(WorkerStop, BudgetBoundsAHangingStaticDestructor) {
   Worker worker;
   worker.expect_hello();
   worker.call("hang_at_exit");
@@ -216,7 +208,7 @@ TEST_F(WorkerStop, AHangingStaticDestructorDoesNotOutliveTheBudget) {
   EXPECT_LT(watch.elapsed(), 1350ms + slack);
 }
 
-TEST_F(WorkerStop, AHangingStaticDestructorIsBoundedWithoutABudgetToo) {
+TEST_F(WorkerStop, GraceBoundsAHangingStaticDestructor) {
   for (const bool by_signal : {false, true}) {
     Worker worker({.shutdown_grace = 800ms});
     worker.expect_hello();
@@ -229,15 +221,14 @@ TEST_F(WorkerStop, AHangingStaticDestructorIsBoundedWithoutABudgetToo) {
       worker.stop(std::nullopt, std::nullopt);
     ASSERT_TRUE(worker.told('d'));
     EXPECT_EQ(worker.exit_status(), 1);
-    EXPECT_GE(watch.elapsed(), 600ms);  // shortly before the grace, for which a parent waits
+    EXPECT_GE(watch.elapsed(), 600ms);  // shortly before the grace is over, since a parent waits that long
     EXPECT_LT(watch.elapsed(), 600ms + slack);
   }
 }
 
-// Signals -----------------------------------------------------------------------------------------
+// ---- signals --------------------------------------------------------------------------------------------------------
 
-// D-04
-TEST_F(WorkerSignals, TerminateCancels) {
+TEST_F(WorkerSignal, SigtermCancels) {
   for (const int signo : {SIGTERM, SIGHUP}) {
     Worker worker;
     worker.expect_hello();
@@ -250,8 +241,7 @@ TEST_F(WorkerSignals, TerminateCancels) {
   }
 }
 
-// D-04
-TEST_F(WorkerSignals, InterruptDrainsAndASecondOneCancels) {
+TEST_F(WorkerSignal, SigintDrainsAndASecondOneCancels) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 300, 0);
@@ -265,14 +255,13 @@ TEST_F(WorkerSignals, InterruptDrainsAndASecondOneCancels) {
   other.call("nap", 30000, 0);
   ASSERT_TRUE(other.told('b'));
   ::kill(other.pid, SIGINT);
-  other.wait_until_delivered(SIGINT);  // two that are pending at the same time are one
+  other.wait_until_delivered(SIGINT);  // two SIGINT that are pending at the same time are one
   ::kill(other.pid, SIGINT);
   EXPECT_EQ(other.result().status(), ResultStatus::cancelled);
   EXPECT_EQ(other.exit_status(), 0);
 }
 
-// D-04
-TEST_F(WorkerSignals, TerminateShortensADrainThatInterruptBegan) {
+TEST_F(WorkerSignal, SigtermShortensADrain) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 30000, 0);
@@ -287,7 +276,7 @@ TEST_F(WorkerSignals, TerminateShortensADrainThatInterruptBegan) {
   EXPECT_LT(watch.elapsed(), slack);
 }
 
-TEST_F(WorkerSignals, TerminateShortensAStop) {
+TEST_F(WorkerSignal, SigtermShortensAStop) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 30000, 0);
@@ -300,7 +289,7 @@ TEST_F(WorkerSignals, TerminateShortensAStop) {
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-TEST_F(WorkerSignals, AStopThatJoinsADrainIsAnswered) {
+TEST_F(WorkerSignal, StopDuringADrainIsAcknowledged) {
   Worker worker;
   worker.expect_hello();
   worker.call("nap", 300, 0);
@@ -308,15 +297,15 @@ TEST_F(WorkerSignals, AStopThatJoinsADrainIsAnswered) {
   ::kill(worker.pid, SIGINT);
   worker.wait_until_delivered(SIGINT);
   worker.status();
-  while (worker.last_begun != 1u) worker.status();  // the main thread has heard of it
-  worker.call("nap", 100, 0);                       // it does not begin any more: another worker gets it
+  while (worker.last_begun != 1u) worker.status();  // the main thread knows of the drain
+  worker.call("nap", 100, 0);                       // it no longer begins: another worker would get it
   worker.stop(10s, 15s);
   EXPECT_EQ(worker.result().status(), ResultStatus::ok);
   EXPECT_EQ(worker.stop_reply().drained, 1u);
   EXPECT_EQ(worker.exit_status(), 0);
 }
 
-TEST_F(WorkerSignals, TerminateEndsAnEndlessLoopAtTheGrace) {
+TEST_F(WorkerSignal, SigtermCutsOffAnEndlessLoopAtTheGrace) {
   Worker worker({.shutdown_grace = 600ms});
   worker.expect_hello();
   worker.call("spin");
@@ -328,8 +317,7 @@ TEST_F(WorkerSignals, TerminateEndsAnEndlessLoopAtTheGrace) {
   EXPECT_LT(watch.elapsed(), 600ms + slack);
 }
 
-// W-03
-TEST_F(WorkerSignals, BeforeServeTheyDoWhatTheyDoByDefault) {
+TEST_F(WorkerSignal, HasItsDefaultActionBeforeServe) {
   for (const int signo : {SIGTERM, SIGINT}) {
     Worker worker({.args = {"slow-boot"}, .shutdown_grace = 60s});
     ASSERT_TRUE(worker.told('b'));
@@ -338,8 +326,7 @@ TEST_F(WorkerSignals, BeforeServeTheyDoWhatTheyDoByDefault) {
   }
 }
 
-// D-05
-TEST_F(WorkerSignals, AnyMixtureEndsCleanly) {
+TEST_F(WorkerSignal, AnyMixtureEndsTheWorkerCleanly) {
   std::mt19937 random(7);
   for (int round = 0; round < 30; ++round) {
     Worker worker;
@@ -355,8 +342,7 @@ TEST_F(WorkerSignals, AnyMixtureEndsCleanly) {
   }
 }
 
-// D-05
-TEST_F(WorkerSignals, ABlockingReadIsNotInterrupted) {
+TEST_F(WorkerSignal, DoesNotInterruptABlockingRead) {
   const std::string path = "/tmp/drover-test-fifo-" + std::to_string(::getpid());
   ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
   const UniqueFd keeper(::open(path.c_str(), O_RDWR | O_CLOEXEC));
@@ -378,9 +364,9 @@ TEST_F(WorkerSignals, ABlockingReadIsNotInterrupted) {
   ::unlink(path.c_str());
 }
 
-// A worker that a signal ends says which calls it has begun, and the parent gives all others to somebody else. So it
-// must not begin one of them, neither one that it has read already nor one that comes later.
-TEST_F(WorkerStop, BeginsNoCallAfterItsDraining) {
+// A worker that a signal ends reports the calls that it has begun, and the parent gives all other calls to another
+// worker. So it must not begin one of them, neither a call that it has read already nor one that arrives later.
+TEST_F(WorkerStop, BeginsNoCallWhileItDrains) {
   for (const std::string_view second : {"work", "nap"}) {
     Worker worker;
     worker.expect_hello();

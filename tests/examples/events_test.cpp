@@ -3,7 +3,7 @@
 namespace {
 
 // B-04, L-09
-TEST(Events, TellOfEveryStepThatItTakesToEndAWorkerThatRefuses) {
+TEST(Timeline, ShowsEachStepOfAnEscalation) {
   const Program::Result result = Program::run({DROVER_EXAMPLE});
   EXPECT_EQ(result.code, 0) << result.err;
   std::size_t at = 0;

@@ -1,4 +1,4 @@
-// What one call allocates in the parent, in the steady state: the frames of its coroutines, and nothing else.
+// What one call allocates in the parent once caches are warm: the frames of its coroutines and nothing else.
 #include <cstdlib>
 #include <gtest/gtest.h>
 #include <new>
@@ -28,6 +28,8 @@ namespace {
 
 using namespace support;
 
+class Allocation : public Calls {};
+
 constexpr int warm_up = 3000, measured = 10000;
 
 template <class Callable>
@@ -43,10 +45,11 @@ void report(const char* what, double count) {
   ::testing::Test::RecordProperty(what, std::to_string(count));
 }
 
-// Asio takes the memory of coroutine frames from a cache of the thread, so in the steady state not even these are left.
+// Asio takes coroutine frames from a cache of the thread, so that with a warm cache not even these are allocated.
 constexpr double bound = 0.01;
 
-TEST_F(Calls, OfALocalWorkerAllocateNothing) {
+// A call to a LocalWorker allocates nothing, with and without a deadline.
+TEST_F(Allocation, CallToAWorkerAllocatesNothing) {
   on_one_thread([]() -> asio::awaitable<void> {
     LocalWorker worker(co_await asio::this_coro::executor, call_worker());
     co_await worker.start();
@@ -60,7 +63,8 @@ TEST_F(Calls, OfALocalWorkerAllocateNothing) {
   });
 }
 
-TEST_F(Calls, OfAPoolAllocateNothing) {
+// A call to a WorkerPool allocates nothing.
+TEST_F(Allocation, CallToAPoolAllocatesNothing) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
     WorkerPool pool = co_await WorkerPool::start(options);
@@ -76,7 +80,8 @@ asio::awaitable<void> keep_calling(WorkerPool& pool, int count) {
   for (int i = 0; i < count; ++i) co_await pool.call<int>("square", 7);
 }
 
-TEST_F(Calls, ManyAtATimeAllocateNothing) {
+// With many calls in flight, each call allocates at most one coroutine frame.
+TEST_F(Allocation, ConcurrentCallsAllocateTheirFramesOnly) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
     options.worker.max_in_flight = 8;
@@ -92,14 +97,15 @@ TEST_F(Calls, ManyAtATimeAllocateNothing) {
     const double calls = double(pool.stats().calls - calls_before);
     const double count = double(allocations - before) / calls;
     report("WorkerPool, 32 side by side", count);
-    // With more frames alive than the thread's cache holds, they are allocated: one of call() each.
+    // More frames are alive than the thread's cache holds, so each call allocates one: that of call().
     EXPECT_LE(count, 1.1);
     for (auto& task : tasks) co_await task.ended();
     co_await pool.stop();
   });
 }
 
-TEST_F(Calls, FromAnotherContextAllocateNoMoreThanTheirFrames) {
+// A call from another context than the worker's allocates no more than its coroutine frames.
+TEST_F(Allocation, CallFromAnotherContextAllocatesItsFrames) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     WorkerPool pool = co_await WorkerPool::start(options);

@@ -1,4 +1,5 @@
-// Calls whose worker ends, misbehaves or goes while they wait: each ends exactly once, and nobody else notices.
+// Calls whose worker exits, breaks the protocol or hangs while they wait: each completes exactly once and no other call
+// is affected.
 #include <gtest/gtest.h>
 #include <numeric>
 #include <set>
@@ -9,7 +10,19 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class WorkerExit : public CallsAnywhere {};
+class ProtocolError : public CallsAnywhere {};
+class CallDeadline : public CallsAnywhere {};
+class UnreadResult : public Calls {};
+class QueuedCall : public Calls {};
+class Status : public Calls {};
+class AbandonedCall : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, WorkerExit, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, ProtocolError, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, CallDeadline, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
 using Kind = ExitStatus::Kind;
@@ -25,7 +38,6 @@ constexpr Ending endings[] = {{"exit", 1, Kind::exited, 1},
                               {"crash", SIGSEGV, Kind::signaled, SIGSEGV},
                               {"crash", SIGKILL, Kind::signaled, SIGKILL}};
 
-// C-04
 asio::awaitable<void> each_ending() {
   PoolOptions options = call_pool(3);
   options.restart.backoff = 1ms;
@@ -45,7 +57,8 @@ asio::awaitable<void> each_ending() {
   EXPECT_EQ(pool.stats().crashes, std::size(endings));
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, WhoseWorkerEndsFailWithItsStatusAndOthersDoNotNotice) { run_scenario(each_ending); }
+// A call fails with the exit status of its worker, and calls to other workers complete.
+TEST_P(WorkerExit, FailsItsCallsWithTheStatusAndNoOthers) { run_scenario(each_ending); }
 
 asio::awaitable<void> worker_dies() {
   const auto here = co_await asio::this_coro::executor;
@@ -65,10 +78,11 @@ asio::awaitable<void> worker_dies() {
     EXPECT_EQ(report.exit.value, ending.value);
   }
 }
-TEST_P(CallsAnywhere, OfAWorkerThatDiedUnaskedSaySoForEver) { run_scenario(worker_dies); }
+// After an exit that nobody asked for, every call and the stop report the exit status.
+TEST_P(WorkerExit, FailsEveryLaterCallToTheWorker) { run_scenario(worker_dies); }
 
-// C-05
-TEST_F(Calls, WhoseReplyIsInTheSocketWhenTheWorkerDiesAreDelivered) {
+// Results that are in the socket when the worker exits are delivered.
+TEST_F(UnreadResult, IsDeliveredAfterTheWorkersExit) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.max_in_flight = 40;
@@ -79,7 +93,7 @@ TEST_F(Calls, WhoseReplyIsInTheSocketWhenTheWorkerDiesAreDelivered) {
       auto end = worker.call("exit_later", 100000, 0);
       std::vector<asio::awaitable<int>> answered;
       for (int i = 0; i < 30; ++i) answered.push_back(worker.call<int>("square", i));
-      while (!gone(worker.pid())) ::poll(nullptr, 0, 1);  // and this thread reads nothing meanwhile
+      while (!gone(worker.pid())) ::poll(nullptr, 0, 1);  // this thread reads nothing meanwhile
       for (int i = 0; i < 30; ++i) EXPECT_EQ(co_await std::move(answered[std::size_t(i)]), i * i);
       co_await std::move(end);
       const Failure failure = co_await failure_of(std::move(owed));
@@ -113,11 +127,12 @@ asio::awaitable<void> queued_calls_survive() {
   EXPECT_EQ(folder.numbers("order"), expected);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, InTheQueueAreNotLostReorderedOrDoubledWhenAWorkerDies) { run_scenario(queued_calls_survive); }
+// When a worker exits, queued calls are neither lost nor reordered nor executed twice.
+TEST_P(WorkerExit, KeepsQueuedCallsInOrder) { run_scenario(queued_calls_survive); }
 
-// Its end is known before its last answer is read: the place that this one gives back is none. Nor if its sockets do
-// not tell so, for a copy of it holds them open.
-TEST_F(Calls, InTheQueueDoNotGoToAWorkerThatIsDeadAlready) {
+// The exit is known before the last result is read, so the slot that this result frees takes no call. This also holds
+// if a forked copy of the worker keeps its sockets open, so that they do not report the exit.
+TEST_F(QueuedCall, IsNotSentToAWorkerThatHasExited) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     options.restart.backoff = 1ms;
@@ -142,7 +157,6 @@ TEST_F(Calls, InTheQueueDoNotGoToAWorkerThatIsDeadAlready) {
   });
 }
 
-// A forked copy of the worker keeps its sockets open, so that their end is never seen.
 asio::awaitable<void> sockets_held_open() {
   const auto here = co_await asio::this_coro::executor;
   {
@@ -165,9 +179,10 @@ asio::awaitable<void> sockets_held_open() {
   ::kill(holder, SIGKILL);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, EndWithTheirWorkerAlsoIfACopyOfItHoldsTheSockets) { run_scenario(sockets_held_open); }
+// A forked copy of the worker keeps its sockets open, so that end of file is never read; its exit still fails the
+// calls.
+TEST_P(WorkerExit, IsSeenIfAForkedCopyHoldsTheSockets) { run_scenario(sockets_held_open); }
 
-// C-10
 asio::awaitable<void> malformed() {
   PoolOptions options = call_pool(2);
   options.restart.max_restarts = 1000;
@@ -193,7 +208,7 @@ asio::awaitable<void> malformed() {
     EXPECT_TRUE(ready) << how;
     std::set<pid_t> pids;
     for (const auto& worker : pool.workers()) pids.insert(worker.pid);
-    auto bad = pool.call("misbehave", how, 1);  // of a fresh worker the first call, or not: a wrong id will do as well
+    auto bad = pool.call("misbehave", how, 1);  // whether or not it is the worker's first call: any wrong id will do
     auto good = pool.call<std::string>("slow_echo", "unharmed", 20);
     const Failure failure = co_await failure_of(std::move(bad));
     EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
@@ -207,7 +222,8 @@ asio::awaitable<void> malformed() {
   }
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, OfAWorkerThatBreaksTheProtocolFailAndItIsReplaced) { run_scenario(malformed); }
+// Any violation of the protocol fails the call, ends that worker only, and the pool replaces it.
+TEST_P(ProtocolError, FailsTheCallAndReplacesTheWorker) { run_scenario(malformed); }
 
 asio::awaitable<void> malformed_answers() {
   const auto here = co_await asio::this_coro::executor;
@@ -222,14 +238,16 @@ asio::awaitable<void> malformed_answers() {
   }
   LocalWorker worker(here, call_worker());
   co_await worker.start();
-  co_await worker.call("misbehave", "twice", 1);  // once more is too often
+  co_await worker.call("misbehave", "twice", 1);  // the second result is one too many
   const Failure next = co_await failure_of(worker.call<int>("square", 3));
   EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << next;
   co_await worker.stop(0s);
 }
-TEST_P(CallsAnywhere, AnsweredTwiceOrWithNonsenseEndOnce) { run_scenario(malformed_answers); }
+// A malformed or repeated result completes its call exactly once.
+TEST_P(ProtocolError, InAResultCompletesTheCallOnce) { run_scenario(malformed_answers); }
 
-TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
+// status() fails with connection_lost if the worker has shut its control socket, before and after that is read.
+TEST_F(Status, FailsSoonIfTheControlSocketIsShut) {
   const auto scenario = []() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.stop_margin = 100ms;
@@ -237,7 +255,7 @@ TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
     co_await worker.start();
     auto call = worker.call("shut_control");
     await_stopped(worker.pid());
-    // Asked for before what is in the socket by now is read, and after.
+    // The first status() is called before the end of file is read, the second one after it.
     for (int i = 0; i < 2; ++i) {
       const auto start = Clock::now();
       const Failure failure = co_await failure_of(worker.status());
@@ -251,7 +269,8 @@ TEST_F(Calls, StatusOfAWorkerWithoutItsControlSocketIsAnErrorAtOnce) {
   run(scenario());
 }
 
-TEST_F(Calls, StatusOfAWorkerThatWritesNonsenseIsAnErrorAtOnce) {
+// status() fails with protocol_error if the worker writes garbage to its control socket.
+TEST_F(Status, FailsIfTheWorkerWritesGarbage) {
   const auto scenario = []() -> asio::awaitable<void> {
     LocalWorker worker(co_await asio::this_coro::executor, call_worker());
     co_await worker.start();
@@ -272,7 +291,6 @@ std::size_t resident_bytes() {
   return resident * 4096;
 }
 
-// C-09
 asio::awaitable<void> stopped_reading() {
   constexpr std::size_t count = 1000, size = 32 << 10;
   const auto here = co_await asio::this_coro::executor;
@@ -299,10 +317,11 @@ asio::awaitable<void> stopped_reading() {
   EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", payload), 0u) << "it goes on where it was";
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, OfAWorkerThatStopsReadingMeetTheirDeadlinesInBoundedMemory) { run_scenario(stopped_reading); }
+// A suspended worker reads nothing: its calls fail at their deadline and memory stays bounded.
+TEST_P(CallDeadline, HoldsInBoundedMemoryIfTheWorkerHangs) { run_scenario(stopped_reading); }
 
-// Answers that are read while nobody takes them: what callers have lost interest in is not kept.
-TEST_F(Calls, GivenUpLeaveNothingBehind) {
+// Results of abandoned calls are read and not kept.
+TEST_F(AbandonedCall, LeavesNoMemoryBehind) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.max_in_flight = 4;

@@ -1,4 +1,5 @@
-// Who calls from where, and what goes first: the caller, its context, the worker, the worker's context.
+// Calls from several contexts, and every order of destruction: the caller, its context, the worker, the worker's
+// context.
 #include <gtest/gtest.h>
 
 #include <asio/detached.hpp>
@@ -10,7 +11,18 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class Handle : public CallsAnywhere {};
+class CallLifetime : public CallsAnywhere {};
+class CallContext : public CallsAnywhere {};
+class WorkerContext : public Calls {};
+class WorkerDestruction : public Calls {};
+class Completion : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, Handle, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, CallLifetime, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, CallContext, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
 asio::awaitable<void> empty_handles() {
@@ -31,7 +43,7 @@ asio::awaitable<void> empty_handles() {
   LocalWorker unstarted(here, call_worker());
   EXPECT_TRUE(co_await failure_of(unstarted.call<int>("square", 3)) == Errc::not_running);
 
-  // Moving disturbs nothing.
+  // A move disturbs no pending call.
   LocalWorker first(here, call_worker());
   co_await first.start();
   auto pending = first.call<std::string>("slow_echo", "moved", 50);
@@ -44,7 +56,8 @@ asio::awaitable<void> empty_handles() {
   co_await third.stop();
   EXPECT_TRUE(co_await failure_of(third.call<int>("square", 3)) == Errc::stopping);
 }
-TEST_P(CallsAnywhere, OnEmptyHandlesAreAnsweredNotRunning) { run_scenario(empty_handles); }
+// Every operation on an empty or moved-from worker or pool fails with not_running, and a move disturbs no pending call.
+TEST_P(Handle, EmptyOrMovedFromFailsWithNotRunning) { run_scenario(empty_handles); }
 
 asio::awaitable<void> dropped() {
   auto told = std::make_shared<ReadPipe>();
@@ -60,7 +73,8 @@ asio::awaitable<void> dropped() {
   EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, WhoseAwaitableIsDestroyedUnawaitedAreCancelled) { run_scenario(dropped); }
+// A call whose awaitable is destroyed without being awaited is cancelled in the worker.
+TEST_P(CallLifetime, DroppedAwaitableCancelsTheCall) { run_scenario(dropped); }
 
 asio::awaitable<int> many(WorkerPool& pool, int count) {
   int sum = 0;
@@ -92,7 +106,8 @@ asio::awaitable<void> from_elsewhere() {
   threads.join();
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, FromOtherContextsAndStrandsAreAnsweredThere) { run_scenario(from_elsewhere); }
+// Coroutines on another io_context, a thread pool and a strand may all call the same pool.
+TEST_P(CallContext, MayBeAnotherContextOrAStrand) { run_scenario(from_elsewhere); }
 
 asio::awaitable<void> answered_on(LocalWorker& worker, std::thread::id thread, int& wrong) {
   for (int i = 0; i < 100; ++i) {
@@ -117,7 +132,8 @@ asio::awaitable<void> own_thread() {
   EXPECT_EQ(wrong, 0);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, ResumeTheirCallerOnItsOwnExecutor) { run_scenario(own_thread); }
+// A caller on another context is resumed on the thread that runs its own context.
+TEST_P(CallContext, CallerResumesOnItsOwnExecutor) { run_scenario(own_thread); }
 
 asio::awaitable<void> caller_context_goes() {
   auto told = std::make_shared<ReadPipe>();
@@ -130,13 +146,13 @@ asio::awaitable<void> caller_context_goes() {
     asio::io_context other;
     asio::co_spawn(other, worker.call<std::string>("nap", 30000, 0), asio::detached);
     asio::co_spawn(other, worker.call<std::string>("doze", 30000), asio::detached);
-    asio::co_spawn(other, worker.call<int>("square", 3), asio::detached);  // in the queue
+    asio::co_spawn(other, worker.call<int>("square", 3), asio::detached);  // queued
     other.poll();
     co_await said(told, "napping");
   }
   co_await said(told, "cleaned up");
   EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
-  // While answers come in.
+  // The context is destroyed while results arrive.
   for (int round = 0; round < 30; ++round) {
     asio::io_context other;
     for (int i = 0; i < 20; ++i) asio::co_spawn(other, worker.call<int>("square", i), asio::detached);
@@ -147,7 +163,8 @@ asio::awaitable<void> caller_context_goes() {
   EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, WhoseCallersContextIsDestroyedAreCancelledAndForgotten) { run_scenario(caller_context_goes); }
+// Calls whose caller's context is destroyed are cancelled in the worker, which goes on working.
+TEST_P(CallContext, IfDestroyedCancelsItsCalls) { run_scenario(caller_context_goes); }
 
 template <class Owner>
 asio::awaitable<void> gone_from_elsewhere(std::function<asio::awaitable<Owner>()> make) {
@@ -177,14 +194,17 @@ asio::awaitable<WorkerPool> two_workers() {
   PoolOptions options = call_pool(2);
   return WorkerPool::start(options);
 }
-TEST_P(CallsAnywhere, WhoseWorkerObjectIsDestroyedAreAborted) {
+// Calls from other contexts fail with operation_aborted when the LocalWorker is destroyed.
+TEST_P(CallLifetime, EndsWithTheWorkerObject) {
   run_scenario([] { return gone_from_elsewhere<LocalWorker>(one_worker); });
 }
-TEST_P(CallsAnywhere, WhosePoolObjectIsDestroyedAreAborted) {
+// Calls from other contexts fail with operation_aborted when the WorkerPool is destroyed.
+TEST_P(CallLifetime, EndsWithThePoolObject) {
   run_scenario([] { return gone_from_elsewhere<WorkerPool>(two_workers); });
 }
 
-TEST_F(Calls, WhoseWorkersContextIsDestroyedEndWithConnectionLost) {
+// Calls from other contexts fail with connection_lost when the worker's context is destroyed.
+TEST_F(WorkerContext, IfDestroyedFailsCallsFromOtherContexts) {
   for (int round = 0; round < 5; ++round) {
     asio::thread_pool callers(2);
     std::vector<std::future<Failure>> failures;
@@ -218,8 +238,8 @@ TEST_F(Calls, WhoseWorkersContextIsDestroyedEndWithConnectionLost) {
   }
 }
 
-// A worker goes in one thread while its answers are delivered on others.
-TEST_F(Calls, AnsweredWhileTheirWorkerIsDestroyedOnAnotherThread) {
+// One thread destroys the worker while other threads deliver its results.
+TEST_F(WorkerDestruction, MayRaceWithResultsOnOtherThreads) {
   for (int round = 0; round < (sanitized ? 15 : 40); ++round) {
     asio::thread_pool threads(3);
     asio::thread_pool callers(1);
@@ -260,7 +280,7 @@ asio::awaitable<void> destroyed_by_its_caller() {
     co_await worker->start();
     std::vector<asio::awaitable<int>> calls;
     for (int i = 0; i < 20; ++i) calls.push_back(worker->call<int>("square", i));
-    EXPECT_EQ(co_await std::move(calls[0]), 0);  // more answers have come with this one
+    EXPECT_EQ(co_await std::move(calls[0]), 0);  // more results have arrived together with this one
     worker.reset();
     for (std::size_t i = 1; i < calls.size(); ++i) {
       const Failure failure = co_await failure_of(std::move(calls[i]));
@@ -268,10 +288,11 @@ asio::awaitable<void> destroyed_by_its_caller() {
     }
   }
 }
-TEST_P(CallsAnywhere, WhoseContinuationDestroysTheWorkerEnd) { run_scenario(destroyed_by_its_caller); }
+// A caller may destroy the worker when its call completes; the other calls complete or fail with operation_aborted.
+TEST_P(CallLifetime, CompletionMayDestroyTheWorker) { run_scenario(destroyed_by_its_caller); }
 
-// What a user's completion handler throws comes out of run() and harms no worker.
-TEST_F(Calls, WhoseCompletionHandlersThrowHarmNoWorker) {
+// An exception from a completion handler propagates out of run() and harms no worker.
+TEST_F(Completion, ThatThrowsHarmsNoWorker) {
   asio::io_context context;
   auto starting = asio::co_spawn(context, one_worker(), asio::use_future);
   context.restart();
@@ -310,9 +331,9 @@ TEST_F(Calls, WhoseCompletionHandlersThrowHarmNoWorker) {
   EXPECT_EQ(thrown, 55);
 }
 
-// Answers that are found when a deadline is looked after are delivered by its timer; what their receivers throw must
-// not cost the others their deadlines.
-TEST_F(Calls, WhoseHandlersThrowAtADeadlineDoNotKeepOthersFromTheirs) {
+// A deadline's timer delivers the results that have arrived by then. An exception from one of their handlers must not
+// cost other calls their deadlines.
+TEST_F(Completion, ThatThrowsDelaysNoDeadline) {
   asio::io_context context(1);
   LocalWorker worker;
   const auto start = [&]() -> asio::awaitable<void> {
@@ -340,7 +361,7 @@ TEST_F(Calls, WhoseHandlersThrowAtADeadlineDoNotKeepOthersFromTheirs) {
                    ++ended;
                    second_ended = describe(failure);
                  });
-  // The timer's handler is queued while there is no answer yet, and runs when there is one.
+  // The timer's handler is queued before the result has arrived and runs after that.
   const auto busy_until = [&](Duration time) {
     while (since(began) < time) std::this_thread::yield();
   };
@@ -360,8 +381,8 @@ TEST_F(Calls, WhoseHandlersThrowAtADeadlineDoNotKeepOthersFromTheirs) {
   EXPECT_LT(since(began), 600ms + slack);
 }
 
-// Nobody's calls wait for what another's continuation does on its own thread.
-TEST_F(Calls, OfOthersAreSentWhileAContinuationTakesItsTime) {
+// A continuation that keeps its thread does not delay the calls of others.
+TEST_F(Completion, ThatBlocksDelaysNoOtherCall) {
   on_four_threads([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
     options.worker.max_in_flight = 2;
@@ -376,7 +397,7 @@ TEST_F(Calls, OfOthersAreSentWhileAContinuationTakesItsTime) {
     Task holding(here, holder());
     const bool held = co_await soon([&] { return holds.load(); });
     EXPECT_TRUE(held);
-    // Two of four go to the other worker, the second of them while it has something to do.
+    // Two of the four calls go to the other worker, the second one while that worker is busy.
     std::atomic<int> answered{0};
     const auto caller = [&]() -> asio::awaitable<void> {
       co_await pool.call<std::string>("doze", 30);

@@ -1,4 +1,4 @@
-// Calls with large arguments and results, and those that are held to small ones.
+// Calls with large arguments and results, and calls under a small size limit.
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -12,10 +12,12 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class CallSize : public Calls {};
+class MessageLimit : public CallsAnywhere {};
+
+INSTANTIATE_TEST_SUITE_P(On, MessageLimit, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
-// C-01
 asio::awaitable<void> large_payloads() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
   co_await worker.start();
@@ -28,7 +30,8 @@ asio::awaitable<void> large_payloads() {
   EXPECT_EQ((co_await worker.call<std::vector<std::byte>>("blob", empty)).size(), 0u);
   co_await worker.stop();
 }
-TEST_F(Calls, OfFiftyMebibytesBothWays) { on_one_thread(large_payloads); }
+// Arguments and results of 50 MiB and of 0 bytes arrive unchanged.
+TEST_F(CallSize, MayBeFiftyMebibytesBothWays) { on_one_thread(large_payloads); }
 
 asio::awaitable<void> moved_payloads() {
   auto options = call_worker();
@@ -49,7 +52,7 @@ asio::awaitable<void> moved_payloads() {
   const std::vector<std::string> three{"a", "b", "c"};
   EXPECT_TRUE(co_await worker.call<std::string>("join", three, std::move(separator)) == "a" + text + "b" + text + "c");
   EXPECT_TRUE(co_await worker.call<std::string>("slow_echo", std::move(given), 1) == text);  // not the last argument
-  // What is refused, here or there, harms nobody.
+  // A refused call, on either side, harms no other call.
   std::string too_large(5u << 20, 'x');
   EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", std::move(too_large))) == Errc::message_too_large);
   EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 5u << 20)) == Errc::message_too_large);
@@ -59,9 +62,9 @@ asio::awaitable<void> moved_payloads() {
   EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
   co_await worker.stop();
 }
-TEST_F(Calls, SendLargeStringsThatAreMovedInAsTheyAre) { on_one_thread(moved_payloads); }
+// Large strings that are moved into a call arrive unchanged, in any position among the arguments.
+TEST_F(CallSize, LargeStringMayBeMovedIn) { on_one_thread(moved_payloads); }
 
-// The bound is of calls and answers; what drover itself has to say gets through, however small it is.
 asio::awaitable<void> small_messages() {
   for (const std::size_t size : {std::size_t{1}, std::size_t{60}, std::size_t{200}}) {
     WorkerOptions options = call_worker();
@@ -90,6 +93,7 @@ asio::awaitable<void> small_messages() {
     EXPECT_FALSE(report.rpc);
   }
 }
-TEST_P(CallsAnywhere, MayBeHeldToSmallMessages) { run_scenario(small_messages); }
+// max_message_size bounds calls and results; drover's own messages and errors get through however small it is.
+TEST_P(MessageLimit, DoesNotApplyToDroversOwnMessages) { run_scenario(small_messages); }
 
 }  // namespace

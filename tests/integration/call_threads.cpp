@@ -1,4 +1,4 @@
-// Who is resumed by an answer may take his time: nobody else has to wait for him, as long as a thread is free.
+// The coroutine that a result resumes may keep its thread: as long as another thread is free, nothing else is delayed.
 #include <atomic>
 #include <barrier>
 #include <chrono>
@@ -19,7 +19,7 @@ namespace {
 
 using namespace support;
 
-class CallThreads : public Workers {
+class Completion : public Workers {
  protected:
   void SetUp() override {
     Workers::SetUp();
@@ -52,11 +52,12 @@ class CallThreads : public Workers {
 
 asio::awaitable<bool> meet(std::shared_ptr<LocalWorker> worker, int milliseconds, std::barrier<>* barrier) {
   const std::string said = co_await worker->call<std::string>("doze", milliseconds);
-  barrier->arrive_and_wait();  // all have to be here at the same time: none gives its thread back before
+  barrier->arrive_and_wait();  // all must be here at the same time, so none can give its thread back earlier
   co_return !said.empty();
 }
 
-TEST_F(CallThreads, ThoseWhoseAnswersComeTogetherAreResumedSideBySide) {
+// Callers whose results arrive together are resumed on several threads at the same time.
+TEST_F(Completion, OfOneBatchRunsOnSeveralThreads) {
   const auto worker = started_worker(8);
   for (int round = 0; round < 10; ++round) {
     std::barrier<> barrier(4);
@@ -70,7 +71,8 @@ TEST_F(CallThreads, ThoseWhoseAnswersComeTogetherAreResumedSideBySide) {
   spawn(worker->stop(0s)).get();
 }
 
-TEST_F(CallThreads, WhoIsResumedMayBlockUntilAnotherCallHasEnded) {
+// A continuation may block its thread until another call to the same worker has completed.
+TEST_F(Completion, MayBlockOnAnotherCall) {
   const auto worker = started_worker(8);
   auto other = spawn(worker->call<std::string>("doze", 150));
   const auto body = [&]() -> asio::awaitable<bool> {
@@ -81,7 +83,8 @@ TEST_F(CallThreads, WhoIsResumedMayBlockUntilAnotherCallHasEnded) {
   spawn(worker->stop(0s)).get();
 }
 
-TEST_F(CallThreads, WhoIsResumedMayBlockUntilTheWorkerHasStopped) {
+// A continuation may block its thread until its worker has stopped.
+TEST_F(Completion, MayBlockOnTheStop) {
   for (int round = 0; round < 10; ++round) {
     const auto worker = started_worker(1);
     const auto body = [&]() -> asio::awaitable<bool> {
@@ -93,14 +96,15 @@ TEST_F(CallThreads, WhoIsResumedMayBlockUntilTheWorkerHasStopped) {
   }
 }
 
-TEST_F(CallThreads, WhoIsResumedByTheLastAnswerOfAWorkerMayBlockUntilItIsReaped) {
+// The continuation of a worker's last call may block its thread until the worker is reaped.
+TEST_F(Completion, OfTheLastCallMayBlockOnTheReap) {
   for (int round = 0; round < 10; ++round) {
     const auto worker = started_worker(2);
     std::promise<void> stopped;
     auto gone = stopped.get_future();
     const auto body = [&]() -> asio::awaitable<bool> {
       co_await failure_of(
-          worker->call("exit_later", round * 200, 0));  // its answer and its end come together, or nearly
+          worker->call("exit_later", round * 200, 0));  // its result and its exit arrive together, or nearly
       co_return ends(gone);
     };
     auto blocked = spawn(body());
@@ -114,7 +118,8 @@ TEST_F(CallThreads, WhoIsResumedByTheLastAnswerOfAWorkerMayBlockUntilItIsReaped)
   }
 }
 
-TEST_F(CallThreads, ADeadlineIsNotMissedBecauseAnotherOneWorks) {
+// A call with a deadline completes in time although another continuation blocks its thread.
+TEST_F(Completion, ThatBlocksCostsNoDeadline) {
   const auto pool = std::make_shared<WorkerPool>(spawn(WorkerPool::start(call_pool(1))).get());
   std::promise<void> end_of_work;
   const auto works = [&]() -> asio::awaitable<void> {
@@ -146,11 +151,12 @@ asio::awaitable<void> call_then_work() {
   auto call = worker.call("append", folder.file("numbers"), 1);
   for (const auto until = Clock::now() + 10s; folder.numbers("numbers").empty() && Clock::now() < until;)
     std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while its caller still has the thread
+  EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while the caller still keeps the thread
   co_await std::move(call);
   co_await worker.stop(0s);
   EXPECT_TRUE((co_await failure_of(std::move(longer))) == Errc::stopping);
 }
-TEST_F(CallThreads, ACallLeavesBeforeItsCallerGivesTheThreadBack) { run(call_then_work()); }
+// A call from a continuation is sent at once, even if the continuation keeps its thread.
+TEST_F(Completion, SendsACallBeforeItYieldsTheThread) { run(call_then_work()); }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Calls that go well, and those that their caller gives up: on one thread, on four, and with two pools in two threads.
+// Calls that succeed and calls that their caller gives up: on one thread, on four, and with two pools in two threads.
 #include "support/calls.hpp"
 
 #include <gtest/gtest.h>
@@ -13,10 +13,25 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class Call : public CallsAnywhere {};
+class CallCancellation : public CallsAnywhere {};
+class QueuedCall : public CallsAnywhere {};
+class CallDeadline : public CallsAnywhere {};
+class KillAfter : public CallsAnywhere {};
+class KilledWorker : public Calls {};
+class ConcurrentCall : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, Call, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, CallCancellation,
+                         ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools), name_of);
+INSTANTIATE_TEST_SUITE_P(On, QueuedCall, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, CallDeadline, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, KillAfter, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
-// C-01
 asio::awaitable<void> every_kind_of_value() {
   PoolOptions options = call_pool(2);
   WorkerPool pool = co_await WorkerPool::start(options);
@@ -44,11 +59,12 @@ asio::awaitable<void> every_kind_of_value() {
   EXPECT_EQ((co_await pool.call<Message>("shout", message)).text, "hey!");
   EXPECT_EQ(co_await pool.call<std::string>("slow_echo", "a coroutine", 5), "a coroutine");
   EXPECT_EQ(co_await pool.call<std::string>("echo", ""), "");
-  // A result nobody wants, and a routine's without one.
+  // The caller ignores the result.
   co_await pool.call("square", 3);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, TakeAndReturnEveryKindOfValue) { run_scenario(every_kind_of_value); }
+// Every kind of value that the codec knows can be an argument and a result.
+TEST_P(Call, PassesEveryKindOfValue) { run_scenario(every_kind_of_value); }
 
 asio::awaitable<void> move_only() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
@@ -61,7 +77,8 @@ asio::awaitable<void> move_only() {
   EXPECT_EQ(*wrapped.content, "wrapped");
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, TakeAndReturnWhatCanOnlyBeMoved) { run_scenario(move_only); }
+// Move-only values can be arguments and results.
+TEST_P(Call, PassesMoveOnlyValues) { run_scenario(move_only); }
 
 asio::awaitable<void> arguments_may_go() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
@@ -75,9 +92,9 @@ asio::awaitable<void> arguments_may_go() {
   EXPECT_EQ(co_await std::move(pending), std::string(1000, 'x'));
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, HaveEncodedTheirArgumentsWhenCallReturns) { run_scenario(arguments_may_go); }
+// The arguments and the name of the routine may change or be destroyed as soon as call() has returned.
+TEST_P(Call, EncodesItsArgumentsBeforeItReturns) { run_scenario(arguments_may_go); }
 
-// C-02
 asio::awaitable<void> refusals() {
   WorkerOptions options = call_worker();
   options.max_message_size = 1 << 20;
@@ -101,9 +118,10 @@ asio::awaitable<void> refusals() {
   EXPECT_TRUE(worker.alive());
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, ThatDoNotFitAreTypedErrorsAndHarmNobody) { run_scenario(refusals); }
+// An unknown routine, wrong arguments and too large messages fail with an error of their own and leave the worker
+// running.
+TEST_P(Call, IfRefusedFailsWithASpecificError) { run_scenario(refusals); }
 
-// C-03
 asio::awaitable<void> remote_errors() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
   co_await worker.start();
@@ -125,11 +143,11 @@ asio::awaitable<void> remote_errors() {
   EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, WhoseRoutineThrowsAreRemoteErrorsWithTypeAndText) { run_scenario(remote_errors); }
+// An exception in a routine reaches the caller as a RemoteError with its type and text.
+TEST_P(Call, TurnsAnExceptionIntoARemoteError) { run_scenario(remote_errors); }
 
 asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
 
-// C-06
 asio::awaitable<void> cancelled_by_caller() {
   const auto here = co_await asio::this_coro::executor;
   auto told = std::make_shared<ReadPipe>();
@@ -153,7 +171,7 @@ asio::awaitable<void> cancelled_by_caller() {
   EXPECT_TRUE((co_await looping.failure()).aborted());
   EXPECT_EQ(co_await worker.call<int>("square", 3), 9) << "it saw the token while it blocked the main thread";
 
-  // One that can't be cancelled: its late answer is dropped without a trace.
+  // This routine cannot be cancelled: its late result is dropped without a trace.
   Task working(here, worker.call<std::string>("work", 200));
   co_await said(told, "working");
   working.cancel();
@@ -162,11 +180,12 @@ asio::awaitable<void> cancelled_by_caller() {
   co_await worker.stop();
 }
 asio::awaitable<void> cancelled_by_caller_in_strand() {
-  // Cancellation has to be emitted where the coroutine runs, so on many threads in a strand.
+  // Cancellation must be emitted where the coroutine runs, so on many threads the scenario runs in a strand.
   auto strand = strand_of(co_await asio::this_coro::executor);
   co_await asio::co_spawn(strand, cancelled_by_caller(), asio::use_awaitable);
 }
-TEST_P(CallsAnywhere, CancelledByTheirCallerAreCancelledInTheWorker) { run_scenario(cancelled_by_caller_in_strand); }
+// A cancelled call fails at once, and its routine in the worker is cancelled.
+TEST_P(CallCancellation, ReachesTheRoutine) { run_scenario(cancelled_by_caller_in_strand); }
 
 asio::awaitable<void> overtaken() {
   const auto here = co_await asio::this_coro::executor;
@@ -179,14 +198,15 @@ asio::awaitable<void> overtaken() {
   auto first = worker.call<std::string>("work", 300);
   co_await said(told, "working");
   {
-    auto second = worker.call<int>("bump");  // in the worker's socket; dropped, it is cancelled
+    auto second = worker.call<int>("bump");  // in the worker's socket; destroying the awaitable cancels the call
     auto third = worker.call<int>("bump");
   }
   EXPECT_EQ(co_await std::move(first), "worked");
   EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, WhoseCancellationOvertakesThemNeverBegin) { run_scenario(overtaken); }
+// A call that is cancelled while it is still in the worker's socket never begins.
+TEST_P(CallCancellation, BeforeTheRoutineBeginsPreventsIt) { run_scenario(overtaken); }
 
 asio::awaitable<void> never_sent() {
   const auto here = co_await asio::this_coro::executor;
@@ -213,9 +233,9 @@ asio::awaitable<void> never_sent() {
   EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, ThatExpireOrAreDroppedInTheQueueAreNeverSent) { run_scenario(never_sent); }
+// A call that expires or is dropped in the queue is never sent, and the deadline covers the time in the queue.
+TEST_P(QueuedCall, ExpiredOrDroppedIsNeverSent) { run_scenario(never_sent); }
 
-// C-07
 asio::awaitable<void> deadlines() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
   co_await worker.start();
@@ -235,9 +255,9 @@ asio::awaitable<void> deadlines() {
   EXPECT_TRUE((co_await failure_of(worker.call<int>(negative, "square", 5))).argument);
   co_await worker.stop();
 }
-TEST_P(CallsAnywhere, EndAtTheirDeadline) { run_scenario(deadlines); }
+// A call fails with deadline_exceeded at its deadline, whether or not its routine can be cancelled.
+TEST_P(CallDeadline, FailsTheCallOnTime) { run_scenario(deadlines); }
 
-// C-07
 asio::awaitable<void> kill_after() {
   const auto here = co_await asio::this_coro::executor;
   auto told = std::make_shared<ReadPipe>();
@@ -260,23 +280,23 @@ asio::awaitable<void> kill_after() {
   const pid_t third = co_await pool.call<int>("pid");
   EXPECT_NE(second, third);
   EXPECT_GE(since(before), 95ms);
-  // One that ends by itself in that time is not killed.
+  // A routine that ends within kill_after is not killed.
   const CallOptions patient{.deadline = 50ms, .kill_after = 5s};
   EXPECT_TRUE(co_await failure_of(pool.call<std::string>(patient, "work", 300)) == Errc::deadline_exceeded);
   EXPECT_EQ(co_await pool.call<int>("pid"), third);
-  // However often: what callers ask for is no reason to give up.
+  // However often callers request a kill, the pool does not give up.
   const CallOptions at_once{.deadline = 1ms, .kill_after = 1ms};
   for (int i = 0; i < 8; ++i) {
     EXPECT_TRUE(co_await failure_of(pool.call(at_once, "spin")) == Errc::deadline_exceeded);
     EXPECT_EQ(co_await pool.call<int>("square", i), i * i);
   }
   EXPECT_EQ(pool.stats().crashes, 0u);
-  EXPECT_GT(pool.stats().restarts, 2u);  // one that expires before it is sent kills nobody
+  EXPECT_GT(pool.stats().restarts, 2u);  // a call that expires before it is sent kills no worker
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, ThatDoNotEndAreKilledIfTheCallerSaysSo) { run_scenario(kill_after); }
+// With kill_after, a worker whose routine does not end after its cancellation is killed and replaced.
+TEST_P(KillAfter, KillsAWorkerWhoseRoutineDoesNotEnd) { run_scenario(kill_after); }
 
-// Made once a worker has been killed, they go to the next one, though this one has places left.
 asio::awaitable<void> after_a_kill() {
   const auto here = co_await asio::this_coro::executor;
   const auto pool = std::make_shared<WorkerPool>();
@@ -304,10 +324,11 @@ asio::awaitable<void> after_a_kill() {
   }
   co_await pool->stop();
 }
-TEST_F(Calls, MadeOnceTheirWorkerIsKilledGoToTheNextOne) { on_one_thread(after_a_kill); }
+// Calls made after a worker was killed go to its replacement, although the killed worker has free slots.
+TEST_F(KilledWorker, TakesNoFurtherCalls) { on_one_thread(after_a_kill); }
 
-// C-08
-TEST_F(Calls, OfSixtyFourCallersOnFourThreadsAreAllAnsweredRightAndInOrder) {
+// 64 callers on four threads all get the right results.
+TEST_F(ConcurrentCall, GetsTheRightResultOnFourThreads) {
   constexpr int callers = 64, calls = sanitized ? 200 : 1600;
   std::atomic<int> right{0}, wrong{0};
   on_four_threads([&]() -> asio::awaitable<void> {

@@ -1,4 +1,4 @@
-// Many workers, one after another and all at once: what stays is what was there.
+// Many workers, one after another and all at once: nothing stays behind.
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -16,7 +16,7 @@ namespace {
 
 using namespace support;
 
-class Cycles : public Workers {};
+class WorkerCycle : public Workers {};
 
 std::size_t threads() {
   std::ifstream file("/proc/self/status");
@@ -43,23 +43,25 @@ struct Usage {
   std::size_t descriptors = open_descriptors(), threads_ = threads(), bytes = ::mallinfo2().uordblks;
 };
 
-TEST_F(Cycles, AThousandWorkersOneAfterAnotherLeaveNothing) {
+// A thousand workers, four at a time, leave no descriptor, thread or memory behind.
+TEST_F(WorkerCycle, RepeatedAThousandTimesLeaksNothing) {
   run_together({[] { return cycle(30); }, [] { return cycle(30); }});
   const Usage before;
   std::vector<std::function<asio::awaitable<void>()>> side_by_side;
   for (int i = 0; i < 4; ++i) side_by_side.push_back([] { return cycle(slowed_down ? 25 : 250); });
   run_together(std::move(side_by_side), 120s);
-  // Without pidfds a thread waits for each child; the last ones may be on their way out yet.
+  // Without pidfds a thread waits for each child; the last of these threads may still be exiting.
   for (const auto end = Clock::now(); threads() > before.threads_ && since(end) < slack;) ::poll(nullptr, 0, 2);
   const Usage after;
   EXPECT_EQ(after.descriptors, before.descriptors);
   EXPECT_LE(after.threads_, before.threads_);
-  if (!slowed_down) {  // sanitizers keep what is freed
+  if (!slowed_down) {  // sanitizers keep freed memory
     EXPECT_LT(after.bytes, before.bytes + 16 * 1024) << "a cycle may not keep even 16 bytes";
   }
 }
 
-TEST_F(Cycles, SixtyFourWorkersStartAndStopAtOnce) {
+// 64 workers start, take a call and stop at the same time, without a thread for each.
+TEST_F(WorkerCycle, SixtyFourWorkersStartAndStopAtOnce) {
   std::size_t with_one = 0, with_all = 0;
   run_together({[&]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -93,8 +95,8 @@ TEST_F(Cycles, SixtyFourWorkersStartAndStopAtOnce) {
 #endif
 }
 
-// T-6's scenario, without its figure.
-TEST_F(Cycles, APoolOfSixtyFourStartsAndStops) {
+// A pool of 64 workers starts and stops without errors.
+TEST_F(WorkerCycle, PoolOfSixtyFourStartsAndStops) {
   run_together({[]() -> asio::awaitable<void> {
     drover::PoolOptions options;
     options.size = 64;
@@ -112,8 +114,8 @@ TEST_F(Cycles, APoolOfSixtyFourStartsAndStops) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Each thread keeps some free memory for itself, and mallinfo2(3) takes it for used. Not so without that cache, which
-  // can be done away with at the start only: see ld.so(8).
+  // Each thread caches some freed memory, which mallinfo2(3) counts as used. The cache can be disabled only at the
+  // start of the process: see ld.so(8).
   if (::setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 0) == 0 &&
       ::getenv("DROVER_TEST_NO_CACHE") == nullptr) {
     ::setenv("DROVER_TEST_NO_CACHE", "1", 1);

@@ -1,4 +1,4 @@
-// A forked copy of the program has everything that the original has, and is to do nothing with it.
+// A forked copy of the program has everything that the original has and must not do anything with it.
 #include <cstdlib>
 #include <functional>
 #include <gtest/gtest.h>
@@ -18,9 +18,9 @@ namespace {
 
 using namespace support;
 
-class ForkedCopies : public Workers {};
+class ForkedCopy : public Workers {};
 
-/// A worker and a pool, with calls that run and calls that wait.
+/// A worker and a pool, with calls in flight and queued calls.
 struct Busy {
   explicit Busy(asio::io_context& context) {
     run(context, begin());
@@ -76,16 +76,19 @@ void expect_no_harm(
   busy.reset();
 }
 
-TEST_F(ForkedCopies, ThatDestroyTheContextHarmNoCall) {
+// A forked copy that destroys the context fails no call of the original.
+TEST_F(ForkedCopy, ThatDestroysTheContextHarmsNoCall) {
   expect_no_harm([](auto& context, auto&) { context.reset(); });
 }
-TEST_F(ForkedCopies, ThatDestroyTheWorkersHarmNoCall) {
+// A forked copy that destroys the workers and the context fails no call of the original.
+TEST_F(ForkedCopy, ThatDestroysTheWorkersHarmsNoCall) {
   expect_no_harm([](auto& context, auto& busy) {
     busy.reset();
     context.reset();
   });
 }
-TEST_F(ForkedCopies, ThatMakeCallsAreToldAndHarmNone) {
+// A call in a forked copy fails with not_running and fails no call of the original.
+TEST_F(ForkedCopy, ThatCallsIsRefusedAndHarmsNoCall) {
   expect_no_harm([](auto&, auto& busy) {
     asio::io_context own;
     const auto refused = [&](auto&& operation) {
@@ -96,8 +99,8 @@ TEST_F(ForkedCopies, ThatMakeCallsAreToldAndHarmNone) {
   });
 }
 
-// Each operation on what the copy inherited fails at once; none waits for a reaper that the copy does not have.
-TEST_F(ForkedCopies, AreRefusedEachOperation) {
+// Each operation on an inherited object fails at once; none waits for a reaper thread that the copy does not have.
+TEST_F(ForkedCopy, IsRefusedEveryOperation) {
   expect_no_harm([](auto& context, auto& busy) {
     asio::io_context own;
     int number = 0;
@@ -123,8 +126,8 @@ TEST_F(ForkedCopies, AreRefusedEachOperation) {
   });
 }
 
-// The body of with_pool() forks: the copy comes back from with_pool() without stopping anything.
-TEST_F(ForkedCopies, ComeBackFromWithPool) {
+// The body of with_pool() forks, and with_pool() returns in the copy without stopping the workers.
+TEST_F(ForkedCopy, ReturnsFromWithPool) {
   const pid_t original = ::getpid();
   asio::io_context context;
   pid_t copy = -1;

@@ -1,4 +1,4 @@
-// A worker that ends by a signal from outside tells its parent, so that no call is lost by it.
+// A worker that exits because of a signal from outside announces that to its parent, so that no call is lost.
 #include <gtest/gtest.h>
 #include <random>
 #include <signal.h>
@@ -12,7 +12,7 @@ namespace {
 
 using namespace support;
 
-class GracefulEnd : public Calls {};
+class GracefulExit : public Calls {};
 
 struct Tally {
   int good = 0, stopping = 0, exited = 0, other = 0, left = 0;
@@ -35,7 +35,7 @@ asio::awaitable<void> keep_calling(WorkerPool& pool, std::shared_ptr<Tally> tall
   --tally->left;
 }
 
-/// Signals one worker after another while calls are made all the time.
+/// Signals one worker after another while calls are in flight all the time.
 asio::awaitable<void> signalled_under_load(int signo, std::size_t max_in_flight) {
   PoolOptions options = call_pool(2);
   options.worker.max_in_flight = max_in_flight;
@@ -60,8 +60,8 @@ asio::awaitable<void> signalled_under_load(int signo, std::size_t max_in_flight)
   co_await pool.stop();
 }
 
-// Calls that a worker has not begun go to another one; those that it has begun are quick enough to finish.
-TEST_F(GracefulEnd, LosesNoCallUnderLoad) {
+// Calls that a worker has not begun go to another worker; calls that it has begun are short enough to finish.
+TEST_F(GracefulExit, LosesNoCallUnderLoad) {
   for (const int signo : {SIGTERM, SIGINT})
     for (const std::size_t in_flight : {std::size_t{1}, std::size_t{8}}) {
       SCOPED_TRACE(signo);
@@ -69,8 +69,8 @@ TEST_F(GracefulEnd, LosesNoCallUnderLoad) {
     }
 }
 
-// What had begun and is cancelled ends with the worker's exit status.
-TEST_F(GracefulEnd, ACancelledCallEndsWithTheStatus) {
+// A call that has begun and is cancelled by SIGTERM fails with the worker's exit status.
+TEST_F(GracefulExit, CancelledCallFailsWithTheExitStatus) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
     WorkerOptions options = call_worker();
@@ -79,8 +79,7 @@ TEST_F(GracefulEnd, ACancelledCallEndsWithTheStatus) {
     co_await worker.start();
     const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 30000));
     const Task<int> queued(co_await asio::this_coro::executor, worker.call<int>("square", 3));
-    (void)co_await soon([&] { return worker.pid() != 0; });
-    // It is begun once the worker says that it has one in flight.
+    // The call has begun once the worker's status reports one call in flight.
     for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
     ::kill(worker.pid(), SIGTERM);
     const Failure of_begun = co_await begun.failure();
@@ -92,15 +91,18 @@ TEST_F(GracefulEnd, ACancelledCallEndsWithTheStatus) {
     const Failure later = co_await failure_of(worker.call<int>("square", 3));
     EXPECT_EQ(later, Errc::worker_exited) << later;
     co_await worker.stop();
-    for (const Event& event : log.all())
-      if (event.kind == Event::Kind::exited) {
-        EXPECT_TRUE(event.expected);
-      }
+    int exits = 0;
+    for (const Event& event : log.all()) {
+      if (event.kind != Event::Kind::exited) continue;
+      EXPECT_TRUE(event.expected);
+      ++exits;
+    }
+    EXPECT_EQ(exits, 1);
   });
 }
 
-// SIGINT lets what has begun finish. What has not begun waits for the end, as there is no other worker.
-TEST_F(GracefulEnd, AnInterruptLetsACallFinish) {
+// SIGINT lets calls that have begun finish. A call that has not begun waits for the exit, as there is no other worker.
+TEST_F(GracefulExit, SigintLetsACallFinish) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     LocalWorker worker(co_await asio::this_coro::executor, options);
@@ -116,8 +118,9 @@ TEST_F(GracefulEnd, AnInterruptLetsACallFinish) {
   });
 }
 
-// on_terminate: a service manager may signal the workers together with the parent, which is draining.
-TEST_F(GracefulEnd, TerminateMayDrain) {
+// With OnTerminate::drain SIGTERM drains: a service manager may signal the workers together with the parent, which is
+// draining.
+TEST_F(GracefulExit, SigtermDrainsIfTheOptionsSaySo) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::OnTerminate::drain;
@@ -134,7 +137,8 @@ TEST_F(GracefulEnd, TerminateMayDrain) {
   });
 }
 
-TEST_F(GracefulEnd, TerminateMayBeLeftToTheParent) {
+// With OnTerminate::leave_to_parent a worker ignores SIGTERM and SIGHUP until its parent stops it.
+TEST_F(GracefulExit, SigtermMayBeLeftToTheParent) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::WorkerOptions::OnTerminate::leave_to_parent;
@@ -153,8 +157,9 @@ TEST_F(GracefulEnd, TerminateMayBeLeftToTheParent) {
   });
 }
 
-// Once the parent has asked for the end, SIGTERM counts: the reaper sends it when the budget is over.
-TEST_F(GracefulEnd, TerminateCountsOnceAStopHasBegun) {
+// Once the parent has begun a stop, SIGTERM takes effect even with leave_to_parent: the reaper thread sends it when the
+// budget is over.
+TEST_F(GracefulExit, SigtermTakesEffectOnceAStopHasBegun) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::OnTerminate::leave_to_parent;
@@ -174,8 +179,8 @@ TEST_F(GracefulEnd, TerminateCountsOnceAStopHasBegun) {
   });
 }
 
-// A worker that drains keeps its calls for as long as they take, and its slot has another worker meanwhile.
-TEST_F(GracefulEnd, ADrainingWorkerHasASuccessorAtOnce) {
+// A draining worker keeps its calls for as long as they take, and its pool slot gets another worker meanwhile.
+TEST_F(GracefulExit, DrainingWorkerIsReplacedAtOnce) {
   on_one_thread([]() -> asio::awaitable<void> {
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
     drover::PoolOptions options = call_pool(1);
@@ -184,8 +189,8 @@ TEST_F(GracefulEnd, ADrainingWorkerHasASuccessorAtOnce) {
     const pid_t first = pool.workers().front().pid;
     const Task<std::string> begun(executor, pool.call<std::string>("doze", 3000));
     while (pool.stats().in_flight != 1) co_await pause_for(1ms);
-    co_await pause_for(50ms);      // it has begun, or the other worker runs it
-    for (int i = 0; i < 3; ++i) {  // the second and third one find a predecessor that still drains, or none
+    co_await pause_for(50ms);      // the call has begun, or else the other worker runs it
+    for (int i = 0; i < 3; ++i) {  // the second and third worker may find a predecessor that still drains
       ::kill(pool.workers().empty() ? first : pool.workers().front().pid, SIGINT);
       const auto start = Clock::now();
       const int nine = co_await pool.call<int>("square", 3);

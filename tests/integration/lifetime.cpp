@@ -1,5 +1,5 @@
-// Any object may die before or after its context, with operations pending, on any kind of executor; and handlers of the
-// user's harm nothing.
+// Any object may be destroyed before or after its context, with operations pending and on any kind of executor, and
+// event handlers of the program do no harm.
 #include <atomic>
 #include <functional>
 #include <gtest/gtest.h>
@@ -25,7 +25,9 @@ namespace {
 
 using namespace support;
 
-class Lifetimes : public Workers {};
+class Lifetime : public Workers {};
+
+class Events : public Workers {};
 
 WorkerOptions brief() {
   WorkerOptions options = plain_worker();
@@ -36,7 +38,7 @@ WorkerOptions brief() {
 
 // ---- orders of destruction ------------------------------------------------------------------------------------------
 
-/// A context with threads that run it, and the executor that things are made with.
+/// A context, the threads that run it, and the executor for the objects of a test.
 class Place {
  public:
   enum class Kind { loop, strand_of_two_threads, pool_of_threads, strand_of_pool };
@@ -83,7 +85,7 @@ class Place {
 using Kind = Place::Kind;
 constexpr Kind everywhere[] = {Kind::loop, Kind::strand_of_two_threads, Kind::pool_of_threads, Kind::strand_of_pool};
 
-/// Begins all that can be pending on a worker, each operation on its own.
+/// Begins every operation that can be pending on a worker, each in a coroutine of its own.
 void begin_all(LocalWorker& worker, const asio::any_io_executor& executor, int stage) {
   const auto nothing = [](std::exception_ptr, auto&&...) {};
   if (stage == 0) return asio::co_spawn(executor, worker.start(), nothing);
@@ -107,7 +109,8 @@ void wait_until_ready(const LocalWorker& worker) {
   FAIL() << "the worker is not ready";
 }
 
-TEST_F(Lifetimes, AWorkerAndItsContextMayGoInAnyOrderWithOperationsPending) {
+// A worker and its context may be destroyed in either order, at any stage, with operations pending here and elsewhere.
+TEST_F(Lifetime, WorkerAndContextMayBeDestroyedInAnyOrder) {
   for (const Kind kind : everywhere)
     for (const bool context_first : {false, true})
       for (int stage = 0; stage < 4; ++stage)
@@ -118,12 +121,12 @@ TEST_F(Lifetimes, AWorkerAndItsContextMayGoInAnyOrderWithOperationsPending) {
           if (stage > 0) {
             begin_all(*worker, executor, 0);
             wait_until_ready(*worker);
-            begin_all(*worker, elsewhere.executor(), 1);  // who waits elsewhere is answered there
+            begin_all(*worker, elsewhere.executor(), 1);  // a call awaited on another context completes there
           }
           begin_all(*worker, executor, stage);
           std::this_thread::sleep_for(wait);
           asio::any_io_executor none;
-          std::swap(none, const_cast<asio::any_io_executor&>(executor));  // not ours to keep beyond the context
+          std::swap(none, const_cast<asio::any_io_executor&>(executor));  // it must not outlive the context
           none = {};
           if (context_first) {
             place.end();
@@ -136,7 +139,8 @@ TEST_F(Lifetimes, AWorkerAndItsContextMayGoInAnyOrderWithOperationsPending) {
         }
 }
 
-TEST_F(Lifetimes, APoolAndItsContextMayGoInAnyOrderWithOperationsPending) {
+// A pool and its context may be destroyed in either order, while it starts and with calls pending.
+TEST_F(Lifetime, PoolAndContextMayBeDestroyedInAnyOrder) {
   for (const Kind kind : everywhere)
     for (const bool context_first : {false, true})
       for (const auto wait : {0us, 2000us, 20000us}) {
@@ -175,8 +179,8 @@ TEST_F(Lifetimes, APoolAndItsContextMayGoInAnyOrderWithOperationsPending) {
       }
 }
 
-// Threads that start, call, stop and destroy workers of one context side by side.
-TEST_F(Lifetimes, ManyThreadsMayUseWorkersOfOneContext) {
+// Threads that start, call, stop and destroy workers of one context at the same time.
+TEST_F(Lifetime, ManyThreadsMayShareAContext) {
   Place place(Kind::strand_of_two_threads);
   std::vector<std::thread> users;
   std::atomic<int> good{0};
@@ -205,8 +209,8 @@ TEST_F(Lifetimes, ManyThreadsMayUseWorkersOfOneContext) {
 
 // ---- handlers of events ---------------------------------------------------------------------------------------------
 
-// L-09
-TEST_F(Lifetimes, AnEventHandlerThatThrowsOrIsSlowHarmsNothingAndSeesTheOrder) {
+// An event handler that is slow or throws harms nothing and gets all events in order.
+TEST_F(Events, KeepTheirOrderIfTheHandlerIsSlowOrThrows) {
   const auto watched = [](std::function<void(const Event&)> handler) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto kinds = std::make_shared<std::vector<Event::Kind>>();
@@ -246,8 +250,8 @@ TEST_F(Lifetimes, AnEventHandlerThatThrowsOrIsSlowHarmsNothingAndSeesTheOrder) {
   });
 }
 
-// L-09: a handler may itself use the worker, and even destroy it.
-TEST_F(Lifetimes, AnEventHandlerMayStopOrDestroyItsWorker) {
+// An event handler may use the worker and even destroy it.
+TEST_F(Events, HandlerMayStopOrDestroyItsWorker) {
   run_together({
       []() -> asio::awaitable<void> {
         const auto executor = co_await asio::this_coro::executor;
@@ -282,9 +286,9 @@ TEST_F(Lifetimes, AnEventHandlerMayStopOrDestroyItsWorker) {
   EXPECT_TRUE(soon_childless());
 }
 
-// A strand goes before what drover keeps in its context: who waits on it is destroyed where his wait is ended, and what
-// he owns goes there, too.
-TEST_F(Lifetimes, WorkersOfThoseThatWaitOnAStrandGoWithThem) {
+// A strand is destroyed before drover's registry in its context. A coroutine that waits on the strand is destroyed when
+// its wait ends, and the workers that it owns are destroyed with it.
+TEST_F(Lifetime, CoroutineOnAStrandTakesItsWorkersAlong) {
   {
     asio::io_context context;
     auto called = std::make_unique<LocalWorker>(context.get_executor(), brief());
@@ -312,8 +316,8 @@ TEST_F(Lifetimes, WorkersOfThoseThatWaitOnAStrandGoWithThem) {
   EXPECT_TRUE(soon_childless());
 }
 
-// Moving a worker disturbs nothing that is pending.
-TEST_F(Lifetimes, AWorkerMayBeMovedWithOperationsPending) {
+// Moving a worker disturbs no pending operation.
+TEST_F(Lifetime, WorkerMayMoveWithOperationsPending) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     LocalWorker first(executor, brief());

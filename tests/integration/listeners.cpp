@@ -1,4 +1,5 @@
-// What listens (on_event, Stdio::lines) is told in time, and not any more once what it listens to has gone.
+// Event and line handlers (on_event, Stdio::lines) get everything in time and nothing once the worker object is
+// destroyed.
 #include <algorithm>
 #include <atomic>
 #include <gtest/gtest.h>
@@ -19,9 +20,11 @@ namespace {
 using namespace support;
 using Kind = Event::Kind;
 
-class Listeners : public Workers {};
+class Events : public Workers {};
 
-/// What it has heard while those were there that it listens to, and how often it was told anything afterwards.
+class WorkerLines : public Workers {};
+
+/// The events that arrived while the source existed, and how many arrived afterwards.
 struct Heard {
   std::vector<Kind> kinds;
   std::atomic<bool> gone{false};
@@ -36,7 +39,7 @@ struct Heard {
   }
 };
 
-/// Set at the end of a scope, after all that was declared later is gone.
+/// Sets `gone` at the end of a scope, after everything that was declared later has been destroyed.
 struct GoneAtTheEnd {
   std::shared_ptr<Heard> heard;
   ~GoneAtTheEnd() { heard->gone = true; }
@@ -57,7 +60,8 @@ asio::awaitable<void> stop_while_it_works(std::shared_ptr<Heard> heard) {
   co_await worker.stop(30s);
 }
 
-TEST_F(Listeners, OfAStopThatIsCancelledAreToldAllBeforeItReturns) {
+// A cancelled stop returns after all events have been delivered, `reaped` last.
+TEST_F(Events, AllArriveBeforeACancelledStopReturns) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto heard = std::make_shared<Heard>();
@@ -68,7 +72,7 @@ TEST_F(Listeners, OfAStopThatIsCancelledAreToldAllBeforeItReturns) {
                      EXPECT_TRUE(describe(thrown).aborted());
                      ended = true;
                    }));
-    while (heard->kinds.size() < 3) co_await pause_for(1ms);  // it is being stopped
+    while (heard->kinds.size() < 3) co_await pause_for(1ms);  // the stop has begun
     signal.emit(asio::cancellation_type::terminal);
     while (!ended) co_await pause_for(1ms);
     const std::vector<Kind> kinds = heard->kinds;
@@ -78,7 +82,8 @@ TEST_F(Listeners, OfAStopThatIsCancelledAreToldAllBeforeItReturns) {
   }});
 }
 
-TEST_F(Listeners, OfAStartThatFailsOrIsCancelledAreToldAllBeforeItReturns) {
+// A start that fails or is cancelled returns after all events have been delivered.
+TEST_F(Events, AllArriveBeforeAFailedStartReturns) {
   const auto failing = [](std::vector<std::string> steps, bool cancels) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto heard = std::make_shared<Heard>();
@@ -106,7 +111,8 @@ TEST_F(Listeners, OfAStartThatFailsOrIsCancelledAreToldAllBeforeItReturns) {
   run_together({[&] { return failing({"exit", "3"}, false); }, [&] { return failing({"sleep", "20000"}, true); }});
 }
 
-TEST_F(Listeners, HearNothingOnceTheWorkerOrThePoolIsGone) {
+// After the worker or the pool is destroyed no event is delivered.
+TEST_F(Events, NoneArrivesOnceTheOwnerIsDestroyed) {
   run_together({
       []() -> asio::awaitable<void> {
         const auto executor = co_await asio::this_coro::executor;
@@ -141,7 +147,8 @@ TEST_F(Listeners, HearNothingOnceTheWorkerOrThePoolIsGone) {
   EXPECT_TRUE(soon_childless());
 }
 
-TEST_F(Listeners, ThatAreSlowAreToldAllBeforeAPoolOnThreadsIsStopped) {
+// with_pool() on several threads returns after a slow handler has received all events.
+TEST_F(Events, SlowHandlerGetsAllBeforeAPoolStopReturns) {
   asio::thread_pool threads(3);
   for (int round = 0; round < (slowed_down ? 3 : 20); ++round) {
     const auto heard = std::make_shared<Heard>();
@@ -158,8 +165,8 @@ TEST_F(Listeners, ThatAreSlowAreToldAllBeforeAPoolOnThreadsIsStopped) {
   threads.join();
 }
 
-// Nobody runs the worker's own context any more: all has been told, so nothing is waited for.
-TEST_F(Listeners, AreNotWaitedForWhereNobodyRunsTheirContext) {
+// The worker's context does not run. All events have been delivered by then, so stop() does not wait.
+TEST_F(Events, DoNotDelayAStopIfTheirContextDoesNotRun) {
   asio::io_context own, other;
   const auto heard = std::make_shared<Heard>();
   LocalWorker worker(own.get_executor(), heard_by(heard));
@@ -169,8 +176,8 @@ TEST_F(Listeners, AreNotWaitedForWhereNobodyRunsTheirContext) {
   EXPECT_TRUE(run(other, worker.stop()).exit.success());
 }
 
-// A worker that has its stop awaited may be destroyed by what listens to it: the stop comes back all the same.
-TEST_F(Listeners, MayDestroyTheWorkerThatIsBeingStopped) {
+// An event handler destroys the worker while its stop is awaited, and the stop still completes.
+TEST_F(Events, HandlerMayDestroyAWorkerInItsStop) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     auto worker = std::make_shared<std::unique_ptr<LocalWorker>>();
@@ -187,7 +194,8 @@ TEST_F(Listeners, MayDestroyTheWorkerThatIsBeingStopped) {
   }});
 }
 
-TEST_F(Listeners, GetNoLinesOnceTheWorkerIsGone) {
+// Lines that a worker writes after its owner was destroyed are not delivered.
+TEST_F(WorkerLines, StopWhenTheWorkerIsDestroyed) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     std::vector<std::string> lines;
@@ -203,12 +211,13 @@ TEST_F(Listeners, GetNoLinesOnceTheWorkerIsGone) {
     }
     EXPECT_TRUE(co_await sees_gone(pid));
     co_await pause_for(50ms);
-    EXPECT_EQ(lines, (std::vector<std::string>{"napping"}));  // and not: cleaned up
+    EXPECT_EQ(lines, (std::vector<std::string>{"napping"}));  // and not "cleaned up"
   }});
   EXPECT_TRUE(soon_childless());
 }
 
-TEST_F(Listeners, HearOfADeathThatNobodyAskedForAsSuchAlsoIfItIsReapedLater) {
+// An exit that nobody asked for is reported as unexpected, even if reap() is called before the exit was processed.
+TEST_F(Events, UnexpectedExitStaysUnexpectedIfReapedLater) {
   const auto scenario = []() -> asio::awaitable<void> {
     const auto heard = std::make_shared<Heard>();
     std::vector<bool> expected;
@@ -220,7 +229,7 @@ TEST_F(Listeners, HearOfADeathThatNobodyAskedForAsSuchAlsoIfItIsReapedLater) {
     drover::WorkerProcess process(co_await asio::this_coro::executor, options);
     co_await process.start();
     ::kill(process.pid(), SIGKILL);
-    while (process.alive()) std::this_thread::yield();  // this context has not heard of it yet
+    while (process.alive()) std::this_thread::yield();  // this context has not processed the exit yet
     co_await process.reap();
     EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready, Kind::exited, Kind::reaped}));
     EXPECT_EQ(expected, std::vector{false});
@@ -228,8 +237,8 @@ TEST_F(Listeners, HearOfADeathThatNobodyAskedForAsSuchAlsoIfItIsReapedLater) {
   run(scenario());
 }
 
-// Nobody sees a process that job control or a SIGSTOP suspends: it ends no call, and no call gets an answer.
-TEST_F(Listeners, HearOfAProcessThatIsStoppedAndGoesOn) {
+// A worker that job control or SIGSTOP suspends fails no call and completes none, so events report it.
+TEST_F(Events, ReportSuspensionAndContinuation) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     std::vector<Event> events;

@@ -1,5 +1,5 @@
-// The program closes descriptors that are not its own, those of pools with calls in flight among them. Every call ends
-// in bounded time, nothing is left, and files that took the numbers are left alone.
+// The program closes descriptors that it does not own, among them those of pools with calls in flight. Every call
+// completes in bounded time, no process is left, and files that reuse the numbers are not touched.
 #include <algorithm>
 #include <fcntl.h>
 #include <filesystem>
@@ -17,9 +17,9 @@ namespace {
 
 using namespace support;
 
-class LostSockets : public Calls {};
+class LostSocket : public Calls {};
 
-/// The sockets and pidfds that are open now; Asio has neither.
+/// The sockets and pidfds that are open now; Asio opens neither.
 std::vector<int> of_drover() {
   std::vector<int> found;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
@@ -47,7 +47,8 @@ PoolOptions brief_pool() {
   return options;
 }
 
-/// Closes the descriptors with numbers `first` to `last` in the order of their opening, while calls are in flight.
+/// Closes the descriptors with numbers `first` to `last` in the order in which they were opened, while calls are in
+/// flight.
 asio::awaitable<void> lose(std::size_t first, std::size_t last, bool reused) {
   const std::vector<int> before = of_drover();
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
@@ -65,7 +66,7 @@ asio::awaitable<void> lose(std::size_t first, std::size_t last, bool reused) {
     ::close(open[i]);
     if (reused) taken.push_back(::open("/dev/null", O_RDWR | O_CLOEXEC));
   }
-  // What lives on is stopped: calls without a bound end by that at the latest.
+  // The pool is stopped then: calls without a bound complete by that at the latest.
   const auto start = Clock::now();
   co_await pause_for(300ms);
   const auto reports = co_await pool.stop();
@@ -78,7 +79,8 @@ asio::awaitable<void> lose(std::size_t first, std::size_t last, bool reused) {
   }
 }
 
-TEST_F(LostSockets, OneByOneEndTheirCalls) {
+// The program closes one descriptor of a pool; every call completes, whether or not the number is reused.
+TEST_F(LostSocket, OfAnyKindEndsItsCalls) {
   for (const bool reused : {false, true})
     for (std::size_t i = 0; i < 10; ++i) {
       SCOPED_TRACE(testing::Message() << i << (reused ? ", and its number taken" : ""));
@@ -86,14 +88,16 @@ TEST_F(LostSockets, OneByOneEndTheirCalls) {
     }
 }
 
-TEST_F(LostSockets, AllAtOnceEndTheirCalls) {
+// The program closes all descriptors of a pool at once; every call completes.
+TEST_F(LostSocket, TogetherWithAllOthersEndsAllCalls) {
   for (const bool reused : {false, true}) on_one_thread([reused] { return lose(0, 1000, reused); });
 }
 
-/// A worker ends, killed or stopped, after the program has put sockets of its own under the numbers of the worker's.
+/// A worker exits, killed or stopped, after the program has put sockets of its own under the numbers of the worker's
+/// sockets.
 asio::awaitable<void> take_the_numbers(bool stops) {
   const std::vector<int> before = of_drover();
-  const PoolOptions options = brief_pool();  // two calls at a time
+  const PoolOptions options = brief_pool();  // two calls in flight
   drover::LocalWorker worker(co_await asio::this_coro::executor, options.worker);
   co_await worker.start();
   const Task<std::string> call(co_await asio::this_coro::executor, worker.call<std::string>("doze", 60000));
@@ -132,7 +136,8 @@ asio::awaitable<void> take_the_numbers(bool stops) {
   for (const int fd : others) ::close(fd);
 }
 
-TEST_F(LostSockets, WhatTookTheirNumbersIsNotTouched) {
+// drover neither reads nor writes nor closes sockets of the program that reuse the numbers of its own.
+TEST_F(LostSocket, NumberReusedByTheProgramIsNotTouched) {
   for (const bool stops : {false, true}) on_one_thread([stops] { return take_the_numbers(stops); });
 }
 

@@ -1,4 +1,5 @@
-// Who waits on another context than the worker's: a stop needs nobody who runs the latter, a start has its bound.
+// Operations awaited on another context than the worker's: a stop does not need the worker's context to run, and a
+// start keeps its timeout.
 #include <atomic>
 #include <gtest/gtest.h>
 #include <thread>
@@ -13,9 +14,13 @@ namespace {
 
 using namespace support;
 
-class OtherContexts : public Workers {};
+class Stop : public Workers {};
 
-TEST_F(OtherContexts, AStopDoesNotNeedTheWorkersOwnToRun) {
+class PoolStopAndReap : public Workers {};
+class Start : public Workers {};
+
+// A stop awaited elsewhere completes although the worker's context is stopped; calls complete once that runs again.
+TEST_F(Stop, CompletesWhileWorkersContextIsStopped) {
   const Folder folder;
   asio::io_context stopped, here;
   WorkerOptions options = call_worker();
@@ -40,7 +45,7 @@ TEST_F(OtherContexts, AStopDoesNotNeedTheWorkersOwnToRun) {
       ++ends;
     });
     stopped.stop();
-    while (folder.numbers("done").empty()) std::this_thread::yield();  // it is answered, and nobody has read that
+    while (folder.numbers("done").empty()) std::this_thread::yield();  // its result has arrived and has not been read
   };
   asio::co_spawn(stopped, begin(), asio::detached);
   stopped.run();
@@ -59,8 +64,8 @@ TEST_F(OtherContexts, AStopDoesNotNeedTheWorkersOwnToRun) {
   EXPECT_FALSE(late) << "an event after stop() had returned";
 }
 
-// It has seen the worker's end, and was stopped by the coroutine that it resumed with the last answer.
-TEST_F(OtherContexts, AStopConcludesWhatTheWorkersOwnHasLeftUndone) {
+// The worker's context has seen the exit, and was stopped by the coroutine that it resumed with the last result.
+TEST_F(Stop, FinishesWhatTheStoppedContextBegan) {
   asio::io_context stopped, here;
   LocalWorker worker(stopped.get_executor(), call_worker());
   const auto begin = [&]() -> asio::awaitable<void> {
@@ -80,7 +85,8 @@ TEST_F(OtherContexts, AStopConcludesWhatTheWorkersOwnHasLeftUndone) {
   expect_gone(worker);
 }
 
-TEST_F(OtherContexts, AStopWaitsForHandlersThatTakeTheirTime) {
+// A stop awaited elsewhere returns after slow event handlers on the worker's context have run.
+TEST_F(Stop, WaitsForSlowEventHandlers) {
   asio::io_context there, here;
   auto busy = asio::make_work_guard(there);
   std::thread runs([&] { there.run(); });
@@ -102,7 +108,8 @@ TEST_F(OtherContexts, AStopWaitsForHandlersThatTakeTheirTime) {
   runs.join();
 }
 
-TEST_F(OtherContexts, APoolsStopAndAReapDoNotEither) {
+// A pool's stop and a reap awaited elsewhere complete although the context of the pool and the process is stopped.
+TEST_F(PoolStopAndReap, CompleteWhileContextIsStopped) {
   asio::io_context stopped, here;
   WorkerPool pool;
   drover::WorkerProcess process(stopped.get_executor(), plain_worker());
@@ -122,7 +129,8 @@ TEST_F(OtherContexts, APoolsStopAndAReapDoNotEither) {
   EXPECT_FALSE(process.alive());
 }
 
-TEST_F(OtherContexts, AStartHasItsBoundEvenIfNobodyRunsTheWorkers) {
+// A start awaited elsewhere ends at its timeout although the worker's context does not run.
+TEST_F(Start, TimesOutWhileWorkersContextIsIdle) {
   asio::io_context idle, here;
   LocalWorker never(idle.get_executor(), worker_with({"pause"}));
   const auto start = Clock::now();
@@ -131,7 +139,7 @@ TEST_F(OtherContexts, AStartHasItsBoundEvenIfNobodyRunsTheWorkers) {
   EXPECT_GE(since(start), 300ms);
   EXPECT_LT(since(start), 300ms + slack);
   expect_gone(never);
-  // That it is ready is seen then.
+  // At the timeout it turns out that this worker is ready.
   LocalWorker ready(idle.get_executor(), plain_worker());
   run(here, ready.start(2s));
   EXPECT_TRUE(ready.alive());

@@ -9,12 +9,20 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class PoolStart : public CallsAnywhere {};
+class Pool : public CallsAnywhere {};
+class PoolQueue : public CallsAnywhere {};
+class CancelledPoolStart : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, PoolStart, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, Pool, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, PoolQueue, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
 asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
 
-// L-01
 asio::awaitable<void> all_or_none() {
   const Folder folder;
   EventLog log;
@@ -32,7 +40,8 @@ asio::awaitable<void> all_or_none() {
   PoolOptions none = call_pool(0);
   EXPECT_TRUE((co_await failure_of(WorkerPool::start(none))).argument);
 }
-TEST_P(CallsAnywhere, OfAPoolStartAllOrNone) { run_scenario(all_or_none); }
+// If one worker fails to start, the pool's start fails and no worker is left.
+TEST_P(PoolStart, StartsAllWorkersOrNone) { run_scenario(all_or_none); }
 
 asio::awaitable<void> end_at_once() {
   PoolOptions options = call_pool(4);
@@ -43,9 +52,9 @@ asio::awaitable<void> end_at_once() {
     EXPECT_TRUE(failure.exit && failure.exit->success()) << failure;
   }
 }
-TEST_P(CallsAnywhere, OfAPoolWhoseProgramsEndAtOnceAreAFailedStart) { run_scenario(end_at_once); }
+// A program that exits at once is a failed start with its exit status.
+TEST_P(PoolStart, FailsIfAllProgramsExitAtOnce) { run_scenario(end_at_once); }
 
-// L-02
 asio::awaitable<void> side_by_side() {
   PoolOptions options = call_pool(4, {"sleep", "700"});
   const auto began = Clock::now();
@@ -57,7 +66,8 @@ asio::awaitable<void> side_by_side() {
   co_await pool.stop();
   EXPECT_EQ(pool.stats().workers, 0u);
 }
-TEST_P(CallsAnywhere, OfAPoolBootSideBySide) { run_scenario(side_by_side); }
+// Four workers that take 700 ms each to get ready take 700 ms together.
+TEST_P(PoolStart, StartsTheWorkersInParallel) { run_scenario(side_by_side); }
 
 asio::awaitable<void> cancelled_start() {
   const auto strand = strand_of(co_await asio::this_coro::executor);
@@ -74,14 +84,14 @@ asio::awaitable<void> cancelled_start() {
     for (const Event& event : log.all()) EXPECT_TRUE(event.kind != Event::Kind::spawned || gone(event.pid));
   }
 }
-TEST_F(Calls, OfAPoolWhoseStartIsCancelledLeaveNothing) {
+// A pool's start that is cancelled at any time returns when none of its processes is left.
+TEST_F(CancelledPoolStart, LeavesNoProcess) {
   on_one_thread(cancelled_start);
   on_four_threads([]() -> asio::awaitable<void> {
     co_await asio::co_spawn(strand_of(co_await asio::this_coro::executor), cancelled_start(), asio::use_awaitable);
   });
 }
 
-// L-03
 asio::awaitable<void> replaced() {
   EventLog log;
   PoolOptions options = call_pool(2);
@@ -110,7 +120,7 @@ asio::awaitable<void> replaced() {
     EXPECT_EQ(about[3].kind, Event::Kind::reaped);
   }
   EXPECT_EQ(log.count(Event::Kind::restarting), 1u);
-  // A busy one: only its calls fail.
+  // The crash of a busy worker fails only its own calls.
   std::vector<asio::awaitable<int>> fine;
   auto crash = pool.call("crash", SIGABRT);
   for (int i = 0; i < 20; ++i) fine.push_back(pool.call<int>("square", i));
@@ -118,10 +128,9 @@ asio::awaitable<void> replaced() {
   for (int i = 0; i < 20; ++i) EXPECT_EQ(co_await std::move(fine[std::size_t(i)]), i * i);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, OfAPoolWhoDieAreReplaced) { run_scenario(replaced); }
+// A crashed worker is replaced after the backoff, its events tell the story, and only its own calls fail.
+TEST_P(Pool, ReplacesCrashedWorkers) { run_scenario(replaced); }
 
-// No worker gets ready any more: the pool says why to all that wait and to all that come, and works again by itself
-// once the cause is gone.
 asio::awaitable<void> recovers() {
   const Folder folder;
   const std::string broken = folder.file("broken");
@@ -164,9 +173,9 @@ asio::awaitable<void> recovers() {
   EXPECT_EQ(log.count(Event::Kind::gave_up), 2u);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, FindTheirPoolRecovered) { run_scenario(recovers); }
+// While no worker can start, queued and new calls fail with the cause; once workers start again the pool works again.
+TEST_P(Pool, RecoversOnceItsWorkersStartAgain) { run_scenario(recovers); }
 
-// A call that kills each worker is the fault of one caller. Others wait for their turn, and the pool is not given up.
 asio::awaitable<void> poisoned() {
   PoolOptions options = call_pool(1);
   options.restart.backoff = 1ms;
@@ -178,13 +187,13 @@ asio::awaitable<void> poisoned() {
     const Failure failure = co_await failure_of(pool.call("crash", SIGKILL));
     EXPECT_TRUE(failure == Errc::worker_exited) << failure;
   }
-  const bool counted = co_await soon([&] { return pool.stats().crashes == 8; });  // the callers are first to know
+  const bool counted = co_await soon([&] { return pool.stats().crashes == 8; });  // callers know first
   EXPECT_TRUE(counted) << pool.stats().crashes;
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, ThatKillTheirWorkersEndNoPool) { run_scenario(poisoned); }
+// A call that kills each worker is the fault of one caller: other calls wait their turn and the pool does not give up.
+TEST_P(Pool, SurvivesCallsThatKillTheirWorkers) { run_scenario(poisoned); }
 
-// One simultaneous death of all workers is one death for each slot.
 asio::awaitable<void> correlated_death() {
   EventLog log;
   PoolOptions options = call_pool(8);
@@ -198,9 +207,9 @@ asio::awaitable<void> correlated_death() {
   EXPECT_EQ(log.count(Event::Kind::gave_up), 0u);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, SurviveTheDeathOfAllWorkersAtOnce) { run_scenario(correlated_death); }
+// The simultaneous crash of all workers counts as one crash for each pool slot, and all are replaced.
+TEST_P(Pool, SurvivesTheCrashOfAllWorkersAtOnce) { run_scenario(correlated_death); }
 
-// L-07
 asio::awaitable<void> bounded_queue() {
   const Folder folder;
   const std::string file = folder.file("order");
@@ -220,7 +229,7 @@ asio::awaitable<void> bounded_queue() {
   EXPECT_LT(since(began), 200ms) << "at once";
   {
     const auto leaving = std::move(waiting[1]);
-  }  // who leaves makes room for another
+  }  // a call that leaves the queue makes room for another one
   waiting.erase(waiting.begin() + 1);
   EXPECT_EQ(pool.stats().queued, 4u);
   waiting.push_back(pool.call("append", file, 5));
@@ -230,7 +239,8 @@ asio::awaitable<void> bounded_queue() {
   EXPECT_EQ(folder.numbers("order"), (std::vector<int>{0, 2, 3, 4, 5}));
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, InAFullQueueAreOverloadedAndOthersKeepTheirOrder) { run_scenario(bounded_queue); }
+// A full queue refuses further calls at once, and the queued calls run in order.
+TEST_P(PoolQueue, IfFullRefusesCallsAndKeepsItsOrder) { run_scenario(bounded_queue); }
 
 asio::awaitable<void> no_queue() {
   PoolOptions options = call_pool(1);
@@ -242,15 +252,15 @@ asio::awaitable<void> no_queue() {
   EXPECT_EQ(co_await pool.call<int>("square", 3), 9);
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, WithoutAQueueAreSentOrRefused) { run_scenario(no_queue); }
+// With max_queued = 0 a call is sent at once or fails with overloaded.
+TEST_P(PoolQueue, OfLengthZeroSendsOrRefusesACall) { run_scenario(no_queue); }
 
-// L-08
 asio::awaitable<void> least_loaded() {
   PoolOptions options = call_pool(3);
   options.worker.max_in_flight = 4;
   options.worker.tags = {"gpu", "fast"};
   WorkerPool pool = co_await WorkerPool::start(options);
-  // Calls that stay are spread evenly; three more each find a worker with the same load.
+  // Nine long calls are spread evenly, so that three more find all workers equally loaded.
   std::vector<asio::awaitable<std::string>> staying;
   for (int i = 0; i < 9; ++i) staying.push_back(pool.call<std::string>("doze", 300));
   std::set<pid_t> pids;
@@ -265,9 +275,9 @@ asio::awaitable<void> least_loaded() {
   EXPECT_NE(nobody.text.find("tpu"), std::string::npos) << nobody;
   co_await pool.stop();
 }
-TEST_P(CallsAnywhere, GoToTheLeastLoadedWorkerWithTheirTags) { run_scenario(least_loaded); }
+// A call goes to the least loaded worker that has its tags, and fails if no worker has them.
+TEST_P(Pool, SendsACallToTheLeastLoadedTaggedWorker) { run_scenario(least_loaded); }
 
-// L-09
 asio::awaitable<void> bad_handlers() {
   std::mutex mutex;
   std::map<pid_t, std::vector<Event>> events;
@@ -317,6 +327,7 @@ asio::awaitable<void> bad_handlers() {
   }
   EXPECT_EQ(crashed, 1);
 }
-TEST_P(CallsAnywhere, AreNotHarmedBySlowEventHandlersThatThrow) { run_scenario(bad_handlers); }
+// Event handlers that are slow and throw do no harm: events come one at a time, in order and completely.
+TEST_P(Pool, StandsEventHandlersThatAreSlowAndThrow) { run_scenario(bad_handlers); }
 
 }  // namespace

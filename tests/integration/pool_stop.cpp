@@ -1,4 +1,4 @@
-// How pools stop: all at once under one budget, with_pool() however its body ends.
+// How pools stop: all workers at once under one budget, and with_pool() however its body ends.
 #include <gtest/gtest.h>
 
 #include "support/calls.hpp"
@@ -7,17 +7,22 @@ namespace {
 
 using namespace support;
 
-INSTANTIATE_TEST_SUITE_P(On, CallsAnywhere, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+class PoolStop : public CallsAnywhere {};
+class WithPool : public CallsAnywhere {};
+class FarDeadline : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, PoolStop, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(On, WithPool, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
 asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
 
-/// Scenarios that cancel run in a strand, on many threads too.
+/// Runs a scenario that cancels in a strand, also on many threads.
 asio::awaitable<void> in_strand(Scenario scenario) {
   co_await asio::co_spawn(strand_of(co_await asio::this_coro::executor), scenario(), asio::use_awaitable);
 }
 
-// L-05
 asio::awaitable<void> one_budget() {
   EventLog log;
   auto told = std::make_shared<ReadPipe>();
@@ -54,7 +59,8 @@ asio::awaitable<void> one_budget() {
   for (const Event& event : log.all()) EXPECT_TRUE(event.pid == 0 || gone(event.pid));
   EXPECT_TRUE(co_await failure_of(pool.call<int>("square", 3)) == Errc::stopping);
 }
-TEST_P(CallsAnywhere, OfAPoolStopSideBySideUnderOneBudget) { run_scenario(one_budget); }
+// Idle, looping and suspended workers stop in parallel, all within the same budget.
+TEST_P(PoolStop, StopsAllWorkersUnderOneBudget) { run_scenario(one_budget); }
 
 asio::awaitable<void> drained() {
   PoolOptions options = call_pool(2);
@@ -72,10 +78,12 @@ asio::awaitable<void> drained() {
   const auto again = co_await pool.stop();
   EXPECT_EQ(again[0].elapsed, reports[0].elapsed) << "the same report again";
 }
-TEST_P(CallsAnywhere, InFlightAreDrainedAndThoseInTheQueueRefused) { run_scenario(drained); }
+// A pool's stop drains the calls in flight and fails the queued ones with stopping; a second stop returns the same
+// reports.
+TEST_P(PoolStop, DrainsCallsInFlightAndRefusesQueuedOnes) { run_scenario(drained); }
 
-// A deadline that is far away keeps nobody busy once its call has ended and the pool has stopped.
-TEST_F(Calls, WithFarDeadlinesDoNotKeepAContextBusyAfterTheStop) {
+// A far deadline does not keep the context busy once its call has completed and the pool has stopped.
+TEST_F(FarDeadline, KeepsNoContextBusyAfterTheStop) {
   WorkerPool pool;
   const auto began = Clock::now();
   on_one_thread([&]() -> asio::awaitable<void> {
@@ -89,7 +97,6 @@ TEST_F(Calls, WithFarDeadlinesDoNotKeepAContextBusyAfterTheStop) {
   EXPECT_LT(since(began), 20s);
 }
 
-// L-06
 asio::awaitable<void> cut_short() {
   auto told = std::make_shared<ReadPipe>();
   PoolOptions options = call_pool(2);
@@ -107,7 +114,8 @@ asio::awaitable<void> cut_short() {
   EXPECT_TRUE(co_await failure_of(std::move(call)));
   EXPECT_EQ(reports.size(), 2u);
 }
-TEST_P(CallsAnywhere, OfAPoolAreCutByItsShutdownTimeout) { run_scenario(cut_short); }
+// shutdown_timeout bounds a stop whose grace has no bound: calls are cancelled and clean up.
+TEST_P(PoolStop, IsCutShortByTheShutdownTimeout) { run_scenario(cut_short); }
 
 asio::awaitable<int> good_body(WorkerPool& pool) { co_return co_await pool.call<int>("square", 7); }
 
@@ -130,14 +138,15 @@ asio::awaitable<void> with_pool_ends() {
   EXPECT_EQ(failure.text, "the body's");
   EXPECT_EQ(log.count(Event::Kind::spawned), 6u);
   for (const Event& event : log.all()) EXPECT_TRUE(gone(event.pid));
-  // A capturing lambda may be the body, and be the last to refer to what it has captured.
+  // The body may be a lambda with captures, and may hold the last reference to what it captured.
   auto factor = std::make_shared<int>(6);
   const auto body = [factor](WorkerPool& pool) -> asio::awaitable<int> {
     co_return *factor* co_await pool.call<int>("square", 1);
   };
   EXPECT_EQ(co_await with_pool(options, body), 6);
 }
-TEST_P(CallsAnywhere, InWithPoolAreOverWhenItReturnsOrThrows) { run_scenario(with_pool_ends); }
+// with_pool() returns the result or the exception of its body when all workers have exited.
+TEST_P(WithPool, StopsThePoolHoweverItsBodyEnds) { run_scenario(with_pool_ends); }
 
 struct Body {
   std::shared_ptr<ReadPipe> told;
@@ -154,7 +163,6 @@ struct Body {
   }
 };
 
-// L-06
 asio::awaitable<void> body_cancelled() {
   const auto here = co_await asio::this_coro::executor;
   for (const bool swallows : {false, true}) {
@@ -175,7 +183,9 @@ asio::awaitable<void> body_cancelled() {
     for (const Event& event : log.all()) EXPECT_TRUE(gone(event.pid));
   }
 }
-TEST_P(CallsAnywhere, InWithPoolAreCancelledWithItAndNothingIsLeft) {
+// Cancelling with_pool() cancels the calls of its body; it returns when all workers have exited, even if the body
+// swallows the error.
+TEST_P(WithPool, CancelledInItsBodyLeavesNoProcess) {
   run_scenario([] { return in_strand(body_cancelled); });
 }
 
@@ -185,7 +195,6 @@ asio::awaitable<int> leave_behind(WorkerPool& pool, asio::any_io_executor execut
   co_return 5;
 }
 
-// L-06
 asio::awaitable<void> teardown_cancelled() {
   const auto here = co_await asio::this_coro::executor;
   for (const int times : {1, 2, 3}) {
@@ -209,11 +218,11 @@ asio::awaitable<void> teardown_cancelled() {
     for (const Event& event : log.all()) EXPECT_TRUE(gone(event.pid)) << times;
   }
 }
-TEST_P(CallsAnywhere, InWithPoolWhoseTeardownIsCancelledAreCutShortAndNothingIsLeft) {
+// Cancelling with_pool() while it stops the pool cuts the stop short, however often, and leaves no process.
+TEST_P(WithPool, CancelledWhileItStopsLeavesNoProcess) {
   run_scenario([] { return in_strand(teardown_cancelled); });
 }
 
-// L-06: as long as its workers have not even been started.
 asio::awaitable<void> start_cancelled() {
   const auto here = co_await asio::this_coro::executor;
   for (const int times : {1, 2, 3}) {
@@ -246,7 +255,8 @@ asio::awaitable<void> start_cancelled() {
     for (const Event& event : log.all()) EXPECT_TRUE(gone(event.pid)) << times;
   }
 }
-TEST_P(CallsAnywhere, InWithPoolThatIsCancelledWhileItStartsHaveNothingLeftWhenItReturns) {
+// Cancelling with_pool() before its workers are ready leaves no process, even if they ignore SIGTERM.
+TEST_P(WithPool, CancelledWhileItStartsLeavesNoProcess) {
   run_scenario([] { return in_strand(start_cancelled); });
 }
 
@@ -276,7 +286,8 @@ asio::awaitable<void> stop_cancelled() {
     EXPECT_TRUE(co_await failure_of(std::move(spinning)));
   }
 }
-TEST_P(CallsAnywhere, OfAPoolWhoseStopIsCancelledAreTerminatedAndThenLeftToTheReaper) {
+// A stop that is cancelled once terminates the workers and waits; cancelled again it leaves them to the reaper thread.
+TEST_P(PoolStop, CancelledOnceWaitsAndTwiceLeavesTheReaper) {
   run_scenario([] { return in_strand(stop_cancelled); });
 }
 

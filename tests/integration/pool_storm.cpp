@@ -1,4 +1,5 @@
-// Calls from four threads while workers are killed at random: each ends exactly once, and the pool is whole at the end.
+// Calls from four threads while workers are killed at random: each completes exactly once, and the pool is complete at
+// the end.
 #include <gtest/gtest.h>
 #include <random>
 #include <set>
@@ -11,6 +12,8 @@ namespace {
 
 using namespace support;
 
+class PoolStorm : public Calls {};
+
 constexpr int callers = 32, total = 100000;
 
 struct Counts {
@@ -18,7 +21,7 @@ struct Counts {
   int ended() const { return answered + exited + wrong + other; }
 };
 
-/// Counts ends by its destructor's run, too: one that was resumed twice would be found by the sanitizers.
+/// Counts how calls complete. The sanitizers would find a caller that is resumed twice.
 asio::awaitable<void> caller(WorkerPool& pool, Counts& counts, unsigned seed) {
   std::mt19937 random(seed);
   while (counts.begun < total) {
@@ -48,7 +51,7 @@ std::set<pid_t> pids(const WorkerPool& pool) {
 void storm(std::size_t max_in_flight) {
   Counts counts;
   std::size_t killed = 0;
-  std::set<pid_t> dying;  // killed, and the pool has not noticed yet; numbers are used again
+  std::set<pid_t> dying;  // killed, but the pool has not noticed yet; process ids are reused
   asio::thread_pool callers_threads(4);
   on_four_threads(
       [&]() -> asio::awaitable<void> {
@@ -64,7 +67,7 @@ void storm(std::size_t max_in_flight) {
           running.push_back(asio::co_spawn(asio::make_strand(callers_threads.get_executor()), caller(pool, counts, i),
                                            asio::use_future));
         std::mt19937 random(99);
-        const auto until = Clock::now() + 240s;  // against hanging: under a sanitizer on a busy machine it takes long
+        const auto until = Clock::now() + 240s;  // against hanging: under a sanitizer on a busy machine this takes long
         const auto over = [&] {
           return std::all_of(running.begin(), running.end(),
                              [](auto& each) { return each.wait_for(0s) == std::future_status::ready; });
@@ -105,7 +108,9 @@ void storm(std::size_t max_in_flight) {
               int(killed));
 }
 
-TEST_F(Calls, SurviveAStormOfKilledWorkersOneCallAWorker) { storm(1); }
-TEST_F(Calls, SurviveAStormOfKilledWorkersManyCallsAWorker) { storm(16); }
+// With one call in flight a worker, each call completes exactly once although workers are killed all the time.
+TEST_F(PoolStorm, CompletesEachCallOnceWithOneInFlight) { storm(1); }
+// With 16 calls in flight a worker, each call completes exactly once although workers are killed all the time.
+TEST_F(PoolStorm, CompletesEachCallOnceWithManyInFlight) { storm(16); }
 
 }  // namespace

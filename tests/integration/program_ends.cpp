@@ -1,5 +1,5 @@
-// Programs that end with workers in every state: what becomes of those, and what their forked copies do to them. Each
-// is a program of its own, see support/worker_host.cpp.
+// Programs that exit with workers in every state: how these workers end, and what forked copies do to them. Each
+// program is support/worker_host.cpp.
 #include <cerrno>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -12,11 +12,14 @@ namespace {
 
 using namespace support;
 
-class ProgramEnds : public Workers {};
+class ProgramExit : public Workers {};
+
+class Exec : public Workers {};
 
 const std::vector<std::string> owners{"local", "global", "leaked", "exit"};
 
-/// It ends with code 0 and this long after it has begun to, and leaves no process, not even a zombie.
+/// The program exits with code 0 between `at_least` and `at_most` after it began to, and leaves no process, not even a
+/// zombie.
 asio::awaitable<void> ends(std::string owner, std::string how, Duration at_least, Duration at_most) {
   ReadPipe pipe;
   Command command;
@@ -40,28 +43,29 @@ asio::awaitable<void> ends(std::string owner, std::string how, Duration at_least
   for (const pid_t pid : workers) EXPECT_TRUE(::kill(pid, 0) != 0 && errno == ESRCH) << owner << ", " << how;
 }
 
-//
-TEST_F(ProgramEnds, TakingAllItsWorkersAlong) {
+// A program that exits takes its workers with it.
+TEST_F(ProgramExit, TerminatesAllItsWorkers) {
   for (const std::string& owner : owners) run_together({[&] { return ends(owner, "lives", 0s, 1s); }});
 }
 
-//
-TEST_F(ProgramEnds, WaitingForTheGraceOfThoseThatIgnoreSigtermAndNoLonger) {
+// A program that exits waits for workers that ignore SIGTERM until their term_grace is over, and not longer.
+TEST_F(ProgramExit, KillsWorkersThatIgnoreSigterm) {
   for (const std::string& owner : owners) run_together({[&] { return ends(owner, "deaf", 600ms, 700ms + 1s); }});
 }
 
-//
-TEST_F(ProgramEnds, HarmingNobodyIfItIsAForkedCopy) {
+// The exit of a forked copy ends no worker of the original.
+TEST_F(ProgramExit, ForkedCopyStopsNoWorkers) {
   for (const std::string& owner : owners) run_together({[&] { return ends(owner, "forked", 0s, 2s); }});
 }
 
-// A program that replaces itself by another, which looks for the workers: there are none.
-TEST_F(ProgramEnds, PreparedForAnExecLeavingNothing) {
+// A program replaces itself after prepare_for_exec(); the new program finds no worker.
+TEST_F(Exec, AfterPrepareForExecFindsNoWorkers) {
   run_together({[] { return ends("local", "prepared", 0s, 1s); }});
 }
 
-// The workers' sockets close, and they exit while the new program runs.
-TEST_F(ProgramEnds, UnpreparedForAnExecWithWorkersThatExit) {
+// A program replaces itself without prepare_for_exec(): the workers' sockets close, and they exit while the new program
+// runs.
+TEST_F(Exec, WithoutPrepareForExecEndsTheWorkers) {
   run_together({[] { return ends("local", "unprepared", 0s, 5s); }});
 }
 

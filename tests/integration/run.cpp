@@ -1,5 +1,5 @@
-// run() and run_main(): what becomes of programs that are asked to end. This program is its own host and its own
-// worker.
+// run() and run_main(): what happens to a program that a signal asks to exit. This program is also the tested program
+// and its worker.
 #include <cstring>
 #include <gtest/gtest.h>
 #include <iostream>
@@ -25,7 +25,7 @@ PoolOptions own_pool(std::size_t size) {
   return options;
 }
 
-// ---- the hosts ------------------------------------------------------------------------------------------------------
+// ---- the tested programs --------------------------------------------------------------------------------------------
 
 void tell(const WorkerPool& pool) {
   for (const auto& worker : pool.workers()) support::say(std::to_string(worker.pid));
@@ -33,7 +33,7 @@ void tell(const WorkerPool& pool) {
 
 asio::awaitable<void> naps(WorkerPool& pool) {
   tell(pool);
-  co_await pool.call("nap", 30000, 10);  // says "napping"
+  co_await pool.call("nap", 30000, 10);  // writes "napping"
 }
 
 asio::awaitable<void> spins(WorkerPool& pool) {
@@ -45,7 +45,7 @@ asio::awaitable<void> spins(WorkerPool& pool) {
 asio::awaitable<void> gives_in(WorkerPool& pool) {
   try {
     co_await naps(pool);
-  } catch (const std::system_error&) {  // and ends as if nothing had happened
+  } catch (const std::system_error&) {  // and returns as if nothing had happened
   }
 }
 
@@ -64,7 +64,7 @@ asio::awaitable<void> throws_int() {
   throw 42;
 }
 
-/// Its answers arrive while it is stopped, and their deadlines pass.
+/// The program is suspended while its results arrive and their deadlines pass.
 asio::awaitable<void> is_stopped() {
   WorkerOptions options;
   options.max_in_flight = 8;
@@ -78,7 +78,7 @@ asio::awaitable<void> is_stopped() {
   co_await worker.stop();
 }
 
-/// A request of a server: a call that a coroutine of its own makes.
+/// A request of a server: a call in a coroutine of its own.
 asio::awaitable<void> request(WorkerPool& pool, std::string routine, int milliseconds) {
   try {
     if (routine == "doze")
@@ -91,7 +91,7 @@ asio::awaitable<void> request(WorkerPool& pool, std::string routine, int millise
   }
 }
 
-/// A server that accepts for ever; one of its two requests waits for the other.
+/// A server that accepts for ever; one of its two requests waits for the other one.
 asio::awaitable<void> serves(WorkerPool& pool, std::string routine, int milliseconds) {
   tell(pool);
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
@@ -150,9 +150,15 @@ struct Host {
   ExitStatus end() { return support::run(process.wait()); }
 };
 
-TEST_F(Calls, OfAProgramThatEndsWellExitWithZero) { EXPECT_TRUE(Host("ok").end().success()); }
+class Run : public Calls {};
+class RunMain : public Calls {};
+class CallDeadline : public Calls {};
 
-TEST_F(Calls, OfAProgramThatThrowsExitWithOneAndTheText) {
+// run_main() returns 0 if its coroutine returns.
+TEST_F(RunMain, ReturnsZeroOnSuccess) { EXPECT_TRUE(Host("ok").end().success()); }
+
+// run_main() prints the text of an exception and returns 1.
+TEST_F(RunMain, PrintsTheExceptionAndReturnsOne) {
   Host host("throws");
   const ExitStatus expected{ExitStatus::Kind::exited, 1, false};
   EXPECT_EQ(host.end(), expected);
@@ -162,13 +168,13 @@ TEST_F(Calls, OfAProgramThatThrowsExitWithOneAndTheText) {
   EXPECT_FALSE(unusual.errors->rest().empty());
 }
 
-// D-07
-TEST_F(Calls, OfAProgramThatIsAskedToEndAreCancelledAndItExitsWithTheSignal) {
+// A signal cancels the calls and stops the workers, and run_main() returns 128 + the number of the signal.
+TEST_F(RunMain, SignalCancelsAndSetsTheExitCode) {
   for (const int signo : {SIGINT, SIGTERM, SIGHUP}) {
     Host host("naps", 2);
     EXPECT_EQ(host.told->line(), "napping");
     const auto began = Clock::now();
-    ::kill(-host.process.pid(), signo);  // as the terminal does; its workers are in groups of their own
+    ::kill(-host.process.pid(), signo);  // as the terminal does; the workers are in groups of their own
     EXPECT_EQ(host.told->line(), "cleaned up");
     const ExitStatus expected{ExitStatus::Kind::exited, 128 + signo, false};
     EXPECT_EQ(host.end(), expected);
@@ -178,8 +184,8 @@ TEST_F(Calls, OfAProgramThatIsAskedToEndAreCancelledAndItExitsWithTheSignal) {
   }
 }
 
-// D-07
-TEST_F(Calls, OfAProgramThatIsAskedTwiceToEndAreGoneAllTheSame) {
+// A program that gets the signal several times still stops its workers, even if they ignore SIGTERM.
+TEST_F(RunMain, SecondSignalStillStopsTheWorkers) {
   Host host("spins", 2);
   EXPECT_EQ(host.told->line(), "spinning");
   const auto began = Clock::now();
@@ -193,11 +199,11 @@ TEST_F(Calls, OfAProgramThatIsAskedTwiceToEndAreGoneAllTheSame) {
   for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
 }
 
-class ServerSignals : public Calls {};
+class WithPoolSignal : public Calls {};
 
-// The first signal ends the accepting. What the requests have in flight and in the queue finishes within
+// The first signal cancels the body, which accepts requests. The requests' calls, in flight and queued, finish within
 // shutdown_grace.
-TEST_F(ServerSignals, TheFirstLetsRequestsFinish) {
+TEST_F(WithPoolSignal, FirstLetsRequestsFinish) {
   Host host("serves", 1);
   EXPECT_EQ(host.told->line(), "serving");
   ::kill(host.process.pid(), SIGTERM);
@@ -208,8 +214,8 @@ TEST_F(ServerSignals, TheFirstLetsRequestsFinish) {
   EXPECT_TRUE(gone(host.workers[0]));
 }
 
-// The second cancels them.
-TEST_F(ServerSignals, TheSecondCancelsRequests) {
+// The second signal cancels the requests' calls.
+TEST_F(WithPoolSignal, SecondCancelsRequests) {
   Host host("serves-long", 1);
   EXPECT_EQ(host.told->line(), "serving");
   ::kill(host.process.pid(), SIGTERM);
@@ -222,17 +228,17 @@ TEST_F(ServerSignals, TheSecondCancelsRequests) {
   EXPECT_TRUE(gone(host.workers[0]));
 }
 
-// The third kills the workers, whatever they are busy with.
-TEST_F(ServerSignals, TheThirdKillsAtOnce) {
+// The third signal kills the workers, whatever they are doing.
+TEST_F(WithPoolSignal, ThirdKillsTheWorkers) {
   Host host("serves-spinning", 1);
   std::string line;
   do line = host.told->line();
   while (line != "serving");
   ::kill(host.process.pid(), SIGINT);
-  do line = host.told->line();  // the routine says "spinning" at some time
+  do line = host.told->line();  // the routine writes "spinning" at some time
   while (line != "cancelled");
   ::kill(host.process.pid(), SIGINT);
-  // One of the two is still queued, and is refused by the second signal; the other one cannot be cancelled.
+  // One of the two calls is still queued and fails at the second signal; the other one cannot be cancelled.
   do line = host.told->line();
   while (line == "spinning");
   EXPECT_TRUE(line.starts_with("request failed")) << line;
@@ -244,7 +250,8 @@ TEST_F(ServerSignals, TheThirdKillsAtOnce) {
   EXPECT_TRUE(gone(host.workers[0]));
 }
 
-TEST_F(Calls, OfAProgramThatEndsWellAfterASignalExitWithZero) {
+// run_main() returns 0 if its coroutine returns normally after a signal.
+TEST_F(RunMain, ReturnsZeroIfTheCancellationIsCaught) {
   Host host("gives-in", 2);
   EXPECT_EQ(host.told->line(), "napping");
   ::kill(host.process.pid(), SIGTERM);
@@ -252,20 +259,21 @@ TEST_F(Calls, OfAProgramThatEndsWellAfterASignalExitWithZero) {
   for (const pid_t worker : host.workers) EXPECT_TRUE(gone(worker));
 }
 
-TEST_F(Calls, InRunThrowOperationAbortedAfterASignal) {
+// run() throws operation_aborted after a signal.
+TEST_F(Run, ThrowsOperationAbortedAfterASignal) {
   Host host("run", 2);
   EXPECT_EQ(host.told->line(), "napping");
   ::kill(host.process.pid(), SIGINT);
   EXPECT_EQ(host.end().value, 5);
 }
 
-// C-07
-TEST_F(Calls, OfAProgramThatWasStoppedMeetTheirDeadlinesIfTheAnswersAreThere) {
+// A program is suspended; calls whose results arrived before their deadlines complete although it reads them later.
+TEST_F(CallDeadline, IsMetByAResultThatIsReadTooLate) {
   Host host("is-stopped");
   EXPECT_EQ(host.told->line(), "sent");
   ::kill(host.process.pid(), SIGSTOP);
   await_stopped(host.process.pid());
-  ::poll(nullptr, 0, 2000);  // its workers answer, and its deadlines pass
+  ::poll(nullptr, 0, 2000);  // the workers send their results, and the deadlines pass
   ::kill(host.process.pid(), SIGCONT);
   const ExitStatus end = host.end();
   EXPECT_TRUE(end.success()) << host.errors->rest();
@@ -277,7 +285,8 @@ asio::awaitable<int> value(int x) {
 }
 asio::awaitable<std::unique_ptr<int>> pointer(int x) { co_return std::make_unique<int>(x); }
 
-TEST_F(Calls, OfRunReturnWhatTheCoroutineReturns) {
+// run() returns what its coroutine returns and throws what it throws.
+TEST_F(Run, ReturnsTheCoroutinesResult) {
   EXPECT_EQ(drover::run(value(7)), 7);
   EXPECT_EQ(*drover::run(pointer(8)), 8);
   EXPECT_THROW(drover::run(throws()), std::runtime_error);
@@ -294,7 +303,8 @@ asio::awaitable<int> stops_its_context() {
   co_return 1;
 }
 
-TEST_F(Calls, OfRunWhoseContextIsStoppedAreAborted) {
+// run() throws operation_aborted if its coroutine stops the context.
+TEST_F(Run, ThrowsOperationAbortedIfItsContextIsStopped) {
   EXPECT_TRUE(describe([]() -> std::exception_ptr {
                 try {
                   drover::run(stops_its_context());

@@ -1,4 +1,4 @@
-// Signals, and what answers while the main thread of a worker does not.
+// Signals to workers, and which parts of a worker answer while its main thread is busy.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -21,7 +21,10 @@ namespace {
 
 using namespace support;
 
-class Signals : public Workers {};
+class Signal : public Workers {};
+
+class ControlThread : public Workers {};
+class RoutineChild : public Workers {};
 
 asio::awaitable<void> until_ended(std::shared_ptr<LocalWorker> worker, Duration bound) {
   const auto start = Clock::now();
@@ -29,7 +32,7 @@ asio::awaitable<void> until_ended(std::shared_ptr<LocalWorker> worker, Duration 
   EXPECT_FALSE(worker->alive());
 }
 
-/// Sends these signals, with so much time in between, to a worker that naps.
+/// Sends these signals, 200 ms apart, to a worker that naps.
 asio::awaitable<void> signalled(std::vector<int> signals, int nap, bool finishes, Duration at_least, Duration at_most) {
   const auto executor = co_await asio::this_coro::executor;
   const Started s = co_await started();
@@ -50,8 +53,8 @@ asio::awaitable<void> signalled(std::vector<int> signals, int nap, bool finishes
   EXPECT_EQ(report.rpc, drover::make_error_code(Errc::worker_exited));
 }
 
-// D-04
-TEST_F(Signals, SigtermCancelsSigintDrainsAndEachMayShortenTheOther) {
+// SIGTERM and SIGHUP cancel, SIGINT drains, and each of them may shorten the other.
+TEST_F(Signal, SigtermCancelsAndSigintDrains) {
   run_together({
       [] { return signalled({SIGTERM}, 30000, false, 0ms, 0ms); },
       [] { return signalled({SIGHUP}, 30000, false, 0ms, 0ms); },
@@ -62,8 +65,8 @@ TEST_F(Signals, SigtermCancelsSigintDrainsAndEachMayShortenTheOther) {
   });
 }
 
-// D-04, S-08: a signal and a stop are one teardown.
-TEST_F(Signals, ASignalShortensAStopAndAStopADrainThatASignalBegan) {
+// A signal and a stop are one teardown: a signal shortens a stop, and a stop shortens a drain that a signal began.
+TEST_F(Signal, AndStopMayShortenEachOther) {
   const auto stop_then = [](int signo, drover::Timeout grace) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const Started s = co_await started();
@@ -109,8 +112,8 @@ TEST_F(Signals, ASignalShortensAStopAndAStopADrainThatASignalBegan) {
   });
 }
 
-// A routine may use run(), which takes signals over in other programs; in a worker they stay the worker's.
-TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
+// A routine may use run(), which takes signals over in other programs; in a worker they still reach the worker.
+TEST_F(Signal, ReachesAWorkerWhoseRoutineUsedRun) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const Started s = co_await started();
@@ -126,8 +129,8 @@ TEST_F(Signals, ReachTheWorkerAlsoAfterARoutineHasUsedRun) {
   }});
 }
 
-// D-05
-TEST_F(Signals, ManySignalsAtRandomTimesEndAWorkerCleanly) {
+// A hundred signals at random times end a worker cleanly.
+TEST_F(Signal, StormEndsAWorkerCleanly) {
   const auto storm = [](unsigned seed) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const Started s = co_await started();
@@ -154,8 +157,8 @@ TEST_F(Signals, ManySignalsAtRandomTimesEndAWorkerCleanly) {
   run_together(std::move(storms));
 }
 
-// D-05
-TEST_F(Signals, ABlockingReadInARoutineIsNotInterrupted) {
+// Signals do not interrupt a blocking read(2) in a routine.
+TEST_F(Signal, DoesNotInterruptABlockingRead) {
   const std::string fifo = std::filesystem::temp_directory_path() / ("drover-fifo-" + std::to_string(::getpid()));
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   const UniqueFd end(::open(fifo.c_str(), O_RDWR | O_CLOEXEC));
@@ -178,7 +181,7 @@ TEST_F(Signals, ABlockingReadInARoutineIsNotInterrupted) {
   std::filesystem::remove(fifo);
 }
 
-/// The middle one of the times that status() takes.
+/// The median of the times that status() takes.
 asio::awaitable<Duration> time_of_status(std::shared_ptr<LocalWorker> worker) {
   std::vector<Duration> times;
   for (int i = 0; i < 15; ++i) {
@@ -192,8 +195,8 @@ asio::awaitable<Duration> time_of_status(std::shared_ptr<LocalWorker> worker) {
   co_return times[times.size() / 2];
 }
 
-// D-05
-TEST_F(Signals, TheControlThreadAnswersWhateverTheRoutineDoes) {
+// The control thread answers status() and enforces the stop while a routine loops for ever.
+TEST_F(ControlThread, AnswersWhileARoutineLoops) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     WorkerOptions options = plain_worker();
@@ -214,8 +217,8 @@ TEST_F(Signals, TheControlThreadAnswersWhateverTheRoutineDoes) {
   }});
 }
 
-// D-05
-TEST_F(Signals, AStopCallbackThatBlocksDelaysNeitherStatusNorTheHardExit) {
+// A stop callback that blocks delays neither status() nor the hard exit.
+TEST_F(ControlThread, AnswersWhileAStopCallbackBlocks) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     WorkerOptions options = plain_worker();
@@ -236,8 +239,8 @@ TEST_F(Signals, AStopCallbackThatBlocksDelaysNeitherStatusNorTheHardExit) {
   }});
 }
 
-// D-05: after SIGTERM the hard exit comes at shutdown_grace, neither before nor much later.
-TEST_F(Signals, TheHardExitComesAtTheGrace) {
+// After SIGTERM the hard exit comes at shutdown_grace, neither earlier nor much later.
+TEST_F(ControlThread, ExitsHardAtTheShutdownGrace) {
   const auto loops = [](std::string routine) -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
     options.shutdown_grace = 700ms;
@@ -256,19 +259,19 @@ TEST_F(Signals, TheHardExitComesAtTheGrace) {
   run_together({[&] { return loops("spin"); }, [&] { return loops("block_stop_callback"); }});
 }
 
-/// Lines of a child's report that start so.
+/// The line of a child's report that begins with `topic`.
 std::string lines_of(const std::string& report, const std::string& topic) {
   const auto begin = report.find("\n" + topic);
   return begin == std::string::npos ? "none" : report.substr(begin, report.find('\n', begin + 1) - begin);
 }
 
-// D-06
-TEST_F(Signals, WhatARoutineSpawnsHasNeitherMaskNorHandlers) {
+// A child of a routine inherits neither the worker's signal mask nor its handlers, descriptors or DROVER_WORKER.
+TEST_F(RoutineChild, InheritsNeitherMaskNorHandlers) {
   ReadPipe pipe;
   Command direct = child({"report"});
   direct.out = pipe.stdio();
   Process process = Process::spawn(direct);
-  const std::string expected = pipe.rest();  // sanitizers have handlers in every program
+  const std::string expected = pipe.rest();  // sanitizers install handlers in every program
   support::run(process.wait());
   EXPECT_EQ(lines_of(expected, "blocked"), "\nblocked");
   run_together({[&]() -> asio::awaitable<void> {
@@ -286,7 +289,7 @@ TEST_F(Signals, WhatARoutineSpawnsHasNeitherMaskNorHandlers) {
   }});
 }
 
-/// Ctrl-C reaches all of the foreground process group, and nobody else.
+/// Sends SIGINT to the foreground process group only, as Ctrl-C does.
 asio::awaitable<void> ctrl_c(std::string routine, std::string sign, int times, Duration at_most) {
   const auto pipe = std::make_shared<ReadPipe>();
   Command command;
@@ -315,8 +318,8 @@ asio::awaitable<void> ctrl_c(std::string routine, std::string sign, int times, D
   EXPECT_LT(since(start), at_most + slack);
 }
 
-// D-07
-TEST_F(Signals, CtrlCStopsThePoolAndThenTheProgram) {
+// Ctrl-C stops the pool first and the program then, however often it is pressed.
+TEST_F(Signal, CtrlCStopsThePoolAndThenTheProgram) {
   run_together({
       [] { return ctrl_c("nap_long", "napping", 1, 0s); },
       [] { return ctrl_c("nap_long", "napping", 2, 0s); },
@@ -326,8 +329,8 @@ TEST_F(Signals, CtrlCStopsThePoolAndThenTheProgram) {
   });
 }
 
-// D-07
-TEST_F(Signals, RunThrowsOperationAbortedAfterASignal) {
+// run() throws operation_aborted after a signal, when no worker is left.
+TEST_F(Signal, MakesRunThrowOperationAborted) {
   drover::PoolOptions options;
   options.size = 2;
   options.worker = plain_worker();

@@ -1,4 +1,4 @@
-// Errors of the system calls on a worker's sockets, on the parent's side. The calls themselves are replaced here.
+// Errors of the system calls on a worker's sockets, in the parent. The system calls are replaced here.
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -19,9 +19,9 @@ namespace {
 using drover::detail::FrameType;
 
 struct Fault {
-  std::atomic<int> count{0};  // so many of them fail from now on
+  std::atomic<int> count{0};  // this many calls fail from now on
   std::atomic<int> error{0};
-  std::atomic<std::uint8_t> frame{0};  // only if such a frame comes first; 0: any
+  std::atomic<std::uint8_t> frame{0};  // only if a frame of this type comes first; 0: any
 
   bool strikes() {
     for (int left = count.load(); left > 0;)
@@ -30,7 +30,7 @@ struct Fault {
   }
 };
 Fault sending, receiving;
-std::atomic<bool> kernel_passes_descriptors{false};  // as one before Linux 6.16
+std::atomic<bool> kernel_passes_descriptors{false};  // as kernels before Linux 6.16 do
 
 /// The type of the frame that begins with these bytes.
 std::uint8_t type_of(const iovec& bytes) {
@@ -68,7 +68,7 @@ namespace {
 
 using namespace support;
 
-class SocketErrors : public Calls {
+class SocketError : public Calls {
  protected:
   void TearDown() override {
     sending.count = receiving.count = 0;
@@ -76,6 +76,8 @@ class SocketErrors : public Calls {
     Calls::TearDown();
   }
 };
+
+class HostileWorker : public SocketError {};
 
 void fail_to_send(FrameType type, int error, int count = 1) {
   sending.frame = static_cast<std::uint8_t>(type);
@@ -98,8 +100,8 @@ asio::awaitable<std::unique_ptr<LocalWorker>> started_worker(WorkerOptions optio
   co_return worker;
 }
 
-// The kernel is short of memory for a moment: each frame is sent all the same, and nobody waits in vain.
-TEST_F(SocketErrors, AFrameIsSentAgainWhenMemoryIsShort) {
+// The kernel is short of memory for a moment: each frame is sent again, and every operation completes.
+TEST_F(SocketError, SendIsRetriedWhenMemoryIsShort) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(call_worker());
     for (const int error : {ENOBUFS, ENOMEM}) {
@@ -131,7 +133,8 @@ TEST_F(SocketErrors, AFrameIsSentAgainWhenMemoryIsShort) {
   });
 }
 
-TEST_F(SocketErrors, AFrameIsReceivedAgainWhenMemoryIsShort) {
+// The kernel is short of memory for a moment: drover receives again, and every operation completes.
+TEST_F(SocketError, ReceiveIsRetriedWhenMemoryIsShort) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(call_worker());
     receiving.error = ENOMEM;
@@ -145,8 +148,8 @@ TEST_F(SocketErrors, AFrameIsReceivedAgainWhenMemoryIsShort) {
   });
 }
 
-// Any other error ends the worker, and all that wait for it are told within its term_grace.
-TEST_F(SocketErrors, AnyOtherErrorEndsTheWorker) {
+// Any other error of a send ends the worker, and all its pending operations fail within its term_grace.
+TEST_F(SocketError, OtherThanShortMemoryEndsTheWorker) {
   for (const FrameType type : {FrameType::call, FrameType::status, FrameType::cancel}) {
     SCOPED_TRACE(static_cast<int>(type));
     on_one_thread([type]() -> asio::awaitable<void> {
@@ -177,8 +180,9 @@ TEST_F(SocketErrors, AnyOtherErrorEndsTheWorker) {
   }
 }
 
-// A worker that lives on and does not read: its calls fail, with and without a deadline, and it is brought to its end.
-TEST_F(SocketErrors, ADeafWorkerLosesItsCallsAndEnds) {
+// A worker shuts its data socket for reading and lives on: its calls fail, with and without a deadline, and drover ends
+// it.
+TEST_F(HostileWorker, DeafToCallsLosesThemAndIsEnded) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("deaf_to_calls"));
     (void)co_await worker->call<int>("x");
@@ -194,8 +198,9 @@ TEST_F(SocketErrors, ADeafWorkerLosesItsCallsAndEnds) {
   });
 }
 
-// The kernel says nothing of it to those who have written before.
-TEST_F(SocketErrors, AWorkerThatLeavesAStatusRequestUnreadEnds) {
+// A worker shuts its control socket for reading with a STATUS unread, which the kernel does not report to a sender that
+// has written before.
+TEST_F(HostileWorker, LeavingAStatusUnreadIsEnded) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("leaves_status_unread"));
     const auto start = Clock::now();
@@ -208,7 +213,8 @@ TEST_F(SocketErrors, AWorkerThatLeavesAStatusRequestUnreadEnds) {
   });
 }
 
-TEST_F(SocketErrors, AWorkerDeafToControlEnds) {
+// A worker shuts its control socket for reading: status() fails, and drover ends the worker.
+TEST_F(HostileWorker, DeafToControlIsEnded) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("deaf_to_control"));
     const auto start = Clock::now();
@@ -221,9 +227,9 @@ TEST_F(SocketErrors, AWorkerDeafToControlEnds) {
   });
 }
 
-// A descriptor that takes a second to close blocks neither the loop nor anyone who waits for the worker, whether the
-// kernel refuses it or drover has to take it out of the message.
-TEST_F(SocketErrors, ADescriptorFromAWorkerBlocksNobody) {
+// A descriptor that takes a second to close blocks neither the loop nor a coroutine that waits for the worker, whether
+// the kernel refuses it or drover has to take it out of the message.
+TEST_F(HostileWorker, DescriptorFromItBlocksNoCoroutine) {
   for (const bool passed : {false, true})
     for (const std::string mode : {"attaches_descriptors", "attaches_to_control", "leaves_descriptors"}) {
       SCOPED_TRACE(mode + (passed ? ", passed by the kernel" : ""));
@@ -237,7 +243,7 @@ TEST_F(SocketErrors, ADescriptorFromAWorkerBlocksNobody) {
           failure = co_await failure_of(worker->status(10s));
         else
           failure = co_await failure_of(worker->call<int>("x"));
-        // Where the kernel refuses it the worker has failed to answer, and exits.
+        // If the kernel refuses the descriptor, the worker has failed to answer and exits.
         const bool refused = !passed && mode != "leaves_descriptors";
         EXPECT_EQ(failure, refused ? Errc::worker_exited : Errc::protocol_error) << failure;
         co_await worker->stop(0s);
@@ -247,7 +253,8 @@ TEST_F(SocketErrors, ADescriptorFromAWorkerBlocksNobody) {
     }
 }
 
-TEST_F(SocketErrors, AnAnswerToNoStatusIsAProtocolError) {
+// A STATUS_REPLY without a STATUS is a protocol error.
+TEST_F(HostileWorker, UnrequestedStatusReplyIsAProtocolError) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("answers_status_twice"));
     (void)co_await worker->status();
@@ -257,8 +264,8 @@ TEST_F(SocketErrors, AnAnswerToNoStatusIsAProtocolError) {
   });
 }
 
-// The next worker in the slot gets what the first one has returned.
-TEST_F(SocketErrors, AReturnedCallGoesToAnotherWorker) {
+// A call that a worker returns goes to the next worker in the pool slot.
+TEST_F(HostileWorker, ReturnedCallGoesToAnotherWorker) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options;
     options.size = 1;
@@ -274,12 +281,13 @@ TEST_F(SocketErrors, AReturnedCallGoesToAnotherWorker) {
   });
 }
 
-TEST_F(SocketErrors, AnAnswerToAReturnedCallIsAProtocolError) {
+// A result of a call that the worker has returned is a protocol error.
+TEST_F(HostileWorker, ResultOfAReturnedCallIsAProtocolError) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker(hostile_worker("answers_what_it_returned"));
     const Task<int> call(co_await asio::this_coro::executor, worker->call<int>("x"));
     (void)co_await worker->status();
-    EXPECT_FALSE(call.done());  // there is no other worker; it waits for the end of this one
+    EXPECT_FALSE(call.done());  // there is no other worker, so the call waits for the exit of this one
     EXPECT_TRUE(co_await failure_of(worker->status()) == Errc::worker_exited);
     const Failure failure = co_await call.failure();
     EXPECT_EQ(failure, Errc::protocol_error) << failure;

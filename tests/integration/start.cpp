@@ -1,4 +1,4 @@
-// Starting workers: what start() answers, how it fails, and what is left then.
+// Starting workers: what start() provides, how it is cancelled, and what it leaves.
 #include <algorithm>
 #include <filesystem>
 #include <gtest/gtest.h>
@@ -22,10 +22,15 @@ namespace {
 using namespace support;
 using drover::Timeout;
 
-class Starting : public Workers {};
+class Start : public Workers {};
 
-// W-01
-TEST_F(Starting, OptionsAreCheckedBeforeAnythingIsSpawned) {
+class UnstartedWorker : public Workers {};
+class Reap : public Workers {};
+class Stop : public Workers {};
+class KillAfter : public Workers {};
+
+// Invalid options fail with invalid_argument before a process is spawned.
+TEST_F(Start, ChecksTheOptionsBeforeItSpawns) {
   asio::io_context context;
   const auto refused = [&](auto change, Timeout timeout = 30s) {
     WorkerOptions options = plain_worker();
@@ -46,8 +51,8 @@ TEST_F(Starting, OptionsAreCheckedBeforeAnythingIsSpawned) {
   EXPECT_TRUE(refused([](WorkerOptions& o) { o.max_message_size = 0; }));
 }
 
-// W-01
-TEST_F(Starting, ARefusedStartLeavesTheWorkerAsItWas) {
+// A start that failed with invalid_argument may be repeated.
+TEST_F(Start, MayBeRepeatedAfterAnInvalidArgument) {
   asio::io_context context;
   LocalWorker worker(context.get_executor(), plain_worker());
   EXPECT_TRUE(run(context, failure_of(worker.start(0s))).argument);
@@ -56,8 +61,8 @@ TEST_F(Starting, ARefusedStartLeavesTheWorkerAsItWas) {
   run(context, worker.stop());
 }
 
-// W-01
-TEST_F(Starting, ConstructionIsInert) {
+// Construction spawns nothing: operations on an unstarted worker fail with not_running, and a stop stops nothing.
+TEST_F(UnstartedWorker, HasNoProcessAndRefusesOperations) {
   asio::io_context context;
   WorkerOptions nonsense;
   nonsense.command.program = "/no/such/program";
@@ -74,7 +79,7 @@ TEST_F(Starting, ConstructionIsInert) {
   EXPECT_FALSE(report.rpc);
   EXPECT_EQ(report.exit.kind, ExitStatus::Kind::unknown);
   {
-    // A stop begins when it is called: this one had nothing to stop, whenever it is awaited.
+    // A stop begins when it is called: this one has nothing to stop, whenever it is awaited.
     auto too_early = fresh.stop();
     run(context, fresh.start());
     EXPECT_EQ(run(context, std::move(too_early)).exit.kind, ExitStatus::Kind::unknown);
@@ -92,8 +97,8 @@ TEST_F(Starting, ConstructionIsInert) {
   EXPECT_EQ(run(context, failure_of(empty.stop())), Errc::not_running);
 }
 
-// Far more routines than anybody has.
-TEST_F(Starting, AWorkerMayHaveThousandsOfRoutines) {
+// A worker may have far more routines than any program needs.
+TEST_F(Start, AcceptsThousandsOfRoutines) {
   asio::io_context context;
   LocalWorker worker(context.get_executor(), worker_with({"many-routines", "10000"}));
   run(context, worker.start());
@@ -102,8 +107,8 @@ TEST_F(Starting, AWorkerMayHaveThousandsOfRoutines) {
   run(context, worker.stop());
 }
 
-// W-02
-TEST_F(Starting, AReadyWorkerIsIntroduced) {
+// A started worker has its metadata, its name, its tags and its events.
+TEST_F(Start, ProvidesTheWorkersMetadata) {
   asio::io_context context;
   WorkerOptions options = plain_worker();
   options.name = "the first";
@@ -144,7 +149,8 @@ TEST_F(Starting, AReadyWorkerIsIntroduced) {
 static_assert(std::is_convertible_v<asio::any_io_executor, LocalWorker>);
 static_assert(std::is_convertible_v<asio::any_io_executor, drover::WorkerProcess>);
 
-TEST_F(Starting, AProcessWhoseReapIsCancelledKeepsItsPatience) {
+// A cancelled reap of a worker process does not cut its patience short.
+TEST_F(Reap, CancelledKeepsThePatienceOfTheProcess) {
   const auto scenario = []() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     drover::WorkerProcess process(executor, plain_worker());
@@ -179,13 +185,13 @@ asio::awaitable<Failure> start_and_cancel(std::shared_ptr<LocalWorker> worker, D
   co_return co_await start.failure();
 }
 
-// W-06
-TEST_F(Starting, ACancelledStartLeavesNothing) {
+// A cancelled start returns when nothing of the process and its group is left.
+TEST_F(Start, CancelledLeavesNoProcess) {
   const auto cancelled = [](std::vector<std::string> steps, Duration after) -> asio::awaitable<void> {
     const auto begin = Clock::now();
     const auto executor = co_await asio::this_coro::executor;
     WorkerOptions options = worker_with(std::move(steps));
-    options.term_grace = 500ms;  // a stubborn grandchild has all of it
+    options.term_grace = 500ms;  // a stubborn grandchild uses all of it
     const auto worker = std::make_shared<LocalWorker>(executor, options);
     const Failure failure = co_await start_and_cancel(worker, after);
     EXPECT_TRUE(failure.aborted()) << failure;
@@ -201,8 +207,8 @@ TEST_F(Starting, ACancelledStartLeavesNothing) {
   });
 }
 
-// W-06
-TEST_F(Starting, ASlowStartDoesNotBlockTheLoop) {
+// A start that takes 600 ms does not block the loop.
+TEST_F(Start, DoesNotBlockTheLoop) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const Ticker ticker(executor);
@@ -216,8 +222,8 @@ TEST_F(Starting, ASlowStartDoesNotBlockTheLoop) {
   }});
 }
 
-// W-06: cancelled at any step of the start; the process is gone whatever came first.
-TEST_F(Starting, AStartMayBeCancelledAfterAnyHandler) {
+// A start may be cancelled after any handler; either it succeeds or no process is left.
+TEST_F(Start, MayBeCancelledAtAnyStep) {
   for (int handlers = 0; handlers < 12; ++handlers) {
     asio::io_context context;
     LocalWorker worker(context.get_executor(), plain_worker());
@@ -234,8 +240,8 @@ TEST_F(Starting, AStartMayBeCancelledAfterAnyHandler) {
   }
 }
 
-// W-07
-TEST_F(Starting, ASecondStartIsAnErrorAndHarmsNothing) {
+// A second start fails with a logic_error and harms nothing.
+TEST_F(Start, CalledAgainFailsAndHarmsNothing) {
   asio::io_context context;
   LocalWorker worker(context.get_executor(), plain_worker());
   const Task<void> first(context.get_executor(), worker.start());
@@ -247,7 +253,7 @@ TEST_F(Starting, ASecondStartIsAnErrorAndHarmsNothing) {
   EXPECT_TRUE(run(context, failure_of(worker.start())).logic);
 }
 
-/// What the sockets of a process are called by the kernel.
+/// The kernel's names of the sockets of a process.
 std::set<std::string> sockets_of(pid_t pid) {
   std::set<std::string> sockets;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
@@ -262,9 +268,9 @@ bool disjoint(const std::set<std::string>& a, const std::set<std::string>& b) {
   return std::none_of(a.begin(), a.end(), [&](const std::string& socket) { return b.count(socket) != 0; });
 }
 
-// W-08
-TEST_F(Starting, NobodyElseInheritsTheSocketsOfAWorker) {
-  const auto outer = sockets_of(::getpid());  // the test's own stdio may be one
+// The sockets of a worker reach neither another worker nor a process that the program spawns itself.
+TEST_F(Start, PassesTheSocketsToTheWorkerOnly) {
+  const auto outer = sockets_of(::getpid());  // the stdio of the test may be a socket
   const auto drovers = [&](std::set<std::string> sockets) {
     for (const auto& socket : outer) sockets.erase(socket);
     return sockets;
@@ -289,8 +295,8 @@ TEST_F(Starting, NobodyElseInheritsTheSocketsOfAWorker) {
   run(context, second.stop());
 }
 
-// W-09
-TEST_F(Starting, AHangingStaticDestructorDoesNotOutliveTheBudget) {
+// A static destructor that hangs is cut off by the hard exit within the budget of the stop.
+TEST_F(Stop, HangingStaticDestructorEndsWithTheBudget) {
   const auto hanging = [](Timeout grace, Duration stop_margin, Duration shutdown_grace,
                           Duration bound) -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
@@ -303,7 +309,7 @@ TEST_F(Starting, AHangingStaticDestructorDoesNotOutliveTheBudget) {
     const StopReport report = co_await worker.stop(grace);
     EXPECT_FALSE(report.rpc) << report.rpc.message();
     EXPECT_EQ(report.exit.value, 1) << report.exit.to_string();
-    if (!slowed_down) {  // or SIGTERM may meet it on its way out
+    if (!slowed_down) {  // otherwise SIGTERM may arrive during the hard exit
       EXPECT_FALSE(report.terminated);
     }
     EXPECT_LT(since(start), bound + slack);
@@ -316,7 +322,7 @@ TEST_F(Starting, AHangingStaticDestructorDoesNotOutliveTheBudget) {
 }
 
 // Tracers, sandboxes, timeout(1) and scripts fork before they execute the worker.
-TEST_F(Starting, AWrapperMayFork) {
+TEST_F(Start, AcceptsAWrapperThatForks) {
   const std::string worker = DROVER_HELPER_CALL_WORKER;
   const std::vector<std::vector<std::string>> wrappers{
       {"/bin/sh", "-c", worker + "; exit $?"},
@@ -344,12 +350,12 @@ TEST_F(Starting, AWrapperMayFork) {
 }
 
 // kill_after reaches the worker itself, not only the wrapper that drover has started.
-TEST_F(Starting, AWorkerBehindAWrapperCanBeKilled) {
+TEST_F(KillAfter, ReachesAWorkerBehindAWrapper) {
   run([]() -> asio::awaitable<void> {
     WorkerOptions options;
     options.command.program = "/bin/sh";
     options.command.args = {"-c", std::string(DROVER_HELPER_CALL_WORKER) + "; exit $?"};
-    options.term_grace = 500ms;  // which it has where there are no pidfds
+    options.term_grace = 500ms;  // all of which it uses where there are no pidfds
     LocalWorker started(co_await asio::this_coro::executor, options);
     co_await started.start();
     const pid_t pid = started.metadata().pid;

@@ -1,4 +1,4 @@
-// Starts that fail: what start() throws, when, and that nothing is left then.
+// Starts that fail: the error, its time, and that no process is left.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <string>
@@ -14,9 +14,9 @@ namespace {
 using namespace support;
 using drover::Timeout;
 
-class FailingStarts : public Workers {};
+class StartFailure : public Workers {};
 
-/// Starts such a worker, and expects it to fail and to be gone.
+/// Starts such a worker, and expects the start to fail and to leave no process.
 asio::awaitable<Failure> failing_start(WorkerOptions options, Timeout timeout = 30s) {
   LocalWorker worker(co_await asio::this_coro::executor, options);
   const Failure failure = co_await failure_of(worker.start(timeout));
@@ -25,13 +25,13 @@ asio::awaitable<Failure> failing_start(WorkerOptions options, Timeout timeout = 
     EXPECT_TRUE(gone(worker.pid())) << failure;
   }
   EXPECT_FALSE(worker.alive());
-  const StopReport report = co_await worker.stop();  // changes nothing
+  const StopReport report = co_await worker.stop();  // it changes nothing
   EXPECT_FALSE(worker.alive()) << report.rpc;
   co_return failure;
 }
 
-// W-01: what can't be executed.
-TEST_F(FailingStarts, AProgramThatCannotBeExecutedIsAnErrnoAtOnce) {
+// A program that cannot be executed fails with the errno of exec.
+TEST_F(StartFailure, OfTheExecHasItsErrno) {
   WorkerOptions options;
   options.command.program = "/no/such/program";
   EXPECT_EQ(run(failing_start(options)).code, std::errc::no_such_file_or_directory);
@@ -39,12 +39,12 @@ TEST_F(FailingStarts, AProgramThatCannotBeExecutedIsAnErrnoAtOnce) {
   EXPECT_EQ(run(failing_start(options)).code, std::errc::permission_denied);
 }
 
-// W-03
-TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
+// A worker that is not ready at the timeout is ended, with SIGKILL if it ignores SIGTERM.
+TEST_F(StartFailure, AtTheTimeoutLeavesNoProcess) {
   const auto never_ready = [](std::vector<std::string> steps) -> asio::awaitable<void> {
     const auto start = Clock::now();
     WorkerOptions options = worker_with(std::move(steps));
-    options.term_grace = 500ms;  // a stubborn grandchild has all of it
+    options.term_grace = 500ms;  // a stubborn grandchild uses all of it
     const Failure failure = co_await failing_start(options, 300ms);
     EXPECT_EQ(failure, Errc::start_timeout);
     EXPECT_GE(since(start), 300ms);
@@ -58,7 +58,7 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
     options.on_event = [&](const Event& event) {
       if (event.kind != Event::Kind::stopped && event.kind != Event::Kind::continued) events.push_back(event.kind);
     };
-    const Failure failure = co_await failing_start(options, 1s);  // it has to come to where it ignores it
+    const Failure failure = co_await failing_start(options, 1s);  // time enough to begin to ignore SIGTERM
     EXPECT_EQ(failure, Errc::start_timeout);
     EXPECT_GE(since(start), 1400ms);
     EXPECT_LT(since(start), 1400ms + slack);
@@ -78,8 +78,8 @@ TEST_F(FailingStarts, AWorkerThatIsNeverReadyIsGoneWhenTheTimeIsOver) {
   });
 }
 
-// It can never get ready: no need to wait for the start time-out.
-TEST_F(FailingStarts, AWorkerThatClosesItsSocketIsNotWaitedFor) {
+// A worker that closes its socket can never get ready, so the start fails before its timeout.
+TEST_F(StartFailure, ForAClosedSocketComesBeforeTheTimeout) {
   WorkerOptions options = worker_with({"unarmed", "close-channels", "pause"});
   const auto start = Clock::now();
   const Failure failure = run(failing_start(options));
@@ -87,8 +87,8 @@ TEST_F(FailingStarts, AWorkerThatClosesItsSocketIsNotWaitedFor) {
   EXPECT_LT(since(start), 5s);
 }
 
-// W-04
-TEST_F(FailingStarts, AWorkerThatEndsBeforeItIsReadyIsToldWithItsStatusAtOnce) {
+// A worker that exits before it is ready fails the start at once, with its exit status.
+TEST_F(StartFailure, ByAnEarlyExitHasTheExitStatus) {
   const auto ending = [](std::vector<std::string> steps, ExitStatus expected) -> asio::awaitable<void> {
     const auto start = Clock::now();
     WorkerOptions options = worker_with(std::move(steps));
@@ -110,8 +110,8 @@ TEST_F(FailingStarts, AWorkerThatEndsBeforeItIsReadyIsToldWithItsStatusAtOnce) {
   });
 }
 
-// W-05
-TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
+// A program with another protocol version or without the protocol fails with a specific error.
+TEST_F(StartFailure, TellsWrongVersionFromWrongProtocol) {
   const auto refused = [](std::vector<std::string> steps, Errc expected) -> asio::awaitable<void> {
     const auto start = Clock::now();
     WorkerOptions options = worker_with(steps);
@@ -135,8 +135,8 @@ TEST_F(FailingStarts, WhatIsNoWorkerOfThisVersionIsRefused) {
   });
 }
 
-// A worker cannot make its parent read and sort as many names as it likes.
-TEST_F(FailingStarts, TooManyRoutinesAreRefused) {
+// A worker cannot make its parent read and sort any number of names.
+TEST_F(StartFailure, ForTooManyRoutinesNamesTheirNumber) {
   const auto refused = [](const char* count, const char* text) -> asio::awaitable<void> {
     WorkerOptions options = worker_with({"unarmed", "announce", count, "pause"});
     const Failure failure = co_await failing_start(options, 10s);
@@ -149,10 +149,9 @@ TEST_F(FailingStarts, TooManyRoutinesAreRefused) {
   });
 }
 
-// W-05: the greeting must come from the child itself.
-// A worker that was cut loose from its process (its parent has exited, and it is in a session of its own) is a
-// stranger.
-TEST_F(FailingStarts, AStrangerCannotGreetForTheWorker) {
+// HELLO must come from a descendant of this process. A worker that has left its lineage, because its parent has exited
+// and it is in a session of its own, is a stranger.
+TEST_F(StartFailure, ForHelloOfAStrangerIsAProtocolError) {
   WorkerOptions options = plain_worker();
   const std::string worker = options.command.program.string();
   options.command.program = "/bin/sh";
@@ -160,11 +159,10 @@ TEST_F(FailingStarts, AStrangerCannotGreetForTheWorker) {
   EXPECT_EQ(run(failing_start(options)), Errc::protocol_error);
 }
 
-// Python's subprocess and many scripts close descriptors above 2, and keep the environment. What is started then must
-// not take itself for the parent program. Its own pool would be a fork bomb; here it would say so with exit code 0.
-// The environment says that a process is a worker. If it is cleared, even if descriptors are closed as well, the
-// process still bears the mark of its spawn.
-TEST_F(FailingStarts, AWrapperThatClearsTheEnvironmentStartsNoSecondGeneration) {
+// The environment says that a process is a worker. A process whose environment was cleared, even if its descriptors are
+// closed as well, still has the mark of its spawn. It must not take itself for the parent program: its own pool would
+// be a fork bomb.
+TEST_F(StartFailure, ByAClearedEnvironmentDoesNotMultiply) {
   WorkerOptions options = plain_worker();
   const std::string worker = options.command.program.string();
   options.command.program = "/bin/sh";
@@ -187,7 +185,9 @@ TEST_F(FailingStarts, AWrapperThatClearsTheEnvironmentStartsNoSecondGeneration) 
   EXPECT_NE(idle.text.find("close descriptors"), std::string::npos) << idle;
 }
 
-TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
+// Python's subprocess and many scripts close descriptors above 2 and keep the environment. The process must not take
+// itself for the parent program: its own pool would be a fork bomb, and here it would exit with code 0.
+TEST_F(StartFailure, ByClosedDescriptorsNamesTheCause) {
   WorkerOptions options = plain_worker();
   const std::string worker = options.command.program.string();
   options.command.program = "/bin/sh";
@@ -203,8 +203,8 @@ TEST_F(FailingStarts, AWrapperThatClosesDescriptorsIsToldApart) {
   }
 }
 
-// A machine that has no thread left for the worker: it says so and exits; it does not abort.
-TEST_F(FailingStarts, AWorkerWithoutThreadsSaysSo) {
+// A worker for which the machine has no thread left says so and exits; it does not abort.
+TEST_F(StartFailure, ByMissingThreadsNamesTheCause) {
   WorkerOptions options = plain_worker();
   const std::string worker = options.command.program.string();
   options.command.program = DROVER_HELPER_NO_THREADS;
@@ -215,8 +215,8 @@ TEST_F(FailingStarts, AWorkerWithoutThreadsSaysSo) {
   EXPECT_NE(failure.text.find("thread"), std::string::npos) << failure;
 }
 
-// W-09
-TEST_F(FailingStarts, AMainThatNeverServesDoesNotMultiply) {
+// A main() that never reaches serve() does not start workers without end.
+TEST_F(StartFailure, OfAMainWithoutServeDoesNotMultiply) {
   for (auto steps : {std::vector<std::string>{"forget"}, {"unarmed", "forget"}}) {
     const Failure failure = run(failing_start(worker_with(steps)));
     EXPECT_EQ(failure, Errc::start_failed);

@@ -1,4 +1,4 @@
-// Stopping workers: the drain, the budget, and what the report says.
+// Stopping workers: the drain, the budget and the report.
 #include <gtest/gtest.h>
 #include <memory>
 #include <signal.h>
@@ -13,10 +13,10 @@ namespace {
 using namespace support;
 using drover::Timeout;
 
-class Stopping : public Workers {};
+class Stop : public Workers {};
 
-// S-01
-TEST_F(Stopping, AnIdleWorkerStopsAtOnceWhateverTheGrace) {
+// An idle worker stops at once, whatever the grace.
+TEST_F(Stop, OfAnIdleWorkerReturnsAtOnce) {
   const auto idle = [](Timeout grace) -> asio::awaitable<void> {
     const Started s = co_await started();
     const auto start = Clock::now();
@@ -37,8 +37,8 @@ TEST_F(Stopping, AnIdleWorkerStopsAtOnceWhateverTheGrace) {
   });
 }
 
-// S-02
-TEST_F(Stopping, CallsThatFinishWithinTheGraceAreDrained) {
+// Calls that finish within the grace return their results, and the stop waits for them.
+TEST_F(Stop, DrainsCallsThatFinishWithinTheGrace) {
   const auto draining = [](Timeout grace) -> asio::awaitable<void> {
     const Started s = co_await started();
     const Task<std::string> call(co_await asio::this_coro::executor, s.worker->call<std::string>("nap", 1500, 0));
@@ -58,8 +58,8 @@ TEST_F(Stopping, CallsThatFinishWithinTheGraceAreDrained) {
   run_together({[&] { return draining(10s); }, [&] { return draining(std::nullopt); }});
 }
 
-// S-03
-TEST_F(Stopping, CallsThatDoNotFinishAreCancelledAtTheGraceAndCleanUp) {
+// Calls that are still running at the end of the grace are cancelled and may clean up.
+TEST_F(Stop, CancelsCallsStillRunningAtTheGrace) {
   run_together({[]() -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
     options.max_in_flight = 2;
@@ -84,8 +84,8 @@ TEST_F(Stopping, CallsThatDoNotFinishAreCancelledAtTheGraceAndCleanUp) {
   }});
 }
 
-// S-04
-TEST_F(Stopping, WithoutGraceACallThatListensIsCancelledAtOnce) {
+// With a grace of zero a call that reacts to cancellation ends at once.
+TEST_F(Stop, WithZeroGraceCancelsCallsAtOnce) {
   const auto listening = [](asio::awaitable<std::string> (*make)(LocalWorker&), std::string sign,
                             bool returns_a_value) -> asio::awaitable<void> {
     const Started s = co_await started();
@@ -109,8 +109,8 @@ TEST_F(Stopping, WithoutGraceACallThatListensIsCancelledAtOnce) {
   });
 }
 
-// S-04: what does not listen is cut by the worker's own hard exit.
-TEST_F(Stopping, AnEndlessLoopEndsWithinTheBudgetByItself) {
+// A routine that ignores its cancellation is cut off by the worker's hard exit within the budget, without a signal.
+TEST_F(Stop, CutsOffAnEndlessLoopWithoutASignal) {
   const auto looping = [](std::string routine, std::string sign, Timeout grace,
                           Duration margin) -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
@@ -125,7 +125,7 @@ TEST_F(Stopping, AnEndlessLoopEndsWithinTheBudgetByItself) {
     EXPECT_GE(since(start), (*grace + margin) / 2);
     EXPECT_LE(since(start), *grace + margin + (slowed_down ? slack : 50ms));
     EXPECT_EQ(report.exit.value, 1) << report.exit.to_string();
-    if (!slowed_down) {  // or SIGTERM may meet it on its way out
+    if (!slowed_down) {  // otherwise SIGTERM may arrive during the hard exit
       EXPECT_FALSE(report.rpc) << report.rpc.message();
       EXPECT_FALSE(report.terminated);
     }
@@ -144,8 +144,8 @@ TEST_F(Stopping, AnEndlessLoopEndsWithinTheBudgetByItself) {
   });
 }
 
-// S-05
-TEST_F(Stopping, AStoppedWorkerIsContinuedAndTerminated) {
+// A suspended worker is continued and terminated when the stop's deadline has passed.
+TEST_F(Stop, ContinuesAndTerminatesASuspendedWorker) {
   run_together({[]() -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
     options.stop_margin = 500ms;
@@ -163,8 +163,8 @@ TEST_F(Stopping, AStoppedWorkerIsContinuedAndTerminated) {
   }});
 }
 
-// The whole grace is the calls', whatever follows: they are cancelled at its end, and not cut off before.
-TEST_F(Stopping, WithoutAMarginCallsHaveTheirGraceAllTheSame) {
+// With a stop_margin of zero calls still have the whole grace: they are cancelled at its end and not cut off before.
+TEST_F(Stop, WithoutAMarginGrantsTheWholeGrace) {
   run_together({[]() -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
     options.stop_margin = 0s;
@@ -175,7 +175,7 @@ TEST_F(Stopping, WithoutAMarginCallsHaveTheirGraceAllTheSame) {
     const StopReport report = co_await s.worker->stop(1s);
     EXPECT_GE(since(start), 1s);
     EXPECT_LT(since(start), 1s + slack);
-    EXPECT_EQ(report.drained, 1u);  // it returned its value, if only because it was cancelled
+    EXPECT_EQ(report.drained, 1u);  // the routine returned its value, if only because it was cancelled
     EXPECT_EQ(report.cancelled, 0u);
     EXPECT_FALSE(report.killed);
     const std::string answer = co_await call.result();
@@ -184,8 +184,8 @@ TEST_F(Stopping, WithoutAMarginCallsHaveTheirGraceAllTheSame) {
   }});
 }
 
-// S-05
-TEST_F(Stopping, AWorkerThatStopsAgainAndAgainIsKilled) {
+// A worker that suspends itself again and again is terminated, and killed if need be.
+TEST_F(Stop, EndsAWorkerThatSuspendsItselfRepeatedly) {
   run_together({[]() -> asio::awaitable<void> {
     WorkerOptions options = plain_worker();
     options.stop_margin = 400ms;
@@ -198,15 +198,16 @@ TEST_F(Stopping, AWorkerThatStopsAgainAndAgainIsKilled) {
     const StopReport report = co_await s.worker->stop(200ms);
     EXPECT_LT(since(start), 1s + 1s);
     EXPECT_EQ(report.rpc, drover::make_error_code(Errc::deadline_exceeded)) << report.rpc.message();
-    // Whether SIGCONT let it run for the moment that the hard exit takes, or not until SIGKILL.
+    // SIGCONT may let it run for the moment that the hard exit takes, or it is suspended until SIGKILL.
     EXPECT_TRUE(report.terminated);
     EXPECT_EQ(co_await call.failure(), Errc::worker_exited);
     expect_gone(*s.worker);
   }});
 }
 
-// S-05: stopped from outside whenever it goes on, and deaf to SIGTERM.
-TEST_F(Stopping, AWorkerThatIsKeptStoppedIsKilledAtTheEndOfTheLadder) {
+// A worker that ignores SIGTERM and is suspended from outside whenever it continues gets SIGKILL at the end of the
+// budget.
+TEST_F(Stop, EndsAWorkerThatIsKeptSuspended) {
   run_together({[]() -> asio::awaitable<void> {
     WorkerOptions options = worker_with({"ignore", "15"});
     options.stop_margin = 300ms;

@@ -1,4 +1,4 @@
-// Stopping workers that are dying, that are stopped twice, that have just been called: whatever comes together.
+// Stops that coincide with an exit, a start, a call, a signal or another stop.
 #include <atomic>
 #include <gtest/gtest.h>
 #include <memory>
@@ -15,10 +15,10 @@ namespace {
 using namespace support;
 using drover::Timeout;
 
-class StoppingRaces : public Workers {};
+class StopRace : public Workers {};
 
-// S-06
-TEST_F(StoppingRaces, AWorkerThatDiesOrClosesItsChannelsIsReaped) {
+// A worker that exits or closes its sockets, before or during the stop, is reaped with its exit status.
+TEST_F(StopRace, WithAnExitOrClosedSocketsReapsTheWorker) {
   const auto dead_before = [](int code) -> asio::awaitable<void> {
     const Started s = co_await started();
     const Failure failure = co_await failure_of(s.worker->call("exit", code));
@@ -92,8 +92,8 @@ TEST_F(StoppingRaces, AWorkerThatDiesOrClosesItsChannelsIsReaped) {
   });
 }
 
-// S-06: the end of the process is what counts, not the end of its channels.
-TEST_F(StoppingRaces, ADeadWorkersChannelsInOtherHandsDoNotDelayItsEnd) {
+// The exit of the process ends a stop, even if another process holds the worker's sockets open.
+TEST_F(StopRace, WithACopyOfTheSocketsIsNotDelayed) {
   run_together({[]() -> asio::awaitable<void> {
     const Started s = co_await started();
     // A copy of the worker outside its group holds both sockets, and its stdout.
@@ -108,8 +108,8 @@ TEST_F(StoppingRaces, ADeadWorkersChannelsInOtherHandsDoNotDelayItsEnd) {
   }});
 }
 
-// S-08
-TEST_F(StoppingRaces, ALaterStopJoinsTheFirstAndMayOnlyShortenIt) {
+// A second stop joins the first one, may only shorten it, and returns the same report.
+TEST_F(StopRace, LaterStopJoinsTheFirstAndOnlyShortensIt) {
   const auto two_stops = [](Timeout first, Timeout second, Duration at_least,
                             Duration at_most) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -143,8 +143,8 @@ TEST_F(StoppingRaces, ALaterStopJoinsTheFirstAndMayOnlyShortenIt) {
   });
 }
 
-// S-08
-TEST_F(StoppingRaces, TenStopsAreOneTeardown) {
+// Ten stops at once cause one teardown with one set of events.
+TEST_F(StopRace, TenStopsAreOneTeardown) {
   std::vector<Event::Kind> events;
   run_together({[&]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -166,8 +166,8 @@ TEST_F(StoppingRaces, TenStopsAreOneTeardown) {
   EXPECT_EQ(events, (std::vector{spawned, ready, stopping, exited, reaped}));
 }
 
-// S-09
-TEST_F(StoppingRaces, CallsDuringAndAfterAStopAreRefusedAndNoneIsForgotten) {
+// New and queued calls fail with stopping during and after a stop, and every call completes.
+TEST_F(StopRace, QueuedAndNewCallsAreRefused) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const Started s = co_await started();
@@ -189,8 +189,8 @@ TEST_F(StoppingRaces, CallsDuringAndAfterAStopAreRefusedAndNoneIsForgotten) {
   }});
 }
 
-// S-10
-TEST_F(StoppingRaces, AStopDuringTheStartEndsTheStart) {
+// A stop during the start ends the start with operation_aborted.
+TEST_F(StopRace, WithAStartEndsTheStart) {
   const auto stopped_at = [](Duration after, Timeout grace) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto begin = Clock::now();
@@ -211,8 +211,8 @@ TEST_F(StoppingRaces, AStopDuringTheStartEndsTheStart) {
   });
 }
 
-// A reap on one thread while another one is spawning the process: it waits for what comes of that.
-TEST_F(StoppingRaces, AReapDuringTheSpawnTellsHowTheProcessEnded) {
+// One thread reaps while another one is spawning the process: the reap waits for the spawn and returns the exit status.
+TEST_F(StopRace, ReapDuringTheSpawnReturnsTheStatus) {
   for (int round = 0; round < (slowed_down ? 40 : 150); ++round) {
     asio::io_context theirs, ours;
     drover::WorkerProcess process(theirs.get_executor(), worker_with({"sleep", "30000"}));
@@ -228,18 +228,18 @@ TEST_F(StoppingRaces, AReapDuringTheSpawnTellsHowTheProcessEnded) {
     if (process.pid() != 0 && !process.alive()) {
       EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown) << "round " << round;
     }
-    while (!over) run(ours, process.reap(0s));  // the first may have come before the start
+    while (!over) run(ours, process.reap(0s));  // the first reap may have come before the start
     spawner.join();
     EXPECT_TRUE(gone(process.pid()));
   }
 }
 
-// S-11: a routine ends the worker about when STOP comes.
-TEST_F(StoppingRaces, AWorkerThatEndsWhileTheStopIsOnItsWayIsReaped) {
+// A routine ends the worker about when STOP arrives.
+TEST_F(StopRace, WithAnExitDuringStopReapsTheWorker) {
   run_together({[]() -> asio::awaitable<void> {
     for (int i = 0; i < 40; ++i) {
       const Started s = co_await started();
-      co_await failure_of(s.worker->call("exit_later", i * 50, i % 3));  // or it goes before it has answered
+      co_await failure_of(s.worker->call("exit_later", i * 50, i % 3));  // or it exits before its result
       const auto start = Clock::now();
       const Timeout grace = i % 2 == 0 ? Timeout(10s) : Timeout();
       const StopReport report = co_await s.worker->stop(grace);
@@ -251,8 +251,8 @@ TEST_F(StoppingRaces, AWorkerThatEndsWhileTheStopIsOnItsWayIsReaped) {
   }});
 }
 
-// S-11: SIGTERM at a random moment of the stop.
-TEST_F(StoppingRaces, AStopAndSigtermAtOnceEndCleanly) {
+// SIGTERM arrives at a random moment of the stop.
+TEST_F(StopRace, WithSigtermEndsCleanly) {
   const auto repeat = [](unsigned seed) -> asio::awaitable<void> {
     for (int i = 0; i < 50; ++i) {
       const Started s = co_await started();
@@ -264,7 +264,7 @@ TEST_F(StoppingRaces, AStopAndSigtermAtOnceEndCleanly) {
       const auto moment = std::chrono::microseconds(seed / 65536 % 800);
       std::thread killer([pid, moment] {
         std::this_thread::sleep_for(moment);
-        ::kill(pid, SIGTERM);  // not reaped before we say so, see below
+        ::kill(pid, SIGTERM);  // it is reaped later, see below
       });
       auto stop = s.worker->stop(i % 3 == 0 ? 0ms : 100ms);
       killer.join();
@@ -280,8 +280,8 @@ TEST_F(StoppingRaces, AStopAndSigtermAtOnceEndCleanly) {
       {[&] { return repeat(1); }, [&] { return repeat(2); }, [&] { return repeat(3); }, [&] { return repeat(4); }});
 }
 
-// S-12
-TEST_F(StoppingRaces, ACallMadeJustBeforeTheStopIsDrained) {
+// A call that was made just before the stop is drained.
+TEST_F(StopRace, CallMadeJustBeforeTheStopIsDrained) {
   constexpr int times = slowed_down ? 25 : 250;
   const auto repeat = [](Timeout grace, int times_each) -> asio::awaitable<void> {
     for (int i = 0; i < times_each; ++i) {

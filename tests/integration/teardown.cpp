@@ -1,4 +1,4 @@
-// The reap survives: whoever is cancelled, and whatever goes first of callers, owners and contexts, at any moment.
+// Every process is reaped whatever is cancelled or destroyed first, of callers, owners and contexts, and at any moment.
 #include <atomic>
 #include <functional>
 #include <gtest/gtest.h>
@@ -25,7 +25,9 @@ namespace {
 using namespace support;
 using drover::Timeout;
 
-class TearingDown : public Workers {};
+class Teardown : public Workers {};
+
+class Stop : public Workers {};
 
 WorkerOptions brief() {
   WorkerOptions options = plain_worker();
@@ -36,7 +38,7 @@ WorkerOptions brief() {
 
 // ---- a scenario is torn down after each number of handlers ----------------------------------------------------------
 
-/// What a scenario leaves to be destroyed before or after its context.
+/// The objects of a scenario that are destroyed before or after its context.
 struct Owned {
   std::shared_ptr<LocalWorker> worker;
   std::shared_ptr<WorkerPool> pool;
@@ -92,7 +94,8 @@ asio::awaitable<void> with_a_pool_around(std::shared_ptr<Owned>) {
 
 enum class First { context, owner, neither_is_stopped };
 
-/// Runs so many handlers of the scenario, then lets go of everything. False if it was over before.
+/// Runs this many handlers of the scenario, then destroys everything. Returns false if the scenario was complete
+/// before.
 bool torn_down_after(int handlers, First first, std::vector<std::string> steps,
                      asio::awaitable<void> (*scenario)(std::shared_ptr<Owned>)) {
   auto context = std::make_unique<asio::io_context>(1);
@@ -115,11 +118,11 @@ bool torn_down_after(int handlers, First first, std::vector<std::string> steps,
       owned.reset();
       break;
     case First::owner:
-      owned->worker = nullptr;  // frames of the scenario may share it
+      owned->worker = nullptr;  // coroutine frames of the scenario may share it
       owned->pool = nullptr;
       context.reset();
       break;
-    case First::neither_is_stopped:  // stopped, and somebody else's problem for a while
+    case First::neither_is_stopped:  // the context is stopped, and destroyed some time later
       context->stop();
       owned.reset();
       ::poll(nullptr, 0, 1);
@@ -142,20 +145,25 @@ void tear_down_everywhere(asio::awaitable<void> (*scenario)(std::shared_ptr<Owne
   EXPECT_GT(handlers, 3);
 }
 
-// S-07
-TEST_F(TearingDown, AWorkersLifeMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_a_worker); }
-TEST_F(TearingDown, AnEndlessCallMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_an_endless_call); }
-TEST_F(TearingDown, AFailingStartMayBreakOffAfterAnyHandler) {
+// Everything is destroyed after each number of handlers of a worker's life; no process is left.
+TEST_F(Teardown, OfAWorkerAtAnyStepLeavesNoProcess) { tear_down_everywhere(with_a_worker); }
+// Everything is destroyed after each number of handlers while a call never ends; no process is left.
+TEST_F(Teardown, OfAnEndlessCallAtAnyStepLeavesNoProcess) { tear_down_everywhere(with_an_endless_call); }
+// Everything is destroyed after each number of handlers of a start that fails; no process is left.
+TEST_F(Teardown, OfAFailingStartAtAnyStepLeavesNoProcess) {
   tear_down_everywhere(with_a_failing_start, {"sleep", "30000"});
   tear_down_everywhere(with_a_failing_start, {"unarmed", "garbage", "pause"});
   tear_down_everywhere(with_a_failing_start, {"exit", "3"});
 }
-TEST_F(TearingDown, APoolsLifeMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_a_pool); }
-TEST_F(TearingDown, WithPoolMayBreakOffAfterAnyHandler) { tear_down_everywhere(with_a_pool_around); }
+// Everything is destroyed after each number of handlers of a pool's life; no process is left.
+TEST_F(Teardown, OfAPoolAtAnyStepLeavesNoProcess) { tear_down_everywhere(with_a_pool); }
+// Everything is destroyed after each number of handlers of with_pool(); no process is left.
+TEST_F(Teardown, OfWithPoolAtAnyStepLeavesNoProcess) { tear_down_everywhere(with_a_pool_around); }
 
 // ---- cancelled after each number of handlers ------------------------------------------------------------------------
 
-/// Cancels the scenario once or twice, the second time some handlers later. False if it was over before.
+/// Cancels the scenario once or twice, the second time `again_after` handlers later. Returns false if it was complete
+/// before.
 bool cancelled_after(int handlers, int again_after, asio::awaitable<void> (*scenario)(std::shared_ptr<Owned>)) {
   asio::io_context context(1);
   auto owned = std::make_shared<Owned>();
@@ -178,15 +186,15 @@ bool cancelled_after(int handlers, int again_after, asio::awaitable<void> (*scen
   return in_time;
 }
 
-// S-07
-TEST_F(TearingDown, CancellingAtAnyMomentLeavesNothing) {
+// A scenario that is cancelled after any number of handlers, once or twice, leaves no process.
+TEST_F(Teardown, ByCancellationAtAnyStepLeavesNoProcess) {
   for (const auto scenario : {with_a_worker, with_an_endless_call, with_a_pool, with_a_pool_around})
     for (const int again_after : {0, 1, 3})
       for (int handlers = 0; cancelled_after(handlers, again_after, scenario); ++handlers) ASSERT_LT(handlers, 400);
 }
 
-// S-07: the states of a stop, one by one, and how long each may take.
-TEST_F(TearingDown, ACancelledStopTerminatesAndACancelledAgainLeaves) {
+// A stop that is cancelled once terminates the worker and waits for that; cancelled again it returns at once.
+TEST_F(Stop, CancelledOnceTerminatesAndTwiceReturns) {
   const auto cancelled = [](int times, std::vector<std::string> steps, Duration at_most,
                             std::optional<int> signo) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -227,8 +235,8 @@ TEST_F(TearingDown, ACancelledStopTerminatesAndACancelledAgainLeaves) {
   EXPECT_TRUE(soon_childless());
 }
 
-// S-13
-TEST_F(TearingDown, AStopInTheCatchBlockOfACancelledCoroutineStillStopsTheWorker) {
+// A stop() in the catch block of a cancelled coroutine throws at once and still stops the worker.
+TEST_F(Stop, InACancelledCoroutineStillStopsTheWorker) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto worker = std::make_shared<LocalWorker>(executor, brief());
@@ -239,7 +247,7 @@ TEST_F(TearingDown, AStopInTheCatchBlockOfACancelledCoroutineStillStopsTheWorker
       } catch (...) {
         thrown = std::current_exception();
       }
-      co_await w->stop(0s);  // throws at once, but has begun
+      co_await w->stop(0s);  // throws at once, but the stop has begun
     };
     co_await worker->start();
     const Task<void> task(executor, body(worker));
@@ -252,8 +260,8 @@ TEST_F(TearingDown, AStopInTheCatchBlockOfACancelledCoroutineStillStopsTheWorker
   }});
 }
 
-// S-07: stop() waits on one context, the worker lives on another that goes.
-TEST_F(TearingDown, AStopWaitsForTheEndThoughTheWorkersContextIsGone) {
+// stop() is awaited on one context while the worker's own context is destroyed; it still waits for the exit.
+TEST_F(Stop, SurvivesTheWorkersContext) {
   auto workers = std::make_unique<asio::io_context>(1);
   WorkerOptions options = brief();
   options.term_grace = 300ms;
@@ -275,8 +283,8 @@ TEST_F(TearingDown, AStopWaitsForTheEndThoughTheWorkersContextIsGone) {
   EXPECT_LT(since(start), 300ms + slack);
 }
 
-// R-10, for workers: destructors do not block.
-TEST_F(TearingDown, DestroyingAWorkerTakesNoTime) {
+// The destructor of a worker does not block, even if the process ignores SIGTERM and is suspended.
+TEST_F(Teardown, WorkerDestructorDoesNotBlock) {
   asio::io_context context;
   WorkerOptions options = brief();
   options.command.args = {"ignore", "15"};

@@ -1,4 +1,4 @@
-// The parent of workers dies: what becomes of them, however busy they are and whoever else holds their sockets.
+// The parent of workers dies: how its workers end, however busy they are and whichever process holds their sockets.
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -16,9 +16,9 @@ namespace {
 
 using namespace support;
 
-class Watchdog : public Workers {};
+class ParentDeath : public Workers {};
 
-/// A host, see host.cpp, that has come to where it says what is awaited, and has told of so many workers at least.
+/// A program (host.cpp) that has written the awaited lines and has reported at least this many workers.
 struct Host {
   std::shared_ptr<ReadPipe> pipe = std::make_shared<ReadPipe>();
   Process process;
@@ -54,7 +54,7 @@ asio::awaitable<void> kill_host(Process& process) {
   co_await process.wait();
 }
 
-/// The host is killed; its workers go within these bounds, and not before.
+/// The program is killed; its workers exit within these bounds and not earlier.
 asio::awaitable<void> orphans(std::vector<std::string> steps, std::vector<std::string> awaited, Duration at_least = 0s,
                               Duration at_most = 1s) {
   Host h = co_await host(steps, awaited);
@@ -75,8 +75,9 @@ asio::awaitable<void> orphans(std::vector<std::string> steps, std::vector<std::s
   }
 }
 
-// D-01, D-02
-TEST_F(Watchdog, WorkersDoNotOutliveTheirParent) {
+// Workers exit when their parent is killed: idle, busy, starting, draining or looping, also if a forked copy holds
+// their sockets.
+TEST_F(ParentDeath, EndsWorkersInEveryState) {
   for (const bool with_copy : {false, true}) {
     const auto forked = [&](std::vector<std::string> steps) {
       if (with_copy) steps.insert(steps.end(), {"fork"});
@@ -103,7 +104,7 @@ TEST_F(Watchdog, WorkersDoNotOutliveTheirParent) {
   }
 }
 
-// D-01: stopped by SIGSTOP when the parent dies.
+// The workers are suspended by SIGSTOP when the parent dies.
 asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vector<std::string> awaited) {
   Host h = co_await host(steps, awaited);
   for (const pid_t pid : h.pids["worker"]) ::kill(pid, SIGSTOP);
@@ -117,7 +118,8 @@ asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vecto
   for (const pid_t copy : h.pids["copy"]) ::kill(copy, SIGKILL);
 }
 
-TEST_F(Watchdog, AStoppedWorkerWakesUpToSeeItsParentDead) {
+// A suspended worker is continued when its parent dies, and exits.
+TEST_F(ParentDeath, EndsSuspendedWorkers) {
   run_together({
       [] { return stopped_orphans({"start", "say", "done"}, {"done"}); },
       [] { return stopped_orphans({"start", "fork", "say", "done"}, {"done"}); },
@@ -128,8 +130,8 @@ TEST_F(Watchdog, AStoppedWorkerWakesUpToSeeItsParentDead) {
   });
 }
 
-// D-01: killed at any moment of the start, nothing is left whatever the worker was about to do.
-TEST_F(Watchdog, AParentMayDieAtAnyMomentOfTheStart) {
+// The parent is killed at any moment of a start; no worker is left, whatever it was about to do.
+TEST_F(ParentDeath, DuringTheStartLeavesNoWorker) {
   const auto repeat = [](int offset) -> asio::awaitable<void> {
     for (int i = 0; i < 12; ++i) {
       const std::vector<std::string> steps{"say", "starting", "start-many", "20"};
@@ -137,7 +139,8 @@ TEST_F(Watchdog, AParentMayDieAtAnyMomentOfTheStart) {
       Host h = co_await host(steps, awaited, 0);
       co_await pause_for(std::chrono::microseconds(1000 + 730 * (offset + 2 * i)));
       co_await kill_host(h.process);
-      // The pipe ends when the last one has gone that holds it: the worker that nobody has been told of, too.
+      // The pipe reaches its end when the last process that holds it has exited, including workers that were never
+      // reported.
       const auto start = Clock::now();
       while (since(start) < slack) {
         if (!h.pipe->readable()) {
@@ -152,7 +155,7 @@ TEST_F(Watchdog, AParentMayDieAtAnyMomentOfTheStart) {
   run_together({[&] { return repeat(0); }, [&] { return repeat(1); }});
 }
 
-// D-01, D-04: the parent's death shortens a drain that has no bound.
+// The parent dies while a worker drains after SIGINT.
 asio::awaitable<void> interrupted_orphan(std::vector<std::string> steps) {
   const std::vector<std::string> awaited{"napping"};
   Host h = co_await host(steps, awaited);
@@ -166,14 +169,14 @@ asio::awaitable<void> interrupted_orphan(std::vector<std::string> steps) {
   EXPECT_LT(since(start), 1s + slack);
 }
 
-TEST_F(Watchdog, AParentsDeathCutsADrainShort) {
+// The parent's death shortens a drain that has no bound.
+TEST_F(ParentDeath, ShortensAnUnboundedDrain) {
   run_together({
       [] { return interrupted_orphan({"start", "nap", "0"}); },
       [] { return interrupted_orphan({"start", "nap", "0", "drain"}); },
   });
 }
 
-// D-08
 asio::awaitable<void> grandchildren(std::vector<std::string> steps, std::vector<std::string> awaited,
                                     Duration at_most) {
   Host h = co_await host(steps, awaited);
@@ -185,7 +188,8 @@ asio::awaitable<void> grandchildren(std::vector<std::string> steps, std::vector<
   EXPECT_LT(since(start), at_most + slack);
 }
 
-TEST_F(Watchdog, WhatRoutinesHaveSpawnedDiesWithTheParent) {
+// The children of routines are killed when the parent of the worker dies.
+TEST_F(ParentDeath, EndsTheChildrenOfRoutines) {
   const std::vector<std::string> spawns{"start",     "call-with",      "say_grandchild", "plain",
                                         "call-with", "say_grandchild", "stubborn"};
   const auto with = [&](std::vector<std::string> before, std::vector<std::string> after) {
@@ -200,8 +204,8 @@ TEST_F(Watchdog, WhatRoutinesHaveSpawnedDiesWithTheParent) {
   });
 }
 
-// Workers of workers.
-TEST_F(Watchdog, WorkersOfWorkersEndWithTheirOwnParents) {
+// Workers of workers exit, whether the lowest one's own parent or the topmost process dies.
+TEST_F(ParentDeath, EndsNestedWorkers) {
   const auto nested = [](bool kill_the_middle, std::vector<std::string> steps,
                          std::vector<std::string> awaited) -> asio::awaitable<void> {
     steps.insert(steps.begin(), "nested");
@@ -225,8 +229,8 @@ TEST_F(Watchdog, WorkersOfWorkersEndWithTheirOwnParents) {
   });
 }
 
-// Inside a PID namespace. Where the kernel forbids one to be made, the same is tested without, and it is said.
-TEST_F(Watchdog, WorkersInAPidNamespaceEndWithTheirParent) {
+// The same inside a PID namespace. If the kernel forbids to create one, the test runs without it and says so.
+TEST_F(ParentDeath, EndsWorkersInAPidNamespace) {
   ReadPipe output;
   int input[2];
   ASSERT_EQ(::pipe2(input, O_CLOEXEC), 0);
@@ -264,8 +268,8 @@ TEST_F(Watchdog, WorkersInAPidNamespaceEndWithTheirParent) {
   EXPECT_TRUE(run(process.wait()).success());
 }
 
-// D-03
-TEST_F(Watchdog, AWorkerLivesOnWhenTheThreadThatStartedItEnds) {
+// The exit of the thread that started a worker does not end the worker.
+TEST_F(ParentDeath, IsNotTheExitOfTheStartingThread) {
   asio::io_context context;
   LocalWorker worker(context.get_executor(), plain_worker());
   std::thread([&] { run(context, worker.start()); }).join();
@@ -277,8 +281,8 @@ TEST_F(Watchdog, AWorkerLivesOnWhenTheThreadThatStartedItEnds) {
   EXPECT_FALSE(report.terminated);
 }
 
-// T-15's scenario, without its figure: many at once.
-TEST_F(Watchdog, ManyWorkersEndTogether) {
+// Many workers exit together when their parent dies.
+TEST_F(ParentDeath, EndsManyWorkersAtOnce) {
   const std::string many = slowed_down ? "6" : "32";
   run_together({[&] { return orphans({"start-many", many, "say", "done"}, {"done"}, 0s, 1500ms); }});
 }

@@ -34,7 +34,7 @@ class Dispatcher;
 /// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();
 /// Throws if there is no dispatcher, or for options out of range.
-std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
+std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
 /// Sends the encoded call, queues it, or ends it at once.
 void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
 
@@ -166,7 +166,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
         "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
         "std::vector");
   try {
-    auto call = take_call(dispatcher, options);
+    auto call = allocate_call(dispatcher, options);
     Encoder encoder(call->request.buffer());
     encoder.put(routine.view());
     (detail::put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);

@@ -20,11 +20,11 @@ DROVER_INLINE std::exception_ptr empty_handle() {
       Error(Errc::not_running, "this worker or pool object is empty (default-constructed or moved from)"));
 }
 
-DROVER_INLINE std::shared_ptr<Call> take_call(const std::shared_ptr<Dispatcher>& dispatcher,
+DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher,
                                               const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());
   check(options);
-  return dispatcher->take_call();
+  return dispatcher->allocate_call();
 }
 
 DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options) {

@@ -55,7 +55,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   // ---- the caller's side, without the mutex ----
 
   /// A call for new arguments, usually one that was used before.
-  std::shared_ptr<Call> take_call() {
+  std::shared_ptr<Call> allocate_call() {
     {
       const auto held = lock();
       if (!spare_.empty()) {
