@@ -41,7 +41,9 @@ using drover::detail::step;
 TEST(Dispatcher, SpareMemoryGrowsWithTheMessageLimit) {
   asio::io_context context;
   drover::WorkerOptions options;
-  const auto spare = [&] { return Dispatcher::create(context.get_executor(), options, 1)->allocate_call()->spare_memory; };
+  const auto spare = [&] {
+    return Dispatcher::create(context.get_executor(), options, 1)->allocate_call()->spare_memory;
+  };
   EXPECT_EQ(spare(), std::size_t{16} << 20);
   options.max_message_size = std::size_t{1} << 30;
   EXPECT_EQ(spare(), std::size_t{256} << 20);

@@ -21,7 +21,7 @@ DROVER_INLINE std::exception_ptr empty_handle() {
 }
 
 DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher,
-                                              const CallOptions& options) {
+                                                  const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());
   check(options);
   return dispatcher->allocate_call();
