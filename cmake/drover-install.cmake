@@ -16,7 +16,7 @@ write_basic_package_version_file(
 
 install(TARGETS drover EXPORT drover-targets)
 install(EXPORT drover-targets NAMESPACE drover:: DESTINATION ${drover_package_dir})
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/drover DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/drover DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp" PATTERN "*.ipp")
 install(FILES ${drover_generated_dir}/drover-config.cmake ${drover_generated_dir}/drover-config-version.cmake
               ${PROJECT_SOURCE_DIR}/cmake/drover-asio.cmake DESTINATION ${drover_package_dir})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/drover)
