@@ -186,12 +186,13 @@ TEST_F(GracefulExit, DrainingWorkerIsReplacedAtOnce) {
     drover::PoolOptions options = call_pool(1);
     options.worker.max_in_flight = 8;
     drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
-    const pid_t first = pool.workers().front().pid;
     const Task<std::string> begun(executor, pool.call<std::string>("doze", 3000));
-    while (pool.stats().in_flight != 1) co_await pause_for(1ms);
-    co_await pause_for(50ms);      // the call has begun, or else the other worker runs it
+    const Task<std::string> at_once(executor, pool.call<std::string>("doze", 1));
+    const std::string slept = co_await at_once.result();  // so the worker has begun the first one, too
+    EXPECT_EQ(slept, "slept");
     for (int i = 0; i < 3; ++i) {  // the second and third worker may find a predecessor that still drains
-      ::kill(pool.workers().empty() ? first : pool.workers().front().pid, SIGINT);
+      while (pool.workers().empty()) co_await pause_for(1ms);
+      ::kill(pool.workers().front().pid, SIGINT);
       const auto start = Clock::now();
       const int nine = co_await pool.call<int>("square", 3);
       EXPECT_EQ(nine, 9);
