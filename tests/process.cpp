@@ -170,9 +170,9 @@ TEST_F(Wait, CancelledLeavesTheProcessRunning) {
   std::exception_ptr failure;
   asio::co_spawn(context, process.wait(),
                  asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr e, ExitStatus) { failure = e; }));
+  const auto start = Clock::now();
   asio::steady_timer timer(context, 100ms);
   timer.async_wait([&](std::error_code) { cancel.emit(asio::cancellation_type::terminal); });
-  const auto start = Clock::now();
   context.run();
   EXPECT_GE(since(start), 100ms);
   EXPECT_LT(since(start), 100ms + slack);
