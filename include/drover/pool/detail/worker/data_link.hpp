@@ -33,7 +33,7 @@ class DataLink {
     virtual std::string describe() const = 0;
     virtual void send_cancel(std::uint64_t call) = 0;
     virtual void kill_worker() = 0;
-    /// Reads results by DataLink::read(). Dispatcher::deliver() has to follow.
+    /// Reads results by DataLink::read(). Dispatcher::run_completions() has to follow.
     virtual void read_results(int times) = 0;
     /// The RESULT of a call in flight. Throws Error if it makes no sense.
     virtual void result(const std::shared_ptr<Call>& call, const Frame& frame) = 0;
@@ -64,10 +64,11 @@ class DataLink {
     channel_.emplace(std::move(socket), max_message);
     channel_->distrust();
   }
-  void watch(const asio::any_io_executor& executor) {
+  /// Registers the socket with the worker's context. Throws std::system_error.
+  void attach(const asio::any_io_executor& executor) {
     watch_ = std::make_unique<SocketWatch>(executor, channel_->fd());
-    await_readable();
   }
+  void begin_reading() { await_readable(); }
   /// In a forked copy of the program, which shares the parent's epoll set, the watch must not be touched.
   void close(bool foreign) noexcept {
     if (foreign) (void)watch_.release();

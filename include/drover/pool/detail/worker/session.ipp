@@ -168,6 +168,7 @@ inline void WorkerSession::connect(UniqueFd control, UniqueFd data, Timeout time
       if (session) session->start_timed_out();
     });
   }
+  data_.attach(io_->executor);  // now, so that a failure is one of the start
   control_.watch(io_->executor);
 }
 
@@ -194,7 +195,12 @@ inline void WorkerSession::hello(const Frame& frame) {
   metadata_ = handshake_.metadata(frame, options_, child_->pid());
   if (io_) io_->start_timer.cancel();
   const auto actions = lifecycle_.hello();
-  carry_out(actions);
+  try {
+    carry_out(actions);
+  } catch (...) {  // no memory: the worker is ready, but is given up at once
+    complete(actions);
+    throw;
+  }
   complete(actions);  // under the mutex, but on the worker's own context
 }
 
@@ -203,7 +209,7 @@ inline void WorkerSession::open_calls() {
   if (mode_.takes_calls) {
     data_.take_calls(child_->running());  // what waits is not for one that has exited already
     dispatcher_->add_link(data_);
-    if (io_) data_.watch(io_->executor);
+    if (io_) data_.begin_reading();
     if (mode_.owns_dispatcher) dispatcher_->refuse(nullptr);
     dispatcher_->send_queued();
   }

@@ -42,10 +42,10 @@ inline void widen_send_buffer(int fd) noexcept {
 inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
-        "this process is itself a worker that has not reached drover::serve() yet (DROVER_WORKER is set in its "
-        "environment): call drover::in_worker() first thing in main() and serve() if it says true, or workers will "
+        "this process is itself a worker that has not reached drover::serve() yet: call drover::in_worker() at the "
         "start "
-        "workers without end");
+        "of main() and return drover::serve(routines) if it is true; otherwise workers would start workers without "
+        "end");
   auto [control, control_of_worker] = socket_pair();
   auto [data, data_of_worker] = socket_pair();
   enable_credentials(control.get());
