@@ -5,9 +5,13 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <optional>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <asio/detached.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <drover/os/detail/descriptor_rights.hpp>
 #include <drover/wire/frame.hpp>
@@ -29,7 +33,8 @@ struct Fault {
     return false;
   }
 };
-Fault sending, receiving;
+Fault sending, receiving, registering;
+std::atomic<int> registrations_spared{0};            // so many succeed first
 std::atomic<bool> kernel_passes_descriptors{false};  // as kernels before Linux 6.16 do
 
 /// The type of the frame that begins with these bytes.
@@ -40,6 +45,13 @@ std::uint8_t type_of(const iovec& bytes) {
 }  // namespace
 
 extern "C" {
+int epoll_ctl(int epoll, int how, int fd, epoll_event* event) noexcept {
+  if (registering.count > 0 && registrations_spared.fetch_sub(1) <= 0 && registering.strikes()) {
+    errno = registering.error;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_epoll_ctl, epoll, how, fd, event));
+}
 ssize_t sendmsg(int fd, const msghdr* message, int flags) {
   const std::uint8_t wanted = sending.frame;
   if ((wanted == 0 || (message->msg_iovlen != 0 && type_of(message->msg_iov[0]) == wanted)) && sending.strikes()) {
@@ -293,6 +305,41 @@ TEST_F(HostileWorker, ResultOfAReturnedCallIsAProtocolError) {
     EXPECT_EQ(failure, Errc::protocol_error) << failure;
     co_await worker->stop();
   });
+}
+
+/// The life of a worker, in which something may fail.
+asio::awaitable<void> whole_life(bool& over) {
+  try {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start(5s);
+    co_await worker.call<int>("square", 3);
+    co_await worker.stop(1s);
+  } catch (const std::system_error&) {
+  }
+  over = true;
+}
+
+// A socket that cannot be watched fails the start, or the calls. Nobody waits in vain, whichever registration fails.
+TEST_F(SocketError, OfARegistrationLetsNobodyWait) {
+  int failed = 0;
+  for (bool fired = true; fired; ++failed) {
+    asio::io_context context;
+    asio::steady_timer(context, 0s).async_wait([](std::error_code) {});
+    context.run();  // Asio ignores such errors where it creates its own descriptors
+    context.restart();
+    registering.error = ENOSPC;
+    registrations_spared = failed;
+    registering.count = 1;
+    bool over = false;
+    const auto start = Clock::now();
+    asio::co_spawn(context, whole_life(over), asio::detached);
+    while (!over && since(start) < 15s) context.run_for(100ms), context.restart();
+    fired = registering.count.exchange(0) == 0;
+    EXPECT_TRUE(over) << "after the failure of registration " << failed;
+    ASSERT_LT(failed, 100);
+    if (!over) break;
+  }
+  EXPECT_GE(failed, 3);
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ inline bool has_worker_descriptors() noexcept {
   return maker != ::getpid() && identity_of(5) && descends_from(::getpid(), maker);
 }
 
-/// True if one of two signs shows a worker that has lost its variable.
+/// True if one of two signs shows a worker that has lost its variable. Each covers what the other lacks: a real-time
+/// policy (chrt) clears the timer slack, and sudo closes the descriptors.
 inline bool is_marked_as_worker() noexcept { return has_spawn_mark() || has_worker_descriptors(); }
 
 /// A variable that is set but does not fit belongs to a worker that a wrapper has damaged, by closing descriptors, say.

@@ -29,7 +29,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 
-// What is not a template is in begin_call.ipp.
+// The functions that are not templates are defined in begin_call.ipp.
 
 /// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();

@@ -43,7 +43,7 @@ class WorkerLifecycle {
     over       ///< and nothing of its process group is left
   };
 
-  /// What to do, in the order of the members.
+  /// The actions that the session carries out, in the order of the members.
   struct Actions {
     bool open_calls = false;       ///< connect the data socket, and report `ready`
     bool close_calls = false;      ///< give it no further call

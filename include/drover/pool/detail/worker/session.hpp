@@ -42,7 +42,7 @@ class WorkerSession final : public ContextBound,
  public:
   using State = WorkerLifecycle::State;
 
-  /// Who supervises it.
+  /// The supervisor of a worker: its pool.
   class Supervision {
    public:
     virtual ~Supervision() = default;

@@ -60,8 +60,8 @@ inline void WorkerSession::process_exit(bool on_executor) {
       return group_over();
     }
     if (!child_ || child_->running()) return;
-    // What it has sent counts, to the last byte. Should the program have closed a socket, its number may be a file's
-    // that is not the worker's.
+    // Results that the worker sent before its exit still count. A socket that the program has closed is not read: its
+    // number may be another file by now.
     if (control_.is_intact()) control_.read(1000);
     data_.take_calls(false);
     if (lifecycle_.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());

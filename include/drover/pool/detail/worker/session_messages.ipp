@@ -7,7 +7,7 @@
 #include <drover/os/detail/lineage.hpp>
 #include <drover/pool/detail/worker/session.hpp>
 
-/// What a worker sends, and what becomes of errors on its sockets. Every error of a system call either is retried or
+/// Handles the messages of a worker, and errors on its sockets. Every error of a system call either is retried or
 /// ends the worker in bounded time, so that nobody waits for an answer that cannot come.
 namespace drover { inline namespace v1 { namespace detail {
 

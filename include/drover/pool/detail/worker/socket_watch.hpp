@@ -15,7 +15,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What both sockets of a worker need from the session that owns them.
+/// The services that both sockets of a worker need from the session that owns them.
 class LinkOwner {
  public:
   /// The dispatcher's mutex, which guards the links.
@@ -27,7 +27,7 @@ class LinkOwner {
   virtual std::shared_ptr<void> keep_alive() = 0;
   /// Waiting, reading or writing has failed for a reason that lies in this process. With the mutex held.
   virtual void socket_failed(const char* what, std::error_code error) = 0;
-  /// What was read makes no sense, or there was no memory for it. With the mutex held.
+  /// A message was malformed, or there was no memory for it. With the mutex held.
   virtual void peer_failed(std::exception_ptr failure) = 0;
   /// Runs the completions of calls that have ended. Without the mutex, on the worker's executor.
   virtual void run_completions() = 0;

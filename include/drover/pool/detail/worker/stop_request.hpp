@@ -10,11 +10,11 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What was asked of a worker that is to stop, how long it may take, and what became of it. However many ask, there is
-/// one request with one absolute budget, which later ones may only shorten. Pure.
+/// The request to stop a worker: its deadlines, and its result. However many callers ask, there is one request with one
+/// absolute budget, which later callers may only shorten. Pure.
 class StopRequest {
  public:
-  /// What the process was doing when the first stop came.
+  /// The state of the process when the first stop came.
   enum class Process : std::uint8_t { running, exited, processed /* exited, and all that follows from it was done */ };
 
   bool begun() const noexcept { return phase_ != Phase::none; }
@@ -46,7 +46,8 @@ class StopRequest {
     const Deadline before = end_by_;
     shorten(at, at);
     if (end_by_ == before) return false;
-    return cut_short_ = true;
+    cut_short_ = true;
+    return true;
   }
 
   /// The worker has done what STOP said. Without a budget it has `exit_grace` left to exit.
@@ -62,7 +63,7 @@ class StopRequest {
     phase_ = Phase::lost;
     if (!end_by_) end_by_ = deadline_after(now, exit_grace);
   }
-  /// Whoever asked does not wait any more.
+  /// The caller does not wait any more.
   void abort(Clock::time_point now) noexcept {
     if (phase_ == Phase::asked || phase_ == Phase::lost) phase_ = Phase::aborted;
     cut(now);

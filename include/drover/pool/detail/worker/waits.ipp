@@ -132,7 +132,7 @@ inline asio::awaitable<void> await_ends(std::vector<std::shared_ptr<WorkerSessio
     if (cancelled && ++cancellations == 1)
       for (const auto& each : sessions) each->abort_stop();
   }
-  // What has happened is delivered before this returns: the listener may be destroyed then.
+  // Earlier events are delivered before this returns: the caller may destroy the listener then.
   std::shared_ptr<EventSink> last;
   for (std::size_t at = 0; at < sessions.size() && !(return_on_second && cancellations > 1); ++at) {
     if (sessions[at]->events() == last) continue;
