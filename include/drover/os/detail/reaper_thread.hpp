@@ -152,7 +152,8 @@ class ReaperThread {
   // Starts the thread for the present set. Throws std::system_error.
   void start(bool anew) try {
     const BlockAllSignals blocked;
-    std::thread([this, set = set_, anew] { run(set, anew); }).detach();
+    // Moved, because a set that run() replaces must not stay open as long as the thread lives.
+    std::thread([this, set = set_, anew]() mutable { run(std::move(set), anew); }).detach();
   } catch (const std::system_error& error) {
     throw_errno("drover's background thread, which watches its processes, cannot be started", error.code().value());
   }
