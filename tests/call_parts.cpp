@@ -346,15 +346,15 @@ TEST(DataLink, SendsSmallerBatchesToAnotherCore) {
   LinkAlone alone;
   auto& link = alone.link;
   link.open(std::move(ours), 1 << 20);
-  const auto send = [&] {
+  bool gathered = false;
+  const auto send = [&](bool may_gather) {
     auto call = std::make_shared<Call>();
-    link.send(call);
+    gathered = link.send(call, may_gather);
     return call;
   };
   const auto answer_from = [&](std::uint16_t core) {
-    link.flush();
-    const auto call = send();
-    link.flush();
+    link.flush_gathered();
+    const auto call = send(false);
     const FrameHeader result{
         .type = drover::detail::FrameType::result, .core = core, .slot = call->slot, .id = call->id};
     ASSERT_EQ(::send(theirs.get(), &result, sizeof result, 0), static_cast<ssize_t>(sizeof result));
@@ -363,13 +363,14 @@ TEST(DataLink, SendsSmallerBatchesToAnotherCore) {
   };
   const auto sent_until_enough = [&] {
     int sent = 0;
-    while (!link.gathered_enough() && sent < 100) send(), ++sent;
+    do send(true), ++sent;
+    while (gathered && sent < 100);
     return sent;
   };
+  EXPECT_EQ(sent_until_enough(), 1);    // the worker is idle
   EXPECT_EQ(sent_until_enough(), 100);  // the worker has not reported its core yet
   answer_from(static_cast<std::uint16_t>(here + 1));
   EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
-  link.flush();
   EXPECT_EQ(sent_until_enough(), drover::detail::Channel::frames_at_a_time);
   answer_from(here);
   EXPECT_EQ(sent_until_enough(), 100);

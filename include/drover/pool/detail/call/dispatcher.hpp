@@ -21,7 +21,9 @@
 #include <drover/os/detail/reaper_thread.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
@@ -58,11 +60,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::shared_ptr<Call> allocate_call() {
     {
       const auto held = lock();
-      if (!spare_.empty()) {
-        auto call = std::move(spare_.back());
-        spare_.pop_back();
-        return call;
-      }
+      if (auto call = pool_.take()) return call;
     }
     auto call = std::make_shared<Call>();
     call->dispatcher = weak_from_this();
@@ -74,9 +72,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void recycle(std::shared_ptr<Call> call) {
     if (call.use_count() != 1) return;
     const auto held = lock();
-    if (call->state != CallState::ended || spare_.size() >= max_spare) return;
-    call->reset(max_spare_bytes);
-    spare_.push_back(std::move(call));
+    pool_.give_back(std::move(call));
   }
 
   /// Sends the encoded call, queues it, or ends it at once.
@@ -144,10 +140,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
-  /// Runs the completions of answered calls. Call without the mutex. If `inside` (on the dispatcher's executor) they
-  /// run here one by one; another thread is scheduled so that a slow one does not delay the rest. Otherwise they are
-  /// posted. True if some are still to run.
-  bool run_completions(bool inside);
+  /// Runs the completions of calls that have ended, see CompletionQueue::run(). Call without the mutex.
+  bool run_completions(bool inside) { return completions_.run(*this, inside); }
 
   std::size_t queued() const noexcept { return queue_.size(); }
   std::size_t in_flight() const noexcept {
@@ -174,17 +168,13 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
  private:
-  static constexpr std::size_t max_spare = 256;
-  static constexpr std::size_t max_spare_bytes = 64 * 1024;
+  friend class CompletionQueue;
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued)
       : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
         tags_(worker.tags.value()),
         max_message_size_(worker.max_message_size),
         max_queued_(max_queued) {}
-
-  static constinit inline thread_local const Dispatcher* running_completions =
-      nullptr;  // the dispatcher whose completions this thread runs
 
   struct Io {  // refers to the context
     explicit Io(const asio::any_io_executor& ex) : executor(ex), timer(ex) {}
@@ -197,10 +187,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
   bool has_running() const noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
-  void queue_completion(const std::shared_ptr<Call>& call);
   bool end_for_caller(Call& call, CallEvent event);
   void flush_gathered();
-  void schedule_completions();
+  bool has_gathered() const noexcept { return gathered_; }
+  template <class F>
+  bool post(F function);
   std::optional<std::exception_ptr> reason_to_refuse(const Call& call, const CallOptions& options) const;
   DataLink* choose();
   void time(Call& call, Clock::time_point at);
@@ -220,16 +211,15 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   CallQueue queue_;
-  CallQueue completions_, posted_completions_;  // of answered calls: on this executor, and on others
-  bool completions_scheduled_ = false;          // another run_completions() has been posted
+  CompletionQueue completions_;
   bool batch_ = false;
-  bool gathered_ = false;  // some link is dirty
+  bool gathered_ = false;  // some link has gathered frames
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
   std::vector<DataLink*> links_;
   std::vector<Load> loads_;  // a member only to reuse its memory
   std::size_t turn_ = 0;
-  std::vector<std::shared_ptr<Call>> spare_;
+  CallPool pool_;
   std::uint64_t calls_ = 0;
   std::uint64_t served_ = 0;
 };

@@ -42,22 +42,13 @@ inline DataLink* Dispatcher::choose() {
 }
 
 inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
-  const bool idle = link.slots().in_flight() == 0 && !link.shares_core();
   call->state = step(call->state, CallEvent::sent).next;
-  link.send(std::move(call));
-  // Frames for a busy worker are gathered into few system calls while other completions are sure to run: everything is
-  // flushed after the last of them. An idle worker gets its frame at once, unless it has to wait for this core anyway.
-  const bool gathers = batch_ || (running_completions == this && !completions_.empty());
-  if (!gathers || idle || link.gathered_enough())
-    link.flush();
-  else
-    link.dirty = gathered_ = true;
+  if (link.send(std::move(call), batch_ || completions_.more_run_here())) gathered_ = true;
 }
 
 inline void Dispatcher::flush_gathered() {
   if (!std::exchange(gathered_, false) || foreign()) return;
-  for (DataLink* link : links_)
-    if (std::exchange(link->dirty, false)) link->flush();
+  for (DataLink* link : links_) link->flush_gathered();
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
@@ -100,7 +91,7 @@ inline void Dispatcher::send_queued() {
       call->keep({std::current_exception(), {}, {}});
       call->state = CallState::ended;
       deadlines_.remove(*call);
-      queue_completion(call);
+      completions_.push(call);
     }
   }
   notify_if_unawaited();
@@ -139,12 +130,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
   // First, because it may throw std::bad_alloc; the call is then unchanged.
   if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
-  if (end_in_flight(*call, CallEvent::answered)) queue_completion(call);
-}
-
-/// For run_completions(), unless nobody awaits the call yet.
-inline void Dispatcher::queue_completion(const std::shared_ptr<Call>& call) {
-  if (call->completion() != nullptr) (call->same_executor ? completions_ : posted_completions_).push(call);
+  if (end_in_flight(*call, CallEvent::answered)) completions_.push(call);
 }
 
 inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
@@ -161,7 +147,7 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
       call->keep({refusal_(), {}, {}});
       call->state = step(call->state, CallEvent::refused).next;
       deadlines_.remove(*call);
-      queue_completion(call);
+      completions_.push(call);
     } else {
       queue_.push_front(call);
     }
@@ -169,54 +155,13 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
   send_queued();
 }
 
-inline bool Dispatcher::run_completions(bool inside) {
-  struct Turn {
-    explicit Turn(const Dispatcher& d) noexcept : before(std::exchange(running_completions, &d)) {}
-    ~Turn() { running_completions = before; }
-    const Dispatcher* const before;
-  };
-  std::optional<Turn> turn;
-  for (;;) {
-    std::shared_ptr<Call> call;
-    {
-      const auto held = lock();
-      if (foreign()) return false;
-      if (!posted_completions_.empty()) {
-        call = posted_completions_.pop();
-      } else if (completions_.empty()) {
-        flush_gathered();
-        return false;
-      } else if (!inside) {
-        schedule_completions();
-        return true;
-      } else {
-        // This completion may run for long. The next ones must not wait for it, nor the gathered frames.
-        if (completions_.size() > 1 || gathered_) schedule_completions();
-        call = completions_.pop();
-      }
-    }
-    if (!call->same_executor) {
-      call->post_completion();
-      continue;
-    }
-    if (!turn) turn.emplace(*this);
-    if (call->claim_completion()) Call::complete_with_kept_outcome(std::move(call));
-  }
-}
-
-/// With the mutex held.
-inline void Dispatcher::schedule_completions() {
-  if (completions_scheduled_) return;
+/// With the mutex held. False if the context is destroyed.
+template <class F>
+bool Dispatcher::post(F function) {
   const auto registry_lock = registry_->lock();
-  if (!io_ || registry_->closed()) return;
-  asio::post(io_->executor, [self = shared_from_this()] {
-    {
-      const auto held = self->lock();
-      self->completions_scheduled_ = false;
-    }
-    self->run_completions(true);
-  });
-  completions_scheduled_ = true;
+  if (!io_ || registry_->closed()) return false;
+  asio::post(io_->executor, std::move(function));
+  return true;
 }
 
 inline void Dispatcher::complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure) {
@@ -325,15 +270,13 @@ inline void Dispatcher::on_timer() {
 }
 
 inline void Dispatcher::context_destroyed() noexcept {
-  CallQueue answered, others;
+  CallQueue completions;
   {
     const auto held = lock();
     io_.reset();
-    answered.swap(completions_);
-    others.swap(posted_completions_);
+    completions.append(completions_.take_all());
   }
-  for (CallQueue* queue : {&answered, &others})
-    while (!queue->empty()) queue->pop()->post_completion();  // nothing is posted to a context that is being destroyed
+  while (!completions.empty()) completions.pop()->post_completion();  // not to a context that is being destroyed
 }
 
 }}}  // namespace drover::v1::detail

@@ -23,7 +23,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// One worker as the dispatcher sees it: its slots for calls, and its data socket, on which CALL goes out and RESULT
-/// comes in. When frames are flushed is decided here and in Dispatcher::send(). Guarded by the dispatcher's mutex.
+/// comes in. Decides when frames are flushed. Guarded by the dispatcher's mutex.
 class DataLink {
  public:
   /// The worker behind it. Called with the dispatcher's mutex held.
@@ -77,8 +77,11 @@ class DataLink {
   }
   void take_calls(bool on) noexcept { takes_calls_ = on; }
 
-  /// Puts the call into a slot and queues its frame.
-  void send(std::shared_ptr<Call> call) {
+  /// Puts the call into a slot and queues its frame. `may_gather`: flush_gathered() is sure to follow soon, so that the
+  /// frames for a busy worker can share a system call. An idle worker gets its frame at once, unless it has to wait for
+  /// this core anyway. True if the frame waits for flush_gathered().
+  bool send(std::shared_ptr<Call> call, bool may_gather) {
+    const bool idle = slots_.in_flight() == 0 && !shares_core();
     slots_.reserve();
     call->slot = slots_.next_slot();
     call->id = slots_.next_id();
@@ -91,16 +94,17 @@ class DataLink {
     channel_->queue(header, call->request);
     core_ = header.core;
     slots_.add(std::move(call));
+    if (may_gather && !idle && !channel_->gathered_enough(core_, worker_core_)) return gathered_ = true;
+    flush();
+    return false;
+  }
+  void flush_gathered() {
+    if (std::exchange(gathered_, false)) flush();
   }
   void release_slot(Call& call) noexcept {
     call.link = nullptr;
     slots_.release(call);
   }
-
-  /// The worker runs on another core and could be at what is queued.
-  bool gathered_enough() const noexcept { return channel_ && channel_->gathered_enough(core_, worker_core_); }
-  /// The worker was last seen on the core that the last call came from.
-  bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
 
   /// Writes what is queued.
   void flush() {
@@ -147,9 +151,10 @@ class DataLink {
   /// Reads nothing more: the worker has sent what makes no sense.
   void distrust() noexcept { failed_ = true; }
 
-  bool dirty = false;  ///< has queued frames that the end of the dispatcher's batch flushes
-
  private:
+  /// The worker was last seen on the core that the last call came from.
+  bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
+
   /// The call that a RESULT belongs to.
   std::shared_ptr<Call> find(const FrameHeader& header) {
     auto call = header.type == FrameType::result ? slots_.find(header.slot, header.id) : nullptr;
@@ -196,6 +201,7 @@ class DataLink {
   std::uint16_t core_ = 0;              // where the last call came from
   std::uint16_t worker_core_ = 0;       // where the last answer came from
   bool takes_calls_ = false;
+  bool gathered_ = false;  // frames wait for flush_gathered()
   bool failed_ = false;
   bool reading_ = false, writing_ = false, awaiting_memory_ = false;
 };

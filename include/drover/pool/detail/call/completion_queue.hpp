@@ -1,0 +1,94 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_queue.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Calls that have ended and whose completions are still to run. Completions of callers on the dispatcher's own
+/// executor run there, one by one; all others are posted. A completion may run for long. While it does, another thread
+/// must be able to run the next ones, so another run is scheduled first.
+///
+/// Guarded by the dispatcher's mutex, except run(). `Owner` is the Dispatcher.
+class CompletionQueue {
+ public:
+  /// If nobody awaits the call yet, its outcome is kept for the one who will.
+  void push(const std::shared_ptr<Call>& call) noexcept {
+    if (call->completion() != nullptr) (call->same_executor ? own_ : others_).push(call);
+  }
+
+  /// True if this thread runs completions of this queue, and has more to run.
+  bool more_run_here() const noexcept { return running == this && !own_.empty(); }
+
+  /// Runs what is queued. `inside`: this thread runs the dispatcher's executor. Otherwise completions for that executor
+  /// are scheduled. True if some are still to run. Takes the owner's mutex.
+  template <class Owner>
+  bool run(Owner& owner, bool inside) {
+    std::optional<Turn> turn;
+    for (;;) {
+      std::shared_ptr<Call> call;
+      {
+        const auto held = owner.lock();
+        if (owner.foreign()) return false;
+        if (!others_.empty()) {
+          call = others_.pop();
+        } else if (own_.empty()) {
+          owner.flush_gathered();
+          return false;
+        } else if (!inside) {
+          schedule(owner);
+          return true;
+        } else {
+          if (own_.size() > 1 || owner.has_gathered()) schedule(owner);
+          call = own_.pop();
+        }
+      }
+      if (!call->same_executor) {
+        call->post_completion();
+        continue;
+      }
+      if (!turn) turn.emplace(*this);
+      if (call->claim_completion()) Call::complete_with_kept_outcome(std::move(call));
+    }
+  }
+
+  /// For the destruction of the context.
+  CallQueue take_all() noexcept {
+    CallQueue all;
+    all.swap(own_);
+    while (!others_.empty()) all.push(others_.pop());
+    return all;
+  }
+
+ private:
+  static constinit inline thread_local const CompletionQueue* running = nullptr;  // the one that this thread runs
+
+  struct Turn {
+    explicit Turn(const CompletionQueue& queue) noexcept : before(std::exchange(running, &queue)) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() { running = before; }
+    const CompletionQueue* const before;
+  };
+
+  template <class Owner>
+  void schedule(Owner& owner) {
+    if (scheduled_) return;
+    scheduled_ = owner.post([this, owner = owner.shared_from_this()] {
+      {
+        const auto held = owner->lock();
+        scheduled_ = false;
+      }
+      run(*owner, true);
+    });
+  }
+
+  CallQueue own_, others_;
+  bool scheduled_ = false;  // another run has been posted
+};
+
+}}}  // namespace drover::v1::detail
