@@ -85,7 +85,7 @@ class PoolImpl final : public ContextBound,
   void detach(const Cause& gone) noexcept;
 
   // With the mutex held.
-  std::shared_ptr<WorkerSession> make_worker(std::size_t slot);
+  std::shared_ptr<WorkerSession> make_worker(std::size_t slot);  // throws Error if the context is destroyed
   std::vector<std::shared_ptr<WorkerSession>> sessions() const;
   void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, Supervisor::Death death,
                CallQueue& dropped);
@@ -108,7 +108,6 @@ class PoolImpl final : public ContextBound,
   const std::shared_ptr<EventSink> events_;  // null without on_event
   EventReserve event_reserve_;
 
-  std::optional<asio::any_io_executor> executor_;  // empty once the context is destroyed
   std::vector<Slot> slots_;
   std::vector<std::shared_ptr<WorkerSession>> retired_;  // that have a successor in their slot, until they are over
   bool failed_ = false;                                  // all slots are down

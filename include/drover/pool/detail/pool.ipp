@@ -18,10 +18,7 @@ inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& e
   {
     const auto& registry = pool->dispatcher_->registry();
     const auto registry_lock = registry->lock();
-    if (!registry->closed()) {
-      pool->executor_ = executor;
-      registry->add(pool);
-    }
+    if (!registry->closed()) registry->add(pool);
   }
   return pool;
 }
@@ -29,7 +26,9 @@ inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& e
 inline std::shared_ptr<WorkerSession> PoolImpl::make_worker(std::size_t slot) {
   constexpr std::size_t events_per_replacement = 3;  // gave_up, restarting, recovered
   if (events_) event_reserve_.grow_to(events_per_replacement * options_.size);
-  auto session = WorkerSession::create(*executor_, options_.worker, dispatcher_, events_,
+  const auto executor = dispatcher_->executor();
+  if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
+  auto session = WorkerSession::create(*executor, options_.worker, dispatcher_, events_,
                                        {.takes_calls = true, .owns_dispatcher = false});
   session->supervise(weak_from_this(), slot);
   return session;
@@ -48,7 +47,6 @@ inline asio::awaitable<void> PoolImpl::start(std::shared_ptr<PoolImpl> pool, boo
       std::shared_ptr<WorkerSession> session;
       {
         const auto held = pool->lock();
-        if (!pool->executor_) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
         session = pool->make_worker(i);
         pool->slots_.push_back({session, nullptr, Supervisor(pool->options_.restart)});
       }
@@ -195,9 +193,10 @@ inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std:
 inline void PoolImpl::start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t)) {
   const auto& registry = dispatcher_->registry();
   const auto registry_lock = registry->lock();
-  if (!executor_ || registry->closed()) return;
+  const auto executor = dispatcher_->executor();
+  if (!executor || registry->closed()) return;
   slots_[at].timer = std::make_unique<asio::steady_timer>(
-      *executor_, deadline_after(Clock::now(), delay).value_or(Clock::time_point::max()));
+      *executor, deadline_after(Clock::now(), delay).value_or(Clock::time_point::max()));
   slots_[at].timer->async_wait([weak = weak_from_this(), at, then](std::error_code ec) {
     if (ec) return;
     if (const auto pool = weak.lock()) (pool.get()->*then)(at);
@@ -210,7 +209,7 @@ inline void PoolImpl::start_again(std::size_t at) {
   {
     const auto held = lock();
     slots_[at].timer.reset();
-    if (stopping_ || !executor_) return;
+    if (stopping_) return;
     retired_.reserve(retired_.size() + 1);
     over.reserve(retired_.capacity());
     session = make_worker(at);

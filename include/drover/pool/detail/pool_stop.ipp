@@ -106,7 +106,6 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
     if (foreign())
       for (Slot& slot : slots_) (void)slot.timer.release();
     for (Slot& slot : slots_) slot.timer.reset();
-    executor_.reset();
     if (!dispatcher_->refusal()) dispatcher_->refuse(gone);
     dropped.append(dispatcher_->take_queued_calls());
   }

@@ -53,6 +53,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// True in a forked copy of the program. Nothing is sent to workers of the original.
   bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
+  /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
+  /// and to be used under the registry's lock.
+  std::optional<asio::any_io_executor> executor() const { return io_ ? std::optional(io_->executor) : std::nullopt; }
 
   // ---- the caller's side, without the mutex ----
 

@@ -164,8 +164,7 @@ class WorkerSession final : public ContextBound,
 
  private:
   struct Io {  // refers to the context
-    explicit Io(const asio::any_io_executor& ex);
-    asio::any_io_executor executor;
+    explicit Io(const asio::any_io_executor& executor);
     asio::any_io_executor work;  // the context does not run out of work while the process lives
     asio::steady_timer start_timer;
     asio::steady_timer exit_timer;  // it should have exited by then
@@ -254,8 +253,7 @@ class WorkerSession final : public ContextBound,
   Handshake handshake_;
   StatusRequests status_;
   std::shared_ptr<ChildProcess> child_;
-  std::unique_ptr<Io> io_;                       // while the process lives and the context does
-  asio::any_io_executor executor_before_start_;  // moved into io_ at the start
+  std::unique_ptr<Io> io_;  // while the process lives and the context does
   bool context_destroyed_ = false;
   bool greeted_ = false;        // HELLO has come
   bool exit_expected_ = false;  // exit_timer runs

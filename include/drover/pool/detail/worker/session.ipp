@@ -14,11 +14,10 @@
 /// Start and stop. Messages are in session_messages.ipp, the exit in session_exit.ipp.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline WorkerSession::Io::Io(const asio::any_io_executor& ex)
-    : executor(ex),
-      work(asio::prefer(ex, asio::execution::outstanding_work.tracked)),
-      start_timer(ex),
-      exit_timer(ex) {}
+inline WorkerSession::Io::Io(const asio::any_io_executor& executor)
+    : work(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
+      start_timer(executor),
+      exit_timer(executor) {}
 
 inline WorkerSession::WorkerSession(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher,
                                     std::shared_ptr<EventSink> events, std::shared_ptr<ContextStrand> to_executor,
@@ -43,12 +42,10 @@ inline std::shared_ptr<WorkerSession> WorkerSession::create(const asio::any_io_e
                                                            ContextStrand::create(executor), mode));
   const auto& registry = session->dispatcher_->registry();
   const auto registry_lock = registry->lock();
-  if (registry->closed()) {
+  if (registry->closed())
     session->context_destroyed_ = true;
-  } else {
-    session->executor_before_start_ = executor;
+  else
     registry->add(session);
-  }
   return session;
 }
 
@@ -157,9 +154,9 @@ inline void WorkerSession::connect(UniqueFd control, UniqueFd data, Timeout time
   const auto registry_lock = registry->lock();
   control_.open(std::move(control));
   data_.open(std::move(data), std::max(options_.max_message_size, least_max_body));
-  if (registry->closed()) return;
-  io_ = std::make_unique<Io>(executor_before_start_);
-  executor_before_start_ = {};
+  const auto executor = dispatcher_->executor();
+  if (!executor || registry->closed()) return;
+  io_ = std::make_unique<Io>(*executor);
   start_by_ = deadline_after(Clock::now(), timeout);
   if (start_by_) {
     io_->start_timer.expires_at(*start_by_);
@@ -168,8 +165,8 @@ inline void WorkerSession::connect(UniqueFd control, UniqueFd data, Timeout time
       if (session) session->start_timed_out();
     });
   }
-  data_.attach(io_->executor);  // now, so that a failure is one of the start
-  control_.watch(io_->executor);
+  data_.attach(*executor);  // now, so that a failure is one of the start
+  control_.watch(*executor);
 }
 
 inline void WorkerSession::start_timed_out() {

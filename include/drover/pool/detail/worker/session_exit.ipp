@@ -228,7 +228,6 @@ inline void WorkerSession::detach(const Cause& gone) noexcept {
   {
     const auto held = lock();
     context_destroyed_ = true;
-    executor_before_start_ = {};
     const bool starting = lifecycle_.state() != State::created && !lifecycle_.was_ready() && !lifecycle_.has_exited();
     actions = lifecycle_.detached(Clock::now());
     data_.take_calls(false);
