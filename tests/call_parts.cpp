@@ -318,6 +318,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   std::unique_lock<std::mutex> lock() const override { return {}; }
   std::unique_lock<std::mutex> lock_context() const override { return {}; }
   std::shared_ptr<void> keep_alive() override { return nullptr; }
+  bool foreign() const noexcept override { return false; }
   void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
   void peer_failed(std::exception_ptr) override { ++failures; }
   void run_completions() override {}
@@ -325,7 +326,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   void send_cancel(std::uint64_t) override {}
   void kill_worker() override {}
   void read_results(int) override {}
-  void result(const std::shared_ptr<Call>& call, const drover::detail::Frame&) override { link.release_slot(*call); }
+  void result(const std::shared_ptr<Call>& call, drover::detail::Outcome) override { link.release_slot(*call); }
   void data_closed() override {}
   void data_broken() override {}
 

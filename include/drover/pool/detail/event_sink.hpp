@@ -22,37 +22,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Memory for events about `worker`, allocated before they happen: no event is lost where memory is short. Any thread.
-class EventReserve {
- public:
-  explicit EventReserve(std::string worker) : worker_(std::move(worker)) {}
-
-  void grow_to(std::size_t count) {
-    const std::lock_guard held(mutex_);
-    while (events_.size() < count) events_.splice(events_.end(), fresh());
-  }
-
-  /// One event that names the worker. Throws std::bad_alloc only if the reserve is used up.
-  std::list<Event> take() {
-    std::list<Event> one;
-    const std::lock_guard held(mutex_);
-    if (events_.empty()) return fresh();
-    one.splice(one.begin(), events_, events_.begin());
-    return one;
-  }
-
- private:
-  std::list<Event> fresh() const {
-    std::list<Event> one(1);
-    one.front().worker = worker_;
-    return one;
-  }
-
-  const std::string worker_;
-  std::mutex mutex_;
-  std::list<Event> events_;
-};
-
 /// Calls the user's on_event for each event, in order, on the executor of the worker or the pool. report() may be
 /// called under locks and on any thread: it does not touch the handler.
 class EventSink : public std::enable_shared_from_this<EventSink> {

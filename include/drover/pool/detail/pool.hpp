@@ -16,6 +16,7 @@
 #include <drover/detail/run_signals.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
+#include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
@@ -72,8 +73,7 @@ class PoolImpl final : public ContextBound,
   PoolImpl(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
         dispatcher_(std::move(dispatcher)),
-        events_(std::move(events)),
-        event_reserve_(options_.worker.name) {}
+        events_(std::move(events), options_.worker.name) {}
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
@@ -105,8 +105,7 @@ class PoolImpl final : public ContextBound,
   const unsigned epoch_ = ReaperThread::epoch();
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::shared_ptr<EventSink> events_;  // null without on_event
-  EventReserve event_reserve_;
+  EventSource events_;
 
   std::vector<Slot> slots_;
   std::vector<std::shared_ptr<WorkerSession>> retired_;  // that have a successor in their slot, until they are over

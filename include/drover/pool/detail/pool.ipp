@@ -25,10 +25,10 @@ inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& e
 
 inline std::shared_ptr<WorkerSession> PoolImpl::make_worker(std::size_t slot) {
   constexpr std::size_t events_per_replacement = 3;  // gave_up, restarting, recovered
-  if (events_) event_reserve_.grow_to(events_per_replacement * options_.size);
+  events_.reserve(events_per_replacement * options_.size);
   const auto executor = dispatcher_->executor();
   if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
-  auto session = WorkerSession::create(*executor, options_.worker, dispatcher_, events_,
+  auto session = WorkerSession::create(*executor, options_.worker, dispatcher_, events_.sink(),
                                        {.takes_calls = true, .owns_dispatcher = false});
   session->supervise(weak_from_this(), slot);
   return session;
@@ -275,11 +275,7 @@ inline PoolStats PoolImpl::stats() const {
 }
 
 inline void PoolImpl::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
-  if (!events_) return;
-  auto event = event_reserve_.take();
-  event.front().kind = kind;
-  event.front().exit = exit;
-  events_->report(std::move(event));
+  events_.emit(kind, 0, [&](Event& event) { event.exit = exit; });
 }
 
 }}}  // namespace drover::v1::detail

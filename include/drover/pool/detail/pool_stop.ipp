@@ -113,7 +113,7 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
 }
 
 inline void PoolImpl::abandon() noexcept {
-  if (events_) events_->close();
+  if (events_.sink()) events_.sink()->close();
   detach(aborted);
   // Nobody changes the slots any more. They are not copied, because there may be no memory for that.
   for (const Slot& slot : slots_) slot.session->owner_destroyed();

@@ -1,13 +1,17 @@
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <new>
 #include <optional>
 #include <span>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <system_error>
 #include <utility>
 
@@ -15,26 +19,31 @@
 
 #include <drover/error.hpp>
 #include <drover/os/fd.hpp>
+#include <drover/pool/detail/worker/handshake.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
+#include <drover/pool/detail/worker/status_requests.hpp>
+#include <drover/pool/detail/worker/worker_errors.hpp>
+#include <drover/pool/options.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The control socket of one worker, from the parent's side: STOP, CANCEL and STATUS go out, HELLO, DRAINING and the
-/// replies come in. Every error either is retried or is reported to the listener. Guarded by the dispatcher's mutex.
+/// replies come in. Keeps the callers of status(). Every error either is retried or is reported to the listener.
+/// Guarded by the dispatcher's mutex.
 class ControlLink {
  public:
   class Listener {
    public:
-    /// Receives once: by Channel::receive(), or by a Handshake as long as HELLO has not come.
-    virtual Channel::Received receive_control(Channel& channel, bool& short_of_memory) = 0;
-    /// Throws Error if it does not belong here.
-    virtual void control_frame(const Frame& frame) = 0;
+    /// HELLO of a worker of this version. False if it comes too late. Throws Error if it is malformed.
+    virtual bool hello(const Frame& frame) = 0;
+    /// STOP_REPLY. False if no STOP was sent.
+    virtual bool stop_acknowledged() = 0;
+    /// DRAINING. `last_begun`: the last call that the worker has begun, or nothing_begun_yet.
+    virtual void draining(std::uint64_t last_begun) = 0;
     /// The worker has closed the socket. `mid_frame`: in the middle of a frame.
     virtual void control_closed(bool mid_frame) = 0;
-    /// Nothing more can be read from it, because what came makes no sense.
-    virtual void replies_lost(const std::exception_ptr& failure) = 0;
     /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
     virtual void control_broken() = 0;
 
@@ -42,10 +51,13 @@ class ControlLink {
     ~Listener() = default;
   };
 
-  ControlLink(LinkOwner& owner, Listener& listener) noexcept : owner_(owner), listener_(listener) {}
+  ControlLink(LinkOwner& owner, Listener& listener, const WorkerErrors& errors) noexcept
+      : owner_(owner), listener_(listener), errors_(errors) {}
 
-  void open(UniqueFd socket) {
+  /// `child`: the process that was spawned with the other end.
+  void open(UniqueFd socket, pid_t child) {
     constexpr std::size_t buffer = 4096;  // its frames are small
+    child_ = child;
     channel_.emplace(std::move(socket), max_control_body, buffer);
     channel_->distrust();
   }
@@ -64,14 +76,20 @@ class ControlLink {
   /// Should the program have closed the socket, its number may be another file's.
   bool is_intact() const noexcept { return channel_ && channel_->is_intact(); }
 
-  void send(const FrameHeader& header, std::span<const std::byte> body = {}) {
-    if (!channel_ || !watch_) return;
-    try {
-      channel_->queue(header, body);
-    } catch (const std::bad_alloc&) {
-      return lost(std::make_error_code(std::errc::not_enough_memory));
-    }
-    flush();
+  const Handshake& handshake() const noexcept { return handshake_; }
+
+  /// `last_call`: the last call that was sent to it.
+  void send_stop(const StopBody& body, std::uint64_t last_call) { send(FrameType::stop, last_call, encode_body(body)); }
+  void send_cancel(std::uint64_t call) { send(FrameType::cancel, call); }
+
+  /// Asks for the worker's status, for this caller too.
+  void ask_status(const std::shared_ptr<StatusWaiter>& waiter) {
+    if (status_.add(waiter)) send(FrameType::status, status_.begin());
+  }
+  bool owes_status() const noexcept { return !status_.empty(); }
+  /// All callers of status() fail.
+  void fail_status(const Cause& cause) {
+    status_.fail([&] { return failure_of(cause); });
   }
 
   /// Finds out whether the worker has stopped reading: the kernel tells that only to those who write.
@@ -88,8 +106,8 @@ class ControlLink {
     try {
       for (; times > 0; --times) {
         bool short_of_memory = false;
-        const auto received = listener_.receive_control(*channel_, short_of_memory);
-        while (const auto frame = channel_->next()) listener_.control_frame(*frame);
+        const auto received = receive(short_of_memory);
+        while (const auto frame = channel_->next()) handle(*frame);
         if (short_of_memory) return await_memory();
         if (received == Channel::Received::nothing_yet) return;
         if (received == Channel::Received::closed) {
@@ -108,9 +126,62 @@ class ControlLink {
   }
 
  private:
+  /// Up to its HELLO the sender is checked.
+  Channel::Received receive(bool& short_of_memory) {
+    if (!accepted_) return handshake_.receive(*channel_, errors_, child_, short_of_memory);
+    const auto received = channel_->receive();
+    short_of_memory = channel_->short_of_memory();
+    return received;
+  }
+  void handle(const Frame& frame) {
+    if (frame.header.type == FrameType::hello) {
+      if (std::exchange(greeted_, true)) throw errors_.error(Errc::protocol_error, "sent HELLO twice");
+      Handshake::check_version(frame.header, errors_);
+      accepted_ = listener_.hello(frame);
+      return;
+    }
+    if (!greeted_) Handshake::check_version({}, errors_);  // throws
+    if (!accepted_) return;
+    if (!belongs_here(frame))
+      throw errors_.error(Errc::protocol_error, "sent a message that does not belong on the control socket");
+  }
+  bool belongs_here(const Frame& frame) {
+    switch (frame.header.type) {
+      case FrameType::stop_reply: return decode_body<StopReply>(frame.body) && listener_.stop_acknowledged();
+      case FrameType::status_reply: return status_replied(frame);
+      case FrameType::draining:
+        if (!frame.body.empty()) return false;
+        listener_.draining(frame.header.id);
+        return true;
+      default: return false;
+    }
+  }
+  bool status_replied(const Frame& frame) {
+    const auto body = decode_body<StatusReply>(frame.body);
+    if (!body) return false;
+    const WorkerStatus status{.in_flight = static_cast<std::size_t>(body->in_flight),
+                              .idle_for = std::chrono::nanoseconds(std::max<std::int64_t>(body->idle_ns, 0)),
+                              .served = body->served};
+    if (!status_.answer(frame.header.id, status)) return false;
+    if (status_.wants_another()) send(FrameType::status, status_.begin());
+    return true;
+  }
+
+  void send(FrameType type, std::uint64_t id, std::span<const std::byte> body = {}) {
+    if (!channel_ || !watch_ || owner_.foreign()) return;
+    FrameHeader header;
+    header.type = type;
+    header.id = id;
+    try {
+      channel_->queue(header, body);
+    } catch (const std::bad_alloc&) {
+      return lost(std::make_error_code(std::errc::not_enough_memory));
+    }
+    flush();
+  }
   void nonsense(const std::exception_ptr& failure) {
     ended_ = true;
-    listener_.replies_lost(failure);
+    if (accepted_) fail_status([failure] { return failure; });
     owner_.peer_failed(failure);
   }
   void flush() {
@@ -165,6 +236,12 @@ class ControlLink {
 
   LinkOwner& owner_;
   Listener& listener_;
+  const WorkerErrors& errors_;
+  Handshake handshake_;
+  StatusRequests status_;
+  pid_t child_ = 0;
+  bool greeted_ = false;   // HELLO has come
+  bool accepted_ = false;  // and it came in time
   std::optional<Channel> channel_;
   std::unique_ptr<SocketWatch> watch_;  // empty before the context is known, and once it is destroyed
   bool ended_ = false;                  // nothing more can be read

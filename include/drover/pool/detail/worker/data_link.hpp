@@ -19,6 +19,7 @@
 #include <drover/pool/detail/worker/call_slots.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/channel.hpp>
+#include <drover/wire/codec.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -35,8 +36,8 @@ class DataLink {
     virtual void kill_worker() = 0;
     /// Reads results by DataLink::read(). Dispatcher::run_completions() has to follow.
     virtual void read_results(int times) = 0;
-    /// The RESULT of a call in flight. Throws Error if it makes no sense.
-    virtual void result(const std::shared_ptr<Call>& call, const Frame& frame) = 0;
+    /// The RESULT of a call in flight. `outcome` borrows from reader().
+    virtual void result(const std::shared_ptr<Call>& call, Outcome outcome) = 0;
     /// The worker has closed the socket.
     virtual void data_closed() = 0;
     /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
@@ -132,7 +133,7 @@ class DataLink {
       Channel::Received received{};
       do {
         received = channel_->receive();
-        while (const auto frame = channel_->next()) listener_.result(find(frame->header), *frame);
+        while (const auto frame = channel_->next()) listener_.result(find(frame->header), outcome_of(*frame));
       } while (--times > 0 && received == Channel::Received::some);
       if (received == Channel::Received::closed) return listener_.data_closed();
       if (channel_->short_of_memory()) return await_memory();
@@ -163,6 +164,16 @@ class DataLink {
                   listener_.describe() + " sent a result for unknown call " + std::to_string(header.id));
     worker_core_ = header.core;
     return call;
+  }
+
+  Outcome outcome_of(const Frame& frame) const {
+    Outcome outcome{nullptr, static_cast<ResultStatus>(frame.header.status), frame.body};
+    try {
+      if (outcome.status != ResultStatus::ok) outcome.failure = refusal_of(outcome);
+    } catch (const DecodeError& error) {
+      throw Error(Errc::protocol_error, listener_.describe() + " sent a malformed result: " + error.what());
+    }
+    return outcome;
   }
 
   void await_readable() {

@@ -10,6 +10,7 @@
 #include <drover/error.hpp>
 #include <drover/os/credentials.hpp>
 #include <drover/os/detail/lineage.hpp>
+#include <drover/pool/detail/worker/worker_errors.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
@@ -22,20 +23,19 @@ class Handshake {
   /// Receives once, and makes sure that the sender is the process `child` or descends from it: a wrapper may fork
   /// before it executes the worker. `short_of_memory`: the kernel had none. Throws Error with protocol_error for a
   /// stranger or for descriptors, and std::system_error.
-  Channel::Received receive(Channel& channel, const std::string& worker, pid_t child, bool& short_of_memory) {
+  Channel::Received receive(Channel& channel, const WorkerErrors& worker, pid_t child, bool& short_of_memory) {
     using Received = Channel::Received;
     short_of_memory = false;
     if (!channel.is_intact()) throw_errno("the program has closed a socket", EBADF);
     try {
       const auto received = receive_with_credentials(channel.fd(), channel.reader().prepare());
-      if (received.descriptors)
-        throw Error(Errc::protocol_error, "worker '" + worker + "' sent descriptors with its HELLO");
+      if (received.descriptors) throw worker.error(Errc::protocol_error, "sent descriptors with its HELLO");
       if (received.bytes == 0) return Received::closed;
       const pid_t sender = received.sender.value_or(0);
       if (sender != child && !descends_from(sender, child))
-        throw Error(Errc::protocol_error, "process " + std::to_string(sender) +
-                                              " wrote to the control socket of worker '" + worker +
-                                              "', but does not descend from its process " + std::to_string(child));
+        throw Error(Errc::protocol_error, "process " + std::to_string(sender) + " wrote to the control socket of " +
+                                              worker.worker() + ", but does not descend from its process " +
+                                              std::to_string(child));
       sender_ = sender;
       channel.reader().commit(received.bytes);
       return Received::some;
@@ -54,15 +54,15 @@ class Handshake {
   std::optional<pid_t> sender() const noexcept { return sender_; }
 
   /// Throws Error if HELLO is not one of a worker of this version.
-  static void check_version(const FrameHeader& hello, const std::string& worker) {
+  static void check_version(const FrameHeader& hello, const WorkerErrors& worker) {
     const auto version = hello_version(hello.id);
     if (!version)
-      throw Error(Errc::protocol_error, "the first message of worker '" + worker +
-                                            "' is not a drover HELLO; is the program a drover worker?");
+      throw Error(Errc::protocol_error, "the first message of " + worker.worker() +
+                                            " is not a drover HELLO; is the program a drover worker?");
     if (*version != protocol_version)
-      throw Error(Errc::version_mismatch, "worker '" + worker + "' speaks version " + std::to_string(*version) +
-                                              " of the protocol, this program speaks " +
-                                              std::to_string(protocol_version) + "; build both with the same drover");
+      throw worker.error(Errc::version_mismatch,
+                         "speaks version " + std::to_string(*version) + " of the protocol, this program speaks " +
+                             std::to_string(protocol_version) + "; build both with the same drover");
   }
 
   /// Throws Error with protocol_error if the HELLO is malformed.

@@ -21,11 +21,13 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
+#include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/worker/control_link.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
-#include <drover/pool/detail/worker/handshake.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
+#include <drover/pool/detail/worker/stop_account.hpp>
+#include <drover/pool/detail/worker/worker_errors.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -143,7 +145,10 @@ class WorkerSession final : public ContextBound,
     const auto held = lock();
     return metadata_ ? metadata_ : not_yet;
   }
-  StopReport stop_report() const;
+  StopReport stop_report() const {
+    const auto held = lock();
+    return stop_account_.report(lifecycle_, child_.get());
+  }
   /// Null if it has started. For the one who throws it, on whatever thread: nobody else holds on to it.
   std::exception_ptr take_start_failure() {
     const auto held = lock();
@@ -151,14 +156,14 @@ class WorkerSession final : public ContextBound,
   }
   Deadline start_by() const noexcept { return start_by_; }
   const WorkerOptions& options() const noexcept { return options_; }
-  const std::shared_ptr<EventSink>& events() const noexcept { return events_; }
+  const std::shared_ptr<EventSink>& events() const noexcept { return events_.sink(); }
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
   /// Set when it is ready, or has failed and exited.
   const std::shared_ptr<AsyncEvent>& started() const noexcept { return started_; }
   /// Set when nothing is left of it and every call has been completed, or it has not been started.
   const std::shared_ptr<AsyncEvent>& finished() const noexcept { return finished_; }
   /// In a forked copy of the program: nothing here is ours.
-  bool foreign() const noexcept { return dispatcher_->foreign(); }
+  bool foreign() const noexcept override { return dispatcher_->foreign(); }
 
   std::unique_lock<std::mutex> lock() const override { return dispatcher_->lock(); }
 
@@ -180,17 +185,17 @@ class WorkerSession final : public ContextBound,
   inline void peer_failed(std::exception_ptr failure) override;
   inline void run_completions() override;
   // ControlLink::Listener
-  inline Channel::Received receive_control(Channel& channel, bool& short_of_memory) override;
-  inline void control_frame(const Frame& frame) override;
+  inline bool hello(const Frame& frame) override;
+  inline bool stop_acknowledged() override;
+  inline void draining(std::uint64_t last_begun) override;
   inline void control_closed(bool mid_frame) override;
-  inline void replies_lost(const std::exception_ptr& failure) override;
   inline void control_broken() override;
   // DataLink::Listener
-  inline std::string describe() const override;
-  inline void send_cancel(std::uint64_t call) override;
+  std::string describe() const override { return errors_.worker(child_.get()); }
+  void send_cancel(std::uint64_t call) override { control_.send_cancel(call); }
   inline void kill_worker() override;
   inline void read_results(int times) override;
-  inline void result(const std::shared_ptr<Call>& call, const Frame& frame) override;
+  inline void result(const std::shared_ptr<Call>& call, Outcome outcome) override;
   inline void data_closed() override;
   inline void data_broken() override;
   // ContextBound
@@ -200,28 +205,18 @@ class WorkerSession final : public ContextBound,
   void carry_out(const WorkerLifecycle::Actions& actions);
   bool child_runs() const { return !child_ || child_->running(); }
   void connect(UniqueFd control, UniqueFd data, Timeout timeout);
+  void start_deadline();
   void open_calls();
   void fail_start(std::exception_ptr failure);
   void give_up(std::exception_ptr failure);
-  void expect_exit(std::exception_ptr otherwise);
-  void hello(const Frame& frame);
+  void expect_exit(Error otherwise);
   void send_stop();
-  void send_status_request();
   void end_calls(CallQueue& ended);
   CallQueue take_queued() noexcept;
-  void record_exit(const ReapReport& reaped);
-  std::exception_ptr no_control_socket() const;
-  std::exception_ptr never_ready(const ReapReport& reaped) const;
-  Cause exit_cause() const;
-  std::string stop_remark() const;
-  template <class Fill>
-  void emit(Event::Kind kind, Fill fill) {
-    emit_of(child_ ? child_->pid() : 0, kind, std::move(fill));
-  }
-  void emit(Event::Kind kind) {
-    emit(kind, [](Event&) {});
-  }
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt);
   void close_links() noexcept;
+  template <class Then>
+  void after(asio::steady_timer& timer, Clock::time_point at, Then then);
 
   // Without.
   void complete(const WorkerLifecycle::Actions& actions);
@@ -229,8 +224,6 @@ class WorkerSession final : public ContextBound,
   void change(Decide decide);
   void on_child_event(const ChildEvent& event);
   void process_exit_later();
-  template <class Fill>
-  void emit_of(pid_t pid, Event::Kind kind, Fill fill);
   void calls_answered();
   void group_over();
   void detach(const Cause& gone) noexcept;
@@ -241,8 +234,8 @@ class WorkerSession final : public ContextBound,
   const WorkerOptions options_;
   const Mode mode_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::shared_ptr<EventSink> events_;  // null without on_event
-  EventReserve event_reserve_;
+  const WorkerErrors errors_;
+  EventSource events_;
   const std::shared_ptr<ContextStrand> to_executor_;  // for the reaper thread
   std::weak_ptr<Supervision> supervision_;
   std::size_t slot_ = 0;
@@ -250,18 +243,15 @@ class WorkerSession final : public ContextBound,
   WorkerLifecycle lifecycle_;
   ControlLink control_;
   DataLink data_;
-  Handshake handshake_;
-  StatusRequests status_;
   std::shared_ptr<ChildProcess> child_;
   std::unique_ptr<Io> io_;  // while the process lives and the context does
   bool context_destroyed_ = false;
-  bool greeted_ = false;        // HELLO has come
   bool exit_expected_ = false;  // exit_timer runs
   bool answered_a_call_ = false;
   bool exit_was_expected_ = false;
   Deadline start_by_;
   std::optional<WorkerMetadata> metadata_;
-  StopReport report_;                 // counts, as far as they are known
+  StopAccount stop_account_;
   std::exception_ptr start_failure_;  // until it is thrown
   std::exception_ptr failure_;        // why it was given up
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();

@@ -25,13 +25,13 @@ inline WorkerSession::WorkerSession(WorkerOptions options, std::shared_ptr<Dispa
     : options_(std::move(options)),
       mode_(mode),
       dispatcher_(std::move(dispatcher)),
-      events_(std::move(events)),
-      event_reserve_(options_.name),
+      errors_(options_),
+      events_(std::move(events), options_.name),
       to_executor_(std::move(to_executor)),
       lifecycle_({.stop_margin = options_.stop_margin, .shutdown_grace = options_.shutdown_grace}),
-      control_(*this, *this),
+      control_(*this, *this, errors_),
       data_(*this, *this, options_.max_in_flight) {
-  if (events_) event_reserve_.grow_to(most_events);
+  events_.reserve(most_events);
 }
 
 inline std::shared_ptr<WorkerSession> WorkerSession::create(const asio::any_io_executor& executor,
@@ -58,16 +58,12 @@ inline void WorkerSession::carry_out(const WorkerLifecycle::Actions& actions) {
   if (actions.close_calls) data_.take_calls(false);
   if (actions.report_stopping) emit(Event::Kind::stopping);
   if (actions.begin_stop && mode_.owns_dispatcher)
-    dispatcher_->refuse([what = "worker '" + options_.name + "' is being stopped"] {
+    dispatcher_->refuse([what = errors_.worker() + " is being stopped"] {
       return std::make_exception_ptr(Error(Errc::stopping, what));
     });
   if (actions.send_stop) send_stop();
   if (actions.reap_by && child_) child_->reap_by(*actions.reap_by, options_.term_grace);
-  if (actions.complete_end && child_)
-    emit(Event::Kind::reaped, [this](Event& event) {
-      event.exit = child_->exit_status();
-      event.expected = exit_was_expected_;
-    });
+  if (actions.complete_end && child_) emit(Event::Kind::reaped, child_->exit_status());
 }
 
 /// The rest of it, without the mutex: a coroutine that is resumed, or destroyed, may own the worker.
@@ -152,32 +148,38 @@ inline void WorkerSession::spawn(Timeout timeout) {
 inline void WorkerSession::connect(UniqueFd control, UniqueFd data, Timeout timeout) {
   const auto& registry = dispatcher_->registry();
   const auto registry_lock = registry->lock();
-  control_.open(std::move(control));
+  control_.open(std::move(control), child_->pid());
   data_.open(std::move(data), std::max(options_.max_message_size, least_max_body));
   const auto executor = dispatcher_->executor();
   if (!executor || registry->closed()) return;
   io_ = std::make_unique<Io>(*executor);
   start_by_ = deadline_after(Clock::now(), timeout);
-  if (start_by_) {
-    io_->start_timer.expires_at(*start_by_);
-    io_->start_timer.async_wait([weak = weak_from_this()](std::error_code ec) {
-      const auto session = ec ? nullptr : weak.lock();
-      if (session) session->start_timed_out();
-    });
-  }
+  if (start_by_) after(io_->start_timer, *start_by_, [](WorkerSession& session) { session.start_deadline(); });
   data_.attach(*executor);  // now, so that a failure is one of the start
   control_.watch(*executor);
 }
 
+/// Calls `then` with this session, under the mutex, unless the timer is cancelled or set anew.
+template <class Then>
+void WorkerSession::after(asio::steady_timer& timer, Clock::time_point at, Then then) {
+  timer.expires_at(at);
+  timer.async_wait([weak = weak_from_this(), then = std::move(then)](std::error_code ec) {
+    const auto session = ec ? nullptr : weak.lock();
+    if (!session) return;
+    const auto held = session->lock();
+    then(*session);
+  });
+}
+
 inline void WorkerSession::start_timed_out() {
   const auto held = lock();
+  start_deadline();
+}
+
+inline void WorkerSession::start_deadline() {
   if (!lifecycle_.awaits_hello()) return;
   control_.read(16);  // before it is declared late: this process may have been the one that slept
-  if (!lifecycle_.awaits_hello()) return;
-  fail_start(std::make_exception_ptr(Error(
-      Errc::start_timeout, "worker '" + options_.name + "' (" + options_.command.program.string() +
-                               ") was not ready in time" +
-                               (child_->stopped() ? stop_remark() : "; does its main() reach drover::serve()?"))));
+  if (lifecycle_.awaits_hello()) fail_start(std::make_exception_ptr(errors_.late_start(*child_)));
 }
 
 inline void WorkerSession::fail_start(std::exception_ptr failure) {
@@ -186,10 +188,9 @@ inline void WorkerSession::fail_start(std::exception_ptr failure) {
   carry_out(lifecycle_.start_failed(Clock::now()));
 }
 
-inline void WorkerSession::hello(const Frame& frame) {
-  Handshake::check_version(frame.header, options_.name);
-  if (!lifecycle_.awaits_hello()) return;
-  metadata_ = handshake_.metadata(frame, options_, child_->pid());
+inline bool WorkerSession::hello(const Frame& frame) {
+  if (!lifecycle_.awaits_hello()) return false;  // it was asked to end before it was ready
+  metadata_ = control_.handshake().metadata(frame, options_, child_->pid());
   if (io_) io_->start_timer.cancel();
   const auto actions = lifecycle_.hello();
   try {
@@ -199,6 +200,7 @@ inline void WorkerSession::hello(const Frame& frame) {
     throw;
   }
   complete(actions);  // under the mutex, but on the worker's own context
+  return true;
 }
 
 inline void WorkerSession::open_calls() {
@@ -222,10 +224,7 @@ inline bool WorkerSession::stop(Timeout grace) {
     started = lifecycle_.state() != State::created;
     const bool first = !lifecycle_.stop_request().begun();
     const auto actions = lifecycle_.stop(Clock::now(), grace, child_runs());
-    if (first && child_ && lifecycle_.stop_request().came_after_exit()) {
-      report_.rpc = lifecycle_.stop_request().result(lifecycle_.was_ready(), false);
-      report_.terminated = report_.killed = false;
-    }
+    if (first && child_ && lifecycle_.stop_request().came_after_exit()) stop_account_.stopped_after_exit(lifecycle_);
     return actions;
   });
   return started;
@@ -265,10 +264,7 @@ inline void WorkerSession::send_stop() {
   // One whose stop was cut short still has the time between SIGTERM and SIGKILL, for its calls to clean up.
   const Deadline end_by = stop.end_by();
   body.end_by = nanoseconds(end_by && stop.was_cut_short() ? deadline_after(*end_by, options_.term_grace) : end_by);
-  FrameHeader header;
-  header.type = FrameType::stop;
-  header.id = data_.slots().last_id();
-  if (!foreign()) control_.send(header, encode_body(body));
+  control_.send_stop(body, data_.slots().last_id());
 }
 
 // ---- status ---------------------------------------------------------------------------------------------------------
@@ -276,45 +272,26 @@ inline void WorkerSession::send_stop() {
 inline void WorkerSession::ask_status(const std::shared_ptr<StatusWaiter>& waiter) {
   const auto held = lock();
   const StopRequest& stop = lifecycle_.stop_request();
-  if (lifecycle_.serves() && control_.is_open()) {
-    if (status_.add(waiter)) send_status_request();
-  } else if (lifecycle_.serves() && !stop.begun()) {
-    std::rethrow_exception(no_control_socket());
-  } else if (lifecycle_.has_exited() && child_ && (!stop.begun() || (stop.came_late() && !stop.came_after_exit()))) {
-    std::rethrow_exception(exit_cause()());
-  } else {
-    throw Error(Errc::not_running, "worker '" + options_.name + "' is not running");
-  }
+  if (lifecycle_.serves() && control_.is_open()) return control_.ask_status(waiter);
+  if (lifecycle_.serves() && !stop.begun()) throw errors_.no_control_socket();
+  if (lifecycle_.has_exited() && child_ && (!stop.begun() || (stop.came_late() && !stop.came_after_exit())))
+    std::rethrow_exception(errors_.exited(*child_)());
+  throw errors_.error(Errc::not_running, "is not running");
 }
 
 inline void WorkerSession::end_status(const std::shared_ptr<StatusWaiter>& waiter) {
   const auto held = lock();
-  waiter->end_with(std::make_exception_ptr(Error(
-      Errc::deadline_exceeded, "worker '" + options_.name + "' did not answer status() in time" + stop_remark())));
+  waiter->end_with(std::make_exception_ptr(errors_.late_status(child_.get())));
   control_.probe();
 }
 
-inline void WorkerSession::send_status_request() {
-  FrameHeader header;
-  header.type = FrameType::status;
-  header.id = status_.begin();
-  if (!foreign()) control_.send(header);
-}
+// ---- events ---------------------------------------------------------------------------------------------------------
 
-/// For the text of an error about a worker that does not answer.
-inline std::string WorkerSession::stop_remark() const {
-  const auto signo = child_ ? child_->stopped() : std::nullopt;
-  return signo ? "; its process is stopped by " + signal_name(*signo) : std::string();
-}
-
-template <class Fill>
-void WorkerSession::emit_of(pid_t pid, Event::Kind kind, Fill fill) {
-  if (!events_) return;
-  auto event = event_reserve_.take();
-  event.front().kind = kind;
-  event.front().pid = pid;
-  fill(event.front());
-  events_->report(std::move(event));
+inline void WorkerSession::emit(Event::Kind kind, std::optional<ExitStatus> exit) {
+  events_.emit(kind, child_ ? child_->pid() : 0, [&](Event& event) {
+    event.exit = exit;
+    event.expected = exit && exit_was_expected_;
+  });
 }
 
 }}}  // namespace drover::v1::detail

@@ -31,7 +31,7 @@ inline void WorkerSession::on_child_event(const ChildEvent& event) {
   } else if (event.kind == ChildEvent::Kind::group_over) {
     to_executor_->post([self = shared_from_this()] { self->group_over(); });
   } else {
-    emit_of(event.pid, reported_kind(event.kind), [&](Event& reported) {
+    events_.emit(reported_kind(event.kind), event.pid, [&](Event& reported) {
       reported.at = event.at;
       if (event.kind == ChildEvent::Kind::stopped) reported.stopped_by = event.signo;
     });
@@ -66,21 +66,21 @@ inline void WorkerSession::process_exit(bool on_executor) {
     data_.take_calls(false);
     if (lifecycle_.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());
     // Everything that may need memory comes before the first change, so that all of it can be tried again.
-    const Cause exited = exit_cause();
+    const Cause exited = errors_.exited(*child_);
     cause = exited;
     if (failure_) cause = [failure = failure_] { return failure; };
     Cause refusal = cause;
     const ReapReport reaped = child_->report();
-    if (!lifecycle_.was_ready() && !start_failure_) start_failure_ = never_ready(reaped);
+    if (!lifecycle_.was_ready() && !start_failure_)
+      start_failure_ =
+          lifecycle_.stop_request().begun() ? aborted() : std::make_exception_ptr(errors_.never_ready(reaped));
     carry_out(lifecycle_.exited());
-    record_exit(reaped);
+    exit_was_expected_ = lifecycle_.expected(reaped.exit.success());
+    stop_account_.exited(lifecycle_, reaped, data_.slots().in_flight());
     end_calls(calls);
-    status_.fail([&] { return failure_of(exited); });
+    control_.fail_status(exited);
     if (mode_.owns_dispatcher && !lifecycle_.stop_request().begun()) dispatcher_->refuse(std::move(refusal));
-    emit(Event::Kind::exited, [&](Event& event) {
-      event.exit = reaped.exit;
-      event.expected = exit_was_expected_;
-    });
+    emit(Event::Kind::exited, reaped.exit);
     calls.append(take_queued());
     dispatcher_->cancel_idle_timer();
     close_links();
@@ -95,20 +95,6 @@ inline void WorkerSession::process_exit(bool on_executor) {
     return;
   calls_answered();
   group_over();
-}
-
-inline void WorkerSession::record_exit(const ReapReport& reaped) {
-  const StopRequest& stop = lifecycle_.stop_request();
-  exit_was_expected_ = lifecycle_.expected(reaped.exit.success());
-  report_.exit = reaped.exit;
-  report_.terminated = reaped.terminated;
-  report_.killed = reaped.killed;
-  report_.lost_lines = reaped.lost_lines;
-  report_.lost_bytes = reaped.lost_bytes;
-  if (!stop.begun()) return;
-  report_.rpc = stop.result(lifecycle_.was_ready(), reaped.terminated);
-  report_.elapsed = Clock::now() - stop.begun_at();
-  report_.cancelled += data_.slots().in_flight();  // cut off
 }
 
 /// Ends the calls in flight; those in `ended` are to be completed without the mutex.
@@ -139,58 +125,6 @@ inline void WorkerSession::group_over() {
     carry_out(actions);
   }
   complete(actions);
-}
-
-inline Cause WorkerSession::exit_cause() const {
-  return [what = describe() + " ended", status = child_->exit_status()] {
-    return std::make_exception_ptr(Error(Errc::worker_exited, what, status));
-  };
-}
-
-/// Why it exited before HELLO.
-inline std::exception_ptr WorkerSession::never_ready(const ReapReport& reaped) const {
-  if (lifecycle_.stop_request().begun()) return aborted();
-  const ExitStatus& exit = reaped.exit;
-  if (reaped.terminated && exit.kind != ExitStatus::Kind::exited)
-    return std::make_exception_ptr(
-        Error(Errc::protocol_error, "worker '" + options_.name + "' (" + options_.command.program.string() +
-                                        ") closed its control socket before it was ready; does its command close "
-                                        "descriptors above 2, as wrappers do?"));
-  std::string text =
-      "worker '" + options_.name + "' (" + options_.command.program.string() + ") exited before it was ready";
-  if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_descriptors)
-    text +=
-        ": its descriptors 3 to 5 did not reach it, or it was given others in their place; a command that is a wrapper "
-        "may not close descriptors; its stderr says which are missing";
-  else if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_resources)
-    text += ": it could not get a thread, a descriptor or memory that it needs; its stderr says which";
-  else
-    text += "; does its main() reach drover::serve()?";
-  return std::make_exception_ptr(Error(Errc::start_failed, text, exit));
-}
-
-inline StopReport WorkerSession::stop_report() const {
-  const auto held = lock();
-  const StopRequest& stop = lifecycle_.stop_request();
-  StopReport report = report_;
-  if (!child_ || !child_->exit_status()) return report;
-  if (!lifecycle_.has_exited()) {  // the worker's context was destroyed first
-    const ReapReport reaped = child_->report();
-    report.exit = reaped.exit;
-    report.terminated = reaped.terminated;
-    report.killed = reaped.killed;
-    report.lost_lines = reaped.lost_lines;
-    report.lost_bytes = reaped.lost_bytes;
-    report.rpc = make_error_code(Errc::connection_lost);
-    report.elapsed = reaped.elapsed;
-  } else if (stop.begun() && !stop.came_after_exit()) {
-    const ReapReport reaped = child_->report();  // what was left of its group may have been signalled since
-    report.terminated = reaped.terminated;
-    report.killed = reaped.killed;
-    if (const auto over_at = child_->over_at(); over_at && *over_at > stop.begun_at())
-      report.elapsed = *over_at - stop.begun_at();
-  }
-  return report;
 }
 
 // ---- its context or its owner is destroyed --------------------------------------------------------------------------
@@ -237,7 +171,7 @@ inline void WorkerSession::detach(const Cause& gone) noexcept {
     calls.append(take_queued());
     if (mode_.owns_dispatcher) dispatcher_->refuse(gone);
     if (starting && !start_failure_) start_failure_ = failure_of(gone);
-    status_.fail([&] { return failure_of(gone); });
+    control_.fail_status(gone);
   }
   Dispatcher::complete_all_with_error(std::move(calls), gone);
   complete(actions);

@@ -20,6 +20,8 @@ class LinkOwner {
  public:
   /// The dispatcher's mutex, which guards the links.
   virtual std::unique_lock<std::mutex> lock() const = 0;
+  /// True in a forked copy of the program: nothing is sent to workers of the original.
+  virtual bool foreign() const noexcept = 0;
   /// Keeps the context from being destroyed meanwhile, so that it can be waited on from another context's thread. Not
   /// locked once it has been destroyed.
   virtual std::unique_lock<std::mutex> lock_context() const = 0;
