@@ -175,15 +175,11 @@ void orphans(benchmark::State& state, bool raw) {
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     auto [reading, writing] = bench::pipe_pair();
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, writing.get(), 3);
+    bench::FileActions actions;
+    actions.duplicate(writing.get(), 3);
     std::string program = "/proc/self/exe", role(parent_role), kind = raw ? "raw" : "drover";
     char* arguments[] = {program.data(), role.data(), kind.data(), nullptr};
-    pid_t parent = 0;
-    errno = ::posix_spawn(&parent, program.c_str(), &actions, nullptr, arguments, environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    const pid_t parent = bench::spawn_process(program.c_str(), arguments, &actions);
     writing.reset();
     std::vector<pid_t> pids(worker_count);
     const auto wanted = static_cast<ssize_t>(pids.size() * sizeof(pid_t));

@@ -1,11 +1,8 @@
 // T-1: from Process::spawn to the first byte of a tiny program. T-2: how long the caller is blocked in it.
 // Each with 10 MB and with 4 GB resident in the parent, in small pages, as a heap is that has grown bit by bit.
-#include <cstdio>
-#include <fcntl.h>
-#include <fstream>
+#include <algorithm>
 #include <memory>
 #include <string>
-#include <sys/mman.h>
 
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
@@ -18,45 +15,17 @@ using bench::Placement;
 
 constexpr std::size_t mebi = std::size_t{1} << 20;
 
-std::size_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  for (std::size_t kibi = 0; file >> name >> kibi; std::getline(file, unit))
-    if (name == "MemAvailable:") return kibi * 1024;
-  return 0;
-}
-
-/// Memory of this process that is really there.
-class Resident {
- public:
-  explicit Resident(std::size_t size) : size_(size) {
-    memory_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::system_error(errno, std::system_category(), "mmap");
-    ::madvise(memory_, size_, MADV_NOHUGEPAGE);
-    for (std::size_t at = 0; at < size_; at += 4096) static_cast<volatile char*>(memory_)[at] = 1;
-  }
-  ~Resident() { ::munmap(memory_, size_); }
-  Resident(const Resident&) = delete;
-  Resident& operator=(const Resident&) = delete;
-  std::size_t size() const noexcept { return size_; }
-
- private:
-  std::size_t size_;
-  void* memory_;
-};
-
 /// DROVER_BENCH_MEMORY_MB says what stands for 4 GB; no more than two thirds of what is free in any case.
 void resize_parent(benchmark::State& state, bool large) {
-  static std::unique_ptr<Resident> resident;
+  static std::unique_ptr<bench::ResidentMemory> resident;
   std::size_t wanted = 10 * mebi;
   if (large) {
-    const char* text = std::getenv("DROVER_BENCH_MEMORY_MB");
-    wanted = (text ? static_cast<std::size_t>(std::atoll(text)) : 4096) * mebi;
-    if (!resident || resident->size() != wanted) wanted = std::min(wanted, available_memory() / 3 * 2);
+    wanted = bench::large_parent();
+    if (!resident || resident->size() != wanted) wanted = std::min(wanted, bench::available_memory() / 3 * 2);
   }
   if (!resident || resident->size() != wanted) {
     resident.reset();
-    resident = std::make_unique<Resident>(wanted);
+    resident = std::make_unique<bench::ResidentMemory>(wanted);
   }
   state.counters["parent_mb"] = static_cast<double>(wanted / mebi);
 }
@@ -100,12 +69,9 @@ void spawn_raw(benchmark::State& state, Figure figure, bool large) {
 /// The child as drover promises it: default dispositions, nothing blocked, a group of its own, only 0, 1 and 2 open.
 pid_t spawn_clean() {
   const bench::CleanSlate slate;
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-  const pid_t pid = bench::spawn_tiny(nullptr, &actions, slate.attributes());
-  ::posix_spawn_file_actions_destroy(&actions);
-  return pid;
+  bench::FileActions actions;
+  actions.close_from(3);
+  return bench::spawn_tiny(nullptr, &actions, slate.attributes());
 }
 
 void spawn_raw_clean(benchmark::State& state, Figure figure, bool large) {

@@ -74,7 +74,7 @@ int run_loop() {
   asio::posix::stream_descriptor in(context, 0);
   char buffer[64];
   in.async_read_some(asio::buffer(buffer), [](Failure, std::size_t) {});
-  asio::post(context, [] { peers::checked(::write(2, "x", 1), "write"); });
+  asio::post(context, [] { bench::send_byte(2); });
   context.run();
   return 0;
 }

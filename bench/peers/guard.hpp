@@ -15,6 +15,8 @@
 #include <system_error>
 #include <unistd.h>
 
+#include "../support/system_call.hpp"
+
 /// Whatever happens to a benchmark, no process and no file of it stays behind. The libraries measured make no such
 /// promise, so it is kept around them, by processes that only wait while they are measured:
 ///
@@ -23,12 +25,7 @@
 ///     work    does the work, and starts processes
 namespace peers {
 
-/// -1 is an error that ends the program.
-template <class Answer>
-Answer checked(Answer answer, const char* what) {
-  if (answer == -1) throw std::system_error(errno, std::system_category(), what);
-  return answer;
-}
+using bench::checked;
 
 /// A process that gets a signal when its parent ends: for those that would not notice otherwise.
 inline void end_with_parent(pid_t parent, int signo = SIGKILL) {

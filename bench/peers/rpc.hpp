@@ -2,9 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <fcntl.h>
 #include <mutex>
-#include <spawn.h>
 
 #include "common.hpp"
 
@@ -22,24 +20,17 @@ inline std::string socket_path() { return (temporary_folder() / "socket").string
 class Server {
  public:
   Server(const std::string& peer, const std::string& path, int core) {
-    int ends[2];
-    checked(::pipe2(ends, O_CLOEXEC), "pipe2");
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    auto [reading, writing] = bench::pipe_pair();
+    bench::FileActions actions;
+    actions.duplicate(writing.get(), 1);
     std::vector<std::string> words = {
         "/proc/self/exe", "--internal", "serve", peer, path, std::to_string(core), std::to_string(::getpid())};
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
-    errno = ::posix_spawn(&pid_, words[0].c_str(), &actions, nullptr, arguments.data(), environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
-    ::close(ends[1]);
-    char byte = 0;
-    const auto got = ::read(ends[0], &byte, 1);
-    ::close(ends[0]);
-    if (got != 1) throw std::runtime_error("The server ended before it listened.");
+    pid_ = bench::spawn_process(words[0].c_str(), arguments.data(), &actions);
+    writing.reset();
+    if (!bench::receive_byte(reading.get())) throw std::runtime_error("The server ended before it listened.");
   }
   ~Server() {
     ::kill(pid_, SIGKILL);
@@ -53,7 +44,7 @@ class Server {
 };
 
 /// A server says so once it listens.
-inline void say_that_it_listens() { checked(::write(1, "x", 1), "write"); }
+inline void say_that_it_listens() { bench::send_byte(1); }
 
 /// For Roles: serve(peer, path) runs until it is killed.
 inline Role serving(std::function<void(const std::string& peer, const std::string& path)> serve) {

@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <benchmark/benchmark.h>
-#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
-#include <initializer_list>
-#include <sched.h>
 #include <string>
 #include <sys/types.h>
 #include <time.h>
-#include <unistd.h>
-#include <utility>
 #include <vector>
+
+#include "machine.hpp"
 
 /// What all the programs here have in common: where processes run, what is measured, and how it is reported.
 ///
@@ -21,11 +18,6 @@
 /// counter "value", in the figure's unit; run.py reads nothing else of it but the other counters, which cost little to
 /// know.
 namespace bench {
-
-using Clock = std::chrono::steady_clock;
-
-inline double microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
-inline double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 /// Calls of operator new on this thread so far.
 std::uint64_t allocations() noexcept;
@@ -38,40 +30,17 @@ enum class Placement {
   anywhere,   ///< either may run on both
 };
 
-/// The two cores in use: DROVER_BENCH_CORES=0,1, else the first two that are allowed. The same one twice if there is
-/// one.
-inline std::pair<int, int> cores() {
-  static const std::pair<int, int> chosen = [] {
-    if (const char* text = std::getenv("DROVER_BENCH_CORES")) {
-      char* end = nullptr;
-      const int first = static_cast<int>(std::strtol(text, &end, 10));
-      return std::pair(first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first);
-    }
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    ::sched_getaffinity(0, sizeof allowed, &allowed);
-    std::vector<int> found;
-    for (int core = 0; core < CPU_SETSIZE && found.size() < 2; ++core)
-      if (CPU_ISSET(core, &allowed)) found.push_back(core);
-    return std::pair(found.front(), found.back());
-  }();
-  return chosen;
-}
-
-inline void pin(std::initializer_list<int> where) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int core : where) CPU_SET(core, &set);
-  ::sched_setaffinity(0, sizeof set, &set);
-}
-
 inline void pin_parent(Placement placement) {
-  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
-  pin({cores().first});
+  if (placement == Placement::anywhere)
+    pin({cores().first, cores().second});
+  else
+    pin({cores().first});
 }
 inline void pin_worker(Placement placement) {
-  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
-  pin({placement == Placement::one_core ? cores().first : cores().second});
+  if (placement == Placement::anywhere)
+    pin({cores().first, cores().second});
+  else
+    pin({placement == Placement::one_core ? cores().first : cores().second});
 }
 
 /// Tells a worker that is a re-executed copy of this program where it belongs; it calls pin_as_told() first thing in
@@ -86,9 +55,8 @@ inline std::string pin_value(Placement placement) {
 inline void pin_as_told() {
   const char* told = std::getenv(pin_variable);
   if (told == nullptr) return;
-  char* end = nullptr;
-  const int first = static_cast<int>(std::strtol(told, &end, 10));
-  pin({first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first});
+  const auto [first, second] = parse_cores(told);
+  pin({first, second});
 }
 
 // What is measured ----------------------------------------------------------------------------------------------------

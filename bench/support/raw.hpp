@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cerrno>
-#include <cstddef>
-#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,7 +9,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <system_error>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -26,50 +22,10 @@
 /// The baselines: what plain system calls take for the same work. No reaping under a lock, no groups, no guarantees.
 namespace bench {
 
-/// -1 is an error that ends the benchmark.
-template <class Result>
-Result checked(Result result, const char* what) {
-  if (result == -1) throw std::system_error(errno, std::system_category(), what);
-  return result;
-}
-
-/// A descriptor that is closed.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) noexcept : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    reset();
-    fd_ = std::exchange(other.fd_, -1);
-    return *this;
-  }
-  ~Descriptor() { reset(); }
-
-  int get() const noexcept { return fd_; }
-  void reset() noexcept {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
-
 inline std::pair<Descriptor, Descriptor> stream_pair(int flags = 0) {
   int ends[2];
   checked(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0, ends), "socketpair");
   return {Descriptor(ends[0]), Descriptor(ends[1])};
-}
-inline std::pair<Descriptor, Descriptor> pipe_pair() {
-  int ends[2];
-  checked(::pipe2(ends, O_CLOEXEC), "pipe2");
-  return {Descriptor(ends[0]), Descriptor(ends[1])};
-}
-
-inline void send_byte(int fd) { checked(::write(fd, "x", 1), "write"); }
-/// False at the end of file.
-inline bool receive_byte(int fd) {
-  char byte = 0;
-  return checked(::read(fd, &byte, 1), "read") == 1;
 }
 inline void wait_for(pid_t pid) {
   siginfo_t info{};
@@ -167,13 +123,10 @@ class CleanSlate {
 };
 
 /// Ends at once, or stays if it is told to; says a byte to stderr first.
-inline pid_t spawn_tiny(const char* argument = nullptr, const posix_spawn_file_actions_t* actions = nullptr,
+inline pid_t spawn_tiny(const char* argument = nullptr, const FileActions* actions = nullptr,
                         const posix_spawnattr_t* attributes = nullptr) {
-  pid_t pid = 0;
   char* const arguments[] = {const_cast<char*>(DROVER_BENCH_TINY), const_cast<char*>(argument), nullptr};
-  errno = ::posix_spawn(&pid, DROVER_BENCH_TINY, actions, attributes, arguments, environ);
-  if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
-  return pid;
+  return spawn_process(DROVER_BENCH_TINY, arguments, actions, attributes);
 }
 
 // This program again, until it has an Asio loop running ---------------------------------------------------------------
@@ -196,20 +149,17 @@ class RawWorker {
  public:
   explicit RawWorker(Placement placement, std::string_view as = raw_worker_role, const CleanSlate* slate = nullptr) {
     auto [ours, theirs] = stream_pair();
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, theirs.get(), 3);
+    FileActions actions;
+    actions.duplicate(theirs.get(), 3);
     std::string role(as), program = "/proc/self/exe", pin = pin_variable + ("=" + pin_value(placement));
     char* arguments[] = {program.data(), role.data(), nullptr};
     std::vector<char*> environment;
     for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
     environment.push_back(pin.data());
     environment.push_back(nullptr);
-    if (slate != nullptr) ::posix_spawn_file_actions_addclosefrom_np(&actions, 4);
-    errno = ::posix_spawn(&pid_, program.c_str(), &actions, slate != nullptr ? slate->attributes() : nullptr, arguments,
-                          environment.data());
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    if (slate != nullptr) actions.close_from(4);
+    pid_ = spawn_process(program.c_str(), arguments, &actions, slate != nullptr ? slate->attributes() : nullptr,
+                         environment.data());
     ours_ = std::move(ours);
   }
   void wait_until_ready() { wait_for_answer(); }
