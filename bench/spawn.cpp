@@ -1,5 +1,5 @@
-// T-1: from Process::spawn to the first byte of a tiny program. T-2: how long the caller is blocked in it.
-// Each with 10 MB and with 4 GB resident in the parent, in small pages, as a heap is that has grown bit by bit.
+// T-1: the time from Process::spawn until the first byte of a tiny program arrives. T-2: the time that the caller is
+// blocked in Process::spawn. Each is measured with 10 MB and with 4 GB of resident memory in the parent.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -15,7 +15,7 @@ using bench::Placement;
 
 constexpr std::size_t mebi = std::size_t{1} << 20;
 
-/// DROVER_BENCH_MEMORY_MB says what stands for 4 GB; no more than two thirds of what is free in any case.
+/// On a small machine the large parent is limited to two thirds of the available memory.
 void resize_parent(benchmark::State& state, bool large) {
   static std::unique_ptr<bench::ResidentMemory> resident;
   std::size_t wanted = 10 * mebi;
@@ -32,7 +32,7 @@ void resize_parent(benchmark::State& state, bool large) {
 
 enum class Figure { first_byte, caller_blocked };
 
-/// Starts tiny children one after the other, each when the one before has been reaped.
+/// Measures the spawns of tiny children. Each child is reaped before the next one is spawned.
 class Spawns {
  public:
   Spawns(benchmark::State& state, Figure figure, bool large) : state_(state), figure_(figure), samples_(state) {
@@ -40,7 +40,7 @@ class Spawns {
     resize_parent(state, large);
   }
 
-  /// spawn() returns when the call that is measured does.
+  /// spawn() returns the child as soon as the measured function has returned.
   template <class Spawn>
   auto measure(Spawn spawn) {
     const auto begin = Clock::now();
@@ -62,25 +62,25 @@ class Spawns {
 
 void spawn_raw(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure([] { return bench::spawn_tiny(); }));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure([] { return bench::spawn_tiny(); }));
   spawns.report();
 }
 
-/// The child as drover promises it: default dispositions, nothing blocked, a group of its own, only 0, 1 and 2 open.
+/// A child as drover promises it: with ChildAttributes, and no open descriptors but 0, 1 and 2.
 pid_t spawn_clean() {
-  const bench::CleanSlate slate;
+  const bench::ChildAttributes attributes;
   bench::FileActions actions;
   actions.close_from(3);
-  return bench::spawn_tiny(nullptr, &actions, slate.attributes());
+  return bench::spawn_tiny(nullptr, &actions, attributes.get());
 }
 
 void spawn_raw_clean(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn_clean));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure(spawn_clean));
   spawns.report();
 }
 
-/// And it is a thread that waits for the child's end, which has to be told of the child.
+/// spawn_clean(), and a reaper thread that has to learn of each child.
 void spawn_raw_threads(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
   bench::ReaperThread reaper;
@@ -95,7 +95,7 @@ void spawn_raw_threads(benchmark::State& state, Figure figure, bool large) {
   spawns.report();
 }
 
-/// For comparison: what a program without posix_spawn does.
+/// fork and exec, for comparison.
 void spawn_forked(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
   const auto spawn = [] {
@@ -104,7 +104,7 @@ void spawn_forked(benchmark::State& state, Figure figure, bool large) {
     ::execl(DROVER_BENCH_TINY, DROVER_BENCH_TINY, nullptr);
     ::_exit(127);
   };
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure(spawn));
   spawns.report();
 }
 

@@ -18,11 +18,11 @@
 #include "../support/machine.hpp"
 #include "guard.hpp"
 
-/// What the peers have in common: the same work that drover's benchmarks do, done by other libraries. Nothing of drover
-/// is in here. Every program answers
+/// What all peers share. A peer does the work of drover's benchmarks with another library, and uses nothing of drover.
+/// Every program prints
 ///
-///     --list                                  the figures it has and by what: "FIGURE PEER", one a line
-///     --run FIGURE [--peer PEER] --seconds S  one line of JSON: figure, peer, value, unit, note
+///     --list                                  the figures that it can measure: "FIGURE PEER", one a line
+///     --run FIGURE [--peer PEER] --seconds S  the result, as one line of JSON: figure, peer, value, unit, note
 namespace peers {
 
 using bench::Clock;
@@ -33,7 +33,7 @@ inline double seconds_since(Clock::time_point start) { return bench::seconds(Clo
 
 inline void pin(int first, int second) { checked(bench::pin({first, second}), "sched_setaffinity"); }
 
-// What is measured ----------------------------------------------------------------------------------------------------
+// Measurements --------------------------------------------------------------------------------------------------------
 
 struct Result {
   double value;
@@ -46,7 +46,7 @@ inline double median(std::vector<double> values) {
   return *middle;
 }
 
-/// Calls once(), which returns microseconds, for a fifth of the time to warm up and then for all of it.
+/// Calls once(), which returns microseconds, for `seconds` after a warm-up of a fifth of that. Returns the median.
 template <class Once>
 Result median_of(double seconds, Once once) {
   const auto warming = Clock::now();
@@ -57,31 +57,31 @@ Result median_of(double seconds, Once once) {
   return {median(std::move(values)), "us"};
 }
 
-/// Memory that makes this process so large that `total` bytes are resident.
+/// Allocates memory until `total` bytes of this process are resident.
 inline std::unique_ptr<bench::ResidentMemory> ballast(std::size_t total) {
   std::size_t mapped = 0, resident = 0;
   std::ifstream("/proc/self/statm") >> mapped >> resident;
   resident *= 4096;
   if (resident >= total) return nullptr;
   if (total - resident + (std::size_t{1} << 29) > bench::available_memory())
-    throw std::runtime_error("There is too little memory free for it.");
+    throw std::runtime_error("there is too little free memory for a parent of this size");
   return std::make_unique<bench::ResidentMemory>(total - resident);
 }
 
-// What a program offers -----------------------------------------------------------------------------------------------
+// Figures and roles ---------------------------------------------------------------------------------------------------
 
 struct Figure {
   std::string name, peer, note;
   std::function<Result(double seconds)> run;
 };
 
-/// The tiny program that is spawned: it writes a byte to stderr and ends, or stays if it is given an argument.
+/// The path of the tiny program, see ../support/tiny.cpp.
 inline std::string tiny_program() {
-  const char* said = std::getenv("DROVER_BENCH_TINY");
-  return said ? said : DROVER_PEERS_TINY;
+  const char* path = std::getenv("DROVER_BENCH_TINY");
+  return path ? path : DROVER_PEERS_TINY;
 }
 
-/// T-1: spawn() returns how many microseconds it took until the first byte of a tiny program arrived.
+/// T-1: spawn() spawns the tiny program and returns the microseconds until its first byte arrived.
 template <class Spawn>
 void add_spawn(std::vector<Figure>& figures, const std::string& peer, const std::string& note, Spawn spawn) {
   for (const auto& [size, bytes] : {std::pair("10MB", std::size_t{10} << 20), std::pair("4GB", bench::large_parent())})
@@ -91,13 +91,13 @@ void add_spawn(std::vector<Figure>& figures, const std::string& peer, const std:
                        }});
 }
 
-/// Copies of this program that it starts itself, as --internal NAME ARGUMENTS...
+/// What copies of this program run that it starts itself, as --internal NAME ARGUMENTS...
 using Role = std::function<int(const std::vector<std::string>& arguments)>;
 using Roles = std::map<std::string, Role>;
 
 // main() --------------------------------------------------------------------------------------------------------------
 
-/// The private folder of this run; sockets go there.
+/// The private folder of this run, for sockets.
 inline std::filesystem::path& temporary_folder() {
   static std::filesystem::path folder;
   return folder;

@@ -1,4 +1,4 @@
-// Plain fork and exec, as it was done before posix_spawn.
+// Plain fork and exec, as programs did before posix_spawn.
 #include "common.hpp"
 
 namespace {
@@ -17,7 +17,7 @@ double spawn() {
   const bool received = bench::receive_byte(reading.get());
   const double taken = peers::microseconds(peers::Clock::now() - start);
   ::waitpid(child, nullptr, 0);
-  if (!received) throw std::runtime_error("The tiny program wrote nothing.");
+  if (!received) throw std::runtime_error("the tiny program wrote nothing");
   return taken;
 }
 

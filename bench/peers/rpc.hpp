@@ -6,17 +6,18 @@
 
 #include "common.hpp"
 
-/// Calls between two processes. Each library says how a server is run and what a client does; where they run, for how
-/// long and what is counted is the same for all.
+/// Calls between two processes. Each library provides a server and a client. The cores, the duration and the counting
+/// are the same for all libraries.
 namespace peers {
 
-inline constexpr std::size_t small_payload = 64;  ///< bytes of a call's argument, which comes back as its result
-inline constexpr std::size_t in_flight = 64;      ///< calls at a time in T-8
+inline constexpr std::size_t small_payload = 64;  ///< bytes of the argument of a call, and of its result
+inline constexpr std::size_t in_flight = 64;      ///< concurrent calls in T-8
 
-/// Where the one server listens.
+/// The path at which the only server listens.
 inline std::string socket_path() { return (temporary_folder() / "socket").string(); }
 
-/// A copy of this program that serves, on one core. Constructed once it listens; killed by the destructor.
+/// A copy of this program that serves, pinned to one core. The constructor returns once it listens. The destructor
+/// kills it.
 class Server {
  public:
   Server(const std::string& peer, const std::string& path, int core) {
@@ -30,7 +31,7 @@ class Server {
     arguments.push_back(nullptr);
     pid_ = bench::spawn_process(words[0].c_str(), arguments.data(), &actions);
     writing.reset();
-    if (!bench::receive_byte(reading.get())) throw std::runtime_error("The server ended before it listened.");
+    if (!bench::receive_byte(reading.get())) throw std::runtime_error("the server exited before it listened");
   }
   ~Server() {
     ::kill(pid_, SIGKILL);
@@ -43,10 +44,10 @@ class Server {
   pid_t pid_ = 0;
 };
 
-/// A server says so once it listens.
-inline void say_that_it_listens() { bench::send_byte(1); }
+/// For servers: lets the constructor of Server return.
+inline void report_listening() { bench::send_byte(1); }
 
-/// For Roles: serve(peer, path) runs until it is killed.
+/// The role of a server. serve(peer, path) runs until the process is killed.
 inline Role serving(std::function<void(const std::string& peer, const std::string& path)> serve) {
   return [serve](const std::vector<std::string>& arguments) {
     end_with_parent(static_cast<pid_t>(std::stol(arguments.at(3))));
@@ -57,7 +58,7 @@ inline Role serving(std::function<void(const std::string& peer, const std::strin
   };
 }
 
-/// Notes how long each call took, for those that call one after the other. A fifth more time is for warming up.
+/// Measures the time of each call, for clients that call sequentially. A warm-up of a fifth of the time comes first.
 class Latency {
  public:
   explicit Latency(double seconds) : last_(Clock::now()) {
@@ -66,7 +67,7 @@ class Latency {
     end_ = measuring_from_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   }
 
-  /// A call has ended; false: it was the last one. The next one begins now.
+  /// Reports the end of a call. If it returns true, the next call begins now.
   bool next() {
     const auto now = Clock::now();
     if (now > measuring_from_) values_.push_back(microseconds(now - last_));
@@ -81,15 +82,16 @@ class Latency {
   std::vector<double> values_;
 };
 
-/// Counts calls that end on any thread, while a fixed number of them is in flight. The clock is read once in 32 calls.
+/// Counts calls that complete on any thread while a fixed number of them is in flight. Reads the clock once in 32
+/// calls. A warm-up of a fifth of the time comes first.
 class Rate {
  public:
   explicit Rate(double seconds) : start_(Clock::now()), seconds_(seconds) {}
 
-  /// A call has ended; true: begin another one.
+  /// Reports the end of a call. If it returns true, the caller begins another one.
   bool next() {
     const std::uint64_t number = count_.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (number % 32 == 0) look(number);
+    if (number % 32 == 0) read_clock(number);
     return !done_.load(std::memory_order_relaxed);
   }
 
@@ -99,7 +101,7 @@ class Rate {
   }
 
  private:
-  void look(std::uint64_t number) {
+  void read_clock(std::uint64_t number) {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     const double elapsed = std::chrono::duration<double>(now - start_).count();
@@ -121,7 +123,7 @@ class Rate {
   std::uint64_t first_number_ = 0, last_number_ = 0;
 };
 
-/// Calls once(), which sends `bytes` and waits until they have been received, one after the other.
+/// Calls once(), which sends `bytes` and waits until the server has received them, again and again.
 template <class Once>
 Result throughput(double seconds, std::size_t bytes, Once once) {
   const Result taken = median_of(seconds, [&] {
@@ -132,13 +134,13 @@ Result throughput(double seconds, std::size_t bytes, Once once) {
   return {static_cast<double>(bytes) / (1 << 30) / (taken.value / 1e6), "GiB/s"};
 }
 
-/// The client's side of a library; each is called with the path of the server's socket.
+/// What the client of a library can measure. Each function gets the path of the server's socket.
 struct Client {
   std::function<Result(const std::string& path, double seconds)> latency, rate;
   std::function<Result(const std::string& path, double seconds, std::size_t bytes)> transfer;
 };
 
-/// T-7, T-8 and T-9, as far as the client has them, on one core and on two.
+/// T-7, T-8 and T-9 on one core and on two, as far as the client can measure them.
 inline void add_rpc(std::vector<Figure>& figures, const std::string& peer, const std::string& note,
                     const Client& client) {
   const auto add = [&](const std::string& name, auto measure) {

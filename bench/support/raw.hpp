@@ -19,7 +19,7 @@
 
 #include "bench.hpp"
 
-/// The baselines: what plain system calls take for the same work. No reaping under a lock, no groups, no guarantees.
+/// The baselines: the same work with plain system calls, without any of drover's guarantees.
 namespace bench {
 
 inline std::pair<Descriptor, Descriptor> stream_pair(int flags = 0) {
@@ -27,12 +27,12 @@ inline std::pair<Descriptor, Descriptor> stream_pair(int flags = 0) {
   checked(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0, ends), "socketpair");
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
-inline void wait_for(pid_t pid) {
+inline void wait_for_exit(pid_t pid) {
   siginfo_t info{};
   checked(::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED), "waitid");
 }
 
-/// While it lives, what this process's children write to stderr comes out of read_end().
+/// As long as it exists, read_end() receives what this process's children write to stderr.
 class CapturedStderr {
  public:
   CapturedStderr() : saved_(checked(::fcntl(2, F_DUPFD_CLOEXEC, 10), "fcntl")) {
@@ -50,7 +50,8 @@ class CapturedStderr {
   Descriptor saved_, reading_;
 };
 
-/// A forked child that runs body(fd) at the other end of a socket pair, and is waited for.
+/// A forked child that runs body(fd) at the other end of a socket pair. The destructor closes this end and waits for
+/// the child.
 class ForkedPeer {
  public:
   template <class Body>
@@ -81,7 +82,7 @@ class ForkedPeer {
   pid_t pid_ = 0;
 };
 
-/// Waits with epoll for one descriptor to be readable, as an event loop does.
+/// Waits with epoll(7) until one descriptor is readable, as an event loop does.
 class ReadableLoop {
  public:
   explicit ReadableLoop(int fd) : epoll_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
@@ -98,11 +99,11 @@ class ReadableLoop {
   Descriptor epoll_;
 };
 
-/// For posix_spawn(3): the child as drover promises it, but for its descriptors. Default dispositions, nothing blocked,
-/// a group of its own.
-class CleanSlate {
+/// The part of drover's promises about a child that posix_spawn(3) has attributes for: default signal dispositions, no
+/// blocked signals, a process group of its own.
+class ChildAttributes {
  public:
-  CleanSlate() {
+  ChildAttributes() {
     ::posix_spawnattr_init(&attributes_);
     sigset_t all, none;
     ::sigfillset(&all);
@@ -112,31 +113,32 @@ class CleanSlate {
     ::posix_spawnattr_setpgroup(&attributes_, 0);
     ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
   }
-  ~CleanSlate() { ::posix_spawnattr_destroy(&attributes_); }
-  CleanSlate(const CleanSlate&) = delete;
-  CleanSlate& operator=(const CleanSlate&) = delete;
+  ~ChildAttributes() { ::posix_spawnattr_destroy(&attributes_); }
+  ChildAttributes(const ChildAttributes&) = delete;
+  ChildAttributes& operator=(const ChildAttributes&) = delete;
 
-  const posix_spawnattr_t* attributes() const noexcept { return &attributes_; }
+  const posix_spawnattr_t* get() const noexcept { return &attributes_; }
 
  private:
   posix_spawnattr_t attributes_;
 };
 
-/// Ends at once, or stays if it is told to; says a byte to stderr first.
+/// Spawns the program tiny.cpp. With an argument the program does not exit by itself.
 inline pid_t spawn_tiny(const char* argument = nullptr, const FileActions* actions = nullptr,
                         const posix_spawnattr_t* attributes = nullptr) {
   char* const arguments[] = {const_cast<char*>(DROVER_BENCH_TINY), const_cast<char*>(argument), nullptr};
   return spawn_process(DROVER_BENCH_TINY, arguments, actions, attributes);
 }
 
-// This program again, until it has an Asio loop running ---------------------------------------------------------------
+// A raw worker: this program executed again, with an Asio loop that runs ----------------------------------------------
 
 inline constexpr std::string_view raw_worker_role = "--raw-worker";
 
-/// For main(): if this is such a process, says that its loop runs, and returns true after it has been told to stop.
-inline bool was_raw_worker(int argc, char** argv) {
+/// For main(): runs a raw worker if this process is one. Returns whether it was, after the stop message. The worker
+/// sends a byte once its loop runs.
+inline bool run_if_raw_worker(int argc, char** argv) {
   if (argc < 2 || argv[1] != raw_worker_role) return false;
-  pin_as_told();
+  pin_as_requested();
   asio::io_context context;
   asio::local::stream_protocol::socket socket(context, asio::local::stream_protocol(), 3);
   socket.async_wait(asio::socket_base::wait_read, [](std::error_code) {});  // the stop message
@@ -145,9 +147,11 @@ inline bool was_raw_worker(int argc, char** argv) {
   return true;
 }
 
+/// The parent's side of a raw worker. With `attributes` the child is set up as drover's are.
 class RawWorker {
  public:
-  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role, const CleanSlate* slate = nullptr) {
+  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role,
+                     const ChildAttributes* attributes = nullptr) {
     auto [ours, theirs] = stream_pair();
     FileActions actions;
     actions.duplicate(theirs.get(), 3);
@@ -157,15 +161,15 @@ class RawWorker {
     for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
     environment.push_back(pin.data());
     environment.push_back(nullptr);
-    if (slate != nullptr) actions.close_from(4);
-    pid_ = spawn_process(program.c_str(), arguments, &actions, slate != nullptr ? slate->attributes() : nullptr,
+    if (attributes != nullptr) actions.close_from(4);
+    pid_ = spawn_process(program.c_str(), arguments, &actions, attributes != nullptr ? attributes->get() : nullptr,
                          environment.data());
     ours_ = std::move(ours);
   }
-  void wait_until_ready() { wait_for_answer(); }
-  void wait_for_answer() { receive_byte(ours_.get()); }
-  void tell_to_stop() { send_byte(ours_.get()); }
-  void wait_for_end() { wait_for(pid_); }
+  void wait_until_ready() { wait_for_reply(); }
+  void wait_for_reply() { receive_byte(ours_.get()); }
+  void request_stop() { send_byte(ours_.get()); }
+  void wait_for_exit() { bench::wait_for_exit(pid_); }
   pid_t pid() const noexcept { return pid_; }
 
  private:
