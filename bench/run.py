@@ -177,7 +177,8 @@ class Run:
                     except Broken as error:
                         self.left_out.append(f"Instructions of {figure.id}, {method} were not counted: {error}")
                         continue
-                result["costs"].setdefault(method, {}).update({f"instructions_{who}": n for who, n in counted.items()})
+                costs = result["costs"].setdefault(method, {})
+                costs.update({f"instructions_{process}": count for process, count in counted.items()})
 
 
 def terminal_table(found):

@@ -156,7 +156,7 @@ struct Job {
   Report report;
   TreeWalk walk;
   Lines lines;
-  int unlucky_files = 0;   // files whose first two attempts have failed
+  int unlucky_files = 0;   // files in their third attempt or a later one
   std::size_t exited = 0;  // workers that have exited, also by kill_after
 };
 

@@ -205,15 +205,15 @@ class Instructions:
             raise Broken(f"{figure.id}/{method} failed under callgrind")
         counts = {"parent": 0, "worker": 0}
         for path in self.folder.glob("callgrind.*"):
-            who = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
+            process = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
             for line in path.read_text().splitlines():
                 if line.startswith("totals:"):
-                    counts[who] += int(line.split()[1])
+                    counts[process] += int(line.split()[1])
         return counts
 
     def run(self, figure, method, few, many, operations=1):
         less, more = self._count(figure, method, few), self._count(figure, method, many)
-        return {who: (more[who] - less[who]) / (many - few) / operations for who in more}
+        return {process: (more[process] - less[process]) / (many - few) / operations for process in more}
 
 
 def processor():

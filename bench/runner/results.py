@@ -103,8 +103,8 @@ def cost_text(costs):
     else:
         parts.append("")
     parts.append(f"{costs['allocations']:.3g}" if "allocations" in costs else "")
-    for who in ("parent", "worker"):
-        parts.append(f"{costs[f'instructions_{who}']:.0f}" if f"instructions_{who}" in costs else "")
+    for process in ("parent", "worker"):
+        parts.append(f"{costs[f'instructions_{process}']:.0f}" if f"instructions_{process}" in costs else "")
     return parts
 
 
