@@ -1,4 +1,4 @@
-// T-7: one call with 64 bytes there and back. T-8: 64 of them in flight.
+// T-7: the latency of one call with 64 bytes in each direction. T-8: the rate of such calls with 64 in flight.
 #include <array>
 #include <string>
 #include <sys/socket.h>
@@ -14,11 +14,11 @@ using bench::Placement;
 constexpr std::size_t payload_size = 64;
 constexpr int warm_up = 500;
 constexpr int in_flight = 64;
-constexpr int rounds = 32;  // of 64 calls in one iteration of T-8
+constexpr int rounds = 32;  // of 64 calls each, in one iteration of T-8
 
 // T-7 -----------------------------------------------------------------------------------------------------------------
 
-/// Asks again and again instead of waiting for the descriptor.
+/// Polls the descriptor without ever sleeping.
 class Spinning {
  public:
   explicit Spinning(int fd) : fd_(fd) {}
@@ -32,7 +32,7 @@ class Spinning {
   int fd_;
 };
 
-/// Sends back what it gets, as much as is there at a time, until the end of file.
+/// Sends back all that it receives, until the end of file. One write answers all that has arrived.
 template <class Loop>
 void echo(int fd) {
   Loop loop(fd);
@@ -87,13 +87,13 @@ asio::awaitable<void> call_drover(benchmark::State* state, Placement placement) 
 
 // T-8 -----------------------------------------------------------------------------------------------------------------
 
-/// 64 requests, each with a write of its own or all in one, then 64 answers.
-void calls_raw(benchmark::State& state, Placement placement, bool at_once) {
+/// Sends 64 requests, with one write for each or with one for all, then receives 64 replies.
+void calls_raw(benchmark::State& state, Placement placement, bool batched) {
   const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo<bench::ReadableLoop>);
   bench::ReadableLoop loop(peer.fd());
   std::array<char, 65536> buffer{};
   const auto calls = [&] {
-    const int writes = at_once ? 1 : in_flight;
+    const int writes = batched ? 1 : in_flight;
     const std::size_t size = in_flight * payload_size / static_cast<std::size_t>(writes);
     for (int i = 0; i < writes; ++i) bench::checked(::write(peer.fd(), buffer.data(), size), "write");
     for (std::size_t got = 0; got < in_flight * payload_size;) {
@@ -148,10 +148,9 @@ asio::awaitable<void> calls_drover(benchmark::State* state, Placement placement)
 }  // namespace
 
 int main(int argc, char** argv) {
-  bench::pin_as_told();
   drover::Routines routines;
   routines.add("echo", [](std::string text) { return text; });
-  if (drover::in_worker()) return drover::serve(routines);
+  if (bench::in_worker()) return drover::serve(routines);
 
   for (const auto placement : {Placement::one_core, Placement::two_cores}) {
     const bool one = placement == Placement::one_core;

@@ -1,4 +1,5 @@
-// T-3: a worker's start. T-4: the reap of any process. T-5 and T-6: the stop of one idle worker, and of a pool of 64.
+// T-3: the start of a worker. T-4: the reap of a process. T-5: the stop of an idle worker. T-6: the stop of a pool of
+// 64 workers.
 #include <chrono>
 #include <filesystem>
 #include <iterator>
@@ -24,11 +25,11 @@ std::size_t entries(const char* folder) {
 
 // T-3 -----------------------------------------------------------------------------------------------------------------
 
-/// Plainly, or as drover does it at least: a clean child in which a thread is started before it is ready, and another
-/// thread waits for its end.
+/// `with_threads` adds the least that drover's guarantees need: the child's attributes, its control thread, and a
+/// reaper thread in the parent.
 void start_raw(benchmark::State& state, bool with_threads) {
   bench::pin_parent(Placement::anywhere);
-  const bench::CleanSlate slate;
+  const bench::ChildAttributes attributes;
   std::optional<bench::ReaperThread> reaper;
   if (with_threads) reaper.emplace();
   bench::Samples samples(state);
@@ -36,12 +37,12 @@ void start_raw(benchmark::State& state, bool with_threads) {
     const auto begin = Clock::now();
     bench::RawWorker worker(Placement::anywhere,
                             with_threads ? bench::threaded_raw_worker_role : bench::raw_worker_role,
-                            with_threads ? &slate : nullptr);
+                            with_threads ? &attributes : nullptr);
     if (reaper) reaper->watch(worker.pid());
     worker.wait_until_ready();
     samples.add(state, Clock::now() - begin);
-    worker.tell_to_stop();
-    reaper ? reaper->wait() : worker.wait_for_end();
+    worker.request_stop();
+    reaper ? reaper->wait() : worker.wait_for_exit();
   }
   samples.report(state);
 }
@@ -62,19 +63,19 @@ asio::awaitable<void> start_drover(benchmark::State* state) {
 
 // T-4 -----------------------------------------------------------------------------------------------------------------
 
-void reap_raw(benchmark::State& state, bool by_thread) {
+void reap_raw(benchmark::State& state, bool with_thread) {
   bench::pin_parent(Placement::anywhere);
   std::optional<bench::ReaperThread> reaper;
-  if (by_thread) reaper.emplace();
+  if (with_thread) reaper.emplace();
   const bench::CapturedStderr child_output;
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     const pid_t pid = bench::spawn_tiny("stay");
     bench::receive_byte(child_output.read_end());
-    if (by_thread) reaper->watch(pid);
+    if (with_thread) reaper->watch(pid);
     const auto begin = Clock::now();
     ::kill(pid, SIGTERM);
-    by_thread ? reaper->wait() : bench::wait_for(pid);
+    with_thread ? reaper->wait() : bench::wait_for_exit(pid);
     samples.add(state, Clock::now() - begin);
   }
   samples.report(state);
@@ -106,14 +107,15 @@ void stop_raw(benchmark::State& state, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) workers.emplace_back(Placement::anywhere);
     for (auto& worker : workers) worker.wait_until_ready();
     const auto begin = Clock::now();
-    for (auto& worker : workers) worker.tell_to_stop();
-    for (auto& worker : workers) worker.wait_for_end();
+    for (auto& worker : workers) worker.request_stop();
+    for (auto& worker : workers) worker.wait_for_exit();
     samples.add(state, Clock::now() - begin);
   }
   samples.report(state);
 }
 
-/// One worker, with a thread on either side that is told first. It answers, and its thread ends with the process.
+/// One worker, with a reaper thread in the parent and a control thread in the worker, which replies to the stop
+/// message.
 void stop_raw_threads(benchmark::State& state) {
   bench::pin_parent(Placement::anywhere);
   bench::ReaperThread reaper;
@@ -123,8 +125,8 @@ void stop_raw_threads(benchmark::State& state) {
     worker.wait_until_ready();
     reaper.watch(worker.pid());
     const auto begin = Clock::now();
-    worker.tell_to_stop();
-    worker.wait_for_answer();
+    worker.request_stop();
+    worker.wait_for_reply();
     reaper.wait();
     samples.add(state, Clock::now() - begin);
   }
@@ -173,10 +175,9 @@ asio::awaitable<void> stop_drover_pool(benchmark::State* state) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (bench::was_raw_worker(argc, argv) || bench::was_threaded_raw_worker(argc, argv)) return 0;
-  bench::pin_as_told();
+  if (bench::run_if_raw_worker(argc, argv) || bench::run_if_threaded_raw_worker(argc, argv)) return 0;
   drover::Routines none;
-  if (drover::in_worker()) return drover::serve(none);
+  if (bench::in_worker()) return drover::serve(none);
 
   bench::add("T-3/raw", 250, start_raw, false);
   bench::add("T-3/threads", 250, start_raw, true);

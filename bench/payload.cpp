@@ -1,4 +1,4 @@
-// T-9: large arguments, one way; the answer is their size.
+// T-9: the throughput of large arguments in one direction. The result of such a call is the size of its argument.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,16 +12,16 @@ namespace {
 using bench::Clock;
 using bench::Placement;
 
-double gibi_a_second(std::size_t size, Clock::duration taken) {
+double gibibytes_per_second(std::size_t size, Clock::duration taken) {
   return static_cast<double>(size) / (1 << 30) / bench::seconds(taken);
 }
 
-/// Reads `size` bytes into the same place, again and again, and answers each with one byte.
-void swallow(int fd, std::size_t size) {
-  std::vector<char> place(size);
+/// Receives payloads of `size` bytes into one buffer until the end of file, and replies to each with one byte.
+void receive_payloads(int fd, std::size_t size) {
+  std::vector<char> buffer(size);
   for (;;) {
     for (std::size_t got = 0; got < size;) {
-      const ssize_t more = ::read(fd, place.data() + got, size - got);
+      const ssize_t more = ::read(fd, buffer.data() + got, size - got);
       if (more <= 0) return;
       got += static_cast<std::size_t>(more);
     }
@@ -29,11 +29,13 @@ void swallow(int fd, std::size_t size) {
   }
 }
 
-/// From the same place again and again, or from memory that is given back once it has been sent.
+/// `wide` enlarges the send buffer as drover does. `fresh` sends each payload from memory of its own, which is freed
+/// once it has been sent, as that of a string that was moved in; otherwise all come from one place.
 void send_raw(benchmark::State& state, Placement placement, std::size_t size, bool wide, bool fresh) {
-  const bench::ForkedPeer peer(placement, 0, [size](int fd) { swallow(fd, size); });
-  const int buffer = 1 << 20;
-  if (wide) bench::checked(::setsockopt(peer.fd(), SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer), "setsockopt");
+  const bench::ForkedPeer peer(placement, 0, [size](int fd) { receive_payloads(fd, size); });
+  const int send_buffer = 1 << 20;
+  if (wide)
+    bench::checked(::setsockopt(peer.fd(), SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer), "setsockopt");
   const std::vector<char> payload(size, 'x');
   const auto call = [&](std::string own) {
     const char* const from = own.empty() ? payload.data() : own.data();
@@ -50,13 +52,13 @@ void send_raw(benchmark::State& state, Placement placement, std::size_t size, bo
     const auto begin = Clock::now();
     call(std::move(own));
     const auto taken = Clock::now() - begin;
-    samples.add(state, taken, gibi_a_second(size, taken));
+    samples.add(state, taken, gibibytes_per_second(size, taken));
   }
   costs.report(state, static_cast<double>(state.iterations()));
   samples.report(state);
 }
 
-/// The string is moved in, or copied because it is needed again.
+/// The string is moved in, or passed by reference and copied.
 asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size, bool moves) {
   const auto executor = co_await asio::this_coro::executor;
   auto options = bench::worker_options(placement);
@@ -74,8 +76,8 @@ asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, 
         moves ? worker.call<std::uint64_t>("size", std::move(own)) : worker.call<std::uint64_t>("size", payload);
     const auto received = co_await std::move(call);
     const auto taken = Clock::now() - begin;
-    if (received != size) throw std::runtime_error("not all has arrived");
-    samples.add(*state, taken, gibi_a_second(size, taken));
+    if (received != size) throw std::runtime_error("the worker received another size");
+    samples.add(*state, taken, gibibytes_per_second(size, taken));
   }
   costs.report(*state, static_cast<double>(state->iterations()));
   samples.report(*state);
@@ -85,10 +87,9 @@ asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, 
 }  // namespace
 
 int main(int argc, char** argv) {
-  bench::pin_as_told();
   drover::Routines routines;
   routines.add("size", [](std::string_view payload) { return std::uint64_t{payload.size()}; });
-  if (drover::in_worker()) return drover::serve(routines);
+  if (bench::in_worker()) return drover::serve(routines);
 
   constexpr std::size_t mebi = std::size_t{1} << 20;
   for (const std::size_t size : {std::size_t{1}, std::size_t{64}}) {

@@ -1,5 +1,5 @@
-// T-10: what a second worker on a second core is good for. "raw" is a pool of one, "machine" what two processes reach
-// that just do the work, without anybody who hands it out.
+// T-10: how much a second worker on a second core adds. "raw" is a pool of one worker. "machine" is two processes that
+// do the work without being called, which shows what the machine can reach.
 #include <algorithm>
 #include <cstdint>
 #include <sys/wait.h>
@@ -13,9 +13,9 @@ namespace {
 using bench::Clock;
 using bench::Placement;
 
-constexpr int calls = 100;  // in an iteration, for each worker
+constexpr int calls = 100;  // for each worker in one iteration
 
-/// CPU-bound work that no compiler can shorten.
+/// CPU-bound work that the compiler cannot shorten: each step needs the one before.
 std::uint64_t burn(std::uint64_t steps) {
   std::uint64_t x = 88172645463325252u;
   for (std::uint64_t i = 0; i < steps; ++i) {
@@ -32,7 +32,7 @@ double cpu_seconds() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
 }
 
-/// So much of it takes 1 ms on an idle core.
+/// The number of steps that take 1 ms of CPU time.
 std::uint64_t one_millisecond() {
   static const std::uint64_t steps = [] {
     constexpr std::uint64_t probe = 2'000'000;
@@ -62,7 +62,7 @@ void machine(benchmark::State& state, int processes) {
       }
       children.push_back(pid);
     }
-    for (const pid_t pid : children) bench::wait_for(pid);
+    for (const pid_t pid : children) bench::wait_for_exit(pid);
     const auto taken = Clock::now() - begin;
     samples.add(state, taken, calls * processes / bench::seconds(taken));
   }
@@ -73,7 +73,7 @@ asio::awaitable<void> caller(drover::WorkerPool* pool, int* left, std::uint64_t 
   while ((*left)-- > 0) co_await pool->call<std::uint64_t>("burn", steps);
 }
 
-/// Twice as many callers as workers, so that each of them finds the next call waiting.
+/// Two callers for each worker, so that a worker that has finished a call finds the next one queued.
 asio::awaitable<void> do_all(drover::WorkerPool* pool, int workers, std::uint64_t steps) {
   bench::Group callers(co_await asio::this_coro::executor);
   int left = calls * workers;
@@ -102,10 +102,9 @@ asio::awaitable<void> pool_of(benchmark::State* state, int workers) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bench::pin_as_told();
   drover::Routines routines;
   routines.add("burn", burn);
-  if (drover::in_worker()) return drover::serve(routines);
+  if (bench::in_worker()) return drover::serve(routines);
 
   bench::add_coroutine("T-10/raw", 8, Placement::anywhere, pool_of, 1);
   bench::add_coroutine("T-10/drover", 8, Placement::anywhere, pool_of, 2);

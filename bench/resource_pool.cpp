@@ -1,9 +1,10 @@
-// T-11 and T-12: what it costs to acquire and release, beside a lock and a look-up, and beside a timer per key.
+// T-11 and T-12: the cost of acquiring and releasing a key, beside that of a lock and a look-up, and that of a timer
+// for each key.
 //
-//   resource_pool --benchmark_enable_random_interleaving=true --benchmark_repetitions=9
+//   bench_resource_pool --benchmark_enable_random_interleaving=true --benchmark_repetitions=9
 //
-// The argument is the number of keys; hot: always the same key, any: all of them in random order. A `pair` is the least
-// that anything must do that counts references: lock, look up, count; lock, count.
+// The argument is the number of keys. "hot" takes the same key each time, "any" all keys in random order. A "pair" is
+// the least that counting references takes: lock, look up, count; then lock, count.
 
 #include <algorithm>
 #include <benchmark/benchmark.h>
@@ -29,6 +30,8 @@
 
 #include <drover/resource_pool.hpp>
 
+#include "support/bench.hpp"
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -47,7 +50,7 @@ const std::vector<std::string>& keys_of(std::size_t count) {
 
 enum class Order { hot, any };
 
-/// Which key is next.
+/// Chooses the next key.
 class Walk {
  public:
   Walk(const benchmark::State& state, Order order)
@@ -66,7 +69,7 @@ class Walk {
   std::size_t at_, step_;
 };
 
-// Baselines ------------------------------------------------------------------------------------
+// Baselines -----------------------------------------------------------------------------------------------------------
 
 struct Entry {
   int value = 0;
@@ -116,7 +119,7 @@ void raw_pair(benchmark::State& state, Order order) {
   }
 }
 
-/// Idle: the release arms a timer, the acquire cancels it.
+/// Each key has a timer: the release arms it, the acquire cancels it.
 void timer_per_key(benchmark::State& state, Order order) {
   asio::io_context context;
   Raw raw(static_cast<std::size_t>(state.range(0)));
@@ -141,13 +144,13 @@ void timer_per_key(benchmark::State& state, Order order) {
         entry->timer->async_wait([](std::error_code) {});
       }
     }
-    if (++left % 64 == 0) context.poll();  // what was cancelled has to be completed, too
+    if (++left % 64 == 0) context.poll();  // completes the cancelled waits, which is part of the cost
   }
 }
 
-// The pool -------------------------------------------------------------------------------------
+// The pool ------------------------------------------------------------------------------------------------------------
 
-/// A pool that has made all its keys, leased or idle.
+/// A pool in which all keys have a value, leased or idle.
 struct Ready {
   Ready(std::size_t count, bool leased)
       : pool(context.get_executor(), [](const std::string& key) { return static_cast<int>(key.size()); }, {.ttl = 1h}) {
@@ -191,7 +194,7 @@ void try_acquire(benchmark::State& state, Order order) {
   }
 }
 
-/// What an awaitable costs that does nothing: acquire() is one, release() another.
+/// The cost of an awaitable that does nothing. acquire() and release() return one each.
 asio::awaitable<void> nothing() { co_return; }
 asio::awaitable<void> await_nothing(benchmark::State& state) {
   for (auto _ : state) co_await nothing();
@@ -217,7 +220,7 @@ asio::awaitable<void> acquire_and_release(benchmark::State& state, Pool& pool, W
   }
 }
 
-/// Where awaitables belong: in a context, each thread in its own.
+/// Runs body() as a coroutine. Each thread has a context of its own.
 template <bool leased>
 void in_coroutine(benchmark::State& state, Order order, asio::awaitable<void> (*body)(benchmark::State&, Pool&, Walk)) {
   asio::io_context context;
@@ -233,42 +236,42 @@ void sizes_and_threads(benchmark::internal::Benchmark* benchmark) {
   benchmark->Threads(1)->Threads(4);
 }
 
-void add(Order order) {
-  const std::string suffix = order == Order::hot ? "/hot" : "/any";
-  const auto bench = [&](const std::string& what, auto run, auto setup) {
-    benchmark::RegisterBenchmark((what + suffix).c_str(), run)->Setup(setup)->Apply(sizes_and_threads);
+template <class Run>
+auto* add(const std::string& name, Order order, Run run) {
+  const std::string full_name = name + (order == Order::hot ? "/hot" : "/any");
+  return benchmark::RegisterBenchmark(full_name.c_str(), [=](benchmark::State& state) { run(state, order); });
+}
+
+void add_baselines(Order order) {
+  add("raw_lock_lookup", order, raw_lookup)->Setup(prepare_raw)->Apply(sizes_and_threads);
+  add("raw_pair", order, raw_pair)->Setup(prepare_raw)->Apply(sizes_and_threads);
+  add("steady_timer_per_key/idle", order, timer_per_key)->Apply(sizes);
+}
+
+/// The keys are leased ("held") or idle.
+template <bool leased>
+void add_pool(Order order) {
+  const std::string state_of_keys = leased ? "/held" : "/idle";
+  const auto add_one = [&](const std::string& name, auto run) {
+    add(name + state_of_keys, order, run)->Setup(prepare<leased>)->Apply(sizes_and_threads);
   };
-  bench("raw_lock_lookup", [order](benchmark::State& s) { raw_lookup(s, order); }, prepare_raw);
-  bench("raw_pair", [order](benchmark::State& s) { raw_pair(s, order); }, prepare_raw);
-  benchmark::RegisterBenchmark(("steady_timer_per_key/idle" + suffix).c_str(), [order](benchmark::State& s) {
-    timer_per_key(s, order);
-  })->Apply(sizes);
-  bench("try_acquire_drop/held", [order](benchmark::State& s) { try_acquire<true>(s, order); }, prepare<true>);
-  bench("try_acquire_drop/idle", [order](benchmark::State& s) { try_acquire<false>(s, order); }, prepare<false>);
-  bench(
-      "acquire_drop/held", [order](benchmark::State& s) { in_coroutine<true>(s, order, acquire_and_drop); },
-      prepare<true>);
-  bench(
-      "acquire_drop/idle", [order](benchmark::State& s) { in_coroutine<false>(s, order, acquire_and_drop); },
-      prepare<false>);
-  bench(
-      "acquire_release/held", [order](benchmark::State& s) { in_coroutine<true>(s, order, acquire_and_release); },
-      prepare<true>);
-  bench(
-      "acquire_release/idle", [order](benchmark::State& s) { in_coroutine<false>(s, order, acquire_and_release); },
-      prepare<false>);
+  add_one("try_acquire_drop", try_acquire<leased>);
+  add_one("acquire_drop",
+          [](benchmark::State& state, Order keys) { in_coroutine<leased>(state, keys, acquire_and_drop); });
+  add_one("acquire_release",
+          [](benchmark::State& state, Order keys) { in_coroutine<leased>(state, keys, acquire_and_release); });
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  // From the first thread on the C library's locks are real ones, as they are in any server.
+  // The C library skips its locks until the program has created a thread. A server has threads.
   std::thread([] {}).join();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RegisterBenchmark("raw_await", raw_await);
-  add(Order::hot);
-  add(Order::any);
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  for (const Order order : {Order::hot, Order::any}) {
+    add_baselines(order);
+    add_pool<true>(order);
+    add_pool<false>(order);
+  }
+  return bench::run(argc, argv);
 }

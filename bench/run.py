@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Runs the benchmarks and writes results.json, results.md and a chart for each figure.
 
-    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON && cmake --build build/bench && python3 bench/run.py
+    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON
+    cmake --build build/bench
+    python3 bench/run.py
 
-Nothing is built here. Each round runs every method once, in an order of its own, those of one figure one after the other;
-medians of all rounds count. It fails if a benchmark is broken, never because the machine or drover is slow.
+The script does not build anything. Each round runs every method once, in a random order in which the methods of a
+figure follow each other. The results are medians over the rounds. The script fails if a benchmark is broken, never
+because the machine or drover is slow.
 """
 
 import argparse
@@ -25,31 +28,37 @@ from runner.figures import FIGURES, PEER_PROGRAMS  # noqa: E402
 from runner.programs import Broken, Compiler, Instructions, Programs, describe_machine, find_peers  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK_SLOW_PEERS = ("4GB", "64MiB")  # figures whose peers take longer than a quick run has
+QUICK_SLOW_PEERS = ("4GB", "64MiB")  # figures whose peers are too slow for a quick run
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--build", type=Path, help="the build folder; else the newest one below build/ that has benchmarks")
-    parser.add_argument("--out", type=Path, help="where results go; else bench-results in the build folder")
-    parser.add_argument("--quick", action="store_true", help="under three minutes, for CI; the figures are rough")
-    parser.add_argument("--only", action="append", metavar="T-7", help="figures that begin so; may be given several times")
-    parser.add_argument("--rounds", type=int, help="rounds of everything: 7, or 3 with --quick")
-    parser.add_argument("--seconds", type=float, help="of one method in one round: 0.5, or 0.1 with --quick")
-    parser.add_argument("--cores", help="the two cores to use: 0,1")
-    parser.add_argument("--no-peers", action="store_true", help="drover and its baselines only")
-    parser.add_argument("--no-instructions", action="store_true", help="do without valgrind")
-    parser.add_argument("--seed", type=int, help="of the order of things")
+    parser.add_argument("--build", type=Path,
+                        help="the build folder (default: the newest one below build/ that has benchmarks)")
+    parser.add_argument("--out", type=Path,
+                        help="the folder for the results (default: bench-results in the build folder)")
+    parser.add_argument("--quick", action="store_true", help="take less than three minutes; the figures are rough")
+    parser.add_argument("--only", action="append", metavar="T-7",
+                        help="measure this figure, or those below it; may be given several times")
+    parser.add_argument("--rounds", type=int, help="the number of rounds (default: 7, or 3 with --quick)")
+    parser.add_argument("--seconds", type=float,
+                        help="the time for one method in one round (default: 0.5, or 0.1 with --quick)")
+    parser.add_argument("--cores", help="the two cores to use (default: the first two allowed ones, such as 0,1)")
+    parser.add_argument("--no-peers", action="store_true", help="measure only drover and its baselines")
+    parser.add_argument("--no-instructions", action="store_true", help="do not count instructions with valgrind")
+    parser.add_argument("--seed", type=int, help="the seed of the random order")
     return parser.parse_args()
 
 
 def find_build(given):
     if given:
         return given.resolve()
-    builds = [p.parent.parent for pattern in ("build*/bench/bench_call", "build*/*/bench/bench_call") for p in ROOT.glob(pattern)]
+    patterns = ("build*/bench/bench_call", "build*/*/bench/bench_call")
+    builds = [path.parent.parent for pattern in patterns for path in ROOT.glob(pattern)]
     if not builds:
         sys.exit("There are no benchmarks below build/. Build them, or name the build folder with --build:\n"
-                 "    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON && cmake --build build/bench")
+                 "    cmake -B build/bench -G Ninja -DDROVER_DEVELOP=OFF -DDROVER_BUILD_BENCH=ON\n"
+                 "    cmake --build build/bench")
     return max(builds, key=lambda path: (path / "bench" / "bench_call").stat().st_mtime)
 
 
@@ -58,7 +67,7 @@ def belongs(figure, only):
 
 
 class Progress:
-    """One line that is rewritten on a terminal, a line for each round elsewhere."""
+    """Reports progress: on a terminal in one line that is rewritten, otherwise with a line for each round."""
 
     def __init__(self, total):
         self.total, self.done, self.began, self.terminal = total, 0, time.monotonic(), sys.stderr.isatty()
@@ -72,7 +81,8 @@ class Progress:
         width = max(20, shutil.get_terminal_size().columns - 1)
         filled = 24 * self.done // self.total
         bar = "█" * filled + "░" * (24 - filled)
-        print(f"\r\x1b[K{f'{bar} {self.done}/{self.total}, {left:3.0f} s to go, {what}'[:width]}", end="", file=sys.stderr, flush=True)
+        line = f"{bar} {self.done}/{self.total}, {left:3.0f} s left, {what}"
+        print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
 
     def say(self, text):
         print(("\r\x1b[K" if self.terminal else "") + text, file=sys.stderr, flush=True)
@@ -96,17 +106,17 @@ class Run:
         self.compiler = Compiler(bench, timeout)
         self.figures = [f for f in FIGURES if belongs(f, options.only)]
         if not self.figures:
-            sys.exit("No figure begins with " + ", ".join(options.only))
+            sys.exit("There is no figure " + " or ".join(options.only))
         self.peers, self.left_out = {}, []
         if not options.no_peers:
             self.peers, self.left_out = find_peers(self.build, self.environment, PEER_PROGRAMS, timeout)
         if options.quick:
-            self.left_out.append("In a quick run 512 MB stand for 4 GB, the compiler runs once, and slow peers are left out.")
+            self.left_out.append("A quick run uses 512 MB for 4 GB, runs the compiler once and leaves slow peers out.")
         self.broken = []
         self.samples = {figure.id: [] for figure in self.figures}
 
     def methods(self, figure, round_number):
-        """(name, function) of all that is to be run for it in this round."""
+        """Returns (name, function) for each method and peer to run for the figure in this round."""
         if not figure.program:
             if self.options.quick and round_number > 0:
                 return []
@@ -144,15 +154,16 @@ class Run:
         progress.say(f"BROKEN {line}")
         if name in figure.methods:
             self.broken.append(line)
-        else:  # a peer's trouble is not drover's
-            self.left_out.append(f"{name} has no figure for {figure.id} in a round: {error}")
+        else:  # a broken peer does not make the run fail
+            self.left_out.append(f"{name} did not measure {figure.id} in one of the rounds: {error}")
 
     def count_instructions(self, found):
         valgrind = shutil.which("valgrind")
         if self.options.no_instructions or not valgrind:
-            self.left_out.append("Instructions were not counted" + ("." if valgrind else ": there is no valgrind."))
+            reason = "" if valgrind else ": valgrind is not installed"
+            self.left_out.append(f"Instructions were not counted{reason}.")
             return
-        per_iteration = {"T-7/1c": (1, 500, 1500), "T-8/1c": (2048, 1, 2)}  # operations in one, a short run, a long run
+        per_iteration = {"T-7/1c": (1, 500, 1500), "T-8/1c": (2048, 1, 2)}  # calls in an iteration, short run, long run
         for result in found:
             if result["id"] not in per_iteration:
                 continue
@@ -160,12 +171,14 @@ class Run:
             operations, few, many = per_iteration[figure.id]
             for method in ("raw", "drover"):
                 with tempfile.TemporaryDirectory() as folder:
+                    counter = Instructions(self.programs, valgrind, Path(folder))
                     try:
-                        counted = Instructions(self.programs, valgrind, Path(folder)).run(figure, method, few, many, operations)
+                        counted = counter.run(figure, method, few, many, operations)
                     except Broken as error:
-                        self.left_out.append(f"Instructions of {figure.id}, {method}: {error}")
+                        self.left_out.append(f"Instructions of {figure.id}, {method} were not counted: {error}")
                         continue
-                result["costs"].setdefault(method, {}).update({f"instructions_{who}": n for who, n in counted.items()})
+                costs = result["costs"].setdefault(method, {})
+                costs.update({f"instructions_{process}": count for process, count in counted.items()})
 
 
 def terminal_table(found):
@@ -177,8 +190,9 @@ def terminal_table(found):
                      results.verdict(r).replace("**", ""), peers))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
-        print("  ".join(cell.rjust(w) if i in (1, 2, 4, 5) else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-              + "  " + row[-1])
+        cells = [cell.rjust(width) if i in (1, 2, 4, 5) else cell.ljust(width)
+                 for i, (cell, width) in enumerate(zip(row, widths))]
+        print("  ".join([*cells, row[-1]]))
 
 
 def main():
@@ -190,7 +204,8 @@ def main():
         sys.exit(str(error))
     machine = describe_machine(run.cores) | run.compiler.versions()
     if machine["load_before"] > 1.0 and not options.quick:
-        print(f"The load is {machine['load_before']}: others work on this machine, so trust the ratios only.", file=sys.stderr)
+        print(f"The load is {machine['load_before']}: other processes disturb this run, so that only the ratios mean "
+              "something.", file=sys.stderr)
     for line in run.left_out:
         print(line, file=sys.stderr)
     run.measure()

@@ -1,5 +1,5 @@
-// T-12/memory: what an idle key costs. T-14: what an idle worker costs its parent. T-15: how long 64 idle workers
-// outlive a parent that is killed.
+// T-12/memory: the memory of an idle key. T-14: the parent's memory for an idle worker. T-15: the time from the death
+// of a parent until its 64 idle workers have exited.
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -27,13 +27,13 @@ constexpr std::size_t worker_count = 64;
 
 constexpr std::uint64_t key_count = 1'000'000;
 
-/// Bytes that malloc has handed out.
+/// The bytes that malloc has handed out, see mallinfo2(3).
 double malloced() {
   const auto info = ::mallinfo2();
   return static_cast<double>(info.uordblks) + static_cast<double>(info.hblkhd);
 }
 
-/// fill() makes the keys; what is reported is what one of them costs beside key and value.
+/// fill() creates the keys. The result is the memory of one of them, without the key and the value themselves.
 template <class Fill>
 void measure_keys(benchmark::State& state, Fill fill) {
   bench::Samples samples(state);
@@ -62,7 +62,7 @@ void keys_drover(benchmark::State& state) {
     auto pool = std::make_unique<Pool>(
         context.get_executor(), [](const std::uint64_t& key) { return key; }, Pool::Options{.ttl = 1h});
     const auto acquire_all = [](Pool* from) -> asio::awaitable<void> {
-      for (std::uint64_t key = 0; key < key_count; ++key) co_await from->acquire(key);  // and let it go
+      for (std::uint64_t key = 0; key < key_count; ++key) co_await from->acquire(key);  // released at once
     };
     asio::co_spawn(context, acquire_all(pool.get()), [](std::exception_ptr failure) {
       if (failure) std::rethrow_exception(failure);
@@ -76,7 +76,7 @@ void keys_drover(benchmark::State& state) {
 
 // T-14 ----------------------------------------------------------------------------------------------------------------
 
-/// Kilobytes of this process's memory: what it shares with nobody, and Pss, which counts its part of shared pages too.
+/// The private memory of this process, and its Pss, which adds its share of shared pages, see proc_pid_smaps(5).
 struct Memory {
   double private_kb = 0, pss_kb = 0;
 };
@@ -103,7 +103,7 @@ asio::awaitable<void> start_workers(std::vector<drover::LocalWorker>* workers, s
   for (std::size_t i = 0; i < count; ++i) {
     drover::LocalWorker worker(executor, options);
     co_await worker.start();
-    const std::string text = "a worker that has been of use";
+    const std::string text = "an idle worker has run a call";
     co_await worker.call<std::string>("echo", text);
     workers->push_back(std::move(worker));
   }
@@ -114,7 +114,7 @@ asio::awaitable<void> parent_memory(benchmark::State* state) {
   for ([[maybe_unused]] auto _ : *state) {
     std::vector<drover::LocalWorker> workers;
     workers.reserve(2 * worker_count);
-    co_await start_workers(&workers, 4);  // what the first one brings along is not the others' fault
+    co_await start_workers(&workers, 4);  // the first ones also create what all workers share
     const auto memory_before = memory();
     const double descriptors_before = descriptors();
     const auto allocations_before = bench::allocations();
@@ -136,8 +136,8 @@ asio::awaitable<void> parent_memory(benchmark::State* state) {
 
 constexpr std::string_view parent_role = "--parent";
 
-/// The parent that is killed: tells its workers' process ids on descriptor 3, then waits for its end.
-asio::awaitable<void> be_parent() {
+/// The parent that is killed. It writes the process ids of its workers to descriptor 3, then waits for SIGKILL.
+asio::awaitable<void> run_parent() {
   drover::PoolOptions options;
   options.size = worker_count;
   options.worker = bench::worker_options(Placement::anywhere);
@@ -149,8 +149,8 @@ asio::awaitable<void> be_parent() {
   co_await never.async_wait(asio::use_awaitable);
 }
 
-/// The same with plain system calls: each child waits for the end of file of a socket that its parent holds.
-void be_raw_parent() {
+/// The same with plain system calls: each child exits at the end of file of a socket whose other end its parent holds.
+void run_raw_parent() {
   std::vector<bench::Descriptor> ends;
   std::vector<pid_t> pids;
   for (std::size_t i = 0; i < worker_count; ++i) {
@@ -175,15 +175,11 @@ void orphans(benchmark::State& state, bool raw) {
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     auto [reading, writing] = bench::pipe_pair();
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, writing.get(), 3);
+    bench::FileActions actions;
+    actions.duplicate(writing.get(), 3);
     std::string program = "/proc/self/exe", role(parent_role), kind = raw ? "raw" : "drover";
     char* arguments[] = {program.data(), role.data(), kind.data(), nullptr};
-    pid_t parent = 0;
-    errno = ::posix_spawn(&parent, program.c_str(), &actions, nullptr, arguments, environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    const pid_t parent = bench::spawn_process(program.c_str(), arguments, &actions);
     writing.reset();
     std::vector<pid_t> pids(worker_count);
     const auto wanted = static_cast<ssize_t>(pids.size() * sizeof(pid_t));
@@ -195,12 +191,13 @@ void orphans(benchmark::State& state, bool raw) {
     const auto begin = Clock::now();
     ::kill(parent, SIGKILL);
     for (const auto& worker : workers) {
-      pollfd ended{worker.get(), POLLIN, 0};
-      if (::poll(&ended, 1, 30000) != 1) throw std::runtime_error("a worker is still there after 30 s");
+      pollfd exited{worker.get(), POLLIN, 0};
+      if (::poll(&exited, 1, 30000) != 1)
+        throw std::runtime_error("a worker is still running 30 s after its parent's death");
     }
     const auto taken = Clock::now() - begin;
     samples.add(state, taken, bench::microseconds(taken) / 1000);
-    bench::wait_for(parent);
+    bench::wait_for_exit(parent);
   }
   samples.report(state);
 }
@@ -208,13 +205,12 @@ void orphans(benchmark::State& state, bool raw) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bench::pin_as_told();
   drover::Routines routines;
   routines.add("echo", [](std::string text) { return text; });
-  if (drover::in_worker()) return drover::serve(routines);
+  if (bench::in_worker()) return drover::serve(routines);
   if (argc > 2 && argv[1] == parent_role) {
-    if (argv[2] == std::string_view("raw")) be_raw_parent();
-    return drover::run_main(be_parent());
+    if (argv[2] == std::string_view("raw")) run_raw_parent();
+    return drover::run_main(run_parent());
   }
 
   bench::add("T-12/memory/raw", 1, keys_raw);

@@ -1,11 +1,8 @@
-// T-1: from Process::spawn to the first byte of a tiny program. T-2: how long the caller is blocked in it.
-// Each with 10 MB and with 4 GB resident in the parent, in small pages, as a heap is that has grown bit by bit.
-#include <cstdio>
-#include <fcntl.h>
-#include <fstream>
+// T-1: the time from Process::spawn until the first byte of a tiny program arrives. T-2: the time that the caller is
+// blocked in Process::spawn. Each is measured with 10 MB and with 4 GB of resident memory in the parent.
+#include <algorithm>
 #include <memory>
 #include <string>
-#include <sys/mman.h>
 
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
@@ -18,52 +15,24 @@ using bench::Placement;
 
 constexpr std::size_t mebi = std::size_t{1} << 20;
 
-std::size_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  for (std::size_t kibi = 0; file >> name >> kibi; std::getline(file, unit))
-    if (name == "MemAvailable:") return kibi * 1024;
-  return 0;
-}
-
-/// Memory of this process that is really there.
-class Resident {
- public:
-  explicit Resident(std::size_t size) : size_(size) {
-    memory_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::system_error(errno, std::system_category(), "mmap");
-    ::madvise(memory_, size_, MADV_NOHUGEPAGE);
-    for (std::size_t at = 0; at < size_; at += 4096) static_cast<volatile char*>(memory_)[at] = 1;
-  }
-  ~Resident() { ::munmap(memory_, size_); }
-  Resident(const Resident&) = delete;
-  Resident& operator=(const Resident&) = delete;
-  std::size_t size() const noexcept { return size_; }
-
- private:
-  std::size_t size_;
-  void* memory_;
-};
-
-/// DROVER_BENCH_MEMORY_MB says what stands for 4 GB; no more than two thirds of what is free in any case.
+/// On a small machine the large parent is limited to two thirds of the available memory.
 void resize_parent(benchmark::State& state, bool large) {
-  static std::unique_ptr<Resident> resident;
+  static std::unique_ptr<bench::ResidentMemory> resident;
   std::size_t wanted = 10 * mebi;
   if (large) {
-    const char* text = std::getenv("DROVER_BENCH_MEMORY_MB");
-    wanted = (text ? static_cast<std::size_t>(std::atoll(text)) : 4096) * mebi;
-    if (!resident || resident->size() != wanted) wanted = std::min(wanted, available_memory() / 3 * 2);
+    wanted = bench::large_parent();
+    if (!resident || resident->size() != wanted) wanted = std::min(wanted, bench::available_memory() / 3 * 2);
   }
   if (!resident || resident->size() != wanted) {
     resident.reset();
-    resident = std::make_unique<Resident>(wanted);
+    resident = std::make_unique<bench::ResidentMemory>(wanted);
   }
   state.counters["parent_mb"] = static_cast<double>(wanted / mebi);
 }
 
 enum class Figure { first_byte, caller_blocked };
 
-/// Starts tiny children one after the other, each when the one before has been reaped.
+/// Measures the spawns of tiny children. Each child is reaped before the next one is spawned.
 class Spawns {
  public:
   Spawns(benchmark::State& state, Figure figure, bool large) : state_(state), figure_(figure), samples_(state) {
@@ -71,7 +40,7 @@ class Spawns {
     resize_parent(state, large);
   }
 
-  /// spawn() returns when the call that is measured does.
+  /// spawn() returns the child as soon as the measured function has returned.
   template <class Spawn>
   auto measure(Spawn spawn) {
     const auto begin = Clock::now();
@@ -93,28 +62,25 @@ class Spawns {
 
 void spawn_raw(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure([] { return bench::spawn_tiny(); }));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure([] { return bench::spawn_tiny(); }));
   spawns.report();
 }
 
-/// The child as drover promises it: default dispositions, nothing blocked, a group of its own, only 0, 1 and 2 open.
+/// A child as drover promises it: with ChildAttributes, and no open descriptors but 0, 1 and 2.
 pid_t spawn_clean() {
-  const bench::CleanSlate slate;
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-  const pid_t pid = bench::spawn_tiny(nullptr, &actions, slate.attributes());
-  ::posix_spawn_file_actions_destroy(&actions);
-  return pid;
+  const bench::ChildAttributes attributes;
+  bench::FileActions actions;
+  actions.close_from(3);
+  return bench::spawn_tiny(nullptr, &actions, attributes.get());
 }
 
 void spawn_raw_clean(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn_clean));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure(spawn_clean));
   spawns.report();
 }
 
-/// And it is a thread that waits for the child's end, which has to be told of the child.
+/// spawn_clean(), and a reaper thread that has to learn of each child.
 void spawn_raw_threads(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
   bench::ReaperThread reaper;
@@ -129,7 +95,7 @@ void spawn_raw_threads(benchmark::State& state, Figure figure, bool large) {
   spawns.report();
 }
 
-/// For comparison: what a program without posix_spawn does.
+/// fork and exec, for comparison.
 void spawn_forked(benchmark::State& state, Figure figure, bool large) {
   Spawns spawns(state, figure, large);
   const auto spawn = [] {
@@ -138,7 +104,7 @@ void spawn_forked(benchmark::State& state, Figure figure, bool large) {
     ::execl(DROVER_BENCH_TINY, DROVER_BENCH_TINY, nullptr);
     ::_exit(127);
   };
-  for ([[maybe_unused]] auto _ : state) bench::wait_for(spawns.measure(spawn));
+  for ([[maybe_unused]] auto _ : state) bench::wait_for_exit(spawns.measure(spawn));
   spawns.report();
 }
 

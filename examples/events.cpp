@@ -1,5 +1,5 @@
-// What a program is told of a worker that refuses to die: it has replaced itself by a shell that knows nothing of
-// drover and ignores SIGTERM, so it takes the whole ladder to end it. Prints a timeline.
+// The events of a worker that refuses to exit. Its routine replaces the worker by a shell that knows nothing of drover
+// and ignores SIGTERM, so that the stop has to escalate to SIGKILL. Prints a timeline.
 #include <cstdio>
 #include <unistd.h>
 
@@ -13,9 +13,9 @@ double seconds_since(drover::Clock::time_point begin, drover::Clock::time_point 
   return std::chrono::duration<double>(at - begin).count();
 }
 
-void refuse_to_die() { ::execl("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 1; done", nullptr); }
+void refuse_to_exit() { ::execl("/bin/sh", "sh", "-c", "trap '' TERM; while :; do sleep 1; done", nullptr); }
 
-asio::awaitable<void> watch_it_die() {
+asio::awaitable<void> stop_the_worker() {
   const auto begin = drover::Clock::now();
   drover::WorkerOptions options;
   options.name = "mule";
@@ -27,7 +27,7 @@ asio::awaitable<void> watch_it_die() {
   drover::LocalWorker worker(co_await asio::this_coro::executor, options);
   co_await worker.start();
 
-  auto call = worker.call<void>("refuse_to_die");
+  auto call = worker.call<void>("refuse_to_exit");
   const drover::StopReport report = co_await worker.stop(300ms);
   std::printf("%6.2f s  the stop says: %s terminated %s, killed %s, %s\n", seconds_since(begin, drover::Clock::now()),
               report.rpc.message().c_str(), report.terminated ? "yes" : "no", report.killed ? "yes" : "no",
@@ -43,7 +43,7 @@ asio::awaitable<void> watch_it_die() {
 
 int main() {
   drover::Routines routines;
-  routines.add("refuse_to_die", refuse_to_die);
+  routines.add("refuse_to_exit", refuse_to_exit);
   if (drover::in_worker()) return drover::serve(routines);
-  return drover::run_main(watch_it_die());
+  return drover::run_main(stop_the_worker());
 }

@@ -1,5 +1,5 @@
-// sha256sum(1) of a whole tree, in worker processes. With --chaos it kills, stops and crashes them at random, and
-// prints the same.
+// sha256sum(1) for a whole tree, in worker processes. With --chaos it kills, suspends and crashes its workers at
+// random, and still prints the same.
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -40,21 +40,21 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// What runs in the workers ----------------------------------------------------------------------
+// In the workers ------------------------------------------------------------------------------------------------------
 
 struct Digest {
   std::string hex;
   std::uint64_t bytes{};
 };
 
-/// Lets a Digest travel between the processes.
+/// Names the fields of a Digest, so that drover can send it.
 auto drover_fields(Digest& digest) { return std::tie(digest.hex, digest.bytes); }
 
 [[noreturn]] void throw_errno() { throw std::runtime_error(std::generic_category().message(errno)); }
 
-/// Stops in the middle of a file when the call is cancelled, or its worker is to end.
+/// Gives up in the middle of a file when its call is cancelled or its worker is stopped.
 Digest sha256(std::stop_token stop, std::string path) {
-  // Not to wait for a writer, should a FIFO have taken the file's place meanwhile.
+  // O_NONBLOCK: if a FIFO has replaced the file meanwhile, open() must not wait for a writer.
   const drover::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) throw_errno();
   struct stat status{};
@@ -96,9 +96,10 @@ void crash() {
   std::abort();
 }
 
-// What runs in the program itself ---------------------------------------------------------------
+// In the parent -------------------------------------------------------------------------------------------------------
 
-/// As sha256sum prints it: a name with a backslash or a line break in it is escaped, and a backslash in front says so.
+/// A line as sha256sum prints it. If the name has backslashes or line breaks, they are escaped, and the line begins
+/// with a backslash.
 std::string checksum_line(const std::string& hex, const std::string& path) {
   std::string name;
   for (const char c : path) {
@@ -112,23 +113,23 @@ std::string checksum_line(const std::string& hex, const std::string& path) {
   return (name.size() == path.size() ? "" : "\\") + hex + "  " + name + '\n';
 }
 
-/// Prints the lines in the order of their files, whichever is ready first.
+/// Prints the lines in the order of the files, in whatever order they become ready.
 class Lines {
  public:
   explicit Lines(Report& report) : report_(report) {}
 
-  /// So far ahead of the oldest file that is not done yet may the others get.
+  /// Whether a further file may begin. This bounds how far files get ahead of the oldest one that is not done yet.
   bool has_room() const { return waiting_.size() < 4096; }
 
-  /// The place of the next file of the walk.
+  /// Adds a line for the next file of the walk. Returns its number.
   std::uint64_t add() {
     waiting_.emplace_back();
     return first_ + waiting_.size() - 1;
   }
 
-  /// An empty line is not printed. True if there is more room now.
-  bool set(std::uint64_t place, std::string line) {
-    waiting_[place - first_] = std::move(line);
+  /// Sets a line; an empty one is not printed. Returns whether there is more room now.
+  bool set(std::uint64_t number, std::string line) {
+    waiting_[number - first_] = std::move(line);
     bool moved = false;
     for (; !waiting_.empty() && waiting_.front(); waiting_.pop_front(), ++first_, moved = true) {
       if (waiting_.front()->empty()) continue;
@@ -155,20 +156,20 @@ struct Job {
   Report report;
   TreeWalk walk;
   Lines lines;
-  int unlucky_files = 0;  // that chaos has hit several times in a row
-  std::size_t died = 0;   // workers, those among them that were killed because they did not answer
+  int unlucky_files = 0;   // files in their third attempt or a later one
+  std::size_t exited = 0;  // workers that have exited, also by kill_after
 };
 
-/// A worker that dies, or does not answer, is not the file's fault: another one gets it.
-bool deserves_another_try(const std::error_code& error) {
+/// Whether the worker failed and not the file. Another worker may then hash the file.
+bool worker_failed(const std::error_code& error) {
   return error == drover::Errc::worker_exited || error == drover::Errc::connection_lost ||
          error == drover::Errc::protocol_error || error == drover::Errc::deadline_exceeded;
 }
 
-/// The file's line; empty if it could not be read, which has been reported then.
+/// Returns the line of the file. If the file cannot be read, it reports that and returns an empty line.
 asio::awaitable<std::string> hash_file(drover::WorkerPool& pool, Job& job, File file) {
   const bool chaos = job.command_line.chaos;
-  // A worker that has been stopped never answers; the deadline gives the file to another one, and it is killed.
+  // A suspended worker never replies. After the deadline another worker gets the file, and kill_after kills this one.
   drover::Duration deadline =
       chaos ? 250ms + std::chrono::milliseconds(file.size >> 17) : 30s + std::chrono::milliseconds(file.size >> 13);
   drover::CallOptions call{.deadline = deadline, .kill_after = chaos ? 20ms : 1s};
@@ -184,7 +185,7 @@ asio::awaitable<std::string> hash_file(drover::WorkerPool& pool, Job& job, File 
     } catch (const drover::RemoteError& error) {
       failure = error.what();
     } catch (const drover::Error& error) {
-      if (!deserves_another_try(error.code())) throw;
+      if (!worker_failed(error.code())) throw;
       if (chaos || attempt < 3) {
         deadline *= 2;
         call.deadline = deadline;
@@ -198,7 +199,7 @@ asio::awaitable<std::string> hash_file(drover::WorkerPool& pool, Job& job, File 
   }
 }
 
-/// Takes one file of the walk after the other, until there are none.
+/// Hashes one file of the walk after the other, until there are none left.
 asio::awaitable<void> hash_files(drover::WorkerPool& pool, Job& job, asio::steady_timer& room) {
   for (;;) {
     while (!job.lines.has_room()) {
@@ -207,13 +208,13 @@ asio::awaitable<void> hash_files(drover::WorkerPool& pool, Job& job, asio::stead
     }
     std::optional<File> file = job.walk.next();
     if (!file) co_return;
-    const std::uint64_t place = job.lines.add();
+    const std::uint64_t number = job.lines.add();
     std::string line = co_await hash_file(pool, job, *std::move(file));
-    if (job.lines.set(place, std::move(line))) room.cancel();
+    if (job.lines.set(number, std::move(line))) room.cancel();
   }
 }
 
-/// So many of the above side by side; the first error, or the caller's cancellation, ends them all.
+/// Runs `lanes` of the above concurrently. The first error, or a cancellation of the caller, cancels all of them.
 asio::awaitable<void> hash_files(drover::WorkerPool& pool, Job& job, asio::steady_timer& room, std::size_t lanes) {
   using namespace asio::experimental::awaitable_operators;
   asio::awaitable<void> one = hash_files(pool, job, room);
@@ -225,27 +226,27 @@ asio::awaitable<void> hash_files(drover::WorkerPool& pool, Job& job, asio::stead
   co_await std::move(all);
 }
 
-std::string describe(const drover::PoolStats& stats, std::size_t died) {
+std::string describe(const drover::PoolStats& stats, std::size_t exited) {
   return std::to_string(stats.ready) + '/' + std::to_string(stats.workers) + " workers ready, " +
-         std::to_string(stats.in_flight) + " busy, " + std::to_string(died) + " died";
+         std::to_string(stats.in_flight) + " busy, " + std::to_string(exited) + " died";
 }
 
 asio::awaitable<void> show_progress(drover::WorkerPool& pool, Job& job) {
   asio::steady_timer pause(co_await asio::this_coro::executor);
   for (;;) {
-    job.report.draw(describe(pool.stats(), job.died));
+    job.report.draw(describe(pool.stats(), job.exited));
     pause.expires_after(100ms);
     co_await pause.async_wait(asio::use_awaitable);
   }
 }
 
-asio::awaitable<void> wreak_havoc(drover::WorkerPool& pool, Job& job) {
+asio::awaitable<void> cause_chaos(drover::WorkerPool& pool, Job& job) {
   std::mt19937 random(std::random_device{}());
   asio::steady_timer pause(co_await asio::this_coro::executor);
   for (;;) {
     pause.expires_after(std::chrono::milliseconds(20 + random() % 150));
     co_await pause.async_wait(asio::use_awaitable);
-    // A large file would never get done if its worker were hit every time.
+    // Without pauses a large file would never be done, because each of its workers would be hit.
     if (job.unlucky_files > 0) continue;
 
     const std::vector<drover::WorkerMetadata> workers = pool.workers();
@@ -259,7 +260,7 @@ asio::awaitable<void> wreak_havoc(drover::WorkerPool& pool, Job& job) {
           const drover::CallOptions call{.deadline = 100ms, .kill_after = 0ms};
           co_await pool.call(call, "crash");
         } catch (const drover::Error&) {
-          // That is what it was called for; and what is worse comes to light with the next file.
+          // The crash was intended. A real failure shows up with the next file.
         }
     }
   }
@@ -280,16 +281,16 @@ asio::awaitable<void> hash_tree(drover::WorkerPool& pool, Job& job) {
   }
 
   asio::steady_timer room(co_await asio::this_coro::executor, asio::steady_timer::time_point::max());
-  // Two for each worker, so that none has to wait for the next file.
+  // Two for each worker, so that no worker waits for its next file.
   asio::awaitable<void> hashing = hash_files(pool, job, room, 2 * job.command_line.workers);
   asio::awaitable<void> showing = Report::is_a_terminal() ? show_progress(pool, job) : never();
-  asio::awaitable<void> spoiling = job.command_line.chaos ? wreak_havoc(pool, job) : never();
-  // Ends with the first of them, which is the hashing.
-  auto all = std::move(hashing) || std::move(showing) || std::move(spoiling);
+  asio::awaitable<void> chaos = job.command_line.chaos ? cause_chaos(pool, job) : never();
+  // Completes with the first of them, which is the hashing.
+  auto all = std::move(hashing) || std::move(showing) || std::move(chaos);
   co_await std::move(all);
 
   const drover::PoolStats stats = pool.stats();
-  job.report.finish(std::to_string(job.command_line.workers) + " workers; " + std::to_string(job.died) + " died, " +
+  job.report.finish(std::to_string(job.command_line.workers) + " workers; " + std::to_string(job.exited) + " died, " +
                     std::to_string(stats.restarts) + " were replaced");
 }
 
@@ -305,13 +306,13 @@ int main(int argc, char** argv) {
   drover::PoolOptions options;
   options.size = job.command_line.workers;
   options.worker.name = "hasher";
-  // Nothing here is worth waiting for: it can be done again.
+  // A stop need not wait for calls in flight, because hashing has no effect that could be lost.
   options.shutdown_grace = 0ms;
   options.worker.shutdown_grace = 200ms;
   options.worker.stop_margin = 200ms;
   options.worker.term_grace = 200ms;
   options.worker.on_event = [&job](const drover::Event& event) {
-    if (event.kind == drover::Event::Kind::exited) ++job.died;
+    if (event.kind == drover::Event::Kind::exited) ++job.exited;
   };
   if (job.command_line.chaos) options.restart = {.max_restarts = 1'000'000, .backoff = 1ms, .max_backoff = 1ms};
 

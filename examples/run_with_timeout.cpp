@@ -1,4 +1,4 @@
-// timeout(1) on drover::Process alone: runs a command, and ends it if it takes too long.
+// timeout(1) with nothing but drover::Process: runs a command, and ends it if it takes too long.
 #include <charconv>
 #include <csignal>
 #include <cstdlib>
@@ -25,13 +25,17 @@ namespace {
 constexpr std::string_view usage =
     R"(Usage: run_with_timeout [-k KILL_AFTER] SECONDS COMMAND [ARGUMENT...]
 
-Runs COMMAND; if it has not ended after SECONDS, sends it SIGTERM, and if that does not help for KILL_AFTER
-seconds (5 by default), SIGKILL to it and to what it has left in its process group. Both may have fractions.
-SECONDS of 0 is no limit.
+Runs COMMAND. If it is still running after SECONDS, it gets SIGTERM. If its process group is still there
+KILL_AFTER seconds later (default: 5), the whole group gets SIGKILL. Both numbers may have fractions. With
+SECONDS 0 there is no limit.
 
-Exit status: that of COMMAND; 128 + the number of the signal that ended it, if it was one (137 after the
-SIGKILL); 124 if it ended after the SIGTERM; 125 if run_with_timeout itself failed; 126 if COMMAND can't be
-executed; 127 if there is none.
+Exit status:
+  that of COMMAND, if it exits within SECONDS
+  124      COMMAND exited after SIGTERM
+  125      run_with_timeout itself failed
+  126      COMMAND cannot be executed
+  127      COMMAND was not found
+  128 + N  signal N ended COMMAND (137: SIGKILL)
 )";
 
 enum Status { timed_out = 124, own_failure = 125, not_executable = 126, not_found = 127, by_signal = 128 };
@@ -57,7 +61,7 @@ drover::Duration parse_seconds(std::string_view text) {
 CommandLine parse_command_line(int argc, char** argv) {
   CommandLine result;
   opterr = 0;
-  // "+": what follows COMMAND belongs to it.
+  // "+" stops at the first operand: the options after COMMAND are its own.
   for (int found; (found = getopt(argc, argv, "+:k:h-:")) != -1;) {
     switch (found) {
       case 'k': result.plan.term_grace = parse_seconds(optarg); break;
@@ -72,7 +76,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       default: refuse_command_line(std::string("unknown option '-") + static_cast<char>(optopt) + "'");
     }
   }
-  if (argc - optind < 2) refuse_command_line(optind == argc ? "how many seconds?" : "which command?");
+  if (argc - optind < 2) refuse_command_line(optind == argc ? "missing SECONDS" : "missing COMMAND");
 
   result.plan.patience = parse_seconds(argv[optind]);
   if (*result.plan.patience == drover::Duration::zero()) result.plan.patience = std::nullopt;
@@ -82,15 +86,15 @@ CommandLine parse_command_line(int argc, char** argv) {
   return result;
 }
 
-/// drover gives each process a group of its own, and only one group at a time may read from a terminal and gets its
-/// Ctrl-C. If that is ours, the command's takes its place until it has ended.
+/// Makes the command's process group the foreground group of the terminal, if this program's group is that now. drover
+/// gives each process a group of its own, and only the foreground group may read from the terminal and gets its Ctrl-C.
 class Foreground {
  public:
   explicit Foreground(drover::Process& process) {
-    if (::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;  // no terminal, or we are in the background
+    if (::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;  // no terminal, or this program is in the background
     give_to(process.pid());
     given_ = true;
-    process.signal(SIGCONT);  // it may have been stopped for reading too early
+    process.signal(SIGCONT);  // in case it was stopped because it read before
   }
   Foreground(const Foreground&) = delete;
   Foreground& operator=(const Foreground&) = delete;
@@ -100,7 +104,7 @@ class Foreground {
 
  private:
   static void give_to(pid_t group) {
-    // tcsetpgrp() from the background would stop us, see tcsetpgrp(3).
+    // From the background, tcsetpgrp(3) would stop this program by SIGTTOU.
     sigset_t output, before;
     sigemptyset(&output);
     sigaddset(&output, SIGTTOU);
@@ -127,7 +131,7 @@ int main(int argc, char** argv) {
   asio::io_context context;
   drover::Process process;
   try {
-    // Before the command is there: a signal meant for it must not end us and leave it alone.
+    // This comes before the spawn: a signal that arrives in between must not end this program alone.
     asio::signal_set signals(context, SIGINT, SIGTERM, SIGHUP);
     signals.add(SIGQUIT);
     process = drover::Process::spawn(command_line.command);
@@ -135,7 +139,7 @@ int main(int argc, char** argv) {
 
     const auto pass_on = [&process, &signals](const auto& self) -> void {
       signals.async_wait([&process, &self](const std::error_code& error, int signal) {
-        // Once it has been reaped nobody cancels this wait any more: that has just happened, or is about to.
+        // After the reap no wait may begin: the handler of the reap cancels only the waits that it finds.
         if (error || !process.running()) return;
         process.signal(signal);
         self(self);

@@ -1,6 +1,7 @@
-// A worker process for each tenant, started on its first request, shared by its requests, and stopped when it has had
-// none for a while. The request that a worker crashes under fails; the tenant's next one gets a fresh worker, whoever
-// still holds the old one, and the other tenants notice nothing. Prints a timeline.
+// A worker process for each tenant. The tenant's first request starts the worker, all its requests share it, and it is
+// stopped after a while without requests. If a worker crashes, the request that it was running fails. The tenant's next
+// request gets a new worker, even while other requests hold the old one. Other tenants are not affected. Prints a
+// timeline.
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -16,15 +17,15 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// ---- in the workers -------------------------------------------------------------------------------------------------
+// In the workers ------------------------------------------------------------------------------------------------------
 
-int served = 0;  // of one tenant: each has a process of its own
+int served = 0;  // requests of one tenant, because each tenant has a process of its own
 
 int count_request() { return ++served; }
 
 void crash() { ::raise(SIGSEGV); }
 
-// ---- in the server --------------------------------------------------------------------------------------------------
+// In the server -------------------------------------------------------------------------------------------------------
 
 using Worker = std::unique_ptr<drover::LocalWorker>;
 using Tenants = drover::ResourcePool<std::string, Worker>;
@@ -62,8 +63,8 @@ asio::awaitable<void> stop_worker(Timeline& timeline, Worker& worker) {
   timeline.say(tenant, "worker stopped: " + report.exit.to_string());
 }
 
-/// Later calls to this worker would fail as well.
-bool means_end(const drover::Error& error) {
+/// Whether later calls to this worker would fail as well.
+bool worker_is_lost(const drover::Error& error) {
   return error.code() == drover::Errc::worker_exited || error.code() == drover::Errc::connection_lost ||
          error.code() == drover::Errc::protocol_error || error.code() == drover::Errc::not_running ||
          error.code() == drover::Errc::stopping;
@@ -79,8 +80,8 @@ asio::awaitable<void> request(Timeline& timeline, Tenants& tenants, std::string 
       answer = "request " + std::to_string(co_await (*lease)->call<int>(routine)) + " of this worker";
   } catch (const drover::Error& error) {
     answer = error.exit_status() ? "failed: the worker was " + error.exit_status()->to_string() : error.what();
-    // From now on requests get a fresh worker. Other holders of this one keep it and find out for themselves.
-    if (means_end(error)) lease.discard();
+    // Later requests get a new worker. Requests that hold this one keep it until they release it.
+    if (worker_is_lost(error)) lease.discard();
   }
   timeline.say(tenant, answer);
   co_await lease.release();
@@ -98,11 +99,11 @@ asio::awaitable<void> serve_tenants() {
   using namespace asio::experimental::awaitable_operators;
   const auto ask = [&](const char* tenant, const char* routine) { return request(timeline, tenants, tenant, routine); };
 
-  // Three requests of one tenant at once share a worker; another tenant has its own.
+  // Three concurrent requests of one tenant share a worker. Another tenant has its own.
   co_await (ask("ann", "count") && ask("ann", "count") && ask("ann", "count") && ask("bob", "count"));
 
-  // Ann has sessions open, each with a lease, so that her worker stays. It crashes under one request: only that one
-  // fails. Her next requests get a fresh worker, although the sessions still hold the old one. Bob notices nothing.
+  // Ann's worker crashes while two sessions hold a lease of it. Only the request that it was running fails. Ann's next
+  // requests get a new worker, although the sessions still hold the old one. Bob's worker is not affected.
   {
     auto session = co_await tenants.acquire("ann");
     auto another = co_await tenants.acquire("ann");
@@ -114,7 +115,7 @@ asio::awaitable<void> serve_tenants() {
   }
   co_await ask("ann", "count");
 
-  // Nobody asks for anything any more: both workers go by themselves.
+  // Without requests both workers are stopped after the ttl.
   while (tenants.stats().total_entries > 0) co_await pause(20ms);
   timeline.say("", "no worker is left");
 }

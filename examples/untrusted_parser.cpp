@@ -1,8 +1,8 @@
-// Feeds every file of a folder to a parser that can't be trusted: on some inputs it crashes, hangs, leaks or exits. It
-// runs in workers, so this program is never harmed and says of each file how it went.
+// Parses every file of a folder with a parser that cannot be trusted: on some inputs it crashes, hangs, leaks or exits.
+// The parser runs in workers, so that it cannot harm this program, which prints a verdict for each file.
 //
-// The parser reads key=value lines. It was sabotaged: files whose name begins with crash, abort, hang, leak or exit
-// make it do that.
+// The parser reads key=value lines. For this example it is sabotaged: a file whose name begins with crash, abort, hang,
+// leak or exit makes it do that.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +22,7 @@ namespace {
 using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
-// ---- the parser, which runs in a worker -----------------------------------------------------------------------------
+// In the workers ------------------------------------------------------------------------------------------------------
 
 void sabotage(const std::string& name) {
   if (name.starts_with("crash")) {
@@ -53,24 +53,15 @@ std::size_t parse(std::string name, std::string text) {
   return pairs;
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED
-#endif
-#endif
-
-// The parser gets bad_alloc instead of all the memory there is. Not under a sanitizer, which reserves more than that.
+/// Limits the worker's memory, so that a leak ends in std::bad_alloc. AddressSanitizer and ThreadSanitizer reserve more
+/// than that: build without them.
 void limit_memory() {
-#ifndef SANITIZED
   constexpr rlim_t most = rlim_t{512} << 20;
   const rlimit limit{most, most};
   ::setrlimit(RLIMIT_AS, &limit);
-#endif
 }
 
-// ---- the host -------------------------------------------------------------------------------------------------------
+// In the parent -------------------------------------------------------------------------------------------------------
 
 struct Verdict {
   fs::path file;
@@ -92,7 +83,7 @@ asio::awaitable<void> examine(drover::WorkerPool& pool, Verdict& verdict) {
   const auto begin = drover::Clock::now();
   try {
     std::ifstream file(verdict.file, std::ios::binary);
-    if (!file) throw std::runtime_error("can't be read");
+    if (!file) throw std::runtime_error("cannot be read");
     const std::string text((std::istreambuf_iterator<char>(file)), {});
     drover::CallOptions options;
     options.deadline = 3s;

@@ -1,4 +1,4 @@
-// T-13: all of drover, and one call.
+// T-13: a file that includes all of drover and makes one call.
 #include <drover/drover.hpp>
 
 asio::awaitable<int> square(drover::WorkerPool& pool, int number);

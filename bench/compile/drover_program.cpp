@@ -1,4 +1,4 @@
-// Beside T-13: a whole program, both sides, so that everything of drover is instantiated in one file.
+// T-13, for comparison: a program with both sides in one file, which instantiates most of drover.
 #include <string>
 
 #include <drover/drover.hpp>

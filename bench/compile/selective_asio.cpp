@@ -1,4 +1,4 @@
-// T-13, the baseline: coroutines and sockets with no more of Asio than they need.
+// T-13, the baseline: coroutines and sockets, with only those headers of Asio that they need.
 #include <string>
 
 #include <asio/awaitable.hpp>

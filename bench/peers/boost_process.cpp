@@ -1,4 +1,4 @@
-// Boost.Process v2 on Boost.Asio. Its default launcher forks; vfork_launcher is the faster one it documents.
+// Boost.Process v2 on Boost.Asio, with its default launcher, which forks, and with vfork_launcher, which is faster.
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
@@ -8,7 +8,7 @@
 #include <boost/type_traits/decay.hpp>
 #include <boost/type_traits/is_convertible.hpp>
 
-// Boost 1.81 uses the three above without including them.
+// The headers of Boost.Process 1.81 use the three headers above without including them.
 #include <boost/process/v2/posix/default_launcher.hpp>
 #include <boost/process/v2/posix/vfork_launcher.hpp>
 #include <boost/process/v2/process.hpp>
@@ -26,7 +26,7 @@ using Failure = boost::system::error_code;
 
 enum class Until { first_byte, reaped_in_the_loop, reaped_by_wait };
 
-/// One child from spawn to end. Its stdin is a pipe, closed to end it; its stderr is read.
+/// Runs one child. Its stdin is a pipe, whose end makes it exit. Its stderr is read.
 template <class Launcher>
 double once(const std::string& program, const std::vector<std::string>& arguments, Until until) {
   static asio::io_context context;
@@ -45,7 +45,7 @@ double once(const std::string& program, const std::vector<std::string>& argument
   });
   context.run();
   context.restart();
-  if (!answered) throw std::runtime_error("The child did not answer.");
+  if (!answered) throw std::runtime_error("the child wrote nothing");
   if (until == Until::first_byte) {
     in.close();
     child.wait();
@@ -54,7 +54,7 @@ double once(const std::string& program, const std::vector<std::string>& argument
 
   if (until == Until::reaped_in_the_loop) {
     child.async_wait([&](Failure, int) { taken = peers::microseconds(peers::Clock::now() - start); });
-    context.poll();  // it waits now
+    context.poll();  // the wait has begun now
     start = peers::Clock::now();
     child.request_exit();
     context.run();
@@ -68,13 +68,13 @@ double once(const std::string& program, const std::vector<std::string>& argument
   return taken.value();
 }
 
-/// The program re-executed: a byte to stderr from the running loop, then until stdin ends.
+/// The program executed again: writes a byte to stderr once its loop runs, and returns when stdin ends.
 int run_loop() {
   asio::io_context context;
   asio::posix::stream_descriptor in(context, 0);
   char buffer[64];
   in.async_read_some(asio::buffer(buffer), [](Failure, std::size_t) {});
-  asio::post(context, [] { peers::checked(::write(2, "x", 1), "write"); });
+  asio::post(context, [] { bench::send_byte(2); });
   context.run();
   return 0;
 }

@@ -12,7 +12,7 @@ using peers::schema::Echo;
 
 std::string address(const std::string& path) { return "unix:" + path; }
 
-/// A message may be as large as it likes: the default is a bound of 64 MiB.
+/// Lifts the default limit of 64 MiB for a message.
 capnp::ReaderOptions options() {
   capnp::ReaderOptions unbounded;
   unbounded.traversalLimitInWords = std::numeric_limits<std::uint64_t>::max();
@@ -34,8 +34,8 @@ class EchoServer final : public Echo::Server {
 
 void serve(const std::string&, const std::string& path) {
   capnp::EzRpcServer server(kj::heap<EchoServer>(), address(path), 0, options());
-  server.getPort().wait(server.getWaitScope());  // it listens then
-  peers::say_that_it_listens();
+  server.getPort().wait(server.getWaitScope());  // returns once it listens
+  peers::report_listening();
   kj::NEVER_DONE.wait(server.getWaitScope());
 }
 
@@ -65,7 +65,7 @@ peers::Result latency(const std::string& path, double seconds) {
   return measured.result();
 }
 
-/// Each call that ends begins the next one.
+/// Calls in flight. Each call that completes begins the next one.
 class Calls : kj::TaskSet::ErrorHandler {
  public:
   Calls(Connected& client, peers::Rate& measured)
@@ -103,9 +103,10 @@ peers::Result transfer(const std::string& path, double seconds, std::size_t byte
   return peers::throughput(seconds, bytes, [&] {
     auto request = client.echo().takeRequest(capnp::MessageSize{8, 0});
     const Echo::TakeParams::Builder parameters = request;
-    request.adoptData(capnp::Orphanage::getForMessageContaining(parameters).referenceExternalData(data));  // not copied
+    request.adoptData(
+        capnp::Orphanage::getForMessageContaining(parameters).referenceExternalData(data));  // without a copy
     if (request.send().wait(client.scope()).getSize() != bytes)
-      throw std::runtime_error("The server received something else.");
+      throw std::runtime_error("the server received another size");
   });
 }
 

@@ -1,8 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -11,64 +9,31 @@
 #include <fstream>
 #include <functional>
 #include <map>
-#include <sched.h>
+#include <memory>
 #include <stdexcept>
 #include <string>
-#include <string_view>
-#include <sys/mman.h>
-#include <system_error>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
+#include "../support/machine.hpp"
 #include "guard.hpp"
 
-/// What the peers have in common: the same work that drover's benchmarks do, done by other libraries. Nothing of drover
-/// is in here. Every program answers
+/// What all peers share. A peer does the work of drover's benchmarks with another library, and uses nothing of drover.
+/// Every program prints
 ///
-///     --list                                  the figures it has and by what: "FIGURE PEER", one a line
-///     --run FIGURE [--peer PEER] --seconds S  one line of JSON: figure, peer, value, unit, note
+///     --list                                  the figures that it can measure: "FIGURE PEER", one a line
+///     --run FIGURE [--peer PEER] --seconds S  the result, as one line of JSON: figure, peer, value, unit, note
 namespace peers {
 
-using Clock = std::chrono::steady_clock;
+using bench::Clock;
+using bench::cores;
+using bench::microseconds;
 
-inline double microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
-inline double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+inline double seconds_since(Clock::time_point start) { return bench::seconds(Clock::now() - start); }
 
-// Where processes run -------------------------------------------------------------------------------------------------
+inline void pin(int first, int second) { checked(bench::pin({first, second}), "sched_setaffinity"); }
 
-/// The two cores in use: DROVER_BENCH_CORES=0,1, else the first two that are allowed. The same one twice if there is
-/// one.
-inline std::pair<int, int> cores() {
-  static const std::pair<int, int> chosen = [] {
-    if (const char* text = std::getenv("DROVER_BENCH_CORES")) {
-      char* end = nullptr;
-      const int first = static_cast<int>(std::strtol(text, &end, 10));
-      return std::pair(first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first);
-    }
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    ::sched_getaffinity(0, sizeof allowed, &allowed);
-    std::vector<int> found;
-    for (int core = 0; core < CPU_SETSIZE && found.size() < 2; ++core)
-      if (CPU_ISSET(core, &allowed)) found.push_back(core);
-    return std::pair(found.front(), found.back());
-  }();
-  return chosen;
-}
-
-/// This thread, and all threads and processes that it starts from now on.
-inline void pin(int first, int second) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(first, &set);
-  CPU_SET(second, &set);
-  checked(::sched_setaffinity(0, sizeof set, &set), "sched_setaffinity");
-}
-
-// What is measured ----------------------------------------------------------------------------------------------------
+// Measurements --------------------------------------------------------------------------------------------------------
 
 struct Result {
   double value;
@@ -81,7 +46,7 @@ inline double median(std::vector<double> values) {
   return *middle;
 }
 
-/// Calls once(), which returns microseconds, for a fifth of the time to warm up and then for all of it.
+/// Calls once(), which returns microseconds, for `seconds` after a warm-up of a fifth of that. Returns the median.
 template <class Once>
 Result median_of(double seconds, Once once) {
   const auto warming = Clock::now();
@@ -92,77 +57,47 @@ Result median_of(double seconds, Once once) {
   return {median(std::move(values)), "us"};
 }
 
-/// Memory that makes this process so large that `total` bytes are resident. Plain 4 KiB pages, private: what fork
-/// copies is their page table, and huge pages would hide that.
-class Ballast {
- public:
-  explicit Ballast(std::size_t total) {
-    const std::size_t page = 4096;
-    std::size_t mapped = 0, resident = 0;
-    std::ifstream("/proc/self/statm") >> mapped >> resident;
-    if (resident * page >= total) return;
-    size_ = total - resident * page;
-    if (size_ + (std::size_t{1} << 29) > available())
-      throw std::runtime_error("There is too little memory free for it.");
-    memory_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::system_error(errno, std::system_category(), "mmap");
-    ::madvise(memory_, size_, MADV_NOHUGEPAGE);
-    for (std::size_t at = 0; at < size_; at += page) static_cast<volatile char*>(memory_)[at] = 1;
-  }
-  ~Ballast() {
-    if (size_ != 0) ::munmap(memory_, size_);
-  }
-  Ballast(const Ballast&) = delete;
-  Ballast& operator=(const Ballast&) = delete;
+/// Allocates memory until `total` bytes of this process are resident.
+inline std::unique_ptr<bench::ResidentMemory> ballast(std::size_t total) {
+  std::size_t mapped = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> mapped >> resident;
+  resident *= 4096;
+  if (resident >= total) return nullptr;
+  if (total - resident + (std::size_t{1} << 29) > bench::available_memory())
+    throw std::runtime_error("there is too little free memory for a parent of this size");
+  return std::make_unique<bench::ResidentMemory>(total - resident);
+}
 
- private:
-  static std::size_t available() {
-    std::ifstream info("/proc/meminfo");
-    for (std::string line; std::getline(info, line);)
-      if (line.rfind("MemAvailable:", 0) == 0) return std::stoull(line.substr(13)) * 1024;
-    return 0;
-  }
-
-  std::size_t size_ = 0;
-  void* memory_ = nullptr;
-};
-
-// What a program offers -----------------------------------------------------------------------------------------------
+// Figures and roles ---------------------------------------------------------------------------------------------------
 
 struct Figure {
   std::string name, peer, note;
   std::function<Result(double seconds)> run;
 };
 
-/// The tiny program that is spawned: it writes a byte to stderr and ends, or stays if it is given an argument.
+/// The path of the tiny program, see ../support/tiny.cpp.
 inline std::string tiny_program() {
-  const char* said = std::getenv("DROVER_BENCH_TINY");
-  return said ? said : DROVER_PEERS_TINY;
+  const char* path = std::getenv("DROVER_BENCH_TINY");
+  return path ? path : DROVER_PEERS_TINY;
 }
 
-/// DROVER_BENCH_MEMORY_MB says what stands for 4 GB.
-inline std::size_t large_parent() {
-  const char* said = std::getenv("DROVER_BENCH_MEMORY_MB");
-  return (said ? std::stoull(said) : std::size_t{4096}) << 20;
-}
-
-/// T-1: spawn() returns how many microseconds it took until the first byte of a tiny program arrived.
+/// T-1: spawn() spawns the tiny program and returns the microseconds until its first byte arrived.
 template <class Spawn>
 void add_spawn(std::vector<Figure>& figures, const std::string& peer, const std::string& note, Spawn spawn) {
-  for (const auto& [size, bytes] : {std::pair("10MB", std::size_t{10} << 20), std::pair("4GB", large_parent())})
+  for (const auto& [size, bytes] : {std::pair("10MB", std::size_t{10} << 20), std::pair("4GB", bench::large_parent())})
     figures.push_back({std::string("T-1/") + size, peer, note, [=, amount = bytes](double seconds) {
-                         const Ballast ballast(amount);
+                         const auto memory = ballast(amount);
                          return median_of(seconds, spawn);
                        }});
 }
 
-/// Copies of this program that it starts itself, as --internal NAME ARGUMENTS...
+/// What copies of this program run that it starts itself, as --internal NAME ARGUMENTS...
 using Role = std::function<int(const std::vector<std::string>& arguments)>;
 using Roles = std::map<std::string, Role>;
 
 // main() --------------------------------------------------------------------------------------------------------------
 
-/// The private folder of this run; sockets go there.
+/// The private folder of this run, for sockets.
 inline std::filesystem::path& temporary_folder() {
   static std::filesystem::path folder;
   return folder;

@@ -1,28 +1,23 @@
-// Plain fork and exec, as it was done before posix_spawn.
-#include <fcntl.h>
-
+// Plain fork and exec, as programs did before posix_spawn.
 #include "common.hpp"
 
 namespace {
 
 double spawn() {
   static const std::string program = peers::tiny_program();
-  int ends[2];
-  peers::checked(::pipe2(ends, O_CLOEXEC), "pipe2");
+  auto [reading, writing] = bench::pipe_pair();
   const auto start = peers::Clock::now();
   const pid_t child = peers::checked(::fork(), "fork");
   if (child == 0) {
-    ::dup2(ends[1], 2);
+    ::dup2(writing.get(), 2);
     ::execl(program.c_str(), program.c_str(), nullptr);
     ::_exit(127);
   }
-  ::close(ends[1]);
-  char byte = 0;
-  const auto got = ::read(ends[0], &byte, 1);
+  writing.reset();
+  const bool received = bench::receive_byte(reading.get());
   const double taken = peers::microseconds(peers::Clock::now() - start);
-  ::close(ends[0]);
   ::waitpid(child, nullptr, 0);
-  if (got != 1) throw std::runtime_error("The tiny program wrote nothing.");
+  if (!received) throw std::runtime_error("the tiny program wrote nothing");
   return taken;
 }
 

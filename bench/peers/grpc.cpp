@@ -1,5 +1,5 @@
-// gRPC over a Unix socket, with generated code: the synchronous API, the callback API, and one long-lived stream, which
-// its guide to performance recommends where calls follow each other.
+// gRPC over a Unix socket, with generated code: the synchronous API, the callback API, and one long-lived stream.
+// gRPC's performance guide recommends streams where calls follow each other.
 #include <condition_variable>
 #include <echo.grpc.pb.h>
 #include <grpcpp/grpcpp.h>
@@ -73,7 +73,7 @@ class CallbackService final : public Echo::CallbackService {
   }
 };
 
-/// The largest frames that HTTP/2 has; the default is 16 KiB.
+/// The largest frames that HTTP/2 allows. The default is 16 KiB.
 constexpr int frame_size = 16777215;
 
 void serve(const std::string& peer, const std::string& path) {
@@ -89,7 +89,7 @@ void serve(const std::string& peer, const std::string& path) {
     builder.RegisterService(&sync);
   const auto server = builder.BuildAndStart();
   if (!server) throw std::runtime_error("gRPC: the server did not start");
-  peers::say_that_it_listens();
+  peers::report_listening();
   server->Wait();
 }
 
@@ -116,7 +116,7 @@ void call(Echo::Stub& stub, const Bytes& request, Bytes& reply) {
 }
 
 void check_size(const Size& reply, std::size_t bytes) {
-  if (reply.size() != bytes) throw std::runtime_error("The server received something else.");
+  if (reply.size() != bytes) throw std::runtime_error("the server received another size");
 }
 
 peers::Result sync_latency(const std::string& path, double seconds) {
@@ -129,7 +129,7 @@ peers::Result sync_latency(const std::string& path, double seconds) {
   return measured.result();
 }
 
-/// A thread for each call in flight: that is what the synchronous API takes.
+/// The synchronous API needs a thread for each call in flight.
 peers::Result sync_rate(const std::string& path, double seconds) {
   const auto stub = connect(path);
   peers::Rate measured(seconds);
@@ -156,7 +156,7 @@ peers::Result sync_transfer(const std::string& path, double seconds, std::size_t
   });
 }
 
-/// Calls in flight; each one that ends begins the next, in its callback, while again() says so.
+/// Calls in flight. The callback of each call begins the next one while again() returns true.
 class Callbacks {
  public:
   template <class Again>

@@ -15,28 +15,26 @@
 #include <system_error>
 #include <unistd.h>
 
-/// Whatever happens to a benchmark, no process and no file of it stays behind. The libraries measured make no such
-/// promise, so it is kept around them, by processes that only wait while they are measured:
+#include "../support/system_call.hpp"
+
+/// Leaves no process and no file behind, however a benchmark ends. The measured libraries do not promise that, so three
+/// processes do. Two of them only wait during the measurement:
 ///
-///     front   the program that was started: passes signals on, waits for the guard
-///     guard   if the work ends or a signal comes or the front is gone: kills all that is below, removes the folder
-///     work    does the work, and starts processes
+///     front   the process that the user started: forwards signals, waits for the guard
+///     guard   kills all processes below it and removes the folder, when the work exits, a signal arrives or the front
+///             dies
+///     work    does the measured work, and starts processes
 namespace peers {
 
-/// -1 is an error that ends the program.
-template <class Answer>
-Answer checked(Answer answer, const char* what) {
-  if (answer == -1) throw std::system_error(errno, std::system_category(), what);
-  return answer;
-}
+using bench::checked;
 
-/// A process that gets a signal when its parent ends: for those that would not notice otherwise.
+/// Sends this process a signal when its parent dies, see PR_SET_PDEATHSIG in prctl(2).
 inline void end_with_parent(pid_t parent, int signo = SIGKILL) {
   checked(::prctl(PR_SET_PDEATHSIG, signo), "prctl");
-  if (::getppid() != parent) ::_exit(1);  // it was too late for that
+  if (::getppid() != parent) ::_exit(1);  // the parent died before the call
 }
 
-/// The signals that end a run, and that of a child's end. Blocked while this lives, so that they can be waited for.
+/// Waits for SIGCHLD and the signals that end a run. They are blocked as long as this object exists.
 class Signals {
  public:
   Signals() {
@@ -48,7 +46,7 @@ class Signals {
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
-  /// Until the child has ended, which is answered by 0 and its wait status, or another signal has come.
+  /// Returns 0 and the wait status once the child has exited, or the signal that arrived before.
   int wait(pid_t child, int& status) const {
     for (;;) {
       if (::waitpid(child, &status, WNOHANG) == child) return 0;
@@ -63,7 +61,7 @@ class Signals {
 
 inline int exit_code(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 1; }
 
-/// Runs body() in a forked copy of this process, which ends with its result. -1 here is an error, as in fork(2).
+/// Runs body() in a forked copy of this process, whose exit code is the result. Returns -1 on failure, as fork(2).
 template <class Body>
 pid_t forked(Body body) {
   const pid_t child = ::fork();
@@ -75,11 +73,11 @@ pid_t forked(Body body) {
     std::fprintf(stderr, "%s\n", error.what());
   }
   std::fflush(nullptr);
-  ::_exit(code);  // a library's threads may still run, and the guard tidies up
+  ::_exit(code);  // without destructors: a library's threads may still run
 }
 
-/// Kills and reaps all children, and theirs, which become children of a subreaper when their parents have gone.
-inline void end_all_children() {
+/// Kills and reaps all descendants. Those whose parents have exited become children of this process, a subreaper.
+inline void kill_all_children() {
   const std::string list = "/proc/self/task/" + std::to_string(::gettid()) + "/children";
   for (;;) {
     std::ifstream children(list);
@@ -95,7 +93,7 @@ inline int guard(const Work& work) {
   std::string folder = (std::filesystem::temp_directory_path() / "drover-peer-XXXXXX").string();
   if (::mkdtemp(folder.data()) == nullptr) throw std::system_error(errno, std::system_category(), "mkdtemp");
   const pid_t parent = ::getpid();
-  const pid_t worker = forked([&] {
+  const pid_t child = forked([&] {
     sigset_t none;
     sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -103,15 +101,15 @@ inline int guard(const Work& work) {
     return work(folder);
   });
   int status = 0, signo = 0;
-  if (worker > 0) signo = Signals().wait(worker, status);
-  end_all_children();
+  if (child > 0) signo = Signals().wait(child, status);
+  kill_all_children();
   std::error_code ignored;
   std::filesystem::remove_all(folder, ignored);
-  return worker > 0 && signo == 0 ? exit_code(status) : 1;
+  return child > 0 && signo == 0 ? exit_code(status) : 1;
 }
 
-/// Runs work(folder), which gets a private temporary folder, as told above; its result, or 1 if it crashed. A signal
-/// that ends the run ends this process too.
+/// Runs work(folder) below a guard, with a private temporary folder. Returns its result, or 1 if it crashed. A signal
+/// that ends the run also ends this process.
 inline int guarded(const Work& work) {
   int status = 0, ending = 0;
   {

@@ -1,4 +1,4 @@
-// libuv: uv_spawn with pipes of its own, on its loop.
+// libuv: uv_spawn on its loop, with pipes that libuv creates.
 #include <optional>
 #include <uv.h>
 
@@ -10,7 +10,7 @@ void check(int answer, const char* what) {
   if (answer < 0) throw std::runtime_error(std::string(what) + ": " + uv_strerror(answer));
 }
 
-/// One child from spawn to end, on a loop that is kept. Its stdin is a pipe, closed to end it; its stderr is read.
+/// Runs one child at a time on the default loop. Its stdin is a pipe, whose end makes it exit. Its stderr is read.
 class Child {
  public:
   enum class Until { first_byte, reaped_after_sigterm };
@@ -48,7 +48,7 @@ class Child {
             [](uv_stream_t* stream, ssize_t got, const uv_buf_t*) { static_cast<Child*>(stream->data)->on_read(got); }),
         "uv_read_start");
     uv_run(&loop_, UV_RUN_DEFAULT);
-    if (!taken_) throw std::runtime_error("The child did not answer.");
+    if (!taken_) throw std::runtime_error("the child wrote nothing");
     return *taken_;
   }
 
@@ -86,7 +86,7 @@ double once(std::vector<std::string> words, Child::Until until) {
   return child.run(std::move(words), until);
 }
 
-/// The program re-executed: a byte to stderr from the running loop, then until stdin ends.
+/// The program executed again: writes a byte to stderr once its loop runs, and returns when stdin ends.
 int run_loop() {
   uv_loop_t* loop = uv_default_loop();
   uv_pipe_t in;
@@ -104,7 +104,7 @@ int run_loop() {
   uv_timer_start(
       &now,
       [](uv_timer_t* timer) {
-        peers::checked(::write(2, "x", 1), "write");
+        bench::send_byte(2);
         uv_close(reinterpret_cast<uv_handle_t*>(timer), nullptr);
       },
       0, 0);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""gRPC's asyncio API in Python. The methods take and give plain bytes: no message class, which would only cost more."""
+"""gRPC's asyncio API in Python. Arguments and results are plain bytes: a message class would only make calls slower."""
 
 import asyncio
 import os
@@ -21,8 +21,8 @@ try:
 
     MISSING = None
 except ImportError as error:
-    MISSING = f"peer python-grpc-aio left out: {error} (Debian: python3-grpcio)"
-    # Debian's packages belong to Debian's Python, which need not be the first one in PATH.
+    MISSING = f"peer python-grpc-aio is left out: {error} (Debian: python3-grpcio)"
+    # Debian installs the package for its own Python, which need not be the first one in PATH.
     if os.path.exists(DEBIAN) and not os.path.samefile(sys.executable, DEBIAN):
         os.execv(DEBIAN, [DEBIAN, *sys.argv])
 
@@ -39,7 +39,7 @@ async def serve_until_killed(path):
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_insecure_port("unix:" + path)
     await server.start()
-    peer.say_that_it_listens()
+    peer.report_listening()
     await server.wait_for_termination()
 
 
@@ -63,12 +63,12 @@ async def latency(method, seconds):
 async def rate(method, seconds):
     payload, measured = bytes(peer.SMALL_PAYLOAD), peer.Rate(seconds)
 
-    async def one_after_the_other():
+    async def call_repeatedly():
         await method(payload)
         while measured.next():
             await method(payload)
 
-    await asyncio.gather(*(one_after_the_other() for _ in range(peer.IN_FLIGHT)))
+    await asyncio.gather(*(call_repeatedly() for _ in range(peer.IN_FLIGHT)))
     return measured.result()
 
 
@@ -90,7 +90,8 @@ def measuring(measure, two):
 
 
 def figures():
-    note = f"plain bytes without protobuf, asyncio's own loop; gRPC {grpc.__version__}, Python {platform.python_version()}"
+    versions = f"gRPC {grpc.__version__}, Python {platform.python_version()}"
+    note = f"plain bytes without protobuf, asyncio's own loop; {versions}"
     return [
         (f"{figure}/{'2c' if two else '1c'}", "python-grpc-aio", note, measuring(measure, two))
         for figure, measure in (("T-7", latency), ("T-8", rate))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Python's own: subprocess, multiprocessing with the spawn method, and ProcessPoolExecutor."""
+"""Python's standard library: subprocess, multiprocessing with the spawn method, and ProcessPoolExecutor."""
 
-if __name__ == "__main__":  # the spawn method runs this file again in each child, which needs nothing of it
+if __name__ == "__main__":  # the spawn method imports this file in each child, which needs nothing of it
     import os
     import sys
 

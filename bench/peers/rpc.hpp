@@ -2,44 +2,36 @@
 
 #include <atomic>
 #include <cstdint>
-#include <fcntl.h>
 #include <mutex>
-#include <spawn.h>
 
 #include "common.hpp"
 
-/// Calls between two processes. Each library says how a server is run and what a client does; where they run, for how
-/// long and what is counted is the same for all.
+/// Calls between two processes. Each library provides a server and a client. The cores, the duration and the counting
+/// are the same for all libraries.
 namespace peers {
 
-inline constexpr std::size_t small_payload = 64;  ///< bytes of a call's argument, which comes back as its result
-inline constexpr std::size_t in_flight = 64;      ///< calls at a time in T-8
+inline constexpr std::size_t small_payload = 64;  ///< bytes of the argument of a call, and of its result
+inline constexpr std::size_t in_flight = 64;      ///< concurrent calls in T-8
 
-/// Where the one server listens.
+/// The path at which the only server listens.
 inline std::string socket_path() { return (temporary_folder() / "socket").string(); }
 
-/// A copy of this program that serves, on one core. Constructed once it listens; killed by the destructor.
+/// A copy of this program that serves, pinned to one core. The constructor returns once it listens. The destructor
+/// kills it.
 class Server {
  public:
   Server(const std::string& peer, const std::string& path, int core) {
-    int ends[2];
-    checked(::pipe2(ends, O_CLOEXEC), "pipe2");
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    auto [reading, writing] = bench::pipe_pair();
+    bench::FileActions actions;
+    actions.duplicate(writing.get(), 1);
     std::vector<std::string> words = {
         "/proc/self/exe", "--internal", "serve", peer, path, std::to_string(core), std::to_string(::getpid())};
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
-    errno = ::posix_spawn(&pid_, words[0].c_str(), &actions, nullptr, arguments.data(), environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
-    ::close(ends[1]);
-    char byte = 0;
-    const auto got = ::read(ends[0], &byte, 1);
-    ::close(ends[0]);
-    if (got != 1) throw std::runtime_error("The server ended before it listened.");
+    pid_ = bench::spawn_process(words[0].c_str(), arguments.data(), &actions);
+    writing.reset();
+    if (!bench::receive_byte(reading.get())) throw std::runtime_error("the server exited before it listened");
   }
   ~Server() {
     ::kill(pid_, SIGKILL);
@@ -52,10 +44,10 @@ class Server {
   pid_t pid_ = 0;
 };
 
-/// A server says so once it listens.
-inline void say_that_it_listens() { checked(::write(1, "x", 1), "write"); }
+/// For servers: lets the constructor of Server return.
+inline void report_listening() { bench::send_byte(1); }
 
-/// For Roles: serve(peer, path) runs until it is killed.
+/// The role of a server. serve(peer, path) runs until the process is killed.
 inline Role serving(std::function<void(const std::string& peer, const std::string& path)> serve) {
   return [serve](const std::vector<std::string>& arguments) {
     end_with_parent(static_cast<pid_t>(std::stol(arguments.at(3))));
@@ -66,7 +58,7 @@ inline Role serving(std::function<void(const std::string& peer, const std::strin
   };
 }
 
-/// Notes how long each call took, for those that call one after the other. A fifth more time is for warming up.
+/// Measures the time of each call, for clients that call sequentially. A warm-up of a fifth of the time comes first.
 class Latency {
  public:
   explicit Latency(double seconds) : last_(Clock::now()) {
@@ -75,7 +67,7 @@ class Latency {
     end_ = measuring_from_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   }
 
-  /// A call has ended; false: it was the last one. The next one begins now.
+  /// Reports the end of a call. If it returns true, the next call begins now.
   bool next() {
     const auto now = Clock::now();
     if (now > measuring_from_) values_.push_back(microseconds(now - last_));
@@ -90,15 +82,16 @@ class Latency {
   std::vector<double> values_;
 };
 
-/// Counts calls that end on any thread, while a fixed number of them is in flight. The clock is read once in 32 calls.
+/// Counts calls that complete on any thread while a fixed number of them is in flight. Reads the clock once in 32
+/// calls. A warm-up of a fifth of the time comes first.
 class Rate {
  public:
   explicit Rate(double seconds) : start_(Clock::now()), seconds_(seconds) {}
 
-  /// A call has ended; true: begin another one.
+  /// Reports the end of a call. If it returns true, the caller begins another one.
   bool next() {
     const std::uint64_t number = count_.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (number % 32 == 0) look(number);
+    if (number % 32 == 0) read_clock(number);
     return !done_.load(std::memory_order_relaxed);
   }
 
@@ -108,7 +101,7 @@ class Rate {
   }
 
  private:
-  void look(std::uint64_t number) {
+  void read_clock(std::uint64_t number) {
     const std::lock_guard lock(mutex_);
     const auto now = Clock::now();
     const double elapsed = std::chrono::duration<double>(now - start_).count();
@@ -130,7 +123,7 @@ class Rate {
   std::uint64_t first_number_ = 0, last_number_ = 0;
 };
 
-/// Calls once(), which sends `bytes` and waits until they have been received, one after the other.
+/// Calls once(), which sends `bytes` and waits until the server has received them, again and again.
 template <class Once>
 Result throughput(double seconds, std::size_t bytes, Once once) {
   const Result taken = median_of(seconds, [&] {
@@ -141,13 +134,13 @@ Result throughput(double seconds, std::size_t bytes, Once once) {
   return {static_cast<double>(bytes) / (1 << 30) / (taken.value / 1e6), "GiB/s"};
 }
 
-/// The client's side of a library; each is called with the path of the server's socket.
+/// What the client of a library can measure. Each function gets the path of the server's socket.
 struct Client {
   std::function<Result(const std::string& path, double seconds)> latency, rate;
   std::function<Result(const std::string& path, double seconds, std::size_t bytes)> transfer;
 };
 
-/// T-7, T-8 and T-9, as far as the client has them, on one core and on two.
+/// T-7, T-8 and T-9 on one core and on two, as far as the client can measure them.
 inline void add_rpc(std::vector<Figure>& figures, const std::string& peer, const std::string& note,
                     const Client& client) {
   const auto add = [&](const std::string& name, auto measure) {

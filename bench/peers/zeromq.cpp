@@ -1,4 +1,4 @@
-// ZeroMQ: one DEALER at each end over ipc://, which is a Unix socket. No envelope, so the least work per message.
+// ZeroMQ: a DEALER at each end of ipc://, which is a Unix socket. DEALERs add no envelope, the least work per message.
 #include <cstring>
 #include <zmq.hpp>
 
@@ -8,7 +8,7 @@ namespace {
 
 std::string address(const std::string& path) { return "ipc://" + path; }
 
-/// The context's I/O thread runs where the thread that makes the context runs.
+/// The context's I/O thread inherits the core of the thread that creates the context.
 struct Socket {
   Socket() : context(1), dealer(context, zmq::socket_type::dealer) {
     dealer.set(zmq::sockopt::linger, 0);
@@ -20,11 +20,11 @@ struct Socket {
   zmq::socket_t dealer;
 };
 
-/// Small messages are sent back, large ones answered by their size.
+/// Sends small messages back. Replies to large ones with their size.
 void serve(const std::string&, const std::string& path) {
   Socket socket;
   socket.dealer.bind(address(path));
-  peers::say_that_it_listens();
+  peers::report_listening();
   for (zmq::message_t message;;) {
     if (!socket.dealer.recv(message)) continue;
     if (message.size() > 4096) {
@@ -40,7 +40,7 @@ struct Connected : Socket {
 
   void send_small() { dealer.send(zmq::const_buffer(payload, sizeof payload), zmq::send_flags::none); }
   void receive() {
-    if (!dealer.recv(message)) throw std::runtime_error("Nothing was received.");
+    if (!dealer.recv(message)) throw std::runtime_error("nothing was received");
   }
 
   char payload[peers::small_payload]{};
@@ -72,12 +72,12 @@ peers::Result transfer(const std::string& path, double seconds, std::size_t byte
   Connected client(path);
   std::vector<char> payload(bytes, 'x');
   return peers::throughput(seconds, bytes, [&] {
-    zmq::message_t message(payload.data(), payload.size(), [](void*, void*) {});  // not copied
+    zmq::message_t message(payload.data(), payload.size(), [](void*, void*) {});  // sent without a copy
     client.dealer.send(message, zmq::send_flags::none);
     client.receive();
     std::uint64_t size = 0;
     std::memcpy(&size, client.message.data(), std::min(client.message.size(), sizeof size));
-    if (size != bytes) throw std::runtime_error("The server received something else.");
+    if (size != bytes) throw std::runtime_error("the server received another size");
   });
 }
 

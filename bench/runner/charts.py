@@ -1,4 +1,4 @@
-"""SVG charts: one for each figure, and one of all ratios to raw."""
+"""Draws SVG charts: one for each figure, and one of all ratios of drover to raw."""
 
 import math
 from html import escape
@@ -8,24 +8,30 @@ from .results import number
 WIDTH, ROW, BAR, TOP = 820, 34, 20, 78
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 STYLE = """
- .paper{fill:#fff} .frame{fill:none;stroke:#e3e6ea} .title{fill:#14181f;font-size:17px;font-weight:650} .text{fill:#333a45;font-size:13px}
- .faint{fill:#77808e;font-size:12px} .value{fill:#14181f;stroke:#fff;stroke-width:4;paint-order:stroke;font-size:13px;font-weight:600;font-variant-numeric:tabular-nums}
- .grid{stroke:#e9ecf0} .drover{fill:#0f766e} .raw{fill:#94a3b8} .peer{fill:#d9b48f} .other{fill:#cbd5e1} .range{stroke:#14181f;stroke-opacity:.45;stroke-width:1.5}
+ .paper{fill:#fff} .frame{fill:none;stroke:#e3e6ea} .title{fill:#14181f;font-size:17px;font-weight:650}
+ .text{fill:#333a45;font-size:13px} .faint{fill:#77808e;font-size:12px}
+ .value{fill:#14181f;stroke:#fff;stroke-width:4;paint-order:stroke;font-size:13px;font-weight:600;
+  font-variant-numeric:tabular-nums}
+ .grid{stroke:#e9ecf0} .drover{fill:#0f766e} .raw{fill:#94a3b8} .peer{fill:#d9b48f} .other{fill:#cbd5e1}
+ .range{stroke:#14181f;stroke-opacity:.45;stroke-width:1.5}
  .target{stroke:#dc2626;stroke-width:2} .missed{fill:#dc2626} .met{fill:#0f766e} .me{font-weight:700}
- @media (prefers-color-scheme: dark){.paper{fill:#12161c} .frame{stroke:#2a313b} .title,.value{fill:#f1f4f8} .value{stroke:#12161c} .text{fill:#c9d0da} .faint{fill:#8a94a3}
- .grid{stroke:#232a33} .drover{fill:#2dd4bf} .raw{fill:#64748b} .peer{fill:#b08457} .other{fill:#475569} .range{stroke:#f1f4f8} .target{stroke:#f87171} .missed{fill:#f87171} .met{fill:#2dd4bf}}
+ @media (prefers-color-scheme: dark){
+ .paper{fill:#12161c} .frame{stroke:#2a313b} .title,.value{fill:#f1f4f8} .value{stroke:#12161c}
+ .text{fill:#c9d0da} .faint{fill:#8a94a3}
+ .grid{stroke:#232a33} .drover{fill:#2dd4bf} .raw{fill:#64748b} .peer{fill:#b08457} .other{fill:#475569}
+ .range{stroke:#f1f4f8} .target{stroke:#f87171} .missed{fill:#f87171} .met{fill:#2dd4bf}}
 """
 
 
 class Scale:
-    """From a number to a place; logarithmic if the numbers span more than a decade."""
+    """Maps a number to an x coordinate. Logarithmic if the numbers span more than a decade."""
 
     def __init__(self, values, left, right):
         low, high = min(values), max(values)
         self.left, self.right = left, right
         self.log = low > 0 and high / low > 10
         if self.log:
-            self.low = 10 ** math.floor(math.log10(low) - 0.15)  # the shortest bar is a bar, too
+            self.low = 10 ** math.floor(math.log10(low) - 0.15)  # so that the shortest bar is visible
             self.high = high
         else:
             self.low, self.high = 0.0, high or 1.0
@@ -63,7 +69,8 @@ def _document(height, body, title):
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
             f'font-family="{FONT}" role="img"><title>{escape(title)}</title><style>{STYLE}</style>'
             f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>'
-            f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="10"/>' + "".join(body) + "</svg>\n")
+            f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="10"/>'
+            + "".join(body) + "</svg>\n")
 
 
 def _bar(scale, y, value, css):
@@ -76,7 +83,8 @@ def _whisker(scale, y, span):
         return ""
     middle = y + BAR / 2
     start, end = scale(span[0]), min(scale(span[1]), scale.right + 8)
-    return f'<path class="range" fill="none" d="M{start:.1f} {middle - 4}v8M{start:.1f} {middle}H{end:.1f}M{end:.1f} {middle - 4}v8"/>'
+    return (f'<path class="range" fill="none" d="M{start:.1f} {middle - 4}v8M{start:.1f} {middle}H{end:.1f}'
+            f'M{end:.1f} {middle - 4}v8"/>')
 
 
 def figure_chart(result):
@@ -106,14 +114,14 @@ def figure_chart(result):
         body.append(_whisker(scale, y, span))
         beyond = max(scale(value), min(scale(span[1]), scale.right + 8) if span else 0)
         body.append(_text(beyond + 8, y + 15, number(value), "value"))
-    said = "met" if result["met"] else "missed: " + ", ".join(result["missed"])
+    verdict = "met" if result["met"] else "missed: " + ", ".join(result["missed"])
     body.append(_text(24, height - 16, f"Target: {result['target']}", "faint"))
-    body.append(_text(WIDTH - 24, height - 16, said, f"faint {'met' if result['met'] else 'missed'}", "end"))
+    body.append(_text(WIDTH - 24, height - 16, verdict, f"faint {'met' if result['met'] else 'missed'}", "end"))
     return _document(height, body, f"{result['id']}: {result['title']}")
 
 
 def overview_chart(found):
-    """What each figure costs as a multiple of raw; where more is better, raw's number over drover's."""
+    """The cost of each figure as a multiple of raw: drover / raw, or raw / drover if more is better."""
     rows = []
     for r in found:
         if not r["ratio"] or not r["ratio_target"]:
@@ -126,7 +134,8 @@ def overview_chart(found):
     scale = Scale([row[1] for row in rows] + [1.0], left, WIDTH - 90)
     bottom = TOP + ROW * len(rows)
     body = [_text(24, 34, "drover beside plain system calls", "title"),
-            _text(24, 56, "cost as a multiple of the baseline of the same run, less is better" + (", logarithmic scale" if scale.log else ""), "faint")]
+            _text(24, 56, "cost as a multiple of the baseline of the same run, less is better"
+                  + (", logarithmic scale" if scale.log else ""), "faint")]
     one = scale(1.0)
     body.append(f'<path class="target" stroke-dasharray="4 4" d="M{one:.1f} {TOP - 8}V{bottom}"/>')
     for index, (name, cost, met) in enumerate(rows):

@@ -1,15 +1,15 @@
-"""What is measured, in which unit, against what, and what has to be reached."""
+"""The figures: what is measured, in which unit, against what, and the target."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a counter of drover's own has to be, beside the ratio."""
+    """A bound on one of drover's counters, beside the ratio."""
 
     counter: str
     at_most: float = 0.0
-    equals: str = ""  # another counter
+    equals: str = ""  # another counter that must not be exceeded
     text: str = ""
 
     def holds(self, counters):
@@ -25,15 +25,15 @@ class Figure:
     id: str
     title: str
     unit: str
-    program: str = ""  # empty: measured by run.py itself
-    ratio: float = 0.0  # to raw: at most, or at least where more is better; 0: none
-    value: float = 0.0  # drover's own number: at most; 0: none
+    program: str = ""  # empty: run.py measures it itself
+    ratio: float = 0.0  # the bound on drover / raw: at most, or at least if more is better; 0: none
+    value: float = 0.0  # the bound on drover's number; 0: none
     more_is_better: bool = False
-    ahead_of: tuple = ()  # peers whose names begin so; "*": all
+    ahead_of: tuple = ()  # the beginnings of the names of peers that drover has to beat; "*": all
     limits: tuple = ()
     methods: tuple = ("raw", "drover")
-    names: dict = field(default_factory=dict)  # method: its benchmark's name, where that is not FIGURE/METHOD
-    labels: dict = field(default_factory=dict)  # method: what it really is
+    names: dict = field(default_factory=dict)  # method: name of its benchmark, if not FIGURE/METHOD
+    labels: dict = field(default_factory=dict)  # method: its description in the results
     note: str = ""
 
     def benchmark(self, method):
@@ -58,14 +58,27 @@ class Figure:
         return "; ".join(parts)
 
 
-SMALL_PAGES = "The parent's memory is in pages of 4 KiB. All children inherit stdin, stdout and stderr; drover's also gets a group, a mask, dispositions and no other descriptor."
-SPAWN_LABELS = {"raw": "posix_spawn", "clean": "posix_spawn, the child set up as drover's",
-                "threads": "posix_spawn, the same, and a thread that reaps"}
-LOOP = "raw re-executes the same program until it has an Asio loop running and has said so; drover's worker has also named its routines and started its control thread."
-STOP = "raw is one byte on a socket, on which main() returns, and waitid(). No calls are in flight. drover kills what is left of the group as well."
-ECHO = "raw is write, epoll_wait, read of 64 bytes on both sides. drover's 64 bytes are a std::string there and back, with the routine's name and a header of 24 bytes beside them."
-BULK = "raw sends the bytes from one place into one place. drover's std::string is moved in, or passed by reference and copied; the routine sees it as a std::string_view; raw has the kernel's default buffers; drover asks for a wider send buffer, as `raw, wide buffer` does."
-POOL_KEYS = "1000 std::string keys in random order, one thread, CPU time. raw is one lock and one look-up, nothing counted. `pair` locks, looks up and counts, then locks and counts: the least that an acquire and a release can do."
+SPAWN = ("The parent's memory is in pages of 4 KiB. All children inherit stdin, stdout and stderr. drover's child also "
+         "gets a process group, an empty signal mask, default dispositions and no other descriptor.")
+SPAWN_LABELS = {"raw": "posix_spawn", "clean": "posix_spawn, child as drover's",
+                "threads": "posix_spawn, child as drover's, reaper thread"}
+START = ("raw executes the same program again and waits until its Asio loop has sent a byte. drover's worker has also "
+         "sent the names of its routines and started its control thread.")
+STOP = ("raw is one byte on a socket, on which main() of the child returns, and waitid(). No calls are in flight. "
+        "drover also kills what is left of the process group.")
+ECHO = ("raw is write, epoll_wait and read of 64 bytes on both sides. drover's 64 bytes are a std::string in each "
+        "direction, with the routine's name and a header of 24 bytes.")
+BULK = ("raw sends from one buffer and receives into one buffer, with the kernel's default socket buffers. drover's "
+        "std::string is moved in, or passed by reference and copied. The routine sees it as a std::string_view. drover "
+        "enlarges the send buffer, as `raw, wide buffer` does.")
+POOL_KEYS = ("1000 std::string keys in random order, one thread, CPU time. raw is one lock and one look-up, without a "
+             "count. `lock + look-up + count, lock + count` is the least that an acquire and a release take.")
+COMPILE = ("The sources are in bench/compile/. The target holds for programs that compile drover/src.hpp once. Without "
+           "that, every file compiles all of drover. The whole program has both sides in one file.")
+MEMORY = ("Private pages, for workers that have run a call. The kernel's memory, such as that of sockets, is not "
+          "counted.")
+DEATH = ("raw children are forked copies that call _exit(). drover's workers return from serve() and run the "
+         "destructors of static objects.")
 POOL_METHODS = ("raw", "drover", "pair", "try_acquire", "release()")
 POOL_LABELS = {"raw": "lock + look-up", "drover": "drover", "pair": "lock + look-up + count, lock + count",
                "try_acquire": "drover, try_acquire", "release()": "drover, co_await release()"}
@@ -79,21 +92,24 @@ def _resource_pool(state, keys, order="any"):
 
 def _all():
     for size in ("10MB", "4GB"):
-        yield Figure(f"T-1/{size}", f"Process::spawn to first byte, {size} parent", "us", "spawn", ratio=1.05,
-                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SMALL_PAGES)
+        yield Figure(f"T-1/{size}", f"Process::spawn to the first byte, {size} parent", "us", "spawn", ratio=1.05,
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SPAWN)
     for size in ("10MB", "4GB"):
         yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
-                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SMALL_PAGES)
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SPAWN)
     yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
-                 labels={"raw": "raw re-execution", "threads": "raw, a clean child with a control thread, and a thread that reaps"}, note=LOOP)
+                 note=START,
+                 labels={"raw": "raw re-execution", "threads": "raw, child as drover's, control and reaper threads"})
     yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
-                 labels={"raw": "kill + waitid", "threads": "raw, a thread that reaps"},
-                 note="drover's includes the look before the signal, SIGCONT, and the kill of the group.")
-    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, methods=("raw", "drover", "threads"),
-                 labels={"raw": "raw stop message", "threads": "raw, an answer, and a thread at each end"}, note=STOP)
+                 labels={"raw": "kill + waitid", "threads": "raw, reaper thread"},
+                 note="drover also checks the process before the signal, sends SIGCONT and kills the process group.")
+    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, note=STOP,
+                 methods=("raw", "drover", "threads"),
+                 labels={"raw": "raw stop message", "threads": "raw, reply, control and reaper threads"})
     yield Figure("T-6", "WorkerPool::stop(), 64 idle workers", "us", "lifecycle", ratio=1.3,
                  labels={"raw": "64 raw stops"}, note=STOP,
-                 limits=(Limit("threads_with_64", equals="threads_with_1", text="no more threads than with one worker"),))
+                 limits=(Limit("threads_with_64", equals="threads_with_1",
+                               text="no more threads than with one worker"),))
     for cores, ratio, ahead in (("1c", 1.4, ("grpc", "zeromq", "capnp")), ("2c", 1.1, ("grpc", "zeromq"))):
         yield Figure(f"T-7/{cores}", f"One call, 64 B, {cores}, p50", "us", "call", ratio=ratio, ahead_of=ahead,
                      methods=("raw", "drover") if cores == "1c" else ("raw", "drover", "spinning"),
@@ -105,46 +121,47 @@ def _all():
     for size, ratio in (("1MiB", 0.75), ("64MiB", 0.85)):
         for cores in ("1c", "2c"):
             yield Figure(f"T-9/{size}/{cores}", f"{size} one way, {cores}", "GiB/s", "payload", ratio=ratio,
-                         more_is_better=True, ahead_of=("*",), methods=("raw", "drover", "copied", "raw-wide", "raw-fresh"),
-                         labels={"raw": "raw socket", "copied": "drover, argument copied", "raw-wide": "raw, wide buffer",
-                                 "raw-fresh": "raw, wide buffer, memory given back"},
+                         more_is_better=True, ahead_of=("*",),
+                         methods=("raw", "drover", "copied", "raw-wide", "raw-fresh"),
+                         labels={"raw": "raw socket", "copied": "drover, argument copied",
+                                 "raw-wide": "raw, wide buffer", "raw-fresh": "raw, wide buffer, memory freed"},
                          note=BULK)
     yield Figure("T-10", "Calls of 1 ms CPU time, 2 workers on 2 cores", "1/s", "pool", ratio=1.9, more_is_better=True,
                  methods=("raw", "drover", "machine"),
-                 labels={"raw": "one worker", "machine": "two processes, nothing handed out"},
-                 note="The parent needs a core, too. `machine` is what two processes reach that just do the work.")
+                 labels={"raw": "one worker", "machine": "two processes without calls"},
+                 note="The parent needs CPU time, too. Two processes without calls show what the machine can reach.")
     for state, ratio, value in (("held", 1.3, 60), ("idle", 2.2, 100)):
-        yield Figure(f"T-11/{state}", f"ResourcePool: acquire, let go, {state} key", "ns", "resource_pool", value=value,
-                     methods=POOL_METHODS, labels=POOL_LABELS, names=_resource_pool(state, 1000),
-                     note=f"{POOL_KEYS} {value} ns are meant to be {ratio:g} x lock + look-up; both are shown, the nanoseconds decide.")
+        yield Figure(f"T-11/{state}", f"ResourcePool: acquire and release, {state} key", "ns", "resource_pool",
+                     value=value, methods=POOL_METHODS, labels=POOL_LABELS, names=_resource_pool(state, 1000),
+                     note=f"{POOL_KEYS} {value} ns stand for {ratio:g} x lock + look-up. The nanoseconds decide.")
     for state in ("held", "idle"):
         yield Figure(f"T-12/{state}", f"ResourcePool: {state} key among a million", "ns", "resource_pool",
                      ratio=2.0, methods=("raw", "drover"),
-                     labels={"raw": "the same of 1000 keys"},
+                     labels={"raw": "the same among 1000 keys"},
                      names={"raw": f"acquire_drop/{state}/hot/1000/real_time/threads:1",
                             "drover": f"acquire_drop/{state}/hot/1000000/real_time/threads:1"},
-                     note="Always the same key of them, so that it is not the caches that are compared. CPU time.")
-    yield Figure("T-12/memory", "ResourcePool: bytes a key beside key and value, a million idle", "B", "scale", value=200,
+                     note="Always the same key, so that the sizes of the caches do not matter. CPU time.")
+    yield Figure("T-12/memory", "ResourcePool: memory of an idle key among a million", "B", "scale", value=200,
                  labels={"raw": "std::unordered_map"},
-                 note="What malloc has handed out, keys and values of 8 bytes. That there is one armed timer is tested in tests/.")
+                 note="The bytes that malloc has handed out, without the key and the value of 8 bytes each.")
     for level in ("O0", "O2"):
         yield Figure(f"T-13/{level}", f"Compile a file with one call, -{level}, CPU time", "s", ratio=1.35,
                      methods=("raw", "drover", "header-only", "program"),
                      labels={"raw": "selective Asio", "drover": "drover, DROVER_SEPARATE_COMPILATION",
-                             "header-only": "drover, header-only", "program": "drover, header-only, a whole program"},
+                             "header-only": "drover, header-only", "program": "drover, header-only, whole program"},
                      limits=(Limit("memory_mib", at_most=350, text="peak memory <= 350 MiB"),),
-                     note="The sources are in bench/compile/. The target is met only where drover/src.hpp is compiled once beside it; without that every file compiles all of drover. The whole program has both sides in one file.")
+                     note=COMPILE)
     yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=64, methods=("drover",),
                  limits=(Limit("descriptors", at_most=4, text="<= 4 descriptors"),),
-                 note="Private pages, of workers that have answered a call. Socket buffers belong to the kernel.")
-    yield Figure("T-15", "Parent SIGKILLed until the last of 64 idle workers has gone", "ms", "scale", value=250,
+                 note=MEMORY)
+    yield Figure("T-15", "SIGKILL of the parent until 64 idle workers have exited", "ms", "scale", value=250,
                  labels={"raw": "64 plain children at end of file"},
-                 note="raw children are small forked copies that _exit(); drover's return from serve() and run static destructors.")
+                 note=DEATH)
 
 
 FIGURES = tuple(_all())
 
-# Programs of bench/peers and what they need; those that are missing are told.
+# The programs of bench/peers, and what each needs. The results name those that are missing.
 PEER_PROGRAMS = {
     "fork_exec": "nothing", "libuv": "libuv", "boost_process": "Boost.Process v2", "zeromq": "ZeroMQ with cppzmq",
     "grpc": "gRPC C++", "capnp": "Cap'n Proto",

@@ -1,4 +1,4 @@
-"""Runs one method once: a Google Benchmark program, a peer, or the compiler. Each returns a Sample or raises Broken."""
+"""Runs one method once: a Google Benchmark program, a peer, or the compiler. Returns a Sample or raises Broken."""
 
 import json
 import os
@@ -14,7 +14,7 @@ BENCH = Path(__file__).resolve().parent.parent
 
 
 class Broken(Exception):
-    """A benchmark that did not run to its end, whatever the speed."""
+    """A benchmark failed. Slowness alone is no failure, unless it exceeds the time limit."""
 
 
 @dataclass
@@ -26,19 +26,20 @@ class Sample:
 
 def _run(command, environment, seconds):
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds,
+                              stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise Broken(f"{command[0]} did not end within {seconds:g} s") from None
+        raise Broken(f"{command[0]} did not exit within {seconds:g} s") from None
     except OSError as error:
         raise Broken(f"{command[0]}: {error}") from None
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise Broken(f"{' '.join(map(str, command))}: status {done.returncode}" + (f": {last[-1]}" if last else ""))
+        raise Broken(f"{' '.join(map(str, command))}: exit code {done.returncode}" + (f": {last[-1]}" if last else ""))
     return done.stdout
 
 
 def _filter(name):
-    """An extended regular expression for one benchmark; re.escape() escapes more than POSIX allows."""
+    """An extended regular expression that matches one benchmark. re.escape() escapes more than POSIX allows."""
     escaped = re.sub(r"([.^$*+?()\[\]{}|\\])", r"\\\1", name)
     return f"--benchmark_filter=^{escaped}(/|$)"
 
@@ -69,20 +70,21 @@ class Programs:
         entry = found[0]
         if entry.get("error_occurred") or entry.get("skipped"):
             raise Broken(f"{name}: {entry.get('error_message') or entry.get('skip_message')}")
-        counters = {key: value for key, value in entry.items() if key not in self.STANDARD and isinstance(value, (int, float))}
-        # Without a value of its own it is a loop on one thread: CPU time is what can be compared.
+        counters = {key: value for key, value in entry.items()
+                    if key not in self.STANDARD and isinstance(value, (int, float))}
+        # A benchmark without the counter "value" is a loop on one thread, whose CPU time is the result.
         return Sample(entry["value"] if "value" in entry else entry["cpu_time"], counters)
 
 
 class Peer:
-    """One library in one program of bench/peers."""
+    """One peer in one program of bench/peers."""
 
     def __init__(self, name, command, environment, timeout):
         self.name, self.command, self.environment, self.timeout = name, command, environment, timeout
 
     def run(self, figure, seconds):
-        text = _run([*self.command, "--run", figure.id, "--peer", self.name, "--seconds", f"{seconds:g}"], self.environment,
-                    self.timeout)
+        command = [*self.command, "--run", figure.id, "--peer", self.name, "--seconds", f"{seconds:g}"]
+        text = _run(command, self.environment, self.timeout)
         try:
             answer = json.loads(text.strip().splitlines()[-1])
             value, unit = float(answer["value"]), answer["unit"]
@@ -94,7 +96,7 @@ class Peer:
 
 
 def find_peers(build, environment, expected, timeout):
-    """Figure's id: its peers; and a line for each that is left out."""
+    """Returns a dict from a figure's id to its peers, and a message for each program that is left out."""
     programs = {name: [str(build / "bench" / f"peer_{name}")] for name in expected}
     for path in build.rglob("peer_*"):
         if path.is_file() and os.access(path, os.X_OK) and not path.suffix and path.name != "peer_tiny":
@@ -105,7 +107,7 @@ def find_peers(build, environment, expected, timeout):
     found, left_out = {}, []
     for name, command in sorted(programs.items()):
         if len(command) == 1 and not os.path.exists(command[0]):
-            left_out.append(f"{name} is left out: {expected[name]} was not there when it was built")
+            left_out.append(f"{name} is left out: {expected[name]} was not installed when the benchmarks were built")
             continue
         try:
             lines = _run([*command, "--list"], environment, timeout).split("\n")
@@ -114,14 +116,14 @@ def find_peers(build, environment, expected, timeout):
             continue
         offered = [line.split() for line in lines if line.startswith("T-")]
         if not offered:
-            left_out.append(f"{name} is left out: it has nothing to offer here")
+            left_out.append(f"{name} is left out: it can measure nothing here")
         for figure, *peer in offered:
             found.setdefault(figure, []).append(Peer(peer[0] if peer else name, command, environment, timeout))
     return found, left_out
 
 
 class Compiler:
-    """T-13: compiles as the benchmarks were compiled; the driver and the compiler proper are measured together."""
+    """T-13: compiles with the options of the benchmarks. The driver and the compiler proper are measured together."""
 
     SOURCES = {"raw": "selective_asio.cpp", "drover": "drover_call.cpp", "header-only": "drover_call.cpp",
                "program": "drover_program.cpp"}
@@ -133,33 +135,38 @@ class Compiler:
         except (OSError, ValueError):
             raise Broken(f"{folder}/compiler.json is missing: configure with -DDROVER_BUILD_BENCH=ON") from None
         includes = [f"-I{path}" for path in dict.fromkeys(described["include"]) if path and path != "/usr/include"]
-        self.command = [described["compiler"], "-std=c++20", *includes, *(f"-D{name}" for name in described["definitions"]
-                        if name not in ("", "DROVER_SEPARATE_COMPILATION"))]
+        definitions = [f"-D{name}" for name in described["definitions"]
+                       if name not in ("", "DROVER_SEPARATE_COMPILATION")]
+        self.command = [described["compiler"], "-std=c++20", *includes, *definitions]
 
     def versions(self):
-        """Of the compiler, and of Asio as it sees it."""
-        told = subprocess.run([self.command[0], "--version"], capture_output=True, text=True, timeout=self.timeout).stdout
-        asked = subprocess.run([*self.command, "-E", "-P", "-x", "c++", "-"], input="#include <asio/version.hpp>\nASIO_VERSION",
-                               capture_output=True, text=True, timeout=self.timeout).stdout.split()
-        asio = int(asked[-1]) if asked and asked[-1].isdigit() else 0
-        return {"compiler": told.split("\n")[0], "asio": f"{asio // 100000}.{asio // 100 % 1000}.{asio % 100}"}
+        """The versions of the compiler, and of the Asio that it includes."""
+        def output(arguments, text=None):
+            return subprocess.run([*arguments], input=text, capture_output=True, text=True, timeout=self.timeout).stdout
+
+        compiler = output([self.command[0], "--version"]).split("\n")[0]
+        source = "#include <asio/version.hpp>\nASIO_VERSION"
+        words = output([*self.command, "-E", "-P", "-x", "c++", "-"], source).split()
+        asio = int(words[-1]) if words and words[-1].isdigit() else 0
+        return {"compiler": compiler, "asio": f"{asio // 100000}.{asio // 100 % 1000}.{asio % 100}"}
 
     def run(self, figure, method, seconds):
         source = BENCH / "compile" / self.SOURCES[method]
         level = figure.id.rsplit("/", 1)[1]
         separate = ["-DDROVER_SEPARATE_COMPILATION"] if method == "drover" else []
         command = [*self.command, *separate, f"-{level}", "-c", str(source), "-o", os.devnull]
-        # In a child of its own, whose descendants alone are counted.
+        # RUSAGE_CHILDREN counts all children that have exited, so each compilation has a process of its own.
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             code = 1
             try:
                 os.close(reading)
-                done = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout, stdin=subprocess.DEVNULL,
-                                      env=os.environ | {"CCACHE_DISABLE": "1"})
+                done = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout,
+                                      stdin=subprocess.DEVNULL, env=os.environ | {"CCACHE_DISABLE": "1"})
                 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-                os.write(writing, json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stderr[-500:]]).encode())
+                result = [used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stderr[-500:]]
+                os.write(writing, json.dumps(result).encode())
                 code = done.returncode
             finally:
                 os._exit(code)
@@ -173,8 +180,8 @@ class Compiler:
 
 
 class Instructions:
-    """Instructions of one operation, of the parent and of the worker: the difference of a longer and a shorter run, which
-    leaves out what is done once. Counted by callgrind, in user space only; they don't drift as times do."""
+    """Counts the instructions of one operation in the parent and in the worker, with callgrind, in user space only. The
+    difference of a longer and a shorter run leaves out what is done once. Unlike times, the counts hardly vary."""
 
     def __init__(self, programs, valgrind, folder):
         self.programs, self.valgrind, self.folder = programs, valgrind, folder
@@ -182,31 +189,31 @@ class Instructions:
     def _count(self, figure, method, iterations):
         for old in self.folder.glob("callgrind.*"):
             old.unlink()
-        command = [self.valgrind, "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={self.folder}/callgrind.%p",
-                   str(self.programs.path(figure.program)), _filter(figure.benchmark(method))]
-        environment = self.programs.environment | {"DROVER_BENCH_ITERATIONS": str(iterations),
-                                                   "DROVER_BENCH_SELF": str(self.programs.path(figure.program))}
-        started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                   stdin=subprocess.DEVNULL, text=True)
+        program = str(self.programs.path(figure.program))
+        command = [self.valgrind, "--tool=callgrind", "--trace-children=yes",
+                   f"--callgrind-out-file={self.folder}/callgrind.%p", program, _filter(figure.benchmark(method))]
+        variables = {"DROVER_BENCH_ITERATIONS": str(iterations), "DROVER_BENCH_SELF": program}
+        started = subprocess.Popen(command, env=self.programs.environment | variables, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
         try:
-            said, _ = started.communicate(timeout=self.programs.timeout)
+            output, _ = started.communicate(timeout=self.programs.timeout)
         except subprocess.TimeoutExpired:
             started.kill()
             started.communicate()
-            raise Broken(f"{figure.id}/{method} did not end under callgrind") from None
-        if started.returncode != 0 or "ERROR OCCURRED" in said:
+            raise Broken(f"{figure.id}/{method} did not exit under callgrind") from None
+        if started.returncode != 0 or "ERROR OCCURRED" in output:
             raise Broken(f"{figure.id}/{method} failed under callgrind")
         counts = {"parent": 0, "worker": 0}
         for path in self.folder.glob("callgrind.*"):
-            who = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
+            process = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
             for line in path.read_text().splitlines():
                 if line.startswith("totals:"):
-                    counts[who] += int(line.split()[1])
+                    counts[process] += int(line.split()[1])
         return counts
 
     def run(self, figure, method, few, many, operations=1):
         less, more = self._count(figure, method, few), self._count(figure, method, many)
-        return {who: (more[who] - less[who]) / (many - few) / operations for who in more}
+        return {process: (more[process] - less[process]) / (many - few) / operations for process in more}
 
 
 def processor():
@@ -217,7 +224,9 @@ def processor():
 
 
 def describe_machine(cores):
-    memory = next((line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")), "0")
-    return {"processor": processor(), "cores": os.cpu_count(), "pinned_to": cores, "memory_gib": round(int(memory) / 2**20, 1),
-            "kernel": os.uname().release.split("-")[0], "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    memory = next((line.split()[1] for line in lines if line.startswith("MemTotal:")), "0")
+    return {"processor": processor(), "cores": os.cpu_count(), "pinned_to": cores,
+            "memory_gib": round(int(memory) / 2**20, 1), "kernel": os.uname().release.split("-")[0],
+            "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
             "date": time.strftime("%Y-%m-%d %H:%M:%S%z")}

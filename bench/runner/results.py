@@ -1,4 +1,4 @@
-"""From samples to results.json and to tables."""
+"""Computes the results from the samples, and writes results.json and results.md."""
 
 import json
 from statistics import median
@@ -9,7 +9,7 @@ def _range(values):
 
 
 def number(value):
-    """Three digits, for people."""
+    """Formats a number with three digits, for people."""
     if value is None:
         return ""
     if abs(value) >= 1e6:
@@ -22,13 +22,15 @@ def number(value):
 
 
 def summarise(figure, rounds):
-    """rounds: for each round a dict of method or peer to Sample. The ratio is taken in each round, where both ran one
-    after the other, and the median of those counts; so a machine that slows down for a while does not decide."""
+    """Returns the result of a figure. `rounds` has a dict from method or peer to Sample for each round. The ratio is
+    taken within each round, where both methods ran close together. The median of these ratios counts, so that a machine
+    that slows down for a while does not decide."""
     def values(method):
         return [samples[method].value for samples in rounds if method in samples]
 
     result = {"id": figure.id, "title": figure.title, "unit": figure.unit, "more_is_better": figure.more_is_better,
-              "target": figure.target, "ratio_target": figure.ratio or None, "raw": None, "drover": None, "ratio": None, "met": None, "raw_is": figure.label("raw"),
+              "target": figure.target, "ratio_target": figure.ratio or None, "raw": None, "drover": None, "ratio": None,
+              "met": None, "raw_is": figure.label("raw"),
               "others": {}, "peers": {}, "costs": {}, "note": figure.note, "rounds": len(rounds)}
     for method in figure.methods:
         if not values(method):
@@ -50,7 +52,7 @@ def summarise(figure, rounds):
         best = "p90" if figure.more_is_better else "p10"
         deciles = [s["drover"].counters[best] / s["raw"].counters[best] for s in rounds
                    if "drover" in s and "raw" in s and s["drover"].counters.get(best) and s["raw"].counters.get(best)]
-        if deciles:  # what a busy machine spoils last
+        if deciles:  # other processes disturb these least
             result["ratio_best"] = median(deciles)
 
     for name in sorted({name for samples in rounds for name in samples} - set(figure.methods)):
@@ -63,7 +65,7 @@ def summarise(figure, rounds):
 
 
 def _missed(figure, result):
-    """Why the target is not met: a list of reasons."""
+    """Returns the reasons why the target is not met."""
     if result["drover"] is None:
         return ["nothing was measured"]
     missed = []
@@ -101,18 +103,20 @@ def cost_text(costs):
     else:
         parts.append("")
     parts.append(f"{costs['allocations']:.3g}" if "allocations" in costs else "")
-    for who in ("parent", "worker"):
-        parts.append(f"{costs[f'instructions_{who}']:.0f}" if f"instructions_{who}" in costs else "")
+    for process in ("parent", "worker"):
+        parts.append(f"{costs[f'instructions_{process}']:.0f}" if f"instructions_{process}" in costs else "")
     return parts
 
 
 def markdown(results, run):
     machine = run["machine"]
-    lines = ["# What was measured", "",
+    lines = ["# Results", "",
              f"{machine['date']}, {machine['processor']}, {machine['cores']} cores (pinned to {machine['pinned_to']}), "
-             f"Linux {machine['kernel']}, {machine['compiler']}, Asio {machine['asio']}, load {machine['load_before']} beforehand. {run['mode'].capitalize()}: medians of {run['rounds']} "
-             "rounds, ranges in results.json. Ratios are of drover to raw in the same round; `best` is that of the best deciles.", "",
-             "| figure | | raw | drover | ratio | best | target | met | peers |", "|---|---|---:|---:|---:|---:|---|---|---|"]
+             f"Linux {machine['kernel']}, {machine['compiler']}, Asio {machine['asio']}, load {machine['load_before']} "
+             f"before the run. {run['mode'].capitalize()}: medians of {run['rounds']} rounds. The ranges are in "
+             "results.json. A ratio is drover / raw within a round. `best` is the ratio of the best deciles.", "",
+             "| figure | | raw | drover | ratio | best | target | met | peers and prototypes |",
+             "|---|---|---:|---:|---:|---:|---|---|---|"]
     def ratio(value):
         return "" if value is None else f"{value:.2f}"
 
@@ -120,16 +124,19 @@ def markdown(results, run):
         others = [f"{name} {number(p['value'])}" for name, p in {**r["peers"], **r["others"]}.items()]
         unit = r["unit"]
         lines.append(f"| {r['id']} | {r['title']}, {unit} | {number(r['raw'])} | {number(r['drover'])} | "
-                     f"{ratio(r['ratio'])} | {ratio(r.get('ratio_best'))} | {r['target']} | {verdict(r)} | {', '.join(others)} |")
-    lines += ["", "## Costs of one operation", "", "CPU time of the parent + of the worker, the kernel's part included; calls of "
-              "operator new in the calling thread; instructions in user space, counted by callgrind.", "",
-              "| figure | method | CPU time | allocations | instructions, parent | worker |", "|---|---|---:|---:|---:|---:|"]
+                     f"{ratio(r['ratio'])} | {ratio(r.get('ratio_best'))} | {r['target']} | {verdict(r)} | "
+                     f"{', '.join(others)} |")
+    lines += ["", "## Costs of one operation", "", "CPU time is that of the parent + that of the worker, with the "
+              "kernel's part. Allocations are calls of operator new in the calling thread. Instructions are those in "
+              "user space, counted by callgrind.", "",
+              "| figure | method | CPU time | allocations | instructions, parent | worker |",
+              "|---|---|---:|---:|---:|---:|"]
     for r in results:
         for method, costs in r["costs"].items():
             text = cost_text(costs)
             if any(text):
                 lines.append(f"| {r['id']} | {r['raw_is'] if method == 'raw' else method} | " + " | ".join(text) + " |")
-    lines += ["", "## What can be argued about", ""]
+    lines += ["", "## How each figure is measured", ""]
     for note in dict.fromkeys(r["note"] for r in results if r["note"]):
         lines.append(f"* {', '.join(r['id'] for r in results if r['note'] == note)}: {note}")
     notes = {name: p["note"] for r in results for name, p in r["peers"].items() if p["note"]}

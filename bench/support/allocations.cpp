@@ -1,4 +1,4 @@
-// Counts what operator new is asked for. One instruction a call, on the thread that asks.
+// Counts the calls of operator new on each thread. That costs one instruction a call.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

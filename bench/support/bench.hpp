@@ -2,103 +2,70 @@
 
 #include <algorithm>
 #include <benchmark/benchmark.h>
-#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
-#include <initializer_list>
-#include <sched.h>
 #include <string>
 #include <sys/types.h>
 #include <time.h>
-#include <unistd.h>
-#include <utility>
 #include <vector>
 
-/// What all the programs here have in common: where processes run, what is measured, and how it is reported.
+#include "machine.hpp"
+
+/// What all benchmark programs share: the cores that processes run on, what is measured, and how it is reported.
 ///
-/// A benchmark is named after its figure in bench/README.md and its method: "T-7/1c/drover". What it found is its
-/// counter "value", in the figure's unit; run.py reads nothing else of it but the other counters, which cost little to
-/// know.
+/// A benchmark is named after its figure in bench/README.md and its method: "T-7/1c/drover". Its counter "value" is the
+/// result, in the figure's unit. run.py reads this counter and the costs beside it.
 namespace bench {
 
-using Clock = std::chrono::steady_clock;
-
-inline double microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
-inline double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-/// Calls of operator new on this thread so far.
+/// The number of calls of operator new on this thread so far.
 std::uint64_t allocations() noexcept;
 
-// Where processes run -------------------------------------------------------------------------------------------------
+// Placement -----------------------------------------------------------------------------------------------------------
 
 enum class Placement {
-  one_core,   ///< "1c": parent and worker share a core, which shows what the code costs
-  two_cores,  ///< "2c": one core each, which shows the wake-up between cores as well
-  anywhere,   ///< either may run on both
+  one_core,   ///< "1c": parent and worker share a core. Shows what the code costs.
+  two_cores,  ///< "2c": parent and worker have a core each. Shows the wake-up between cores as well.
+  anywhere,   ///< Parent and worker may run on both cores.
 };
 
-/// The two cores in use: DROVER_BENCH_CORES=0,1, else the first two that are allowed. The same one twice if there is
-/// one.
-inline std::pair<int, int> cores() {
-  static const std::pair<int, int> chosen = [] {
-    if (const char* text = std::getenv("DROVER_BENCH_CORES")) {
-      char* end = nullptr;
-      const int first = static_cast<int>(std::strtol(text, &end, 10));
-      return std::pair(first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first);
-    }
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    ::sched_getaffinity(0, sizeof allowed, &allowed);
-    std::vector<int> found;
-    for (int core = 0; core < CPU_SETSIZE && found.size() < 2; ++core)
-      if (CPU_ISSET(core, &allowed)) found.push_back(core);
-    return std::pair(found.front(), found.back());
-  }();
-  return chosen;
-}
-
-inline void pin(std::initializer_list<int> where) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  for (const int core : where) CPU_SET(core, &set);
-  ::sched_setaffinity(0, sizeof set, &set);
-}
-
 inline void pin_parent(Placement placement) {
-  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
-  pin({cores().first});
+  if (placement == Placement::anywhere)
+    pin({cores().first, cores().second});
+  else
+    pin({cores().first});
 }
 inline void pin_worker(Placement placement) {
-  if (placement == Placement::anywhere) return pin({cores().first, cores().second});
-  pin({placement == Placement::one_core ? cores().first : cores().second});
+  if (placement == Placement::anywhere)
+    pin({cores().first, cores().second});
+  else
+    pin({placement == Placement::one_core ? cores().first : cores().second});
 }
 
-/// Tells a worker that is a re-executed copy of this program where it belongs; it calls pin_as_told() first thing in
-/// main().
+/// The environment variable by which a parent requests the cores of a worker that executes this program again.
 inline constexpr const char* pin_variable = "DROVER_BENCH_PIN";
-/// Named one by one, for the copy inherits where its parent may run and can't ask what else there is.
+/// The variable names the cores: the worker inherits its parent's affinity, so its own cores() might differ.
 inline std::string pin_value(Placement placement) {
   const std::string first = std::to_string(cores().first), second = std::to_string(cores().second);
   if (placement == Placement::anywhere) return first + "," + second;
   return placement == Placement::one_core ? first : second;
 }
-inline void pin_as_told() {
-  const char* told = std::getenv(pin_variable);
-  if (told == nullptr) return;
-  char* end = nullptr;
-  const int first = static_cast<int>(std::strtol(told, &end, 10));
-  pin({first, *end == ',' ? static_cast<int>(std::strtol(end + 1, nullptr, 10)) : first});
+/// Pins a worker as its parent requested. In any other process it does nothing.
+inline void pin_as_requested() {
+  const char* requested = std::getenv(pin_variable);
+  if (requested == nullptr) return;
+  const auto [first, second] = parse_cores(requested);
+  pin({first, second});
 }
 
-// What is measured ----------------------------------------------------------------------------------------------------
+// Measurements --------------------------------------------------------------------------------------------------------
 
-/// One number for each iteration; the figure is the median.
+/// One number for each iteration. The result is their median.
 class Samples {
  public:
   explicit Samples(const benchmark::State& state) { values_.reserve(static_cast<std::size_t>(state.max_iterations)); }
 
-  /// `taken` is the iteration's time as Google Benchmark shows it.
+  /// `taken` is the time of the iteration that Google Benchmark reports, `value` the number that counts.
   void add(benchmark::State& state, Clock::duration taken, double value) {
     state.SetIterationTime(seconds(taken));
     values_.push_back(value);
@@ -120,7 +87,8 @@ class Samples {
   std::vector<double> values_;
 };
 
-/// CPU time of this process (all its threads) and of one other, and this thread's allocations, from here to report().
+/// The CPU time of this process, with all its threads, and of one other process, and the allocations of this thread,
+/// from the construction to report().
 class Costs {
  public:
   explicit Costs(pid_t other = 0) : has_other_(other != 0 && ::clock_getcpuclockid(other, &other_clock_) == 0) {
@@ -153,15 +121,16 @@ class Costs {
 
 // Benchmarks ----------------------------------------------------------------------------------------------------------
 
-/// How many iterations take DROVER_BENCH_SECONDS (0.5) if about so many take a second. Fixed beforehand, so that a
-/// worker is not started anew for each guess; DROVER_BENCH_ITERATIONS says the very number, for counting instructions.
+/// The number of iterations that take DROVER_BENCH_SECONDS (0.5 by default), from a guess of how many take a second.
+/// Google Benchmark would find the number itself, but by running the benchmark several times, each with a new worker.
+/// DROVER_BENCH_ITERATIONS sets the exact number, which is needed for counting instructions.
 inline std::int64_t iterations(double a_second) {
   if (const char* exact = std::getenv("DROVER_BENCH_ITERATIONS")) return std::atoll(exact);
   const char* text = std::getenv("DROVER_BENCH_SECONDS");
   return std::max<std::int64_t>(1, static_cast<std::int64_t>((text ? std::atof(text) : 0.5) * a_second));
 }
 
-/// Registers function(state, arguments...), whatever it throws ends this benchmark only.
+/// Registers function(state, arguments...). An exception from it ends this benchmark only.
 template <class Function, class... Arguments>
 void add(const std::string& name, double a_second, Function function, Arguments... arguments) {
   benchmark::RegisterBenchmark(name.c_str(),

@@ -19,8 +19,8 @@
 
 namespace bench {
 
-/// Options of a worker that is this program again, placed as wanted. Under valgrind /proc/self/exe is valgrind;
-/// DROVER_BENCH_SELF then says who we are.
+/// Options of a worker that executes this program again. DROVER_BENCH_SELF names the program where /proc/self/exe does
+/// not: under valgrind, which that link leads to.
 inline drover::WorkerOptions worker_options(Placement placement) {
   drover::WorkerOptions options;
   if (const char* self = std::getenv("DROVER_BENCH_SELF")) options.command.program = self;
@@ -28,8 +28,13 @@ inline drover::WorkerOptions worker_options(Placement placement) {
   return options;
 }
 
-/// A benchmark whose body is a coroutine: body(state, arguments...), on an io_context and a thread of its own: this
-/// one.
+/// in_worker() for the workers of worker_options(): pins them before drover starts its control thread.
+inline bool in_worker() {
+  pin_as_requested();
+  return drover::in_worker();
+}
+
+/// Registers a benchmark whose body(&state, arguments...) is a coroutine. It runs on this thread.
 template <class Body, class... Arguments>
 void add_coroutine(const std::string& name, double a_second, Placement placement, Body body, Arguments... arguments) {
   add(name, a_second, [=](benchmark::State& state) {
@@ -38,7 +43,7 @@ void add_coroutine(const std::string& name, double a_second, Placement placement
   });
 }
 
-/// Coroutines that run side by side on one executor. Must outlive them.
+/// Coroutines that run concurrently on one executor. The group must outlive them.
 class Group {
  public:
   explicit Group(const asio::any_io_executor& executor)
@@ -51,7 +56,7 @@ class Group {
       if (--running_ == 0) all_done_.cancel();
     });
   }
-  /// Waits for all of them; throws what one of them has thrown.
+  /// Waits for all of them. Throws an exception of one of them, if there was any.
   asio::awaitable<void> wait() {
     std::error_code cancelled;
     auto token = asio::redirect_error(asio::use_awaitable, cancelled);

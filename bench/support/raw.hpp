@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cerrno>
-#include <cstddef>
-#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -12,7 +9,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <system_error>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -23,60 +19,20 @@
 
 #include "bench.hpp"
 
-/// The baselines: what plain system calls take for the same work. No reaping under a lock, no groups, no guarantees.
+/// The baselines: the same work with plain system calls, without any of drover's guarantees.
 namespace bench {
-
-/// -1 is an error that ends the benchmark.
-template <class Result>
-Result checked(Result result, const char* what) {
-  if (result == -1) throw std::system_error(errno, std::system_category(), what);
-  return result;
-}
-
-/// A descriptor that is closed.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) noexcept : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    reset();
-    fd_ = std::exchange(other.fd_, -1);
-    return *this;
-  }
-  ~Descriptor() { reset(); }
-
-  int get() const noexcept { return fd_; }
-  void reset() noexcept {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
 
 inline std::pair<Descriptor, Descriptor> stream_pair(int flags = 0) {
   int ends[2];
   checked(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0, ends), "socketpair");
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
-inline std::pair<Descriptor, Descriptor> pipe_pair() {
-  int ends[2];
-  checked(::pipe2(ends, O_CLOEXEC), "pipe2");
-  return {Descriptor(ends[0]), Descriptor(ends[1])};
-}
-
-inline void send_byte(int fd) { checked(::write(fd, "x", 1), "write"); }
-/// False at the end of file.
-inline bool receive_byte(int fd) {
-  char byte = 0;
-  return checked(::read(fd, &byte, 1), "read") == 1;
-}
-inline void wait_for(pid_t pid) {
+inline void wait_for_exit(pid_t pid) {
   siginfo_t info{};
   checked(::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED), "waitid");
 }
 
-/// While it lives, what this process's children write to stderr comes out of read_end().
+/// As long as it exists, read_end() receives what this process's children write to stderr.
 class CapturedStderr {
  public:
   CapturedStderr() : saved_(checked(::fcntl(2, F_DUPFD_CLOEXEC, 10), "fcntl")) {
@@ -94,7 +50,8 @@ class CapturedStderr {
   Descriptor saved_, reading_;
 };
 
-/// A forked child that runs body(fd) at the other end of a socket pair, and is waited for.
+/// A forked child that runs body(fd) at the other end of a socket pair. The destructor closes this end and waits for
+/// the child.
 class ForkedPeer {
  public:
   template <class Body>
@@ -125,7 +82,7 @@ class ForkedPeer {
   pid_t pid_ = 0;
 };
 
-/// Waits with epoll for one descriptor to be readable, as an event loop does.
+/// Waits with epoll(7) until one descriptor is readable, as an event loop does.
 class ReadableLoop {
  public:
   explicit ReadableLoop(int fd) : epoll_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
@@ -142,11 +99,11 @@ class ReadableLoop {
   Descriptor epoll_;
 };
 
-/// For posix_spawn(3): the child as drover promises it, but for its descriptors. Default dispositions, nothing blocked,
-/// a group of its own.
-class CleanSlate {
+/// The part of drover's promises about a child that posix_spawn(3) has attributes for: default signal dispositions, no
+/// blocked signals, a process group of its own.
+class ChildAttributes {
  public:
-  CleanSlate() {
+  ChildAttributes() {
     ::posix_spawnattr_init(&attributes_);
     sigset_t all, none;
     ::sigfillset(&all);
@@ -156,34 +113,32 @@ class CleanSlate {
     ::posix_spawnattr_setpgroup(&attributes_, 0);
     ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
   }
-  ~CleanSlate() { ::posix_spawnattr_destroy(&attributes_); }
-  CleanSlate(const CleanSlate&) = delete;
-  CleanSlate& operator=(const CleanSlate&) = delete;
+  ~ChildAttributes() { ::posix_spawnattr_destroy(&attributes_); }
+  ChildAttributes(const ChildAttributes&) = delete;
+  ChildAttributes& operator=(const ChildAttributes&) = delete;
 
-  const posix_spawnattr_t* attributes() const noexcept { return &attributes_; }
+  const posix_spawnattr_t* get() const noexcept { return &attributes_; }
 
  private:
   posix_spawnattr_t attributes_;
 };
 
-/// Ends at once, or stays if it is told to; says a byte to stderr first.
-inline pid_t spawn_tiny(const char* argument = nullptr, const posix_spawn_file_actions_t* actions = nullptr,
+/// Spawns the program tiny.cpp. With an argument the program does not exit by itself.
+inline pid_t spawn_tiny(const char* argument = nullptr, const FileActions* actions = nullptr,
                         const posix_spawnattr_t* attributes = nullptr) {
-  pid_t pid = 0;
   char* const arguments[] = {const_cast<char*>(DROVER_BENCH_TINY), const_cast<char*>(argument), nullptr};
-  errno = ::posix_spawn(&pid, DROVER_BENCH_TINY, actions, attributes, arguments, environ);
-  if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
-  return pid;
+  return spawn_process(DROVER_BENCH_TINY, arguments, actions, attributes);
 }
 
-// This program again, until it has an Asio loop running ---------------------------------------------------------------
+// A raw worker: this program executed again, with an Asio loop that runs ----------------------------------------------
 
 inline constexpr std::string_view raw_worker_role = "--raw-worker";
 
-/// For main(): if this is such a process, says that its loop runs, and returns true after it has been told to stop.
-inline bool was_raw_worker(int argc, char** argv) {
+/// For main(): runs a raw worker if this process is one. Returns whether it was, after the stop message. The worker
+/// sends a byte once its loop runs.
+inline bool run_if_raw_worker(int argc, char** argv) {
   if (argc < 2 || argv[1] != raw_worker_role) return false;
-  pin_as_told();
+  pin_as_requested();
   asio::io_context context;
   asio::local::stream_protocol::socket socket(context, asio::local::stream_protocol(), 3);
   socket.async_wait(asio::socket_base::wait_read, [](std::error_code) {});  // the stop message
@@ -192,30 +147,29 @@ inline bool was_raw_worker(int argc, char** argv) {
   return true;
 }
 
+/// The parent's side of a raw worker. With `attributes` the child is set up as drover's are.
 class RawWorker {
  public:
-  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role, const CleanSlate* slate = nullptr) {
+  explicit RawWorker(Placement placement, std::string_view as = raw_worker_role,
+                     const ChildAttributes* attributes = nullptr) {
     auto [ours, theirs] = stream_pair();
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, theirs.get(), 3);
+    FileActions actions;
+    actions.duplicate(theirs.get(), 3);
     std::string role(as), program = "/proc/self/exe", pin = pin_variable + ("=" + pin_value(placement));
     char* arguments[] = {program.data(), role.data(), nullptr};
     std::vector<char*> environment;
     for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
     environment.push_back(pin.data());
     environment.push_back(nullptr);
-    if (slate != nullptr) ::posix_spawn_file_actions_addclosefrom_np(&actions, 4);
-    errno = ::posix_spawn(&pid_, program.c_str(), &actions, slate != nullptr ? slate->attributes() : nullptr, arguments,
-                          environment.data());
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (errno != 0) throw std::system_error(errno, std::system_category(), "posix_spawn");
+    if (attributes != nullptr) actions.close_from(4);
+    pid_ = spawn_process(program.c_str(), arguments, &actions, attributes != nullptr ? attributes->get() : nullptr,
+                         environment.data());
     ours_ = std::move(ours);
   }
-  void wait_until_ready() { wait_for_answer(); }
-  void wait_for_answer() { receive_byte(ours_.get()); }
-  void tell_to_stop() { send_byte(ours_.get()); }
-  void wait_for_end() { wait_for(pid_); }
+  void wait_until_ready() { wait_for_reply(); }
+  void wait_for_reply() { receive_byte(ours_.get()); }
+  void request_stop() { send_byte(ours_.get()); }
+  void wait_for_exit() { bench::wait_for_exit(pid_); }
   pid_t pid() const noexcept { return pid_; }
 
  private:

@@ -12,24 +12,24 @@
 
 #include "raw.hpp"
 
-/// What drover's threads cost at least: plain system calls again, with a thread that reaps for all of a program, and
-/// one in the worker that is told to stop. Each is one wake-up more, and nothing else that drover does.
+/// The least that drover's threads cost: the baselines with a reaper thread in the parent and a control thread in the
+/// worker. Each adds one wake-up, and does nothing else that drover's threads do.
 namespace bench {
 
-/// A thread that waits for the ends of processes; who waits for them is told by an eventfd(2).
+/// A thread that waits for processes to exit, and reports each exit through an eventfd(2).
 class ReaperThread {
  public:
   ReaperThread()
-      : ends_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
-        told_(checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
-        loop_(told_.get()),
+      : exits_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+        reported_(checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+        loop_(reported_.get()),
         thread_([this] { run(); }) {}
   ~ReaperThread() {
     epoll_event stop{};
     const auto [ours, theirs] = stream_pair();
     stop.events = EPOLLIN | EPOLLHUP;
     stop.data.fd = -1;
-    ::epoll_ctl(ends_.get(), EPOLL_CTL_ADD, ours.get(), &stop);
+    ::epoll_ctl(exits_.get(), EPOLL_CTL_ADD, ours.get(), &stop);
     ::shutdown(ours.get(), SHUT_RDWR);
     thread_.join();
   }
@@ -40,47 +40,47 @@ class ReaperThread {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = static_cast<int>(checked(::syscall(SYS_pidfd_open, pid, 0), "pidfd_open"));
-    checked(::epoll_ctl(ends_.get(), EPOLL_CTL_ADD, event.data.fd, &event), "epoll_ctl");
+    checked(::epoll_ctl(exits_.get(), EPOLL_CTL_ADD, event.data.fd, &event), "epoll_ctl");
   }
 
-  /// For the end of any of them.
+  /// Waits until one of the watched processes has been reaped.
   void wait() {
     loop_.wait();
     std::uint64_t count = 0;
-    checked(::read(told_.get(), &count, sizeof count), "read");
+    checked(::read(reported_.get(), &count, sizeof count), "read");
   }
 
  private:
   void run() {
-    constexpr auto by_pidfd = static_cast<idtype_t>(3);  // P_PIDFD, which older headers lack
+    constexpr auto by_pidfd = static_cast<idtype_t>(3);  // P_PIDFD, which older headers of glibc lack
     for (;;) {
       epoll_event event{};
-      if (::epoll_wait(ends_.get(), &event, 1, -1) != 1) continue;
+      if (::epoll_wait(exits_.get(), &event, 1, -1) != 1) continue;
       if (event.data.fd < 0) return;
       siginfo_t info{};
       ::waitid(by_pidfd, static_cast<id_t>(event.data.fd), &info, WEXITED);
       ::close(event.data.fd);
       const std::uint64_t one = 1;
-      if (::write(told_.get(), &one, sizeof one) < 0) return;
+      if (::write(reported_.get(), &one, sizeof one) < 0) return;
     }
   }
 
-  Descriptor ends_, told_;
+  Descriptor exits_, reported_;
   ReadableLoop loop_;
   std::thread thread_;
 };
 
 inline constexpr std::string_view threaded_raw_worker_role = "--threaded-raw-worker";
 
-/// As was_raw_worker(), for one in which a thread waits for the stop message, wakes the loop, and stays for as long as
-/// the process lives; and which answers that message.
-inline bool was_threaded_raw_worker(int argc, char** argv) {
+/// As run_if_raw_worker(), for a worker with a control thread. The thread waits for the stop message, wakes the loop,
+/// and runs until the process exits. The worker replies to the message.
+inline bool run_if_threaded_raw_worker(int argc, char** argv) {
   if (argc < 2 || argv[1] != threaded_raw_worker_role) return false;
-  pin_as_told();
+  pin_as_requested();
   asio::io_context context;
-  asio::posix::stream_descriptor told(context, checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"));
-  told.async_wait(asio::posix::stream_descriptor::wait_read, [](std::error_code) {});
-  std::thread([wake = told.native_handle()] {
+  asio::posix::stream_descriptor stop(context, checked(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"));
+  stop.async_wait(asio::posix::stream_descriptor::wait_read, [](std::error_code) {});
+  std::thread([wake = stop.native_handle()] {
     receive_byte(3);
     const std::uint64_t one = 1;
     if (::write(wake, &one, sizeof one) < 0) ::_exit(1);

@@ -1,4 +1,5 @@
-// A program that does next to nothing: it writes a byte to stderr and ends, or stays if it is given an argument.
+// A child that does as little as possible: it writes a byte to stderr and exits. With an argument it runs until a
+// signal kills it.
 #include <unistd.h>
 
 int main(int argc, char**) {

@@ -20,14 +20,15 @@ struct CommandLine {
 inline constexpr std::string_view usage =
     R"(Usage: hash_tree [-j N] [--chaos] DIR
 
-Prints the SHA-256 of every regular file below DIR, sorted by path, in the format of sha256sum(1), whose
-option -c can check it. The files are read and hashed in worker processes.
+Prints the SHA-256 of every regular file below DIR, sorted by path, in the format of sha256sum(1), so that
+`sha256sum -c` can check it. Worker processes read and hash the files.
 
-  -j, --jobs N   number of workers, 1 to 256 (default: one for each core)
-      --chaos    kill, stop and crash workers at random meanwhile; the result is the same
-  -h, --help     this text
+  -j, --jobs N   use N workers, 1 to 256 (default: one for each core)
+      --chaos    kill, suspend and crash workers at random; the output is the same
+  -h, --help     print this text
 
-Exit status: 0; 1 if a file or directory could not be read; 2 for a wrong command line; 130 after Ctrl-C.
+Exit status: 0 if every file was read; 1 if a file or directory could not be read; 2 if the command line is wrong;
+130 after Ctrl-C.
 )";
 
 [[noreturn]] inline void refuse_command_line(const std::string& why) {
@@ -35,7 +36,7 @@ Exit status: 0; 1 if a file or directory could not be read; 2 for a wrong comman
   std::exit(2);
 }
 
-/// Ends the program with a message if the command line is wrong, or asks for help.
+/// Prints a message and exits if the command line is wrong or asks for help.
 inline CommandLine parse_command_line(int argc, char** argv) {
   CommandLine result;
   if (const unsigned cores = std::thread::hardware_concurrency(); cores != 0) result.workers = cores;
@@ -51,7 +52,7 @@ inline CommandLine parse_command_line(int argc, char** argv) {
         const std::string_view text = optarg;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result.workers);
         if (error != std::errc() || end != text.data() + text.size() || result.workers < 1 || result.workers > 256)
-          refuse_command_line("the number of workers is '" + std::string(text) + "', but has to be 1 to 256");
+          refuse_command_line("'" + std::string(text) + "' is not a number of workers from 1 to 256");
         break;
       }
       case 'c': result.chaos = true; break;
@@ -63,9 +64,8 @@ inline CommandLine parse_command_line(int argc, char** argv) {
     }
   }
 
-  if (optind == argc) refuse_command_line("which directory?");
-  if (optind + 1 < argc)
-    refuse_command_line("one directory only, please, not also '" + std::string(argv[optind + 1]) + "'");
+  if (optind == argc) refuse_command_line("missing DIR");
+  if (optind + 1 < argc) refuse_command_line("unexpected argument '" + std::string(argv[optind + 1]) + "'");
   result.directory = argv[optind];
   std::error_code error;
   if (!std::filesystem::is_directory(result.directory, error))

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <unistd.h>
 
-/// What the user sees on standard error: a progress bar if that is a terminal, and a line at the end.
+/// Reports to standard error: a progress bar if that is a terminal, failures, and a line at the end.
 class Report {
  public:
   struct Totals {
@@ -16,7 +16,7 @@ class Report {
 
   static bool is_a_terminal() { return ::isatty(STDERR_FILENO) != 0; }
 
-  /// What there is to do, if somebody counted it.
+  /// Sets the totals for the progress bar.
   void expect(Totals totals) { expected_ = totals; }
 
   void add(std::uint64_t bytes) {
@@ -42,7 +42,7 @@ class Report {
     shown_ = true;
   }
 
-  /// Before anything else is written to the terminal.
+  /// Removes the progress bar. Call this before anything else is written to the terminal.
   void hide() {
     if (shown_) print("\r\x1b[K");
     shown_ = false;

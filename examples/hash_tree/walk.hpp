@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-/// A regular file that the walk has come to.
+/// A regular file that the walk has found.
 struct File {
   std::string path;
   std::uint64_t size{};
 };
 
-/// The regular files below a directory, one by one, in the byte order of their paths. Follows no symbolic links. Keeps
-/// only the names in the directories that lead to the current file.
+/// Finds the regular files below a directory, one by one, in the byte order of their paths. It does not follow symbolic
+/// links. It keeps only the names in the directories that lead to the current file.
 class TreeWalk {
  public:
   using OnError = std::function<void(const std::string& path, const std::string& what)>;
@@ -59,12 +59,12 @@ class TreeWalk {
     std::error_code error;
     for (auto i = std::filesystem::directory_iterator(path, error);
          !error && i != std::filesystem::directory_iterator(); i.increment(error)) {
-      std::error_code gone;  // an entry that is no longer there is neither of these
-      if (i->is_symlink(gone)) continue;
-      // With its slash a directory's name is sorted where the paths below it belong: after "a.txt", before "a0".
-      if (i->is_directory(gone))
+      std::error_code removed;  // an entry that was removed meanwhile has none of these types
+      if (i->is_symlink(removed)) continue;
+      // The slash sorts a directory where the paths below it belong: after "a.txt", before "a0".
+      if (i->is_directory(removed))
         level.names.push_back(i->path().filename().native() + '/');
-      else if (i->is_regular_file(gone))
+      else if (i->is_regular_file(removed))
         level.names.push_back(i->path().filename().native());
     }
     if (error) on_error_(path, error.message());

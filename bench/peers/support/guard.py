@@ -1,8 +1,8 @@
-"""Whatever happens to a benchmark, no process and no file of it stays behind; guard.hpp is the same in C++.
+"""Leaves no process and no file behind, however a benchmark ends. guard.hpp is the same in C++.
 
-front: the program that was started; passes signals on, waits for the guard.
-guard: if the work ends or a signal comes or the front is gone, kills all that is below and removes the folder.
-work:  does the work, and starts processes.
+front: the process that the user started. It forwards signals and waits for the guard.
+guard: kills all processes below it and removes the folder when the work exits, a signal arrives or the front dies.
+work:  does the measured work, and starts processes.
 """
 
 import ctypes
@@ -19,9 +19,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def end_with_parent(parent, signo=signal.SIGKILL):
+    """Sends this process a signal when its parent dies, see PR_SET_PDEATHSIG in prctl(2)."""
     _libc.prctl(PR_SET_PDEATHSIG, int(signo), 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(1)
+        os._exit(1)  # the parent died before the call
 
 
 def _forked(body):
@@ -31,8 +32,8 @@ def _forked(body):
     code = 1
     try:
         code = body()
-    except SystemExit as refused:
-        print(refused, file=sys.stderr)
+    except SystemExit as error:
+        print(error, file=sys.stderr)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     finally:
@@ -42,7 +43,8 @@ def _forked(body):
 
 
 def _wait(child):
-    """(0, exit code) once the child has ended, or (signal, None) if another signal has come. WATCHED is blocked."""
+    """Returns (0, exit code) once the child has exited, or (signal, None) if another signal arrives first. The signals
+    in WATCHED must be blocked."""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended == child:
@@ -52,7 +54,7 @@ def _wait(child):
             return signo, None
 
 
-def _end_all_children():
+def _kill_all_children():
     while True:
         with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
             for child in children.read().split():
@@ -69,7 +71,7 @@ def _guard(work):
     parent = os.getpid()
 
     def body():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # KeyboardInterrupt would only be noise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of a KeyboardInterrupt
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         end_with_parent(parent)
         work(folder)
@@ -78,14 +80,14 @@ def _guard(work):
     try:
         signo, code = _wait(_forked(body))
     finally:
-        _end_all_children()
+        _kill_all_children()
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if signo else code
 
 
 def guarded(work):
-    """Runs work(folder), which gets a private temporary folder, as told above; 0, or 1 if it failed. A signal that ends
-    the run ends this process too."""
+    """Runs work(folder) below a guard, with a private temporary folder. Returns 0, or 1 if it failed. A signal that
+    ends the run also ends this process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     parent = os.getpid()
 

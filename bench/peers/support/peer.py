@@ -1,4 +1,4 @@
-"""What the peers in Python have in common; common.hpp and rpc.hpp are the same in C++."""
+"""What the peers in Python share. common.hpp and rpc.hpp are the same in C++."""
 
 import json
 import mmap
@@ -15,9 +15,10 @@ IN_FLIGHT = 64
 
 
 def cores():
-    """The two cores in use: DROVER_BENCH_CORES=0,1, else the first two that are allowed."""
-    said = os.environ.get("DROVER_BENCH_CORES")
-    found = [int(core) for core in said.split(",")] if said else sorted(os.sched_getaffinity(0))
+    """The two cores in use: those in DROVER_BENCH_CORES ("0,1"), otherwise the first two on which this process may
+    run."""
+    given = os.environ.get("DROVER_BENCH_CORES")
+    found = [int(core) for core in given.split(",")] if given else sorted(os.sched_getaffinity(0))
     return found[0], found[min(1, len(found) - 1)]
 
 
@@ -25,11 +26,11 @@ def pin(*where):
     os.sched_setaffinity(0, set(where))
 
 
-# What is measured ----------------------------------------------------------------------------------------------------
+# Measurements --------------------------------------------------------------------------------------------------------
 
 
 def median_of(seconds, once):
-    """Calls once(), which returns seconds, for a fifth of the time to warm up and then for all of it."""
+    """Calls once(), which returns seconds, for `seconds` after a warm-up of a fifth of that. Returns the median."""
     warming, count = time.monotonic(), 0
     while count < 3 or time.monotonic() - warming < seconds / 5:
         once()
@@ -45,7 +46,8 @@ def median_in_us(values):
 
 
 class Rate:
-    """Counts calls that end while a fixed number of them is in flight, after a fifth of the time to warm up."""
+    """Counts calls that complete while a fixed number of them is in flight. A warm-up of a fifth of the time comes
+    first."""
 
     def __init__(self, seconds):
         self._start = time.monotonic()
@@ -53,7 +55,7 @@ class Rate:
         self._count, self._first, self._last = 0, None, None
 
     def next(self):
-        """A call has ended; true: begin another one. On one thread only."""
+        """Reports the end of a call. If it returns True, the caller begins another one. For one thread only."""
         self._count += 1
         if self._last:
             return False
@@ -71,7 +73,7 @@ class Rate:
 
 
 def ballast(total):
-    """Memory that makes this process so large that `total` bytes are resident, in plain 4 KiB pages."""
+    """Allocates memory in pages of 4 KiB until `total` bytes of this process are resident."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         resident = int(statm.read().split()[1]) * mmap.PAGESIZE
     if resident >= total:
@@ -79,7 +81,7 @@ def ballast(total):
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         available = next(int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:"))
     if total - resident + (1 << 29) > available:
-        sys.exit("There is too little memory free for it.")
+        sys.exit("there is too little free memory for a parent of this size")
     memory = mmap.mmap(-1, total - resident, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     for at in range(0, len(memory), mmap.PAGESIZE):
@@ -88,20 +90,21 @@ def ballast(total):
 
 
 def large_parent():
-    """DROVER_BENCH_MEMORY_MB says what stands for 4 GB."""
+    """The size of a large parent in bytes: 4 GB, or DROVER_BENCH_MEMORY_MB."""
     return int(os.environ.get("DROVER_BENCH_MEMORY_MB", "4096")) << 20
 
 
 def tiny_program():
-    """The tiny program that is spawned (see ../support/tiny.cpp) is built; where it is has to be said."""
+    """The path of the tiny program, see bench/support/tiny.cpp. None if the environment does not name it."""
     return os.environ.get("DROVER_BENCH_TINY")
 
 
-# A copy of the script that serves ------------------------------------------------------------------------------------
+# Servers -------------------------------------------------------------------------------------------------------------
 
 
 class Server:
-    """`script --serve PEER PATH CORE PARENT`, on one core. Entered once it listens, killed at the end."""
+    """A copy of the script that serves, pinned to one core: `script --serve PEER PATH CORE PARENT`. The `with` block
+    begins once the server listens. Its end kills the server."""
 
     def __init__(self, peer, path, core):
         words = [sys.executable, os.path.abspath(sys.argv[0]), "--serve", peer, path, str(core), str(os.getpid())]
@@ -109,7 +112,7 @@ class Server:
 
     def __enter__(self):
         if self._process.stdout.read(1) != b"x":
-            sys.exit("The server ended before it listened.")
+            sys.exit("the server exited before it listened")
         return self
 
     def __exit__(self, *_):
@@ -118,7 +121,8 @@ class Server:
         self._process.stdout.close()
 
 
-def say_that_it_listens():
+def report_listening():
+    """For servers: lets the `with` block begin."""
     os.write(1, b"x")
 
 
@@ -126,7 +130,7 @@ def say_that_it_listens():
 
 
 def main(figures, missing=None, serve=None):
-    """figures: (figure, peer, note, run(folder, seconds) -> (value, unit)). missing: why there are none after all."""
+    """figures: (figure, peer, note, run(folder, seconds) -> (value, unit)). missing: the reason if there are none."""
     words = sys.argv[1:]
     if words[:1] == ["--serve"]:
         peer, path, core, parent = words[1:5]

@@ -1,4 +1,4 @@
-"""What python_process.py measures."""
+"""The figures of python_process.py."""
 
 import multiprocessing
 import os
@@ -21,14 +21,14 @@ TINY = peer.tiny_program()
 def spawn():
     words = [TINY] if TINY else ["/bin/sh", "-c", "echo x >&2"]
     start = time.perf_counter()
-    # With close_fds=False and a path, subprocess uses posix_spawn; else vfork.
+    # With close_fds=False and a path, subprocess uses posix_spawn, otherwise vfork.
     child = subprocess.Popen(words, stderr=subprocess.PIPE, close_fds=False, bufsize=0)
     got = child.stderr.read(1)
     taken = time.perf_counter() - start
     child.wait()
     child.stderr.close()
     if not got:
-        raise RuntimeError("The tiny program wrote nothing.")
+        raise RuntimeError("the tiny program wrote nothing")
     return taken
 
 
@@ -108,7 +108,7 @@ def initialize(core, parent):
 def pool(two):
     mine, other = peer.cores()
     executor = ProcessPoolExecutor(1, initializer=initialize, initargs=(other if two else mine, os.getpid()))
-    executor.submit(echo, b"").result()  # the worker is there now
+    executor.submit(echo, b"").result()  # the worker is running now
     peer.pin(mine)
     return executor
 
@@ -139,7 +139,7 @@ def rate(two):
             def submit():
                 executor.submit(echo, payload).add_done_callback(done)
 
-            def done(_):  # always on the executor's own thread
+            def done(_):  # runs on the executor's own thread only
                 if measured.next():
                     submit()
                     return
@@ -161,8 +161,8 @@ def rate(two):
 def figures():
     child = "the tiny program" if TINY else "/bin/sh (DROVER_BENCH_TINY is not set)"
     spawning = f"Popen of {child} with close_fds=False, which uses posix_spawn; {VERSION}"
-    processes = "spawn method, by Pipe; " + VERSION
-    pooled = "one worker, which was forked; by pipes and a thread of the executor's; " + VERSION
+    processes = "spawn method, through a Pipe; " + VERSION
+    pooled = "one worker, which was forked; through pipes and a thread of the executor; " + VERSION
     return [
         ("T-1/10MB", "python-subprocess", spawning, spawn_from(10 << 20)),
         ("T-1/4GB", "python-subprocess", spawning, spawn_from(peer.large_parent())),

@@ -1,8 +1,8 @@
-"""What a process started by multiprocessing's spawn method runs. It is all that such a process has to import."""
+"""What the processes of multiprocessing's spawn method run. They need not import anything else."""
 
 
 def worker(connection):
-    """Says that it runs, and waits for a message, or for the end of the parent."""
+    """Reports that it runs, then waits for a message or for the death of the parent."""
     connection.send_bytes(b"x")
     try:
         connection.recv_bytes()
