@@ -35,8 +35,8 @@ DROVER_INLINE asio::awaitable<WorkerStatus> LocalWorker::status(Timeout bound) {
   return detail::await_status(detail::session_of(worker_), bound);
 }
 
-DROVER_INLINE pid_t LocalWorker::pid() const { return worker_ ? worker_->pid() : 0; }
-DROVER_INLINE bool LocalWorker::alive() const { return worker_ && worker_->alive(); }
+DROVER_INLINE pid_t LocalWorker::pid() const { return detail::pid_of(worker_); }
+DROVER_INLINE bool LocalWorker::alive() const { return detail::is_alive(worker_); }
 DROVER_INLINE const WorkerMetadata& LocalWorker::metadata() const {
   if (!worker_) std::rethrow_exception(detail::empty_handle());
   const auto& metadata = worker_->metadata();

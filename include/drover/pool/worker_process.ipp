@@ -35,8 +35,8 @@ DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) 
   return detail::await_reap(worker_->reap(patience) ? detail::session_of(worker_) : nullptr);
 }
 
-DROVER_INLINE pid_t WorkerProcess::pid() const { return worker_ ? worker_->pid() : 0; }
-DROVER_INLINE bool WorkerProcess::alive() const { return worker_ && worker_->alive(); }
+DROVER_INLINE pid_t WorkerProcess::pid() const { return detail::pid_of(worker_); }
+DROVER_INLINE bool WorkerProcess::alive() const { return detail::is_alive(worker_); }
 DROVER_INLINE const std::optional<WorkerMetadata>& WorkerProcess::metadata() const {
   static const std::optional<WorkerMetadata> none;
   return worker_ ? worker_->metadata() : none;

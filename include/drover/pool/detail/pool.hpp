@@ -26,7 +26,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// The workers of a pool: starts them, replaces those that exit unexpectedly, stops them. Guarded by the dispatcher's
 /// mutex.
 class PoolImpl final : public ContextBound,
-                       public WorkerSession::Supervision,
+                       public WorkerSupervision,
                        public RunSignals::Target,
                        public std::enable_shared_from_this<PoolImpl> {
  public:

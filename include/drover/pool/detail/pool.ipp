@@ -109,16 +109,17 @@ inline void PoolImpl::has_lived(std::size_t at) {
 }
 
 inline void PoolImpl::worker_exited(WorkerSession& session) {
-  const auto exit = session.exit_status();
-  const Supervisor::Death death{.served = session.answered_a_call(),
-                                .graceful = session.exited_gracefully(),
-                                .asked_for = session.lifecycle().exit_reason() == ExitReason::kill_after};
   auto cause = session.take_start_failure();
   CallQueue dropped;
   Cause refusal;
   {
     const auto held = lock();
     if (stopping_) return;
+    const WorkerRecord& worker = session.record();
+    const auto exit = worker.exit_status();
+    const Supervisor::Death death{.served = worker.answered_a_call,
+                                  .graceful = worker.exited_gracefully(),
+                                  .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after};
     if (starting_) {
       if (!cause)
         cause = std::make_exception_ptr(Error(
@@ -150,14 +151,14 @@ inline void PoolImpl::worker_leaving(WorkerSession& session) {
 inline void PoolImpl::start_successor(std::size_t at, CallQueue& dropped) {
   Slot& slot = slots_[at];
   const auto drains = [](const WorkerSession& session) {
-    const WorkerLifecycle& life = session.lifecycle_under_lock();
+    const WorkerLifecycle& life = session.record().lifecycle;
     return life.exit_reason() == ExitReason::drained && !life.has_exited();
   };
   if (slot.successor_due || slot.supervisor.gave_up() || !drains(*slot.session)) return;
   for (const auto& retired : retired_)
-    if (retired->slot() == at && !retired->lifecycle_under_lock().has_exited()) return;
+    if (retired->slot() == at && !retired->record().lifecycle.has_exited()) return;
   slot.successor_due = true;
-  replace(at, nullptr, std::nullopt, {.served = slot.session->answered_under_lock(), .graceful = true}, dropped);
+  replace(at, nullptr, std::nullopt, {.served = slot.session->record().answered_a_call, .graceful = true}, dropped);
 }
 
 inline void PoolImpl::replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit,
@@ -217,7 +218,7 @@ inline void PoolImpl::start_again(std::size_t at) {
     retired_.push_back(std::exchange(slots_[at].session, session));
     slots_[at].successor_due = false;
     std::erase_if(retired_, [&](const auto& retired) {
-      if (retired->lifecycle_under_lock().state() != WorkerSession::State::over) return false;
+      if (retired->record().lifecycle.state() != WorkerSession::State::over) return false;
       over.push_back(retired);
       return true;
     });

@@ -23,6 +23,10 @@ std::exception_ptr reason_to_refuse(const std::shared_ptr<WorkerSession>& worker
 /// Null without a worker.
 const std::shared_ptr<Dispatcher>& dispatcher_of(const std::shared_ptr<WorkerSession>& worker) noexcept;
 
+/// 0 or false without a process.
+pid_t pid_of(const std::shared_ptr<WorkerSession>& worker);
+bool is_alive(const std::shared_ptr<WorkerSession>& worker);
+
 }}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)

@@ -57,4 +57,14 @@ DROVER_INLINE const std::shared_ptr<Dispatcher>& dispatcher_of(const std::shared
   return worker ? worker->dispatcher() : none;
 }
 
+DROVER_INLINE pid_t pid_of(const std::shared_ptr<WorkerSession>& worker) {
+  const auto child = worker ? worker->child() : nullptr;
+  return child ? child->pid() : 0;
+}
+
+DROVER_INLINE bool is_alive(const std::shared_ptr<WorkerSession>& worker) {
+  const auto child = worker ? worker->child() : nullptr;
+  return child && child->running();
+}
+
 }}}  // namespace drover::v1::detail

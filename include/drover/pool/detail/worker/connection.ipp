@@ -1,0 +1,223 @@
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include <asio/execution.hpp>
+#include <asio/prefer.hpp>
+
+#include <drover/os/detail/lineage.hpp>
+#include <drover/pool/detail/worker/connection.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+inline WorkerConnection::Io::Io(const asio::any_io_executor& executor)
+    : work(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
+      start_timer(executor),
+      exit_timer(executor) {}
+
+inline void WorkerConnection::open(UniqueFd control, UniqueFd data, Timeout start_timeout) {
+  const auto& registry = dispatcher_.registry();
+  const auto registry_lock = registry->lock();
+  control_.open(std::move(control), worker_.child->pid());
+  data_.open(std::move(data), std::max(worker_.options.max_message_size, least_max_body));
+  const auto executor = dispatcher_.executor();
+  if (!executor || registry->closed()) return;
+  io_ = std::make_unique<Io>(*executor);
+  start_by_ = deadline_after(Clock::now(), start_timeout);
+  if (start_by_) after(io_->start_timer, *start_by_, [this] { start_deadline(); });
+  data_.attach(*executor);  // now, so that a failure is one of the start
+  control_.watch(*executor);
+}
+
+inline void WorkerConnection::close() noexcept {
+  if (foreign()) (void)io_.release();  // a forked copy shares the parent's epoll set, which must not be touched
+  io_.reset();
+  control_.close(foreign());
+  data_.close(foreign());
+}
+
+/// Calls `then` under the mutex, unless the timer is cancelled or set anew.
+template <class Then>
+void WorkerConnection::after(asio::steady_timer& timer, Clock::time_point at, Then then) {
+  timer.expires_at(at);
+  timer.async_wait([this, weak = std::weak_ptr(owner_.keep_alive()), then = std::move(then)](std::error_code ec) {
+    const auto alive = ec ? nullptr : weak.lock();
+    if (!alive) return;
+    const auto held = lock();
+    then();
+  });
+}
+
+// ---- start ----------------------------------------------------------------------------------------------------------
+
+inline void WorkerConnection::start_deadline() {
+  if (!worker_.lifecycle.awaits_hello()) return;
+  control_.read(16);  // before it is declared late: this process may have been the one that slept
+  if (worker_.lifecycle.awaits_hello()) fail_start(std::make_exception_ptr(worker_.errors.late_start(*worker_.child)));
+}
+
+inline void WorkerConnection::fail_start(std::exception_ptr failure) {
+  if (!worker_.lifecycle.awaits_hello()) return;
+  worker_.start_failure = std::move(failure);
+  owner_.carry_out(worker_.lifecycle.start_failed(Clock::now()));
+}
+
+inline bool WorkerConnection::hello(const Frame& frame) {
+  if (!worker_.lifecycle.awaits_hello()) return false;  // it was asked to end before it was ready
+  worker_.metadata = control_.handshake().metadata(frame, worker_.options, worker_.child->pid());
+  if (io_) io_->start_timer.cancel();
+  owner_.became_ready(worker_.lifecycle.hello());
+  return true;
+}
+
+// ---- calls ----------------------------------------------------------------------------------------------------------
+
+inline void WorkerConnection::begin_calls() {
+  data_.take_calls(worker_.child->running());  // what waits is not for one that has exited already
+  dispatcher_.add_link(data_);
+  if (io_) data_.begin_reading();
+}
+
+inline void WorkerConnection::read_results(int times) {
+  const Dispatcher::Batch batch(dispatcher_);
+  data_.read(times);
+}
+
+inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome outcome) {
+  const bool cancelled = outcome.status == ResultStatus::cancelled;
+  const StopRequest& stop = worker_.lifecycle.stop_request();
+  if (cancelled && !stop.begun() && call->state == CallState::running)
+    return;  // nobody on this side has cancelled it: the worker ends, and its exit status is what the caller needs
+  worker_.stop_account.result(stop, cancelled);
+  if (!std::exchange(worker_.answered_a_call, true)) owner_.first_answer();
+  dispatcher_.record_result(call, std::move(outcome), data_.reader());
+}
+
+inline void WorkerConnection::data_closed() { owner_.carry_out(worker_.lifecycle.data_closed(Clock::now())); }
+
+inline void WorkerConnection::data_broken() {
+  owner_.carry_out(worker_.lifecycle.data_broken());
+  expect_exit(worker_.errors.error(Errc::connection_lost, "does not read its calls any more"));
+}
+
+/// A socket that the program has closed is not read: its number may be another file by now.
+inline void WorkerConnection::read_rest() {
+  if (control_.is_intact()) control_.read(1000);
+  close_calls();
+  if (worker_.lifecycle.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());
+}
+
+inline void WorkerConnection::end_calls(CallQueue& ended) {
+  dispatcher_.remove_link(data_);
+  data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
+    if (dispatcher_.end_in_flight(*call, CallEvent::worker_ended)) ended.push(call);
+  });
+}
+
+/// For CallOptions::kill_after.
+inline void WorkerConnection::kill_worker() {
+  const auto& child = worker_.child;
+  if (!child || !child->running()) return;
+  try {
+    child->kill_leader();
+    // Behind a wrapper the worker is another process.
+    if (const auto sender = control_.handshake().sender(); sender && *sender != child->pid())
+      kill_descendant(*sender, child->pid());
+  } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it keeps its slot and works on
+    return;
+  }
+  owner_.carry_out(worker_.lifecycle.killed_for_call());
+  worker_.emit(Event::Kind::kill_sent);
+}
+
+// ---- control --------------------------------------------------------------------------------------------------------
+
+inline void WorkerConnection::send_stop() {
+  const auto nanoseconds = [](Deadline at) {
+    return at ? std::chrono::duration_cast<std::chrono::nanoseconds>(at->time_since_epoch()).count() : never;
+  };
+  const StopRequest& stop = worker_.lifecycle.stop_request();
+  StopBody body;
+  body.drain_until = nanoseconds(stop.drain_until());
+  // One whose stop was cut short still has the time between SIGTERM and SIGKILL, for its calls to clean up.
+  const Deadline end_by = stop.end_by();
+  body.end_by =
+      nanoseconds(end_by && stop.was_cut_short() ? deadline_after(*end_by, worker_.options.term_grace) : end_by);
+  control_.send_stop(body, data_.slots().last_id());
+}
+
+inline bool WorkerConnection::stop_acknowledged() {
+  if (!worker_.lifecycle.stop_request().begun()) return false;
+  owner_.carry_out(worker_.lifecycle.acknowledged(Clock::now()));
+  return true;
+}
+
+inline void WorkerConnection::draining(std::uint64_t last_begun) {
+  owner_.carry_out(worker_.lifecycle.draining());
+  if (last_begun != nothing_begun_yet) dispatcher_.take_back(data_, last_begun);
+  owner_.leaves();
+}
+
+inline void WorkerConnection::control_closed(bool mid_frame) {
+  if (mid_frame && worker_.lifecycle.awaits_hello())
+    return fail_start(std::make_exception_ptr(
+        worker_.errors.error(Errc::protocol_error, "closed its control socket in the middle of its HELLO")));
+  owner_.carry_out(worker_.lifecycle.control_closed(Clock::now()));
+  if (!worker_.lifecycle.serves() || !control_.owes_status()) return;
+  // No STATUS_REPLY can arrive any more. The exit status explains more, so it gets 500 ms to arrive first.
+  const auto context = lock_context();
+  if (!context) return;
+  after(io_->start_timer, Clock::now() + exit_patience, [this] {  // the start is over
+    fail_status([this] { return std::make_exception_ptr(worker_.errors.no_control_socket()); });
+  });
+}
+
+/// A frame was lost, a CANCEL perhaps, without which a slot would stay taken for ever.
+inline void WorkerConnection::control_broken() {
+  owner_.carry_out(worker_.lifecycle.control_broken(Clock::now()));
+  if (worker_.lifecycle.serves()) expect_exit(worker_.errors.no_control_socket());
+}
+
+// ---- either socket --------------------------------------------------------------------------------------------------
+
+inline std::unique_lock<std::mutex> WorkerConnection::lock_context() const {
+  auto context = dispatcher_.registry()->lock();
+  if (!io_ || dispatcher_.registry()->closed()) context.unlock();
+  return context;
+}
+
+inline void WorkerConnection::socket_failed(const char* what, std::error_code error) {
+  auto failure = std::make_exception_ptr(
+      Error(Errc::connection_lost, std::string(what) + " " + worker_.errors.worker() + " (" + error.message() + ")"));
+  if (!worker_.lifecycle.was_ready()) return fail_start(std::move(failure));
+  data_.distrust();
+  fail_status([failure] { return failure; });
+  give_up(std::move(failure));
+}
+
+inline void WorkerConnection::peer_failed(std::exception_ptr failure) {
+  if (!worker_.lifecycle.was_ready()) return fail_start(std::move(failure));
+  data_.distrust();
+  give_up(std::move(failure));
+}
+
+/// Terminates a worker that is of no use any more. Its calls fail with `failure`.
+inline void WorkerConnection::give_up(std::exception_ptr failure) {
+  if (!worker_.lifecycle.serves() || worker_.failure) return;
+  worker_.failure = std::move(failure);
+  owner_.carry_out(worker_.lifecycle.failed(Clock::now()));
+}
+
+/// The worker has usually just exited, and its status is about to arrive. If it has not within 500 ms, it is given up.
+inline void WorkerConnection::expect_exit(Error otherwise) {
+  const auto context = lock_context();
+  if (!context || std::exchange(exit_expected_, true)) return;
+  after(io_->exit_timer, Clock::now() + exit_patience, [this, failure = std::make_exception_ptr(std::move(otherwise))] {
+    fail_status([&] { return failure; });
+    give_up(failure);
+  });
+}
+
+}}}  // namespace drover::v1::detail

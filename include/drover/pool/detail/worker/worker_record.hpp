@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <drover/os/detail/child_process.hpp>
+#include <drover/pool/detail/event_sink.hpp>
+#include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/worker/lifecycle.hpp>
+#include <drover/pool/detail/worker/stop_account.hpp>
+#include <drover/pool/detail/worker/worker_errors.hpp>
+#include <drover/pool/options.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// What is known about one worker. Its session and its connection share it, under the dispatcher's mutex.
+struct WorkerRecord {
+  WorkerRecord(WorkerOptions worker_options, std::shared_ptr<EventSink> sink)
+      : options(std::move(worker_options)),
+        events(std::move(sink), options.name),
+        lifecycle({.stop_margin = options.stop_margin, .shutdown_grace = options.shutdown_grace}) {
+    constexpr std::size_t most_events = 8;  // of a life: SIGKILL may be sent twice
+    events.reserve(most_events);
+  }
+  WorkerRecord(const WorkerRecord&) = delete;
+  WorkerRecord& operator=(const WorkerRecord&) = delete;
+
+  bool child_runs() const { return !child || child->running(); }
+  std::optional<ExitStatus> exit_status() const { return child ? child->exit_status() : std::nullopt; }
+  /// It said that it drains, and then exited with code 0.
+  bool exited_gracefully() const {
+    return lifecycle.exit_reason() == ExitReason::drained && exit_status().value_or(ExitStatus{}).success();
+  }
+
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt) {
+    events.emit(kind, child ? child->pid() : 0, [&](Event& event) {
+      event.exit = exit;
+      event.expected = exit && exit_was_expected;
+    });
+  }
+
+  const WorkerOptions options;
+  const WorkerErrors errors{options};
+  EventSource events;
+  WorkerLifecycle lifecycle;
+  StopAccount stop_account;
+  std::shared_ptr<ChildProcess> child;     // null before the process exists
+  std::optional<WorkerMetadata> metadata;  // from its HELLO
+  std::exception_ptr start_failure;        // until it is thrown
+  std::exception_ptr failure;              // why it was given up
+  bool answered_a_call = false;
+  bool exit_was_expected = false;
+};
+
+}}}  // namespace drover::v1::detail
