@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <drover/pool/balancer.hpp>
+#include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 
@@ -69,6 +70,126 @@ TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
     ASSERT_TRUE(loads[*chosen].ready);
     ASSERT_LT(loads[*chosen].in_flight, loads[*chosen].capacity);
     ASSERT_EQ(loads[*chosen].in_flight, least);
+  }
+}
+
+// ---- the choice of a link, in constant time -------------------------------------------------------------------------
+
+struct FakeLink {
+  std::size_t in_flight = 0, capacity = 4;
+  bool ready = true;
+  drover::detail::ChooserHook<FakeLink> chooser_hook{};
+
+  Load load() const { return {.ready = ready, .in_flight = in_flight, .capacity = capacity}; }
+};
+using Chooser = drover::detail::LinkChooser<FakeLink>;
+
+void use(Chooser& chooser, FakeLink& link) {
+  chooser.reserve(link);
+  ++link.in_flight;
+  chooser.changed(link);
+}
+void release(Chooser& chooser, FakeLink& link) {
+  --link.in_flight;
+  chooser.changed(link);
+}
+
+TEST(LinkChooser, PrefersTheLinkUsedLastWhileCoresAreIdle) {
+  Chooser chooser(2);
+  std::array<FakeLink, 8> links;
+  for (FakeLink& link : links) chooser.add(link);
+  for (FakeLink& link : links) {  // each has a first call
+    ASSERT_EQ(chooser.choose(), &link);
+    use(chooser, link);
+    release(chooser, link);
+  }
+  FakeLink* const first = chooser.choose();
+  EXPECT_EQ(first, &links.back());
+  for (int i = 0; i < 10; ++i) {
+    FakeLink* const chosen = chooser.choose();
+    ASSERT_EQ(chosen, first);
+    use(chooser, *chosen);
+    FakeLink* const second = chooser.choose();  // one core is left
+    ASSERT_NE(second, first);
+    use(chooser, *second);
+    release(chooser, *second);
+    release(chooser, *chosen);
+  }
+}
+
+TEST(LinkChooser, LetsLinksTakeTurnsWhenAllCoresAreBusy) {
+  Chooser chooser(1);
+  std::array<FakeLink, 5> links;
+  for (FakeLink& link : links) chooser.add(link);
+  use(chooser, *chooser.choose());
+  std::vector<FakeLink*> chosen;
+  for (int i = 0; i < 8; ++i) {
+    chosen.push_back(chooser.choose());
+    use(chooser, *chosen.back());
+    release(chooser, *chosen.back());
+  }
+  for (int i = 0; i < 4; ++i)
+    for (int j = i + 1; j < i + 4; ++j)
+      EXPECT_NE(chosen[static_cast<std::size_t>(i)], chosen[static_cast<std::size_t>(j)]);
+}
+
+TEST(LinkChooser, ForgetsRemovedLinksAndTheirCalls) {
+  Chooser chooser(1);
+  std::array<FakeLink, 2> links;
+  for (FakeLink& link : links) chooser.add(link);
+  use(chooser, links[0]);
+  use(chooser, links[1]);
+  EXPECT_EQ(chooser.in_flight(), 2u);
+  chooser.remove(links[0]);
+  release(chooser, links[0]);
+  chooser.remove(links[0]);
+  EXPECT_EQ(chooser.in_flight(), 1u);
+  EXPECT_EQ(chooser.size(), 1u);
+  EXPECT_EQ(chooser.choose(), &links[1]);
+  chooser.remove(links[1]);
+  EXPECT_EQ(chooser.choose(), nullptr);
+}
+
+// Random lives of links: the choice is always one of those that least_loaded() could choose.
+TEST(LinkChooser, AgreesWithLeastLoaded) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 300; ++round) {
+    Chooser chooser(random() % 6);
+    std::vector<FakeLink> links(1 + random() % 7);
+    for (FakeLink& link : links) link.capacity = 1 + random() % 4;
+    for (int step = 0; step < 200; ++step) {
+      FakeLink& link = links[random() % links.size()];
+      switch (random() % 8) {
+        case 0: link.ready = false; break;
+        case 1:
+          chooser.remove(link);
+          link.ready = true;
+          link.in_flight = 0;
+          chooser.add(link);
+          break;
+        case 2:
+        case 3:
+          if (link.in_flight != 0) release(chooser, link);
+          break;
+        default: break;
+      }
+      std::vector<Load> loads;
+      std::size_t in_flight = 0;
+      for (const FakeLink& each : links) {
+        loads.push_back(each.load());
+        loads.back().ready &= each.chooser_hook.known;
+        if (each.chooser_hook.known) in_flight += each.in_flight;
+      }
+      ASSERT_EQ(chooser.in_flight(), in_flight);
+      FakeLink* const chosen = chooser.choose();
+      const auto least = least_loaded(loads);
+      ASSERT_EQ(chosen != nullptr, least.has_value());
+      if (!chosen) continue;
+      ASSERT_TRUE(chosen->ready);
+      ASSERT_EQ(chosen->in_flight, links[*least].in_flight);
+      ASSERT_LT(chosen->in_flight, chosen->capacity);
+      use(chooser, *chosen);
+    }
   }
 }
 

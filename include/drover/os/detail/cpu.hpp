@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <sched.h>
 
@@ -10,6 +11,12 @@ namespace drover { inline namespace v1 { namespace detail {
 inline std::uint16_t current_core() noexcept {
   const int core = ::sched_getcpu();
   return core >= 0 && core < 0xffff ? static_cast<std::uint16_t>(core + 1) : std::uint16_t{0};
+}
+
+/// The number of cores that this program may use; sched_getaffinity(2).
+inline std::size_t available_cores() noexcept {
+  cpu_set_t cores;
+  return ::sched_getaffinity(0, sizeof cores, &cores) == 0 ? static_cast<std::size_t>(CPU_COUNT(&cores)) : 1;
 }
 
 }}}  // namespace drover::v1::detail

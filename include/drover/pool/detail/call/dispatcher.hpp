@@ -18,12 +18,13 @@
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/error.hpp>
+#include <drover/os/detail/cpu.hpp>
 #include <drover/os/detail/reaper_thread.hpp>
-#include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
+#include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
@@ -97,8 +98,14 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   // ---- the workers' side, with the mutex held unless noted ----
 
-  void add_link(DataLink& link) { links_.push_back(&link); }
-  void remove_link(DataLink& link) noexcept { std::erase(links_, &link); }
+  void add_link(DataLink& link) {
+    gathered_.reserve(chooser_.size() + 1);
+    chooser_.add(link);
+  }
+  void remove_link(DataLink& link) noexcept {
+    chooser_.remove(link);
+    std::erase(gathered_, &link);
+  }
 
   /// Sends waiting calls to workers that have a free slot.
   void send_queued();
@@ -147,11 +154,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool run_completions(bool inside) { return completions_.run(*this, inside); }
 
   std::size_t queued() const noexcept { return queue_.size(); }
-  std::size_t in_flight() const noexcept {
-    std::size_t count = 0;
-    for (const DataLink* link : links_) count += link->slots().in_flight();
-    return count;
-  }
+  std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
 
@@ -186,17 +189,18 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   };
 
   void notify_if_unawaited() {
-    if (unawaited_event_ && queue_.empty() && !has_running()) std::exchange(unawaited_event_, nullptr)->set();
+    if (unawaited_event_ && queue_.empty() && running_ == 0) std::exchange(unawaited_event_, nullptr)->set();
   }
-  bool has_running() const noexcept;
+  CallStep advance(Call& call, CallEvent event) noexcept;
+  void send_failed(Call& call) noexcept;
+  void release_slot(Call& call) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void flush_gathered();
-  bool has_gathered() const noexcept { return gathered_; }
+  bool has_gathered() const noexcept { return !gathered_.empty(); }
   template <class F>
   bool post(F function);
   std::optional<std::exception_ptr> reason_to_refuse(const Call& call, const CallOptions& options) const;
-  DataLink* choose();
   void time(Call& call, Clock::time_point at);
   void arm();
   void on_timer();
@@ -216,13 +220,13 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallQueue queue_;
   CompletionQueue completions_;
   bool batch_ = false;
-  bool gathered_ = false;  // some link has gathered frames
+  std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
   Deadlines<Call> deadlines_;
   Deadline armed_at_;
-  std::vector<DataLink*> links_;
-  std::vector<Load> loads_;  // a member only to reuse its memory
-  std::size_t turn_ = 0;
+  std::uint64_t timer_turn_ = 0;
+  LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
+  std::size_t running_ = 0;  // calls in flight whose callers wait
   std::uint64_t calls_ = 0;
   std::uint64_t served_ = 0;
 };

@@ -32,23 +32,44 @@ inline std::optional<std::exception_ptr> Dispatcher::reason_to_refuse(const Call
   return std::nullopt;
 }
 
-inline DataLink* Dispatcher::choose() {
-  loads_.clear();
-  for (const DataLink* link : links_) loads_.push_back(link->load());
-  const auto at = least_loaded(loads_, turn_);
-  if (!at) return nullptr;
-  turn_ = *at + 1;
-  return links_[*at];
+inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
+  chooser_.reserve(link);
+  advance(*call, CallEvent::sent);
+  const bool gathered_before = link.has_gathered();
+  if (link.send(std::move(call), batch_ || completions_.more_run_here()) && !gathered_before)
+    gathered_.push_back(&link);  // there is room for each link
+  chooser_.changed(link);
 }
 
-inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
-  call->state = step(call->state, CallEvent::sent).next;
-  if (link.send(std::move(call), batch_ || completions_.more_run_here())) gathered_ = true;
+/// Every change of a call's state after it was submitted.
+inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
+  const CallStep todo = step(call.state, event);
+  if (call.state == CallState::running) --running_;
+  if (todo.next == CallState::running) ++running_;
+  call.state = todo.next;
+  return todo;
+}
+
+/// There was no memory to send it.
+inline void Dispatcher::send_failed(Call& call) noexcept {
+  if (call.state == CallState::running) --running_;
+  call.state = CallState::ended;
+  deadlines_.remove(call);
+}
+
+inline void Dispatcher::release_slot(Call& call) noexcept {
+  DataLink& link = *call.link;
+  link.release_slot(call);
+  chooser_.changed(link);
 }
 
 inline void Dispatcher::flush_gathered() {
-  if (!std::exchange(gathered_, false) || foreign()) return;
-  for (DataLink* link : links_) link->flush_gathered();
+  if (foreign()) return;
+  while (!gathered_.empty()) {
+    DataLink& link = *gathered_.back();
+    gathered_.pop_back();
+    link.flush_gathered();
+  }
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
@@ -58,12 +79,12 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   call->kill_after = options.kill_after;
   auto refusal = reason_to_refuse(*call, options);
   DataLink* link = nullptr;
-  if (!refusal && queue_.empty()) link = choose();
+  if (!refusal && queue_.empty()) link = chooser_.choose();
   if (!refusal && link == nullptr && max_queued_ && queue_.size() >= *max_queued_)
     refusal = std::make_exception_ptr(Error(Errc::overloaded, "the queue is full: " + std::to_string(queue_.size()) +
                                                                   " calls are waiting (PoolOptions::max_queued)"));
   if (refusal) {
-    call->state = step(call->state, CallEvent::refused).next;
+    advance(*call, CallEvent::refused);
     call->keep({std::move(*refusal), {}, {}});
     return;
   }
@@ -74,7 +95,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
     else
       queue_.push(call);
   } catch (...) {  // out of memory
-    deadlines_.remove(*call);
+    send_failed(*call);
     throw;
   }
 }
@@ -82,30 +103,25 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
   while (!queue_.empty()) {
-    DataLink* const link = choose();
+    DataLink* const link = chooser_.choose();
     if (link == nullptr) return;
     auto call = queue_.pop();
     try {
       send(call, *link);
     } catch (...) {  // out of memory
       call->keep({std::current_exception(), {}, {}});
-      call->state = CallState::ended;
-      deadlines_.remove(*call);
+      send_failed(*call);
       completions_.push(call);
     }
   }
   notify_if_unawaited();
 }
 
-inline bool Dispatcher::has_running() const noexcept {
-  return std::any_of(links_.begin(), links_.end(), [](const DataLink* link) { return link->slots().has_running(); });
-}
-
 inline CallQueue Dispatcher::take_queued_calls() noexcept {
   CallQueue dropped;
   while (!queue_.empty()) {
     auto call = queue_.pop();
-    call->state = step(call->state, CallEvent::refused).next;
+    advance(*call, CallEvent::refused);
     deadlines_.remove(*call);
     dropped.push(std::move(call));
   }
@@ -114,13 +130,12 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  const CallStep todo = step(call.state, event);
-  call.state = todo.next;
+  const CallStep todo = advance(call, event);
   deadlines_.remove(call);
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.gives_place_back) {
-    call.link->release_slot(call);
+    release_slot(call);
     send_queued();
   }
   notify_if_unawaited();
@@ -138,14 +153,13 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
   std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
   for (const auto& call : calls) {
-    const CallStep todo = step(call->state, CallEvent::returned);
-    call->state = todo.next;
-    if (todo.gives_place_back) link.release_slot(*call);
+    const CallStep todo = advance(*call, CallEvent::returned);
+    if (todo.gives_place_back) release_slot(*call);
     if (!todo.enters_queue) {
       deadlines_.remove(*call);
     } else if (refusal_ && !keeps_queue_) {
       call->keep({refusal_(), {}, {}});
-      call->state = step(call->state, CallEvent::refused).next;
+      advance(*call, CallEvent::refused);
       deadlines_.remove(*call);
       completions_.push(call);
     } else {
@@ -187,8 +201,7 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
-  const CallStep todo = step(call.state, event);
-  call.state = todo.next;
+  const CallStep todo = advance(call, event);
   if (todo.leaves_queue) queue_.remove(call);
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
@@ -240,14 +253,14 @@ inline void Dispatcher::on_timer() {
     const auto held = lock();
     armed_at_.reset();
     const auto now = Clock::now();
-    // The results may have arrived already, if it was this process that slept.
-    for (DataLink* link : links_) {
-      const auto late = [&](const auto& call) { return call->deadline.queued() && call->deadline.at <= now; };
-      const auto calls = link->slots().all();
-      if (std::any_of(calls.begin(), calls.end(), late)) link->worker().read_results(16);
-    }
+    ++timer_turn_;
     while (!deadlines_.empty() && deadlines_.first().deadline.at <= now) {
       Call& call = deadlines_.first();
+      // The result may have arrived already, if it was this process that slept.
+      if (call.link != nullptr && std::exchange(call.link->read_in_turn, timer_turn_) != timer_turn_) {
+        call.link->worker().read_results(16);
+        continue;
+      }
       deadlines_.remove(call);
       if (call.state == CallState::abandoned) {  // kill_after has passed
         call.link->worker().kill_worker();

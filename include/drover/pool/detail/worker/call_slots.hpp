@@ -48,11 +48,6 @@ class CallSlots {
     calls_[call.slot].reset();
   }
 
-  /// A caller waits for one of them.
-  bool has_running() const noexcept {
-    return std::any_of(calls_.begin(), calls_.end(),
-                       [](const auto& call) { return call && call->state == CallState::running; });
-  }
   /// `f` may release the slot of the call that it is given.
   template <class F>
   void for_each(F f) {

@@ -16,6 +16,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/worker/call_slots.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/channel.hpp>
@@ -99,6 +100,7 @@ class DataLink {
     flush();
     return false;
   }
+  bool has_gathered() const noexcept { return gathered_; }
   void flush_gathered() {
     if (std::exchange(gathered_, false)) flush();
   }
@@ -149,6 +151,9 @@ class DataLink {
       owner_.peer_failed(std::current_exception());
     }
   }
+  ChooserHook<DataLink> chooser_hook;
+  std::uint64_t read_in_turn = 0;  ///< the last turn of the dispatcher's timer in which its results were read
+
   /// Reads nothing more: the worker has sent what makes no sense.
   void distrust() noexcept { failed_ = true; }
 
