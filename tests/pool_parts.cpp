@@ -321,6 +321,7 @@ TEST(WorkerOptions, ErrorNamesTheInvalidOption) {
   names("shutdown_grace", [](Worker& o) { o.shutdown_grace = -1ns; });
   names("term_grace", [](Worker& o) { o.term_grace = -1s; });
   names("stop_margin", [](Worker& o) { o.stop_margin = Duration::min(); });
+  names("spin", [](Worker& o) { o.spin = -1ns; });
 }
 
 TEST(PoolOptions, ErrorNamesTheInvalidOption) {
@@ -337,6 +338,7 @@ TEST(PoolOptions, ErrorNamesTheInvalidOption) {
   names("backoff", [](Pool& o) { o.restart.backoff = -1s; });
   names("max_backoff", [](Pool& o) { o.restart.max_backoff = -1s; });
   names("max_in_flight", [](Pool& o) { o.worker.max_in_flight = 0; });
+  names("PoolOptions::spin", [](Pool& o) { o.spin = -1ns; });
 }
 
 TEST(CallOptions, RefuseNegativeTimes) {

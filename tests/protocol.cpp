@@ -66,7 +66,7 @@ WorkerEnvironment sample() {
           .data = {4, 10, 12},
           .parent = {},
           .lock = {5, 1, 2},
-          .parent_pid = 4711,
+          .spin_ns = 4711,
           .shutdown_grace_ns = 10'000'000'000,
           .max_message_size = 64u << 20,
           .name = "image worker, 1 = best"};

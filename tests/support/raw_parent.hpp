@@ -328,7 +328,6 @@ inline Worker::Parts Worker::spawn(const Options& options) {
   environment.data = pass(data_there.get());
   if (own) environment.parent = pass(own.get());
   if (lock >= 0) environment.lock = pass(lock);
-  environment.parent_pid = ::getpid();
   environment.shutdown_grace_ns = options.shutdown_grace.count();
   environment.max_message_size = options.max_message_size;
   environment.name = "raw worker";

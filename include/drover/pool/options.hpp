@@ -53,6 +53,11 @@ struct WorkerOptions {
   /// Calls that the worker runs at a time. The others wait in the parent. With 1 a crash fails one call. Raise it for
   /// routines that are coroutines.
   std::size_t max_in_flight = 1;
+  /// For so long after each call, the worker polls for the next one before it sleeps, and the parent polls for the
+  /// result before it sleeps. Polling takes a core on each side, and saves the wake-ups: it is for cores that would
+  /// otherwise be idle. In the parent one thread of the executor polls, and runs other handlers in between. Zero:
+  /// never; some 50 us are enough for routines that are quicker than that.
+  Duration spin{};
   /// Bytes of one message in each direction: a call with its arguments, a result. A decoded result may take 48 bytes of
   /// memory for each of its bytes, plus 16 MiB or a quarter of this bound, whichever is more. Beyond that the call
   /// fails with Errc::bad_arguments.
@@ -139,6 +144,8 @@ struct PoolOptions {
   /// worker.term_grace. So stop() may take longer by that. nullopt: the bound is shutdown_grace + worker.stop_margin.
   Timeout shutdown_timeout{};
   RestartPolicy restart{};
+  /// As WorkerOptions::spin. The longer one of the two counts.
+  Duration spin{};
   /// Calls that may wait for a free worker. The next one fails with Errc::overloaded.
   std::size_t max_queued = 1024;
 };
@@ -189,6 +196,7 @@ inline void check(const WorkerOptions& options) {
   require_not_negative(options.shutdown_grace, "WorkerOptions::shutdown_grace");
   require_not_negative(options.term_grace, "WorkerOptions::term_grace");
   require_not_negative(options.stop_margin, "WorkerOptions::stop_margin");
+  require_not_negative(options.spin, "WorkerOptions::spin");
 }
 
 inline void check_start_timeout(Timeout timeout) {
@@ -208,6 +216,7 @@ inline void check(const PoolOptions& options) {
     throw std::invalid_argument("PoolOptions::start_timeout must be positive; use std::nullopt for no bound");
   require_not_negative(options.shutdown_grace, "PoolOptions::shutdown_grace");
   require_not_negative(options.shutdown_timeout, "PoolOptions::shutdown_timeout");
+  require_not_negative(options.spin, "PoolOptions::spin");
   require_not_negative(options.restart.within, "RestartPolicy::within");
   require_not_negative(options.restart.backoff, "RestartPolicy::backoff");
   require_not_negative(options.restart.max_backoff, "RestartPolicy::max_backoff");

@@ -138,7 +138,7 @@ struct WorkerEnvironment {
   InheritedFd control, data;
   InheritedFd parent;  // pidfd of the parent, if the kernel has pidfds
   InheritedFd lock;    // file on which the parent holds a record lock, where there are no pidfds
-  pid_t parent_pid = 0;
+  std::int64_t spin_ns = 0;
   std::int64_t shutdown_grace_ns = 0;
   std::uint64_t max_message_size = 0;
   OnTerminate on_terminate = OnTerminate::cancel;
@@ -161,7 +161,7 @@ inline std::string WorkerEnvironment::to_string() const {
     add(fd->device);
     add(fd->inode);
   }
-  add(parent_pid);
+  add(spin_ns);
   add(shutdown_grace_ns);
   add(max_message_size);
   add(static_cast<unsigned>(on_terminate));
@@ -184,7 +184,7 @@ inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_vie
     take(fd->device);
     take(fd->inode);
   }
-  take(environment.parent_pid);
+  take(environment.spin_ns);
   take(environment.shutdown_grace_ns);
   take(environment.max_message_size);
   unsigned on_terminate = 0;

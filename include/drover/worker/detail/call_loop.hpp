@@ -15,6 +15,7 @@
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/steady_timer.hpp>
 
+#include <drover/detail/context/spin.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
@@ -60,6 +61,7 @@ class CallLoop {
   // Waiting. Each function does nothing if its wait is already pending.
   void watch_wakeup();
   void watch_data();
+  void poll_for_calls() noexcept;
   void watch_writable();
   void go_on_later();
 
@@ -109,6 +111,7 @@ class CallLoop {
   asio::posix::stream_descriptor wakeup_watch_{context_};
   asio::steady_timer memory_timer_{context_};
 
+  Spin spin_;
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
   bool held_ = false;               // the reader may hold frames that have not been processed
   bool full_ = false;               // the socket takes no more data now

@@ -28,7 +28,8 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
     : state_(state),
       routines_(routines),
       limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
-      data_(state.data) {
+      data_(state.data),
+      spin_(std::chrono::nanoseconds(std::clamp<std::int64_t>(state.environment.spin_ns, 0, never / 4))) {
   data_watch_.assign(data_.fd());
   wakeup_watch_.assign(state.main_wakeup.fd());
 }
@@ -105,6 +106,18 @@ inline void CallLoop::watch_data() {
     if (ec) connection_lost();
     on_readable();
   });
+  if (spin_.enabled() && begun_ != 0 && spin_.expect(Clock::now())) poll_for_calls();
+}
+
+/// Keeps this thread from sleeping, see Spin.
+inline void CallLoop::poll_for_calls() noexcept {
+  try {
+    asio::post(context_, [this] {
+      if (spin_.goes_on(Clock::now(), waiting_for_data_ && !finished_)) poll_for_calls();
+    });
+  } catch (...) {  // no memory: the thread sleeps
+    spin_.stop();
+  }
 }
 
 inline void CallLoop::watch_writable() {

@@ -17,6 +17,7 @@
 #include <asio/steady_timer.hpp>
 
 #include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/spin.hpp>
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
 #include <drover/os/detail/reaper_thread.hpp>
@@ -180,7 +181,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
       : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
         tags_(worker.tags.value()),
         max_message_size_(worker.max_message_size),
-        max_queued_(max_queued) {}
+        max_queued_(max_queued),
+        spin_(worker.spin) {}
 
   struct Io {  // refers to the context
     explicit Io(const asio::any_io_executor& ex) : executor(ex), timer(ex) {}
@@ -193,6 +195,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
+  void poll_for_results() noexcept;
   void release_slot(Call& call) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
@@ -211,6 +214,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   const std::set<std::string> tags_;
   const std::size_t max_message_size_;
   const std::optional<std::size_t> max_queued_;
+  Spin spin_;
 
   std::mutex mutex_;
   std::optional<Io> io_;  // empty once the context is destroyed

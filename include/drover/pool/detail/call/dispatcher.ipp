@@ -39,6 +39,20 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   if (link.send(std::move(call), batch_ || completions_.more_run_here()) && !gathered_before)
     gathered_.push_back(&link);  // there is room for each link
   chooser_.changed(link);
+  if (spin_.enabled() && spin_.expect(Clock::now())) poll_for_results();
+}
+
+/// Keeps one thread of the executor from sleeping, see Spin.
+inline void Dispatcher::poll_for_results() noexcept {
+  try {
+    const bool posted = post([self = shared_from_this()] {
+      const auto held = self->lock();
+      if (self->spin_.goes_on(Clock::now(), self->in_flight() != 0)) self->poll_for_results();
+    });
+    if (!posted) spin_.stop();
+  } catch (...) {  // no memory: the thread sleeps
+    spin_.stop();
+  }
 }
 
 /// Every change of a call's state after it was submitted.

@@ -57,7 +57,7 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<vo
   WorkerEnvironment environment;
   environment.control = inherited(3, control_of_worker.get());
   environment.data = inherited(4, data_of_worker.get());
-  environment.parent_pid = ::getpid();
+  environment.spin_ns = std::chrono::nanoseconds(options.spin).count();
   environment.shutdown_grace_ns = std::chrono::nanoseconds(options.shutdown_grace).count();
   environment.max_message_size = options.max_message_size;
   environment.on_terminate = options.on_terminate;
