@@ -20,7 +20,7 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
-#include <drover/pool/detail/worker/child_events.hpp>
+#include <drover/pool/detail/worker/process_events.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
@@ -35,7 +35,7 @@ namespace drover { inline namespace v1 { namespace detail {
 ///
 /// Guarded by its dispatcher's mutex. Coroutines that wait for it are in waits.hpp.
 class WorkerSession final : public ContextBound,
-                            public ChildEvents::Target,
+                            public ProcessEvents::Target,
                             public WorkerConnection::Owner,
                             public std::enable_shared_from_this<WorkerSession> {
  public:
@@ -160,7 +160,7 @@ class WorkerSession final : public ContextBound,
   std::size_t slot_ = 0;
 
   WorkerRecord worker_;
-  ChildEvents child_events_;
+  ProcessEvents process_events_;
   WorkerConnection connection_;
   bool context_destroyed_ = false;
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();

@@ -20,7 +20,7 @@ inline WorkerSession::WorkerSession(WorkerOptions options, std::shared_ptr<Dispa
     : mode_(mode),
       dispatcher_(std::move(dispatcher)),
       worker_(std::move(options), std::move(events)),
-      child_events_(std::move(to_executor), worker_.events),
+      process_events_(std::move(to_executor), worker_.events),
       connection_(*this, worker_, *dispatcher_) {}
 
 inline std::shared_ptr<WorkerSession> WorkerSession::create(const asio::any_io_executor& executor,
@@ -104,7 +104,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
   SpawnedWorker spawned;
   try {
     spawned = spawn_worker(worker_.options, [weak = weak_from_this()](const ChildEvent& event) {
-      if (const auto session = weak.lock()) session->child_events_.handle(event, session);
+      if (const auto session = weak.lock()) session->process_events_.handle(event, session);
     });
   } catch (...) {
     WorkerLifecycle::Actions actions;
@@ -129,7 +129,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
     connection_.fail_start(std::current_exception());
   }
   // The reaper thread may have reported the exit before this session knew its process.
-  if (!worker_.child->running()) child_events_.exit_later(shared_from_this());
+  if (!worker_.child->running()) process_events_.exit_later(shared_from_this());
 }
 
 inline void WorkerSession::start_timed_out() {

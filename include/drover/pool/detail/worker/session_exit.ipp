@@ -48,7 +48,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
   const bool answers_wait = dispatcher_->run_completions(false);
   Dispatcher::complete_all_with_error(std::move(calls), cause);
   // A caller hears of its answer before those who wait for the end hear of that.
-  if (answers_wait && on_executor && child_events_.post([self = shared_from_this()] {
+  if (answers_wait && on_executor && process_events_.post([self = shared_from_this()] {
         self->calls_answered();
         self->group_over();
       }))
@@ -93,7 +93,7 @@ inline void WorkerSession::context_destroyed() noexcept {
 
 inline void WorkerSession::owner_destroyed() noexcept {
   detach(aborted);
-  child_events_.close();
+  process_events_.close();
   std::shared_ptr<ContextBound> self;
   const auto& registry = dispatcher_->registry();
   const auto registry_lock = registry->lock();

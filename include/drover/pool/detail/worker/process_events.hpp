@@ -14,7 +14,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// Brings the reaper thread's events about a worker's process to where they are handled: its exit to the session, on
 /// the worker's executor; everything else to the user's on_event. Any thread; takes no lock but its own.
-class ChildEvents {
+class ProcessEvents {
  public:
   /// The session.
   class Target {
@@ -26,7 +26,7 @@ class ChildEvents {
     ~Target() = default;
   };
 
-  ChildEvents(std::shared_ptr<ContextStrand> to_executor, EventSource& events) noexcept
+  ProcessEvents(std::shared_ptr<ContextStrand> to_executor, EventSource& events) noexcept
       : to_executor_(std::move(to_executor)), events_(events) {}
 
   /// On any thread, under the child's lock, which comes after the dispatcher's mutex: so that must not be taken here.
