@@ -24,6 +24,7 @@
 #include <drover/os/command.hpp>
 #include <drover/os/detail/child_syscalls.hpp>
 #include <drover/os/detail/escalation.hpp>
+#include <drover/os/detail/fork_epoch.hpp>
 #include <drover/os/detail/group.hpp>
 #include <drover/os/detail/program_exit.hpp>
 #include <drover/os/detail/reaper_thread.hpp>
@@ -156,7 +157,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   bool has_lines() const noexcept { return readers_[0] || readers_[1]; }
 
   /// True in a forked copy of the program: the child belongs to the original.
-  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
+  bool foreign() const noexcept { return epoch_.foreign(); }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -196,7 +197,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   inline Clock::time_point at_exit() noexcept override;
 
   ReaperThread& reaper_;
-  const unsigned epoch_ = ReaperThread::epoch();
+  const ForkEpoch epoch_;
   std::uint64_t id_ = 0;
   const std::function<void(const ChildEvent&)> observer_;
   const Duration term_grace_;

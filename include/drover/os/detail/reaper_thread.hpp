@@ -17,6 +17,7 @@
 
 #include <drover/detail/keep_loaded.hpp>
 #include <drover/os/detail/event_set.hpp>
+#include <drover/os/detail/fork_epoch.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -65,9 +66,6 @@ class ReaperThread {
     instance_.store(reaper.get(), std::memory_order_release);
     return *reaper.release();
   }
-
-  /// A number that changes with each fork of the program. An object with another number belongs to the original.
-  static unsigned epoch() noexcept { return epoch_.load(std::memory_order_relaxed); }
 
   /// True once the program has ended as far as drover is concerned.
   static bool ended() noexcept { return stage_.load() == Stage::ended; }
@@ -331,7 +329,7 @@ class ReaperThread {
   static void survive_forks() {
     static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
                                                [] {
-                                                 epoch_.fetch_add(1, std::memory_order_relaxed);
+                                                 ForkEpoch::begin_next();
                                                  clearing_ = 0;
                                                  move_on(Stage::clearing, Stage::running);
                                                  instance_.store(nullptr, std::memory_order_release);
@@ -343,7 +341,6 @@ class ReaperThread {
   inline static std::mutex birth_;
   inline static std::atomic<ReaperThread*> instance_{nullptr};
   inline static std::atomic<void (*)() noexcept> finish_{nullptr};
-  inline static std::atomic<unsigned> epoch_{0};
   inline static std::atomic<Stage> stage_{Stage::running};
   inline static int clearing_ = 0;  // threads that are in end_processes(); under birth_
 
