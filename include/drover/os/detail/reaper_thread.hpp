@@ -162,7 +162,7 @@ class ReaperThread {
     wakes_at_ = Clock::time_point::min();
     const auto set = set_;
     const auto before = wake_ups_;
-    bool step = set->ring();
+    bool step = set->notify();
     for (int i = 0; step && i < 100; ++i) {
       woken_.wait_for(held, std::chrono::milliseconds(1));
       if (set != set_ || wake_ups_ != before) return;
@@ -190,7 +190,7 @@ class ReaperThread {
       set_ = before;
       return;
     }
-    before->ring();  // if that still works, the old thread ends at once
+    before->notify();  // if that still works, the old thread ends at once
     wakes_at_ = Clock::time_point::min();
   }
 
@@ -253,10 +253,10 @@ class ReaperThread {
         woken_.notify_all();
       }
       for (int i = 0; i < count; ++i)
-        if (events[i].data.u64 == EventSet::bell_rang) set.heard();
+        if (events[i].data.u64 == EventSet::wake_up_event) set.consume();
     }
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.u64 == EventSet::bell_rang) continue;
+      if (events[i].data.u64 == EventSet::wake_up_event) continue;
       if (const auto watched = find(events[i].data.u64 / channels))
         watched->on_event(static_cast<unsigned>(events[i].data.u64 % channels));
     }
