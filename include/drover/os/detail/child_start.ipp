@@ -165,7 +165,7 @@ inline void ChildProcess::abandon() noexcept {
 
 inline void ChildProcess::reap_now() noexcept {
   const Duration none = Duration::zero();
-  reap({.patience = none, .term_grace = ReaperThread::ended() ? none : term_grace_});
+  reap({.patience = none, .term_grace = ProgramExit::over() ? none : term_grace_});
 }
 
 inline Clock::time_point ChildProcess::at_exit() noexcept {

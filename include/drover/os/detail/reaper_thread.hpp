@@ -18,6 +18,7 @@
 #include <drover/detail/keep_loaded.hpp>
 #include <drover/os/detail/event_set.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
+#include <drover/os/detail/program_exit.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -62,13 +63,10 @@ class ReaperThread {
     survive_forks();
     auto reaper = std::unique_ptr<ReaperThread>(new ReaperThread);
     reaper->start(false);
-    finish_.store(finish_if_there, std::memory_order_release);
+    ProgramExit::set_hook(finish_if_there);
     instance_.store(reaper.get(), std::memory_order_release);
     return *reaper.release();
   }
-
-  /// True once the program has ended as far as drover is concerned.
-  static bool ended() noexcept { return stage_.load() == Stage::ended; }
 
   /// Ends all processes as the end of the program does, but new ones can be started afterwards. True if none is left.
   static bool end_processes() noexcept {
@@ -77,19 +75,18 @@ class ReaperThread {
       const std::lock_guard held(birth_);
       reaper = instance_.load(std::memory_order_acquire);
       if (!reaper) return true;
-      ++clearing_;
-      move_on(Stage::running, Stage::clearing);
+      ProgramExit::begin_clearing();
     }
     const bool none_left = reaper->finish();
     const std::lock_guard held(birth_);
-    if (--clearing_ == 0) move_on(Stage::clearing, Stage::running);
+    ProgramExit::end_clearing();
     return none_left;
   }
 
   /// Throws std::system_error (ECANCELED) while the program ends or is being replaced.
   std::uint64_t add(std::shared_ptr<ReaperClient> watched) {
     const std::lock_guard held(mutex_);
-    if (stage_.load() != Stage::running)
+    if (!ProgramExit::processes_may_start())
       throw std::system_error(ECANCELED, std::system_category(),
                               "no process can be started while the program ends or is replaced");
     const std::uint64_t id = ++last_id_;
@@ -138,12 +135,10 @@ class ReaperThread {
   static constexpr unsigned channels = 4;  // of one ReaperClient
 
  private:
-  enum class Stage { running, clearing, ending, ended };
   struct Entry {
     std::shared_ptr<ReaperClient> watched;
     Deadline at;
   };
-  friend struct ExitGuard;
 
   ReaperThread() : set_(std::make_shared<EventSet>()) {}
 
@@ -292,16 +287,7 @@ class ReaperThread {
     while (const auto watched = after(done)) watched->check(anew);
   }
 
-  // Does nothing if the program has begun to end meanwhile.
-  static void move_on(Stage from, Stage to) noexcept { stage_.compare_exchange_strong(from, to); }
-
-  // The exit hook: ends the processes that still run and waits for them within the bound. Calls through a pointer,
-  // because otherwise every translation unit that includes this header would compile the reaper thread, used or not.
-  static void end_program() noexcept {
-    stage_.store(Stage::ending);
-    if (const auto finish = finish_.load(std::memory_order_acquire)) finish();
-    stage_.store(Stage::ended);
-  }
+  // Called by the exit hook. A forked copy that has started nothing has no reaper thread.
   static void finish_if_there() noexcept {
     if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
   }
@@ -330,8 +316,7 @@ class ReaperThread {
     static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
                                                [] {
                                                  ForkEpoch::begin_next();
-                                                 clearing_ = 0;
-                                                 move_on(Stage::clearing, Stage::running);
+                                                 ProgramExit::forget_clearing();
                                                  instance_.store(nullptr, std::memory_order_release);
                                                  birth_.unlock();
                                                });
@@ -340,9 +325,6 @@ class ReaperThread {
 
   inline static std::mutex birth_;
   inline static std::atomic<ReaperThread*> instance_{nullptr};
-  inline static std::atomic<void (*)() noexcept> finish_{nullptr};
-  inline static std::atomic<Stage> stage_{Stage::running};
-  inline static int clearing_ = 0;  // threads that are in end_processes(); under birth_
 
   static constexpr auto between_checks = std::chrono::seconds(60);
 
