@@ -8,7 +8,8 @@ namespace drover { inline namespace v1 { namespace detail {
 /// program is a forked copy, and the object is foreign. What it refers to (processes, threads, sockets, locks that
 /// another thread may have held at the fork) belongs to the original.
 ///
-/// The count begins with the first process: until then there is nothing that could belong to the original.
+/// Forks count from the moment at which ReaperThread::get() installs the fork handler, which is before the first
+/// process is started. A fork before that copies no process or worker that could belong to the original.
 class ForkEpoch {
  public:
   ForkEpoch() noexcept = default;
