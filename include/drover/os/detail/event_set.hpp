@@ -23,17 +23,17 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Guarded by the reaper thread's lock, except wait().
 class EventSet {
  public:
-  static constexpr std::uint64_t bell_rang = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::uint64_t wake_up_event = std::numeric_limits<std::uint64_t>::max();
 
   /// Throws std::system_error.
   EventSet() {
     epoll_ = above_stdio(UniqueFd(::epoll_create1(EPOLL_CLOEXEC)));
     if (!epoll_) throw_errno("drover's background thread has no epoll instance to watch processes with");
-    UniqueFd bell = above_stdio(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)));
-    if (!bell) throw_errno("drover's background thread has no socket to be woken by");
-    bell_ = KeptFd(std::move(bell));
-    if (!bell_) throw_errno("drover's background thread cannot identify the socket that wakes it");
-    if (const int error = change(EPOLL_CTL_ADD, bell_.get(), bell_rang, 0))
+    UniqueFd wakeup = above_stdio(UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)));
+    if (!wakeup) throw_errno("drover's background thread has no socket to be woken by");
+    wakeup_ = KeptFd(std::move(wakeup));
+    if (!wakeup_) throw_errno("drover's background thread cannot identify the socket that wakes it");
+    if (const int error = change(EPOLL_CTL_ADD, wakeup_.get(), wake_up_event, 0))
       throw_errno("drover's background thread cannot watch the socket that wakes it", error);
   }
   ~EventSet() {
@@ -48,14 +48,16 @@ class EventSet {
   EventSet& operator=(const EventSet&) = delete;
 
   /// False once the epoll instance has been closed, or if that is unknown.
-  bool ours() noexcept { return bell_.ours() && change(EPOLL_CTL_MOD, bell_.get(), bell_rang, bell_events_) == 0; }
+  bool ours() noexcept {
+    return wakeup_.ours() && change(EPOLL_CTL_MOD, wakeup_.get(), wake_up_event, wakeup_events_) == 0;
+  }
 
   /// Wakes the thread that waits, or the next one that does. False if the set is not ours.
-  bool ring() noexcept {
-    bell_events_ = EPOLLOUT | EPOLLONESHOT;  // the socket is always writable
+  bool notify() noexcept {
+    wakeup_events_ = EPOLLOUT | EPOLLONESHOT;  // the socket is always writable
     return ours();
   }
-  void heard() noexcept { bell_events_ = 0; }
+  void consume() noexcept { wakeup_events_ = 0; }
 
   /// 0 or an errno. `events` as for epoll_ctl(2). A descriptor that is watched already is watched anew.
   int add(int fd, std::uint64_t data, std::uint32_t events) noexcept {
@@ -80,8 +82,8 @@ class EventSet {
   }
 
   UniqueFd epoll_;
-  KeptFd bell_;
-  std::uint32_t bell_events_ = 0;
+  KeptFd wakeup_;
+  std::uint32_t wakeup_events_ = 0;
 };
 
 }}}  // namespace drover::v1::detail

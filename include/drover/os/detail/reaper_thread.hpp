@@ -17,6 +17,8 @@
 
 #include <drover/detail/keep_loaded.hpp>
 #include <drover/os/detail/event_set.hpp>
+#include <drover/os/detail/fork_epoch.hpp>
+#include <drover/os/detail/program_exit.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/timeout.hpp>
@@ -61,16 +63,10 @@ class ReaperThread {
     survive_forks();
     auto reaper = std::unique_ptr<ReaperThread>(new ReaperThread);
     reaper->start(false);
-    finish_.store(finish_if_there, std::memory_order_release);
+    ProgramExit::set_hook(finish_if_there);
     instance_.store(reaper.get(), std::memory_order_release);
     return *reaper.release();
   }
-
-  /// A number that changes with each fork of the program. An object with another number belongs to the original.
-  static unsigned epoch() noexcept { return epoch_.load(std::memory_order_relaxed); }
-
-  /// True once the program has ended as far as drover is concerned.
-  static bool ended() noexcept { return stage_.load() == Stage::ended; }
 
   /// Ends all processes as the end of the program does, but new ones can be started afterwards. True if none is left.
   static bool end_processes() noexcept {
@@ -79,19 +75,18 @@ class ReaperThread {
       const std::lock_guard held(birth_);
       reaper = instance_.load(std::memory_order_acquire);
       if (!reaper) return true;
-      ++clearing_;
-      move_on(Stage::running, Stage::clearing);
+      ProgramExit::begin_clearing();
     }
     const bool none_left = reaper->finish();
     const std::lock_guard held(birth_);
-    if (--clearing_ == 0) move_on(Stage::clearing, Stage::running);
+    ProgramExit::end_clearing();
     return none_left;
   }
 
   /// Throws std::system_error (ECANCELED) while the program ends or is being replaced.
   std::uint64_t add(std::shared_ptr<ReaperClient> watched) {
     const std::lock_guard held(mutex_);
-    if (stage_.load() != Stage::running)
+    if (!ProgramExit::processes_may_start())
       throw std::system_error(ECANCELED, std::system_category(),
                               "no process can be started while the program ends or is replaced");
     const std::uint64_t id = ++last_id_;
@@ -140,12 +135,10 @@ class ReaperThread {
   static constexpr unsigned channels = 4;  // of one ReaperClient
 
  private:
-  enum class Stage { running, clearing, ending, ended };
   struct Entry {
     std::shared_ptr<ReaperClient> watched;
     Deadline at;
   };
-  friend struct ExitGuard;
 
   ReaperThread() : set_(std::make_shared<EventSet>()) {}
 
@@ -164,7 +157,7 @@ class ReaperThread {
     wakes_at_ = Clock::time_point::min();
     const auto set = set_;
     const auto before = wake_ups_;
-    bool step = set->ring();
+    bool step = set->notify();
     for (int i = 0; step && i < 100; ++i) {
       woken_.wait_for(held, std::chrono::milliseconds(1));
       if (set != set_ || wake_ups_ != before) return;
@@ -192,7 +185,7 @@ class ReaperThread {
       set_ = before;
       return;
     }
-    before->ring();  // if that still works, the old thread ends at once
+    before->notify();  // if that still works, the old thread ends at once
     wakes_at_ = Clock::time_point::min();
   }
 
@@ -255,10 +248,10 @@ class ReaperThread {
         woken_.notify_all();
       }
       for (int i = 0; i < count; ++i)
-        if (events[i].data.u64 == EventSet::bell_rang) set.heard();
+        if (events[i].data.u64 == EventSet::wake_up_event) set.consume();
     }
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.u64 == EventSet::bell_rang) continue;
+      if (events[i].data.u64 == EventSet::wake_up_event) continue;
       if (const auto watched = find(events[i].data.u64 / channels))
         watched->on_event(static_cast<unsigned>(events[i].data.u64 % channels));
     }
@@ -294,16 +287,7 @@ class ReaperThread {
     while (const auto watched = after(done)) watched->check(anew);
   }
 
-  // Does nothing if the program has begun to end meanwhile.
-  static void move_on(Stage from, Stage to) noexcept { stage_.compare_exchange_strong(from, to); }
-
-  // The exit hook: ends the processes that still run and waits for them within the bound. Calls through a pointer,
-  // because otherwise every translation unit that includes this header would compile the reaper thread, used or not.
-  static void end_program() noexcept {
-    stage_.store(Stage::ending);
-    if (const auto finish = finish_.load(std::memory_order_acquire)) finish();
-    stage_.store(Stage::ended);
-  }
+  // Called by the exit hook. A forked copy that has started nothing has no reaper thread.
   static void finish_if_there() noexcept {
     if (ReaperThread* reaper = instance_.load(std::memory_order_acquire)) reaper->finish();
   }
@@ -331,9 +315,8 @@ class ReaperThread {
   static void survive_forks() {
     static const int result = ::pthread_atfork([] { birth_.lock(); }, [] { birth_.unlock(); },
                                                [] {
-                                                 epoch_.fetch_add(1, std::memory_order_relaxed);
-                                                 clearing_ = 0;
-                                                 move_on(Stage::clearing, Stage::running);
+                                                 ForkEpoch::begin_next();
+                                                 ProgramExit::forget_clearing();
                                                  instance_.store(nullptr, std::memory_order_release);
                                                  birth_.unlock();
                                                });
@@ -342,10 +325,6 @@ class ReaperThread {
 
   inline static std::mutex birth_;
   inline static std::atomic<ReaperThread*> instance_{nullptr};
-  inline static std::atomic<void (*)() noexcept> finish_{nullptr};
-  inline static std::atomic<unsigned> epoch_{0};
-  inline static std::atomic<Stage> stage_{Stage::running};
-  inline static int clearing_ = 0;  // threads that are in end_processes(); under birth_
 
   static constexpr auto between_checks = std::chrono::seconds(60);
 

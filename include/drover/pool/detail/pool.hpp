@@ -14,6 +14,7 @@
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/detail/run_signals.hpp>
+#include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/event_source.hpp>
@@ -55,7 +56,7 @@ class PoolImpl final : public ContextBound,
 
   /// The owner is destroyed.
   void abandon() noexcept;
-  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
+  bool foreign() const noexcept { return epoch_.foreign(); }
 
   const PoolOptions& options() const noexcept { return options_; }
   std::vector<WorkerMetadata> workers() const;
@@ -102,7 +103,7 @@ class PoolImpl final : public ContextBound,
   void start_again(std::size_t at);
   void has_lived(std::size_t at);
 
-  const unsigned epoch_ = ReaperThread::epoch();
+  const ForkEpoch epoch_;
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   EventSource events_;

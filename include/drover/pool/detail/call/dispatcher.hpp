@@ -20,7 +20,7 @@
 #include <drover/detail/context/spin.hpp>
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
-#include <drover/os/detail/reaper_thread.hpp>
+#include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
@@ -53,7 +53,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return foreign() ? std::unique_lock(mutex_, std::defer_lock) : std::unique_lock(mutex_);
   }
   /// True in a forked copy of the program. Nothing is sent to workers of the original.
-  bool foreign() const noexcept { return epoch_ != ReaperThread::epoch(); }
+  bool foreign() const noexcept { return epoch_.foreign(); }
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
   /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
   /// and to be used under the registry's lock.
@@ -209,7 +209,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void on_timer();
   void context_destroyed() noexcept override;
 
-  const unsigned epoch_ = ReaperThread::epoch();
+  const ForkEpoch epoch_;
   const std::shared_ptr<ContextRegistry> registry_;
   const std::set<std::string> tags_;
   const std::size_t max_message_size_;
