@@ -21,6 +21,7 @@
 #include <drover/resource_pool.hpp>
 #include <drover/run.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/borrow.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>

@@ -74,7 +74,8 @@ class [[nodiscard]] LocalWorker {
   /// Runs a routine in the worker, at most once. Arguments are encoded and the call is sent (or queued, in order)
   /// before call() returns; the awaitable only waits. Calls of coroutines whose results have arrived together leave
   /// together. A std::string or std::vector<std::byte> of 64 KiB or more that is moved in is sent from where it is,
-  /// without a copy, and is lost even if the call fails. Such results of routines are sent in the same way.
+  /// without a copy, and is lost even if the call fails. Such results of routines are sent in the same way. borrow()
+  /// lends text or bytes instead.
   ///
   /// *Errors:* RemoteError if the routine threw; Errc::unknown_routine, bad_arguments, message_too_large (the worker is
   /// unharmed); Errc::worker_exited with the status if the worker exited, even with status 0; Errc::stopping;

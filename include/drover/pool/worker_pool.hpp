@@ -53,8 +53,11 @@ class [[nodiscard]] WorkerPool {
   [[nodiscard]] static asio::awaitable<WorkerPool> start();
   [[nodiscard]] static asio::awaitable<WorkerPool> start(PoolOptions options);
 
-  /// Runs a routine in the worker that has the fewest calls in flight. If all are full, the call waits its turn. The
-  /// rest is as with LocalWorker::call().
+  /// Runs a routine in a worker with the fewest calls in flight: the one used last while fewer calls are in flight than
+  /// there are cores, the one used least recently otherwise. If all are full, the call waits its turn. The rest is as
+  /// with LocalWorker::call().
+  ///
+  /// *Complexity:* constant, however many workers and calls there are; O(log n) in the number of calls with a deadline.
   ///
   /// *Errors:* also Errc::overloaded if PoolOptions::max_queued calls are waiting, and Errc::pool_failed if every slot
   /// has been given up.

@@ -17,12 +17,13 @@ namespace drover { inline namespace v1 { namespace detail {
 /// From this size on, moving is cheaper than copying.
 inline constexpr std::size_t worth_moving = 64 * 1024;
 
-/// Bytes in the object that they came in.
-using MovedBytes = std::variant<ByteBuffer, std::string, std::vector<std::byte>>;
+/// Bytes in the object that they came in, or (the last one) bytes of the caller.
+using MovedBytes = std::variant<ByteBuffer, std::string, std::vector<std::byte>, std::span<const std::byte>>;
 
 inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
   if (const auto* text = std::get_if<std::string>(&moved)) return std::as_bytes(std::span(*text));
   if (const auto* bytes = std::get_if<std::vector<std::byte>>(&moved)) return *bytes;
+  if (const auto* borrowed = std::get_if<std::span<const std::byte>>(&moved)) return *borrowed;
   const auto* buffer = std::get_if<ByteBuffer>(&moved);
   return buffer != nullptr ? buffer->view() : std::span<const std::byte>();
 }
@@ -31,17 +32,19 @@ inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
 using SharedBytes = std::shared_ptr<const MovedBytes>;
 
 /// The body of a frame to send: complete pieces, then a buffer to encode into. Large strings and vectors that were
-/// moved in are pieces, and are sent from where they are. A body may be sent more than once. Move-only.
+/// moved in or borrowed are pieces, and are sent from where they are. A body may be sent more than once. Move-only.
 class FrameBody {
  public:
   FrameBody() = default;
   explicit FrameBody(std::size_t capacity) : buffer_(capacity) {}
   FrameBody(FrameBody&& other) noexcept
       : pieces_(std::exchange(other.pieces_, {})),
+        borrowed_(std::exchange(other.borrowed_, {})),
         size_of_pieces_(std::exchange(other.size_of_pieces_, 0)),
         buffer_(std::move(other.buffer_)) {}
   FrameBody& operator=(FrameBody&& other) noexcept {
     pieces_ = std::exchange(other.pieces_, {});
+    borrowed_ = std::exchange(other.borrowed_, {});
     size_of_pieces_ = std::exchange(other.size_of_pieces_, 0);
     buffer_ = std::move(other.buffer_);
     return *this;
@@ -55,6 +58,31 @@ class FrameBody {
   void insert(MovedBytes bytes) {
     end_piece();
     add(std::move(bytes));
+  }
+  /// Appends bytes that stay the caller's until return_borrowed() or until nothing refers to this body and to what was
+  /// queued of it.
+  void insert_borrowed(std::span<const std::byte> bytes) {
+    end_piece();
+    auto piece = std::make_shared<MovedBytes>(bytes);
+    borrowed_.push_back(piece);
+    add(std::move(piece), bytes.size());
+  }
+  bool has_borrowed() const noexcept { return !borrowed_.empty(); }
+  /// The caller wants its bytes back. Those that a queued frame still refers to are copied, and the frame refers to the
+  /// copy; the others are dropped. The body is not to be queued again. Throws std::bad_alloc, and may be called again.
+  void return_borrowed() {
+    constexpr long own_references = 2;
+    while (!borrowed_.empty()) {
+      MovedBytes& piece = *borrowed_.back();
+      ByteBuffer copy;
+      if (borrowed_.back().use_count() > own_references) copy.append(view_of(piece));
+      piece = std::move(copy);
+      borrowed_.pop_back();
+    }
+  }
+  /// Instead of return_borrowed(), if no queued frame refers to the bytes.
+  void drop_borrowed() noexcept {
+    for (; !borrowed_.empty(); borrowed_.pop_back()) *borrowed_.back() = ByteBuffer();
   }
   /// Turns the content of the buffer into a piece.
   void end_piece() {
@@ -73,6 +101,7 @@ class FrameBody {
   /// Keeps the capacity of the buffer.
   void clear() noexcept {
     pieces_.clear();
+    borrowed_.clear();
     size_of_pieces_ = 0;
     buffer_.clear();
   }
@@ -80,12 +109,16 @@ class FrameBody {
  private:
   void add(MovedBytes&& piece) {
     const std::size_t size = view_of(piece).size();
+    add(std::make_shared<const MovedBytes>(std::move(piece)), size);
+  }
+  void add(SharedBytes piece, std::size_t size) {
     if (pieces_.size() == pieces_.capacity()) pieces_.reserve(2 * pieces_.size() + 2);
-    pieces_.push_back(std::make_shared<const MovedBytes>(std::move(piece)));
+    pieces_.push_back(std::move(piece));
     size_of_pieces_ += size;
   }
 
   std::vector<SharedBytes> pieces_;
+  std::vector<std::shared_ptr<MovedBytes>> borrowed_;  // those of the pieces that are the caller's
   std::size_t size_of_pieces_ = 0;
   ByteBuffer buffer_;
 };

@@ -87,6 +87,13 @@ class Channel {
   /// not an error; nor is a kernel that is short of memory, see short_of_memory(). Never raises SIGPIPE.
   /// *Errors:* returned, usually EPIPE. Writing is over then, and every later flush() returns the same error.
   std::error_code flush() noexcept;
+  /// Drops the queued frames, the one that is partly written included. Nothing may be queued afterwards.
+  void discard_unsent() noexcept { writer_.clear(); }
+  /// The same, and every later flush() returns `why`.
+  void drop_unsent(std::errc why) noexcept {
+    write_error_ = std::make_error_code(why);
+    writer_.clear();
+  }
   /// The kernel had no memory for the last flush() or receive() (ENOBUFS, ENOMEM). Nothing is lost: call it again after
   /// `memory_pause`. Waiting for the socket would spin, because it may be ready all the time.
   bool short_of_memory() const noexcept { return short_of_memory_; }

@@ -23,6 +23,7 @@
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/wire/borrow.hpp>
 #include <drover/wire/codec.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -35,6 +36,8 @@ class Dispatcher;
 std::exception_ptr empty_handle();
 /// Throws if there is no dispatcher, or for options out of range.
 std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
+/// See borrow().
+void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed);
 /// Sends the encoded call, queues it, or ends it at once.
 void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
 
@@ -152,6 +155,15 @@ class PendingCall {
   std::shared_ptr<Call> call_;
 };
 
+/// Encodes one argument of a call.
+template <class T>
+void put_argument(Encoder& out, FrameBody& body, T&& value) {
+  if constexpr (std::is_same_v<std::remove_cvref_t<T>, Borrowed>)
+    put_borrowed(out, body, value);
+  else
+    put_or_move(out, body, std::forward<T>(value));
+}
+
 /// Encodes and sends (or queues) the call before it returns. The awaitable only waits for the end of the call.
 template <class R, class... A>
 asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
@@ -169,7 +181,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
     auto call = allocate_call(dispatcher, options);
     Encoder encoder(call->request.buffer());
     encoder.put(routine.view());
-    (detail::put_or_move(encoder, call->request, std::forward<A>(arguments)), ...);
+    (detail::put_argument(encoder, call->request, std::forward<A>(arguments)), ...);
     submit(*dispatcher, call, options);
     return asio::async_initiate<const asio::use_awaitable_t<>, typename CompletionSignature<R>::type>(
         [pending = PendingCall(dispatcher, std::move(call))](auto handler) mutable {

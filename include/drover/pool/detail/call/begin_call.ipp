@@ -27,6 +27,14 @@ DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatch
   return dispatcher->allocate_call();
 }
 
+DROVER_INLINE void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed) {
+  const std::span<const std::byte> bytes = borrowed.bytes();
+  const Kind kind = borrowed.is_text() ? Kind::text : Kind::bytes;
+  if (bytes.size() < worth_moving) return Raw::of(out).tagged_bytes(kind, bytes.data(), bytes.size());
+  Raw::of(out).tagged(kind, std::uint64_t{bytes.size()});
+  body.insert_borrowed(bytes);
+}
+
 DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options) {
   dispatcher.submit(call, options);
 }
@@ -34,8 +42,8 @@ DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& c
 DROVER_INLINE void PendingCall::await(Completion* completion, const asio::any_io_executor& executor) {
   const std::shared_ptr<Call> call = std::exchange(call_, nullptr);
   if (dispatcher_->set_completion(call, executor, completion)) return;
-  call->destroy(completion);  // its context is destroyed
-  dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);
+  dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);  // its context is destroyed
+  call->destroy(completion);                                  // last: it may own what the call borrows
 }
 
 DROVER_INLINE void PendingCall::cancel_unawaited() { dispatcher_->cancel(*call_, CallEvent::cancelled, nullptr); }

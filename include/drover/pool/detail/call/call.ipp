@@ -141,8 +141,8 @@ DROVER_INLINE void Call::context_destroyed() noexcept {
     if (owner) held = owner->lock();
     completion = std::exchange(completion_, nullptr);
   }
-  destroy(completion);
   if (owner) owner->cancel(*this, CallEvent::cancelled, nullptr);
+  destroy(completion);  // last: it may own what the call borrows
 }
 
 }}}  // namespace drover::v1::detail

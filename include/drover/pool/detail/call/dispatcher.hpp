@@ -196,6 +196,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
+  void return_borrowed(Call& call) noexcept;
   void release_slot(Call& call) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);

@@ -61,7 +61,21 @@ inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
   if (call.state == CallState::running) --running_;
   if (todo.next == CallState::running) ++running_;
   call.state = todo.next;
+  // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
+  if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
   return todo;
+}
+
+inline void Dispatcher::return_borrowed(Call& call) noexcept {
+  try {
+    call.request.return_borrowed();
+  } catch (const std::bad_alloc&) {
+    try {
+      if (call.link != nullptr) call.link->drop_unsent();
+    } catch (const std::bad_alloc&) {  // nothing is sent any more in any case
+    }
+    call.request.drop_borrowed();
+  }
 }
 
 /// There was no memory to send it.
@@ -163,6 +177,7 @@ inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome
 }
 
 inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
+  link.discard_unsent();
   auto calls = link.slots().all();
   std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });

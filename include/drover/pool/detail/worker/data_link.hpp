@@ -127,6 +127,17 @@ class DataLink {
     });
   }
 
+  /// What has not been sent is for calls that the worker will never begin.
+  void discard_unsent() noexcept {
+    if (channel_) channel_->discard_unsent();
+  }
+  /// There was no memory to complete a frame that is partly sent: the worker can't be used any more.
+  void drop_unsent() {
+    if (!channel_) return;
+    channel_->drop_unsent(std::errc::not_enough_memory);
+    owner_.socket_failed("cannot write to the data socket of", std::make_error_code(std::errc::not_enough_memory));
+  }
+
   /// Reads at most so many times, or until nothing is left; then the socket is watched again. Bounded: a worker that
   /// answers as fast as it is asked would keep this thread for ever.
   void read(int times) {

@@ -20,9 +20,9 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
-#include <drover/pool/detail/worker/process_events.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
+#include <drover/pool/detail/worker/process_events.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/supervision.hpp>
 #include <drover/pool/detail/worker/worker_record.hpp>
