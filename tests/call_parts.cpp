@@ -56,7 +56,7 @@ constexpr std::array events{CallEvent::sent,         CallEvent::answered, CallEv
                             CallEvent::worker_ended, CallEvent::returned, CallEvent::refused};
 
 bool waits_in_queue(CallState state) { return state == CallState::queued; }
-bool has_place(CallState state) { return state == CallState::running || state == CallState::abandoned; }
+bool has_slot(CallState state) { return state == CallState::running || state == CallState::abandoned; }
 bool caller_waits(CallState state) { return state == CallState::queued || state == CallState::running; }
 
 TEST(CallState, EachStepMatchesTheChangeOfState) {
@@ -66,7 +66,7 @@ TEST(CallState, EachStepMatchesTheChangeOfState) {
       const CallStep done = step(state, event);
       EXPECT_EQ(done.answers_caller, caller_waits(state) && !caller_waits(done.next));
       EXPECT_EQ(done.leaves_queue, waits_in_queue(state) && !waits_in_queue(done.next));
-      EXPECT_EQ(done.gives_place_back, has_place(state) && !has_place(done.next));
+      EXPECT_EQ(done.releases_slot, has_slot(state) && !has_slot(done.next));
       EXPECT_EQ(done.enters_queue, !waits_in_queue(state) && waits_in_queue(done.next));
       EXPECT_EQ(done.cancels_in_worker, state == CallState::running && done.next == CallState::abandoned);
       if (event != CallEvent::returned) {
@@ -96,16 +96,16 @@ TEST(CallState, ExpiredOrCancelledInTheQueueIsNeverSent) {
 }
 
 struct Tally {
-  int answered = 0, left_queue = 0, places_taken = 0, places_back = 0, cancels = 0;
+  int answered = 0, left_queue = 0, places_taken = 0, slots_released = 0, cancels = 0;
   CallState state = CallState::queued;
 
   void apply(CallEvent event) {
     const CallStep done = step(state, event);
-    places_taken += !has_place(state) && has_place(done.next);
+    places_taken += !has_slot(state) && has_slot(done.next);
     state = done.next;
     answered += done.answers_caller;
     left_queue += done.leaves_queue - done.enters_queue;
-    places_back += done.gives_place_back;
+    slots_released += done.releases_slot;
     cancels += done.cancels_in_worker;
   }
 };
@@ -123,11 +123,11 @@ TEST(CallState, TwoEventsInAnyOrderCompleteTheCallerOnce) {
         EXPECT_LE(tally.cancels, 1);
         // Whatever the events were, the worker's exit or a refusal ends the call, and nothing is left of it.
         const bool was_sent = tally.left_queue == 1 && tally.state != CallState::ended;
-        tally.apply(was_sent || has_place(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
+        tally.apply(was_sent || has_slot(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
         EXPECT_EQ(tally.state, CallState::ended);
         EXPECT_EQ(tally.answered, 1);
         EXPECT_EQ(tally.left_queue, 1);
-        EXPECT_EQ(tally.places_back, tally.places_taken);
+        EXPECT_EQ(tally.slots_released, tally.places_taken);
       }
 }
 
@@ -138,7 +138,7 @@ TEST(CallState, NoEventSequenceCompletesTwiceOrLosesASlot) {
     for (int i = 0; i < 8; ++i) tally.apply(events[random() % events.size()]);
     ASSERT_EQ(tally.answered, caller_waits(tally.state) ? 0 : 1);
     ASSERT_EQ(tally.left_queue, waits_in_queue(tally.state) ? 0 : 1);
-    ASSERT_EQ(tally.places_taken - tally.places_back, has_place(tally.state) ? 1 : 0);
+    ASSERT_EQ(tally.places_taken - tally.slots_released, has_slot(tally.state) ? 1 : 0);
   }
 }
 

@@ -45,19 +45,19 @@ inline void arm_worker(const WorkerEnvironment& environment) {
 }
 
 inline bool become_worker() {
-  const Calling calling = calling_of_this_process();
-  if (!calling.as_worker) {
-    this_process.store(Role::host);
+  const StartRole start = start_role_of_this_process();
+  if (!start.as_worker) {
+    this_process.store(Role::parent);
     return false;
   }
   this_process.store(Role::booting);
-  if (!calling.environment)
+  if (!start.environment)
     leave_as_broken_worker(
         exit_without_descriptors,
-        "what its parent passed by " + std::string(environment_name) + " did not reach it: " + calling.fault +
+        "what its parent passed by " + std::string(environment_name) + " did not reach it: " + start.fault +
             ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
   try {
-    arm_worker(*calling.environment);
+    arm_worker(*start.environment);
   } catch (const std::exception& error) {
     leave_as_broken_worker(exit_without_resources, std::string("it cannot begin: ") + error.what());
   }

@@ -72,12 +72,12 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
   /// Throws std::bad_alloc if a waiter could not be completed. The next call completes it.
   void set() {
-    if (tell() == Told::not_all) throw std::bad_alloc();
+    if (complete_waiters() == Completed::some) throw std::bad_alloc();
   }
 
   /// Returns true once all waiters are completed. Returns false if there was not enough memory, or if another thread is
   /// completing them; call it again then.
-  bool try_set() noexcept { return tell() == Told::all; }
+  bool try_set() noexcept { return complete_waiters() == Completed::all; }
 
   enum class Resume { at_once, posted };
 
@@ -87,15 +87,15 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
  private:
   struct Initiation;
-  enum class Told { all, not_all, by_another };
+  enum class Completed { all, some, by_another };
 
-  Told tell() noexcept {
+  Completed complete_waiters() noexcept {
     std::vector<std::weak_ptr<Waiter>> waiters;
     {
       const std::lock_guard held(mutex_);
       set_ = true;
-      if (telling_) return Told::by_another;
-      telling_ = true;
+      if (completing_) return Completed::by_another;
+      completing_ = true;
       waiters.swap(waiters_);
     }
     bool all = true;
@@ -108,10 +108,10 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
       }
     }
     const std::lock_guard held(mutex_);
-    telling_ = false;
-    if (all) return Told::all;
+    completing_ = false;
+    if (all) return Completed::all;
     waiters_.swap(waiters);  // waiters_ is empty: none are added once the event is set
-    return Told::not_all;
+    return Completed::some;
   }
 
   void add(const std::shared_ptr<Waiter>& waiter) {
@@ -130,7 +130,7 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
   mutable std::mutex mutex_;
   bool set_ = false;
-  bool telling_ = false;
+  bool completing_ = false;
   std::vector<std::weak_ptr<Waiter>> waiters_;
 };
 

@@ -52,10 +52,10 @@ class HandlerWaiter final : public Waiter {
     Completion(Completion&&) noexcept = default;
     Completion& operator=(Completion&&) = delete;
     ~Completion() {
-      if (waiter && !ContextRegistry::PostScope::postpone(waiter, let_go)) let_go(waiter.get());
+      if (waiter && !ContextRegistry::PostScope::postpone(waiter, drop)) drop(waiter.get());
     }
     void operator()() { std::exchange(waiter, nullptr)->finish(); }
-    static void let_go(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
+    static void drop(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
 
     std::shared_ptr<HandlerWaiter> waiter;
   };

@@ -53,13 +53,13 @@ class ContextRegistry {
   bool closed() const noexcept { return closed_; }
 
   /// With the lock held and the registry not closed.
-  void add(std::shared_ptr<ContextBound> resident) noexcept {
-    ContextBound& r = *resident;
+  void add(std::shared_ptr<ContextBound> object) noexcept {
+    ContextBound& r = *object;
     r.previous_ = nullptr;
     r.next_ = first_;
     if (first_ != nullptr) first_->previous_ = &r;
     first_ = &r;
-    r.self_ = std::move(resident);
+    r.self_ = std::move(object);
   }
 
   /// With the lock held. Returns the registry's share, so that the object is not destroyed under the lock. Returns null
@@ -83,19 +83,19 @@ class ContextRegistry {
     ~PostScope() {
       current_ = before_;
       held_.unlock();
-      if (dropped_) let_go_(dropped_.get());
+      if (dropped_) drop_(dropped_.get());
     }
 
-    /// The post failed and destroyed its function, which will be posted again: do not call `let_go`.
+    /// The post failed and destroyed its function, which will be posted again: do not call `drop`.
     void failed() noexcept { dropped_.reset(); }
 
     /// A posted function is being destroyed, and `owner` is to release an object because of that. If this thread is
-    /// posting, `let_go` is called once the lock is released. Returns false if this thread is not posting: the caller
+    /// posting, `drop` is called once the lock is released. Returns false if this thread is not posting: the caller
     /// may do it now.
-    static bool postpone(std::shared_ptr<void> owner, void (*let_go)(void*) noexcept) noexcept {
+    static bool postpone(std::shared_ptr<void> owner, void (*drop)(void*) noexcept) noexcept {
       if (current_ == nullptr) return false;
       current_->dropped_ = std::move(owner);
-      current_->let_go_ = let_go;
+      current_->drop_ = drop;
       return true;
     }
 
@@ -104,7 +104,7 @@ class ContextRegistry {
 
     PostScope* const before_;
     std::shared_ptr<void> dropped_;
-    void (*let_go_)(void*) noexcept = nullptr;
+    void (*drop_)(void*) noexcept = nullptr;
     std::unique_lock<std::mutex> held_;
   };
 
@@ -118,13 +118,13 @@ class ContextRegistry {
     }
     // One at a time: an object that drops its references may destroy or remove others.
     for (;;) {
-      std::shared_ptr<ContextBound> resident;
+      std::shared_ptr<ContextBound> object;
       {
         const auto held = lock();
         if (first_ == nullptr) return;
-        resident = remove(*first_);
+        object = remove(*first_);
       }
-      if (resident) resident->context_destroyed();  // always: the first one is registered, which compilers cannot know
+      if (object) object->context_destroyed();  // always: the first one is registered, which compilers cannot know
     }
   }
 

@@ -19,7 +19,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 enum class Role {
   unknown,  // not asked for yet
-  host,
+  parent,
   booting,  // a worker that has not reached serve()
   serving   // a worker that has reached serve(); from then on it may have workers of its own
 };
@@ -28,7 +28,7 @@ enum class Role {
 inline std::atomic<Role> this_process{Role::unknown};
 
 /// How this process was started, according to its environment.
-struct Calling {
+struct StartRole {
   bool as_worker = false;                        ///< the variable is set, or the process has the marks of a worker
   std::optional<WorkerEnvironment> environment;  ///< its value, if all of it is as it was for the process that wrote it
   std::string fault;                             ///< otherwise what is missing
@@ -60,19 +60,19 @@ inline bool is_marked_as_worker() noexcept { return has_spawn_mark() || has_work
 
 /// A variable that is set but does not fit belongs to a worker that a wrapper has damaged, by closing descriptors, say.
 /// Such a process must not take itself for the parent program, which starts workers.
-inline Calling calling_of_this_process() {
-  Calling calling;
+inline StartRole start_role_of_this_process() {
+  StartRole start;
   const char* const text = std::getenv(environment_name);
-  calling.as_worker = text != nullptr || is_marked_as_worker();
-  if (!calling.as_worker) return calling;
+  start.as_worker = text != nullptr || is_marked_as_worker();
+  if (!start.as_worker) return start;
   if (text == nullptr) {
-    calling.fault = "the variable is not set";
-    return calling;
+    start.fault = "the variable is not set";
+    return start;
   }
   std::optional<WorkerEnvironment> environment = WorkerEnvironment::parse(text);
   if (!environment || environment->control.fd < 0 || environment->data.fd < 0) {
-    calling.fault = "its value is malformed";
-    return calling;
+    start.fault = "its value is malformed";
+    return start;
   }
   const std::pair<const InheritedFd*, const char*> descriptors[] = {{&environment->control, "the control socket"},
                                                                     {&environment->data, "the data socket"},
@@ -82,12 +82,12 @@ inline Calling calling_of_this_process() {
     if (inherited->fd < 0) continue;
     const std::optional<FdIdentity> found = identity_of(inherited->fd);
     if (found && found->device == inherited->device && found->inode == inherited->inode) continue;
-    calling.fault =
+    start.fault =
         "descriptor " + std::to_string(inherited->fd) + ", " + what + (found ? ", is another file" : ", is not open");
-    return calling;
+    return start;
   }
-  calling.environment = std::move(environment);
-  return calling;
+  start.environment = std::move(environment);
+  return start;
 }
 
 /// True if this process was started as a worker and has not reached serve(), whether or not it has called in_worker().

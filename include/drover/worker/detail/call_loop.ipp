@@ -43,7 +43,7 @@ inline CallLoop::~CallLoop() {
 }
 
 inline void CallLoop::begin() {
-  if (routines_.any_takes_stop_token()) start_notifier(state_);
+  if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
   state_.phase.store(WorkerState::Phase::serving);
   say_hello();
   state_.greeted.store(true);

@@ -121,7 +121,7 @@ class ControlThread {
     // While the parent does not read its replies, this thread does not read from the parent, or replies would pile up.
     socket_.events = unsent_.size() < most_unsent ? POLLIN : 0;
     if (!unsent_.empty() && !short_of_memory_) socket_.events |= POLLOUT;
-    pollfd watched[] = {bell_, socket_, parent_};
+    pollfd watched[] = {wakeup_, socket_, parent_};
     timespec timeout{};
     const timespec* bound = nullptr;
     if (const Deadline deadline = drain_.deadline()) {
@@ -228,9 +228,9 @@ class ControlThread {
     // the stop-token thread.
     state_.cancelled_calls.push(call);
     state_.main_wakeup.notify();
-    if (!state_.has_notifier.load()) return;
+    if (!state_.has_stop_token_thread.load()) return;
     state_.cancelled_sources.push(call);
-    state_.notifier_bell.notify();
+    state_.stop_token_wakeup.notify();
   }
 
   void report(std::uint64_t request, Clock::time_point now) {
@@ -270,7 +270,8 @@ class ControlThread {
     if ((before & WorkerFlag::finished) != 0) return;
     if ((before | flags) != reported_flags_) state_.main_wakeup.notify();
     reported_flags_ = before | flags;
-    if ((flags & WorkerFlag::cancel_calls) != 0 && state_.has_notifier.load()) state_.notifier_bell.notify();
+    if ((flags & WorkerFlag::cancel_calls) != 0 && state_.has_stop_token_thread.load())
+      state_.stop_token_wakeup.notify();
   }
 
   /// The hard exit, after a last STOP_REPLY if one is due.
@@ -293,7 +294,7 @@ class ControlThread {
   std::uint32_t reported_flags_ = 0;
   bool lost_ = false;
   bool short_of_memory_ = false;
-  pollfd bell_{state_.control_wakeup.fd(), POLLIN, 0};
+  pollfd wakeup_{state_.control_wakeup.fd(), POLLIN, 0};
   pollfd socket_{state_.control.get(), POLLIN, 0};
   pollfd parent_{state_.parent.get(), POLLIN, 0};
 };

@@ -82,7 +82,7 @@ struct WorkerState {
 
   WakeupFd control_wakeup{EFD_NONBLOCK};
   WakeupFd main_wakeup{EFD_NONBLOCK};
-  WakeupFd notifier_bell{0};
+  WakeupFd stop_token_wakeup{0};
 
   std::atomic<Phase> phase{Phase::booting};
   std::atomic<std::uint32_t> flags{0};
@@ -92,7 +92,7 @@ struct WorkerState {
   std::atomic<unsigned> interrupts{0};    // SIGINT
   std::atomic<bool> parent_ended{false};  // used without pidfds
   std::atomic<bool> data_lost{false};     // the data socket is closed, or no longer trusted
-  std::atomic<bool> has_notifier{false};
+  std::atomic<bool> has_stop_token_thread{false};
   std::atomic<bool> greeted{false};  // HELLO has been sent; no other frame may precede it
 
   // From the control thread.

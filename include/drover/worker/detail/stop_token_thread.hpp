@@ -9,14 +9,14 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// Starts the stop-token thread, which stops std::stop_tokens. Stop callbacks are user code and may block. So neither
 /// the control thread nor the main thread, which is busy with a routine, can run them.
-inline void start_notifier(WorkerState& state) {
+inline void start_stop_token_thread(WorkerState& state) {
   sigset_t usual;
   ::pthread_sigmask(SIG_SETMASK, nullptr, &usual);
   const BlockAllSignals blocked;
   std::thread([&state, usual] {
     sigset_t all_blocked;
     for (bool all = false;;) {
-      state.notifier_bell.consume();
+      state.stop_token_wakeup.consume();
       // Processes and threads that a callback starts get the signal mask that they would get from a routine.
       ::pthread_sigmask(SIG_SETMASK, &usual, &all_blocked);
       while (const auto call = state.cancelled_sources.pop()) state.sources.stop(*call);
@@ -28,7 +28,7 @@ inline void start_notifier(WorkerState& state) {
       ::pthread_sigmask(SIG_SETMASK, &all_blocked, nullptr);
     }
   }).detach();
-  state.has_notifier.store(true);
+  state.has_stop_token_thread.store(true);
 }
 
 }}}  // namespace drover::v1::detail

@@ -162,7 +162,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   deadlines_.remove(call);
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
-  if (todo.gives_place_back) {
+  if (todo.releases_slot) {
     release_slot(call);
     send_queued();
   }
@@ -183,7 +183,7 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
   for (const auto& call : calls) {
     const CallStep todo = advance(*call, CallEvent::returned);
-    if (todo.gives_place_back) release_slot(*call);
+    if (todo.releases_slot) release_slot(*call);
     if (!todo.enters_queue) {
       deadlines_.remove(*call);
     } else if (refusal_ && !keeps_queue_) {

@@ -29,7 +29,7 @@ struct CallStep {
   bool answers_caller{};  ///< with what belongs to the event
   bool leaves_queue{};
   bool enters_queue{};  ///< at its front
-  bool gives_place_back{};
+  bool releases_slot{};
   bool cancels_in_worker{};  ///< sends CANCEL, and from now on `kill_after` runs
 
   friend constexpr bool operator==(const CallStep&, const CallStep&) = default;
@@ -54,10 +54,10 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
     case running:
       switch (event) {
         case answered:
-        case worker_ended: return {.next = ended, .answers_caller = true, .gives_place_back = true};
+        case worker_ended: return {.next = ended, .answers_caller = true, .releases_slot = true};
         case cancelled:
         case expired: return {.next = abandoned, .answers_caller = true, .cancels_in_worker = true};
-        case returned: return {.next = queued, .enters_queue = true, .gives_place_back = true};
+        case returned: return {.next = queued, .enters_queue = true, .releases_slot = true};
         case sent:
         case refused: return {.next = running};
       }
@@ -66,7 +66,7 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
       switch (event) {
         case answered:
         case worker_ended:
-        case returned: return {.next = ended, .gives_place_back = true};
+        case returned: return {.next = ended, .releases_slot = true};
         case sent:
         case cancelled:
         case expired:

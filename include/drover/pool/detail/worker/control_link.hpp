@@ -92,7 +92,7 @@ class ControlLink {
     status_.fail([&] { return failure_of(cause); });
   }
 
-  /// Finds out whether the worker has stopped reading: the kernel tells that only to those who write.
+  /// Finds out whether the worker has stopped reading: the kernel reports that to writers only.
   void probe() {
     if (!channel_ || !watch_ || writing_ || !channel_->is_intact()) return;
     if (::send(channel_->fd(), nullptr, 0, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EPIPE)

@@ -126,7 +126,7 @@ class WorkerLifecycle {
     send_stop(actions, now);
     return actions;
   }
-  /// Its end is wanted, but it is not told: SIGTERM once `patience` is over.
+  /// Its exit is wanted, but it gets no STOP: SIGTERM once `patience` is over.
   Actions reap(Clock::time_point now, Timeout patience, bool running) noexcept {
     Actions actions;
     if (has_exited() || !begin_stop(actions, now, running)) return actions;

@@ -47,7 +47,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
   }
   const bool answers_wait = dispatcher_->run_completions(false);
   Dispatcher::complete_all_with_error(std::move(calls), cause);
-  // A caller hears of its answer before those who wait for the end hear of that.
+  // A caller is completed before those who wait for the end.
   if (answers_wait && on_executor && process_events_.post([self = shared_from_this()] {
         self->calls_answered();
         self->group_over();

@@ -4,7 +4,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class WorkerSession;
 
-/// What the supervisor of a worker, its pool, hears of it.
+/// What a worker reports to its supervisor, the pool.
 class WorkerSupervision {
  public:
   virtual ~WorkerSupervision() = default;
