@@ -35,13 +35,13 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   using typename Runner::Entry;
   using typename Runner::Reference;
 
-  /// A reference if the value is live or idle; null otherwise.
+  /// A reference if the value is leased or idle; null otherwise.
   template <class K>
   Reference try_acquire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
     std::unique_lock lock(mutex_);
     Entry* const entry = machine_.find(lookup_, hash, key);
-    if (entry == nullptr || (entry->state != State::live && entry->state != State::idle)) return {};
+    if (entry == nullptr || (entry->state != State::leased && entry->state != State::idle)) return {};
     machine_.acquire(*entry);
     settle(lock);
     return Reference(*entry);
@@ -58,40 +58,40 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   asio::awaitable<void> expire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
-    std::shared_ptr<AsyncEvent> gone;
+    std::shared_ptr<AsyncEvent> ended;
     {
       std::unique_lock lock(mutex_);
       Entry* const entry = machine_.find(lookup_, hash, key);
-      if (entry != nullptr && machine_.expire(*entry)) gone = machine_.gone_event(*entry);
+      if (entry != nullptr && machine_.expire(*entry)) ended = machine_.end_event(*entry);
       settle(lock);
     }
-    return done_after(std::move(gone));
+    return done_after(std::move(ended));
   }
 
   template <class K>
   asio::awaitable<void> clear(const K& key) {
     const std::size_t hash = lookup_.hash(key);
-    std::shared_ptr<AsyncEvent> gone;
+    std::shared_ptr<AsyncEvent> ended;
     {
       std::unique_lock lock(mutex_);
       Entry* const entry = machine_.find(lookup_, hash, key);
       if (entry == nullptr) throw std::out_of_range("drover::ResourcePool::clear: there is no such key");
-      gone = machine_.gone_event(*entry);
+      ended = machine_.end_event(*entry);
       machine_.clear(*entry);
       settle(lock);
     }
-    return done_after(std::move(gone));
+    return done_after(std::move(ended));
   }
 
   asio::awaitable<void> clear() {
-    std::shared_ptr<AsyncEvent> gone;
+    std::shared_ptr<AsyncEvent> ended;
     {
       std::unique_lock lock(mutex_);
       machine_.clear();
-      gone = machine_.all_gone_event();
+      ended = machine_.all_ended_event();
       settle(lock);
     }
-    return done_after(std::move(gone));
+    return done_after(std::move(ended));
   }
 
   Counts counts() const {
@@ -133,7 +133,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
         settle(lock);
         return hold;
       }
-      machine_.queue(*entry, *fresh);
+      machine_.queue_after(*entry, *fresh);
     } else {
       machine_.insert(*fresh);
     }
@@ -146,10 +146,9 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   /// Null if the key is being finalized and its next value has not been requested yet.
   Reference grant(Entry& entry, std::shared_ptr<AsyncEvent>& ready) {
     switch (machine_.acquire(entry)) {
-      case AcquireResult::held:
-      case AcquireResult::revived: return Reference(entry);
+      case AcquireResult::leased: return Reference(entry);
       case AcquireResult::wait: ready = entry.waiters->ready; return Reference(entry);
-      case AcquireResult::leaving: break;
+      case AcquireResult::finalizing: break;
     }
     Entry* const successor = entry.waiters ? entry.waiters->successor : nullptr;
     if (successor == nullptr) return {};
@@ -185,7 +184,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::exception_ptr error;
     {
       const std::lock_guard lock(mutex_);
-      if (entry.state == State::live) return true;
+      if (entry.state == State::leased) return true;
       if (entry.waiters) error = entry.waiters->error;
     }
     if (error) std::rethrow_exception(error);

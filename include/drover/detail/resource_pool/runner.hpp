@@ -82,15 +82,15 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
 
   asio::awaitable<void> release_and_wait(Entry& entry) {
     if (released_shared(entry)) return done();
-    std::shared_ptr<AsyncEvent> gone;
+    std::shared_ptr<AsyncEvent> ended;
     const auto now = clock();
     {
       std::unique_lock lock(mutex_);
       machine_.release(entry, now);
-      if (entry.state == State::finalizing && !entry.cleared) gone = machine_.gone_event(entry);
+      if (entry.state == State::finalizing && !entry.cleared) ended = machine_.end_event(entry);
       settle(lock);
     }
-    return done_after(std::move(gone));
+    return done_after(std::move(ended));
   }
 
   void discard(Entry& entry) {
@@ -119,9 +119,10 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
 
   /// Releases a reference without the lock, unless it is the last one. Returns whether it did.
   static bool released_shared(Entry& entry) noexcept {
-    auto refs = entry.refs.load(std::memory_order_relaxed);
-    while (refs > 1)
-      if (entry.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
+    auto references = entry.references.load(std::memory_order_relaxed);
+    while (references > 1)
+      if (entry.references.compare_exchange_weak(references, references - 1, std::memory_order_release,
+                                                 std::memory_order_relaxed))
         return true;
     return false;
   }
@@ -181,16 +182,16 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     const bool tell = machine_.has_events() && !std::exchange(delivering_, true);
     lock.unlock();
     const Disposal disposal;
-    if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
+    if (work.to_delete != nullptr) Disposal::destroy(*work.to_delete);
     if (tell) post_delivery(self);
-    while (work.run != nullptr) {
-      auto& entry = static_cast<Entry&>(*std::exchange(work.run, work.run->next_task));
+    while (work.to_run != nullptr) {
+      auto& entry = static_cast<Entry&>(*std::exchange(work.to_run, work.to_run->next_task));
       start(entry);
     }
-    Disposal::wake(std::move(work.wake));
+    Disposal::wake(std::move(work.to_set));
   }
 
-  /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::gone.
+  /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::removed.
   void destroy(Disposable& disposable) noexcept override {
     auto* entry = static_cast<Entry*>(&disposable);
     if (entry->state == State::finalizing) {
@@ -207,13 +208,13 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
 
   void destroyed(Disposable& disposable) noexcept override {
     std::unique_lock lock(mutex_);
-    machine_.finalized(static_cast<Entry&>(disposable), nullptr);
+    machine_.finalizer_ended(static_cast<Entry&>(disposable), nullptr);
     settle(lock);
   }
 
   static void destroy_value(Entry& entry) noexcept {
     // A lease that outlived clear() may still use it.
-    if (entry.refs.load(std::memory_order_acquire) == 0) entry.value.reset();
+    if (entry.references.load(std::memory_order_acquire) == 0) entry.value.reset();
   }
 
   void start(Entry& entry) {
@@ -273,10 +274,10 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     const auto now = clock();
     std::unique_lock lock(mutex_);
     if (!error) {
-      machine_.made(entry, std::move(value), now);
+      machine_.factory_succeeded(entry, std::move(value), now);
       return settle(lock);
     }
-    const bool unseen = machine_.failed(entry, error) && !machine_.closed();
+    const bool unseen = machine_.factory_failed(entry, error) && !machine_.closed();
     settle(lock);
     if (lock.owns_lock()) lock.unlock();
     if (unseen) report(error);
@@ -295,17 +296,17 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
       report(error);
       lock.lock();
     }
-    machine_.finalized(entry, std::move(error));
+    machine_.finalizer_ended(entry, std::move(error));
     settle(lock);
   }
 
   /// The context or the pool is destroyed, so the job will never end.
   void abandon(Entry& entry) {
     std::unique_lock lock(mutex_);
-    if (entry.state == State::making)
-      machine_.failed(entry, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
+    if (entry.state == State::creating)
+      machine_.factory_failed(entry, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
     else
-      machine_.finalized(entry, nullptr);
+      machine_.finalizer_ended(entry, nullptr);
     settle(lock);
   }
 
@@ -327,15 +328,15 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
       if (events.empty()) break;
       const bool silent = machine_.closed();
       lock.unlock();
-      for (const auto& notice : events) {
+      for (const auto& event : events) {
         if (silent) continue;
         try {
-          callbacks_.on_event(notice.what, notice.entry->key, notice.error);
+          callbacks_.on_event(event.kind, event.entry->key, event.error);
         } catch (...) {
         }
       }
       lock.lock();
-      for (const auto& notice : events) machine_.unpin(*notice.entry);
+      for (const auto& event : events) machine_.event_delivered(*event.entry);
     }
     delivering_ = false;
     settle(lock);
@@ -351,7 +352,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
 
   void drop_events() {
     std::unique_lock lock(mutex_);
-    for (const auto& notice : machine_.take_events()) machine_.unpin(*notice.entry);
+    for (const auto& event : machine_.take_events()) machine_.event_delivered(*event.entry);
     delivering_ = false;
     settle(lock);
   }
