@@ -179,16 +179,15 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   void carry_out(std::unique_lock<std::mutex>& lock) {
     const std::shared_ptr<Runner> self = this->shared_from_this();
     auto work = machine_.take_work();
-    const bool tell = machine_.has_events() && !std::exchange(delivering_, true);
     lock.unlock();
     const Disposal disposal;
     if (work.to_delete != nullptr) Disposal::destroy(*work.to_delete);
-    if (tell) post_delivery(self);
+    if (work.deliver_events) post_delivery(self);
     while (work.to_run != nullptr) {
       auto& entry = static_cast<Entry&>(*std::exchange(work.to_run, work.to_run->next_task));
       start(entry);
     }
-    Disposal::wake(std::move(work.to_set));
+    Disposal::wake(std::move(work.waiters));
   }
 
   /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::removed.
@@ -323,22 +322,19 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   /// On the pool's executor, one delivery at a time, so that events arrive in order on any number of threads.
   void deliver_events() {
     std::unique_lock lock(mutex_);
+    PendingEvents<Entry> events;
     for (;;) {
-      const auto events = machine_.take_events();
+      events = machine_.next_events(events);
       if (events.empty()) break;
-      const bool silent = machine_.closed();
       lock.unlock();
       for (const auto& event : events) {
-        if (silent) continue;
         try {
           callbacks_.on_event(event.kind, event.entry->key, event.error);
         } catch (...) {
         }
       }
       lock.lock();
-      for (const auto& event : events) machine_.event_delivered(*event.entry);
     }
-    delivering_ = false;
     settle(lock);
   }
 
@@ -352,8 +348,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
 
   void drop_events() {
     std::unique_lock lock(mutex_);
-    for (const auto& event : machine_.take_events()) machine_.event_delivered(*event.entry);
-    delivering_ = false;
+    machine_.drop_events();
     settle(lock);
   }
 
@@ -380,8 +375,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     }
   }
 
-  bool armed_ = false;       // a wait is pending, or its due entries are being processed
-  bool delivering_ = false;  // deliver_events() is posted or running
+  bool armed_ = false;  // a wait is pending, or its due entries are being processed
   Callbacks callbacks_;
   std::shared_ptr<Runner> self_;  // set while the pool is destroyed and entries remain
   ContextExecutorRef executor_;

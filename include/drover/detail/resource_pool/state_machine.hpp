@@ -8,12 +8,13 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/work.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -24,9 +25,6 @@ struct Rules {
   std::optional<std::size_t> max_idle;
   bool events = false;  // whether events are recorded
 };
-
-/// The enumerators are those of ResourcePool::Event::Kind.
-enum class EventKind : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
 
 enum class AcquireResult : std::uint8_t {
   leased,      // the value can be used
@@ -45,19 +43,6 @@ template <class Entry, class Lookup>
 class StateMachine {
  public:
   using Value = typename Entry::Value;
-
-  /// Its entry is not deleted before event_delivered() is called.
-  struct PendingEvent {
-    EventKind kind;
-    Entry* entry;
-    std::exception_ptr error;
-  };
-
-  struct Work {
-    Disposable* to_run = nullptr;  // chained by next_task: call the factory or the finalizer, depending on the state
-    Entry* to_delete = nullptr;    // chained by chain: delete the entries, then call deleted()
-    std::vector<std::shared_ptr<AsyncEvent>> to_set;
-  };
 
   explicit StateMachine(Rules rules) : rules_(rules) {}
 
@@ -127,7 +112,7 @@ class StateMachine {
     ++entries_;
     ++states_[index(fresh.state = State::creating)];
     add_reference(fresh);
-    run(fresh);
+    work_.run(fresh);
   }
 
   /// The key is being finalized: its next value will be created after that. The caller gets a reference to it.
@@ -159,11 +144,11 @@ class StateMachine {
 
   void factory_succeeded(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
     entry.value = std::move(value);
-    wake(entry.waiters->ready);
+    work_.wake_waiters(entry.waiters->ready);
     record_event(EventKind::made, entry);
     if (entry.cleared) {
       set_state(entry, State::finalizing);
-      return run(entry);
+      return work_.run(entry);
     }
     entry.waiters.reset();
     if (entry.references.load(std::memory_order_relaxed) > 0) return set_state(entry, State::leased);
@@ -172,8 +157,8 @@ class StateMachine {
 
   /// Returns true if no coroutine waits for the value, so that no coroutine receives the error.
   bool factory_failed(Entry& entry, std::exception_ptr error) noexcept {
-    wake(entry.waiters->ready);
-    wake(entry.waiters->ended);
+    work_.wake_waiters(entry.waiters->ready);
+    work_.wake_waiters(entry.waiters->ended);
     if (entry.cleared) finish_ending(entry);
     record_event(EventKind::failed, entry, error);
     entry.waiters->error = std::move(error);
@@ -190,12 +175,12 @@ class StateMachine {
     finish_ending(entry);
     remove(entry);
     if (entry.waiters) {
-      wake(entry.waiters->ended);
+      work_.wake_waiters(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
         table_.insert(*successor);  // does not allocate: remove() has just made room
         ++states_[index(successor->state = State::creating)];
-        run(*successor);
+        work_.run(*successor);
       }
     }
     if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
@@ -276,25 +261,22 @@ class StateMachine {
 
   // Work ----------------------------------------------------------------------------------------
 
-  bool has_work() const noexcept { return has_work_; }
-
-  Work take_work() noexcept {
-    has_work_ = false;
-    last_to_run_ = nullptr;
-    return std::exchange(work_, Work{});
-  }
-
-  bool has_events() const noexcept { return !events_.empty(); }
-  std::vector<PendingEvent> take_events() noexcept { return std::exchange(events_, {}); }
-
-  void event_delivered(Entry& entry) noexcept {
-    if (--entry.pending_events == 0 && entry.state == State::removed &&
-        entry.references.load(std::memory_order_relaxed) == 0)
-      defer_delete(entry);
-  }
+  bool has_work() const noexcept { return !work_.empty(); }
+  Work<Entry> take_work() noexcept { return work_.take(); }
 
   /// This number of entries from take_work() has been deleted.
   void deleted(std::size_t entries) noexcept { entries_ -= entries; }
+
+  /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
+  /// none, the delivery has ended.
+  PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
+    finish_events(delivered);
+    if (closed_) drop_events();  // a destroyed pool reports no event
+    return events_.take();
+  }
+
+  /// Ends the running delivery.
+  void drop_events() noexcept { finish_events(events_.take_all()); }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
@@ -327,11 +309,11 @@ class StateMachine {
   void begin_finalizing(Entry& entry) noexcept {
     set_state(entry, State::finalizing);
     ending_.add(entry);
-    run(entry);
+    work_.run(entry);
   }
 
   void finish_ending(Entry& entry) noexcept {
-    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
+    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { work_.wake_waiters(event); });
   }
 
   /// Without a call of the finalizer.
@@ -345,30 +327,22 @@ class StateMachine {
     set_state(entry, State::removed);
   }
 
-  void run(Entry& entry) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.to_run) = &entry;
-    last_to_run_ = &entry;
-    entry.next_task = nullptr;
-    has_work_ = true;
-  }
-
   void defer_delete(Entry& entry) noexcept {
-    if (entry.pending_events > 0) return;
-    entry.chain = std::exchange(work_.to_delete, &entry);
-    has_work_ = true;
-  }
-
-  void wake(std::shared_ptr<AsyncEvent>& event) noexcept {
-    if (!event) return;
-    work_.to_set.push_back(std::move(event));
-    has_work_ = true;
+    if (entry.pending_events == 0) work_.delete_entry(entry);
   }
 
   void record_event(EventKind kind, Entry& entry, std::exception_ptr error = {}) noexcept {
     if (!rules_.events || closed_) return;
-    events_.push_back({kind, &entry, std::move(error)});
-    ++entry.pending_events;
-    has_work_ = true;
+    if (events_.push(kind, entry, std::move(error))) work_.deliver_events();
+  }
+
+  void finish_events(const PendingEvents<Entry>& delivered) noexcept {
+    for (const auto& event : delivered) {
+      Entry& entry = *event.entry;
+      if (--entry.pending_events == 0 && entry.state == State::removed &&
+          entry.references.load(std::memory_order_relaxed) == 0)
+        defer_delete(entry);
+    }
   }
 
   Rules rules_;
@@ -378,10 +352,8 @@ class StateMachine {
   EndingEntries<Entry> ending_;
   std::array<std::size_t, 7> states_{};
   std::size_t entries_ = 0;
-  Work work_;
-  Entry* last_to_run_ = nullptr;
-  std::vector<PendingEvent> events_;
-  bool has_work_ = false;
+  WorkCollector<Entry> work_;
+  EventQueue<Entry> events_;
   bool closed_ = false;
 };
 
