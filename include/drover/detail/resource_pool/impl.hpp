@@ -17,6 +17,7 @@
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/detail/resource_pool/runner.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
+#include <drover/detail/resource_pool/wait.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
@@ -24,8 +25,6 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 template <class Key, class Value, class Hash, class Equal, class Time = SteadyTime>
 class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   using Runner = resource_pool::Runner<Key, Value, Lookup<Key, Hash, Equal>, Time>;
-  using Runner::done;
-  using Runner::done_after;
   using Runner::machine_;
   using Runner::mutex_;
   using Runner::settle;
@@ -166,7 +165,7 @@ class Impl final : public Runner<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   static asio::awaitable<Lease> wait_for(Reference hold, std::shared_ptr<AsyncEvent> ready) {
     // `hold` keeps the core alive.
     for (;;) {
-      co_await Runner::wait(ready);
+      co_await done_after(ready);
       auto& core = static_cast<Impl&>(hold.get()->owner());
       if (core.collect(*hold.get())) break;
       // The value was cleared before this coroutine resumed.

@@ -25,6 +25,7 @@
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
+#include <drover/detail/resource_pool/wait.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -69,7 +70,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
       settle(lock);
     }
     // A pool that is part of a value is destroyed before the rest of that value, together with its own values.
-    Disposal::catch_up();
+    Disposal::run_queued_work();
   }
 
   void release(Entry& entry) noexcept {
@@ -100,19 +101,6 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   }
 
  protected:
-  static asio::awaitable<void> done() { co_return; }
-
-  static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
-    if (!event) return done();
-    return wait(std::move(event));
-  }
-
-  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
-    // Inside a destructor that runs a context of its own, do not wait for work that is queued further down this stack.
-    if (!event->is_set()) Disposal::catch_up();
-    co_await AsyncEvent::wait(std::move(event));
-  }
-
   Clock::time_point clock() const noexcept {
     return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
   }
@@ -181,13 +169,13 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     auto work = machine_.take_work();
     lock.unlock();
     const Disposal disposal;
-    if (work.to_delete != nullptr) Disposal::destroy(*work.to_delete);
+    if (work.to_delete != nullptr) Disposal::destroy_later(*work.to_delete);
     if (work.deliver_events) post_delivery(self);
     while (work.to_run != nullptr) {
       auto& entry = static_cast<Entry&>(*std::exchange(work.to_run, work.to_run->next_task));
       start(entry);
     }
-    Disposal::wake(std::move(work.waiters));
+    Disposal::set_later(std::move(work.to_set));
   }
 
   /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::removed.
@@ -195,7 +183,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     auto* entry = static_cast<Entry*>(&disposable);
     if (entry->state == State::finalizing) {
       destroy_value(*entry);
-      return Disposal::report(*entry);
+      return Disposal::report_end_later(*entry);
     }
     std::size_t deleted = 0;
     for (; entry != nullptr; ++deleted) delete std::exchange(entry, entry->chain);
@@ -205,7 +193,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     if (machine_.entries() == 0) last = std::move(self_);
   }
 
-  void destroyed(Disposable& disposable) noexcept override {
+  void report_end(Disposable& disposable) noexcept override {
     std::unique_lock lock(mutex_);
     machine_.finalizer_ended(static_cast<Entry&>(disposable), nullptr);
     settle(lock);
@@ -217,7 +205,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
   }
 
   void start(Entry& entry) {
-    if (entry.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(entry);
+    if (entry.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy_later(entry);
     const auto job = std::make_shared<Job>(this->shared_from_this(), entry);
     executor_.post([job] { job->runner->run(job); });
   }
@@ -287,7 +275,7 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     {
       const Disposal disposal;
       destroy_value(entry);
-      Disposal::catch_up();
+      Disposal::run_queued_work();
     }
     std::unique_lock lock(mutex_);
     if (error && !machine_.closed()) {

@@ -144,7 +144,7 @@ class StateMachine {
 
   void factory_succeeded(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
     entry.value = std::move(value);
-    work_.wake_waiters(entry.waiters->ready);
+    work_.set_event(entry.waiters->ready);
     record_event(EventKind::made, entry);
     if (entry.cleared) {
       set_state(entry, State::finalizing);
@@ -157,8 +157,8 @@ class StateMachine {
 
   /// Returns true if no coroutine waits for the value, so that no coroutine receives the error.
   bool factory_failed(Entry& entry, std::exception_ptr error) noexcept {
-    work_.wake_waiters(entry.waiters->ready);
-    work_.wake_waiters(entry.waiters->ended);
+    work_.set_event(entry.waiters->ready);
+    work_.set_event(entry.waiters->ended);
     if (entry.cleared) finish_ending(entry);
     record_event(EventKind::failed, entry, error);
     entry.waiters->error = std::move(error);
@@ -175,7 +175,7 @@ class StateMachine {
     finish_ending(entry);
     remove(entry);
     if (entry.waiters) {
-      work_.wake_waiters(entry.waiters->ended);
+      work_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
         table_.insert(*successor);  // does not allocate: remove() has just made room
@@ -313,7 +313,7 @@ class StateMachine {
   }
 
   void finish_ending(Entry& entry) noexcept {
-    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { work_.wake_waiters(event); });
+    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { work_.set_event(event); });
   }
 
   /// Without a call of the finalizer.

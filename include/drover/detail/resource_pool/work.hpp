@@ -12,10 +12,10 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 /// What the transitions of a state machine have decided, to be done without the lock.
 template <class Entry>
 struct Work {
-  Disposable* to_run = nullptr;                      // chained by next_task: call the factory or the finalizer
-  Entry* to_delete = nullptr;                        // chained by chain
-  std::vector<std::shared_ptr<AsyncEvent>> waiters;  // set these events
-  bool deliver_events = false;                       // begin a delivery
+  Disposable* to_run = nullptr;  // chained by next_task: call the factory or the finalizer
+  Entry* to_delete = nullptr;    // chained by chain
+  std::vector<std::shared_ptr<AsyncEvent>> to_set;
+  bool deliver_events = false;  // begin a delivery
 };
 
 /// Collects work.
@@ -44,9 +44,9 @@ class WorkCollector {
   }
 
   /// Takes the event, which may be null.
-  void wake_waiters(std::shared_ptr<AsyncEvent>& event) noexcept {
+  void set_event(std::shared_ptr<AsyncEvent>& event) noexcept {
     if (!event) return;
-    work_.waiters.push_back(std::move(event));
+    work_.to_set.push_back(std::move(event));
     empty_ = false;
   }
 
