@@ -44,6 +44,15 @@ struct Entry : Disposable {
 
   Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
+  /// Releases a reference without the lock, unless it is the last one. Returns true if it did.
+  bool release_shared() noexcept {
+    auto count = references.load(std::memory_order_relaxed);
+    while (count > 1)
+      if (references.compare_exchange_weak(count, count - 1, std::memory_order_release, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
   // The members that a hit uses come first, near each other.
   Entry* chain = nullptr;  // the next entry in its bucket of the table; after its removal, the next one to delete
   const std::size_t hash;

@@ -50,6 +50,12 @@ class IdleTimer {
   std::weak_ptr<Wait> wait_;
 };
 
+/// The clock and the timer of a pool. Tests replace both.
+struct SteadyTime {
+  using Timer = IdleTimer;
+  static Clock::time_point now() noexcept { return Clock::now(); }
+};
+
 }}}}  // namespace drover::v1::detail::resource_pool
 
 #if !defined(DROVER_SEPARATE_COMPILATION)

@@ -26,12 +26,6 @@ struct Rules {
   bool events = false;  // whether events are recorded
 };
 
-enum class AcquireResult : std::uint8_t {
-  leased,      // the value can be used
-  wait,        // the value is being created, or will be
-  finalizing,  // no reference was added: the key needs a new entry
-};
-
 /// See ResourcePool::Stats.
 struct Counts {
   std::size_t total, referenced, pending;
@@ -81,29 +75,21 @@ class StateMachine {
 
   // Transitions ---------------------------------------------------------------------------------
 
-  /// Adds a reference, unless the entry is being finalized.
-  AcquireResult acquire(Entry& entry) noexcept {
+  /// Adds a reference to the entry, or to its successor if it is being finalized, and returns that one. Returns null if
+  /// there is no successor yet. Unless the returned entry is leased, its value can be used when Waiters::ready is set.
+  Entry* acquire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::leased:
-        entry.expired = false;
-        entry.references.fetch_add(1, std::memory_order_relaxed);
-        return AcquireResult::leased;
-      case State::idle:
-        idle_.erase(entry);
-        entry.references.store(1, std::memory_order_relaxed);
-        set_state(entry, State::leased);
-        record_event(EventKind::revived, entry);
-        return AcquireResult::leased;
-      case State::queued:
-      case State::creating:
-        entry.expired = false;
-        add_reference(entry);
-        return AcquireResult::wait;
-      case State::discarded:  // it is not found under its key
+      case State::creating: return add_reference(entry);
+      case State::idle: return revive(entry);
       case State::finalizing:
-      case State::removed: break;
+        if (!entry.waiters || entry.waiters->successor == nullptr) return nullptr;
+        return add_reference(*entry.waiters->successor);
+      case State::queued:
+      case State::discarded:
+      case State::removed: break;  // they are not in the table
     }
-    return AcquireResult::finalizing;
+    return nullptr;
   }
 
   /// The key is missing: its value will be created. The caller gets a reference to it.
@@ -287,7 +273,19 @@ class StateMachine {
     ++states_[index(entry.state = state)];
   }
 
-  void add_reference(Entry& entry) noexcept { entry.references.fetch_add(1, std::memory_order_relaxed); }
+  Entry* add_reference(Entry& entry) noexcept {
+    entry.expired = false;
+    entry.references.fetch_add(1, std::memory_order_relaxed);
+    return &entry;
+  }
+
+  Entry* revive(Entry& entry) noexcept {
+    idle_.erase(entry);
+    entry.references.store(1, std::memory_order_relaxed);
+    set_state(entry, State::leased);
+    record_event(EventKind::revived, entry);
+    return &entry;
+  }
 
   /// The entry has no reference: keeps it, or begins to finalize it.
   void become_idle(Entry& entry, Clock::time_point now) noexcept {

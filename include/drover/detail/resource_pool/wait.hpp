@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include <asio/awaitable.hpp>
 
@@ -11,6 +12,12 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 /// Completes at once, without suspending.
 asio::awaitable<void> done();
+
+/// Completes at once with this result.
+template <class Result>
+asio::awaitable<Result> done_with(Result result) {
+  co_return std::move(result);
+}
 
 /// Completes when the event is set; at once if it is null.
 asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event);
