@@ -43,7 +43,7 @@ class IdleTimer {
   struct Wait;
 
   static void start(std::shared_ptr<Wait> wait, Clock::time_point at);
-  static void enter(std::shared_ptr<Wait> wait, Clock::time_point at);
+  static void start_from_outside(std::shared_ptr<Wait> wait, Clock::time_point at);
 
   asio::execution_context* context_;  // must not be used once the registry is closed
   std::shared_ptr<ContextRegistry> registry_;

@@ -153,7 +153,7 @@ class Runner {
     std::unique_ptr<Value> value;
     std::exception_ptr error;
     try {
-      value = callbacks_.factory->make_now(job->entry().key);
+      value = callbacks_.factory->create_now(job->entry().key);
     } catch (...) {
       error = std::current_exception();
     }
@@ -170,7 +170,7 @@ class Runner {
     std::unique_ptr<Value> value;
     std::exception_ptr error;
     try {
-      value = co_await job->runner.callbacks_.factory->make(job->entry().key);
+      value = co_await job->runner.callbacks_.factory->create(job->entry().key);
     } catch (...) {
       error = std::current_exception();
     }

@@ -344,7 +344,7 @@ class StateMachine {
   }
 
   Rules rules_;
-  Table<Entry, Lookup> table_;
+  KeyTable<Entry, Lookup> table_;
   List<Entry> idle_;       // in the order of their deadlines
   List<Entry> discarded_;  // in State::discarded
   EndingEntries<Entry> ending_;
