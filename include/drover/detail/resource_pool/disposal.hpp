@@ -15,7 +15,7 @@ struct Disposable {
   explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
 
   Disposer* const disposer;
-  Disposable* next_task = nullptr;  // the next entry in Work::to_run or in a queue of a Disposal
+  Disposable* next_task = nullptr;  // the next entry in Actions::to_run or in a queue of a Disposal
 };
 
 /// The owner of entries, which does the work that a Disposal has queued for them.

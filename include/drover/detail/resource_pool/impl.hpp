@@ -78,7 +78,7 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
     std::shared_ptr<AsyncEvent> ready;
     Reference reference = begin_acquire(std::forward<K>(key), ready);
     if (!ready) return done_with(Lease(std::move(reference)));
-    return acquire_after<Lease>(std::move(ready), std::move(reference));
+    return acquire_after<Lease>(std::move(reference), std::move(ready));
   }
 
   template <class K>
@@ -167,7 +167,8 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
 
   // Acquire -------------------------------------------------------------------------------------
 
-  /// Returns a reference. `ready` is the event to wait for before its value can be used; null if that is possible now.
+  /// Returns a reference. Sets `ready` to the event to wait for before its value can be used. Leaves it null if the
+  /// value can be used now.
   template <class K>
   Reference begin_acquire(K&& key, std::shared_ptr<AsyncEvent>& ready) {
     const std::size_t hash = lookup_.hash(key);
@@ -182,7 +183,7 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
         }
       }
     }
-    auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, *this);  // without the lock
+    auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, *this);  // allocated without the lock
     fresh->waiters = std::make_unique<Waiters<Entry>>();
     fresh->waiters->ready = std::make_shared<AsyncEvent>();
     std::unique_lock lock(mutex_);
@@ -202,11 +203,11 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
     return reference;
   }
 
-  /// The reference keeps the pool's Impl alive.
+  /// Acquires a key whose value has to be waited for. The reference keeps this object alive.
   template <class Lease>
-  static asio::awaitable<Lease> acquire_after(std::shared_ptr<AsyncEvent> ready, Reference reference) {
+  static asio::awaitable<Lease> acquire_after(Reference reference, std::shared_ptr<AsyncEvent> ready) {
     for (;;) {
-      co_await done_after(std::move(ready));
+      co_await done_after(ready);
       Impl& impl = reference.get()->owner();
       if (impl.is_ready(*reference.get())) break;
       // The value was cleared or discarded before this coroutine was resumed.
@@ -232,30 +233,23 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
     return false;
   }
 
-  // Release -------------------------------------------------------------------------------------
-
-  /// The time from which a ttl counts. Does not read the clock if there is no ttl.
-  Clock::time_point time_for_ttl() const noexcept {
-    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
-  }
-
   // What the state machine has decided ----------------------------------------------------------
 
-  /// Ends each transition. Unlocks if there is work to do.
+  /// To be called after each transition. Unlocks if there are actions to perform.
   void carry_out(std::unique_lock<std::mutex>& lock) {
     if (!armed_) arm_timer();
-    if (machine_.has_work()) do_work(lock);
+    if (machine_.has_actions()) perform_actions(lock);
   }
 
-  void do_work(std::unique_lock<std::mutex>& lock) {
+  void perform_actions(std::unique_lock<std::mutex>& lock) {
     const std::shared_ptr<Impl> self = this->shared_from_this();
-    auto work = machine_.take_work();
+    auto actions = machine_.take_actions();
     lock.unlock();
     const Disposal disposal;
-    if (work.to_delete != nullptr) Disposal::destroy_later(*work.to_delete);
-    if (work.deliver_events) runner_.deliver_events(self);
-    while (work.to_run != nullptr) {
-      auto& entry = static_cast<Entry&>(*std::exchange(work.to_run, work.to_run->next_task));
+    if (actions.to_delete != nullptr) Disposal::destroy_later(*actions.to_delete);
+    if (actions.deliver_events) runner_.deliver_events(self);
+    while (actions.to_run != nullptr) {
+      auto& entry = static_cast<Entry&>(*std::exchange(actions.to_run, actions.to_run->next_task));
       if (entry.state != State::finalizing)
         runner_.run_factory(self, entry);
       else if (runner_.has_finalizer())
@@ -263,7 +257,7 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
       else
         Disposal::destroy_later(entry);
     }
-    Disposal::set_later(std::move(work.to_set));
+    Disposal::set_later(std::move(actions.to_set));
   }
 
   /// An entry that is being finalized without a finalizer, or else a chain of entries in State::removed.
@@ -354,6 +348,11 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
 
   // Expiry --------------------------------------------------------------------------------------
 
+  /// The time from which a ttl counts. Does not read the clock if there is no ttl.
+  Clock::time_point time_for_ttl() const noexcept {
+    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
+  }
+
   void arm_timer() {
     if (const Deadline due = machine_.next_due()) {
       armed_ = true;
@@ -383,7 +382,7 @@ class Impl final : public std::enable_shared_from_this<Impl<Key, Value, Hash, Eq
   }
 
   [[no_unique_address]] Lookup<Key, Hash, Equal> lookup_;
-  mutable std::mutex mutex_;  // guards the next four members
+  mutable std::mutex mutex_;  // guards machine_, armed_, self_ and timer_
   StateMachine<Entry, Lookup<Key, Hash, Equal>> machine_;
   bool armed_ = false;          // a wait of the timer is pending, or its due entries are being processed
   std::shared_ptr<Impl> self_;  // set while the pool is destroyed and entries remain

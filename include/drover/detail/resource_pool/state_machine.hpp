@@ -10,11 +10,11 @@
 #include <utility>
 
 #include <drover/detail/context/async_event.hpp>
+#include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
-#include <drover/detail/resource_pool/work.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -32,7 +32,7 @@ struct Counts {
 };
 
 /// The states of all entries and every decision about them, as plain data: no lock, no clock, no executor. The
-/// transitions collect the resulting work, and take_work() returns it, so that it is done without the lock.
+/// transitions collect the resulting actions, and take_actions() returns them, to be performed without the lock.
 template <class Entry, class Lookup>
 class StateMachine {
  public:
@@ -98,7 +98,7 @@ class StateMachine {
     ++entries_;
     ++states_[index(fresh.state = State::creating)];
     add_reference(fresh);
-    work_.run(fresh);
+    actions_.run(fresh);
   }
 
   /// The key is being finalized: its next value will be created after that. The caller gets a reference to it.
@@ -130,11 +130,11 @@ class StateMachine {
 
   void factory_succeeded(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
     entry.value = std::move(value);
-    work_.set_event(entry.waiters->ready);
+    actions_.set_event(entry.waiters->ready);
     record_event(EventKind::made, entry);
     if (entry.cleared) {
       set_state(entry, State::finalizing);
-      return work_.run(entry);
+      return actions_.run(entry);
     }
     entry.waiters.reset();
     if (entry.references.load(std::memory_order_relaxed) > 0) return set_state(entry, State::leased);
@@ -143,8 +143,8 @@ class StateMachine {
 
   /// Returns true if no coroutine waits for the value, so that no coroutine receives the error.
   bool factory_failed(Entry& entry, std::exception_ptr error) noexcept {
-    work_.set_event(entry.waiters->ready);
-    work_.set_event(entry.waiters->ended);
+    actions_.set_event(entry.waiters->ready);
+    actions_.set_event(entry.waiters->ended);
     if (entry.cleared) finish_ending(entry);
     record_event(EventKind::failed, entry, error);
     entry.waiters->error = std::move(error);
@@ -161,12 +161,12 @@ class StateMachine {
     finish_ending(entry);
     remove(entry);
     if (entry.waiters) {
-      work_.set_event(entry.waiters->ended);
+      actions_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
         table_.insert(*successor);  // does not allocate: remove() has just made room
         ++states_[index(successor->state = State::creating)];
-        work_.run(*successor);
+        actions_.run(*successor);
       }
     }
     if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
@@ -245,12 +245,12 @@ class StateMachine {
   /// An event that is set when all entries that are ending now have ended; null if there are none.
   std::shared_ptr<AsyncEvent> all_ended_event() { return ending_.all_ended_event(); }
 
-  // Work ----------------------------------------------------------------------------------------
+  // Actions and events ---------------------------------------------------------------------------
 
-  bool has_work() const noexcept { return !work_.empty(); }
-  Work<Entry> take_work() noexcept { return work_.take(); }
+  bool has_actions() const noexcept { return !actions_.empty(); }
+  Actions<Entry> take_actions() noexcept { return actions_.take(); }
 
-  /// This number of entries from take_work() has been deleted.
+  /// This number of entries from take_actions() has been deleted.
   void deleted(std::size_t entries) noexcept { entries_ -= entries; }
 
   /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
@@ -307,11 +307,11 @@ class StateMachine {
   void begin_finalizing(Entry& entry) noexcept {
     set_state(entry, State::finalizing);
     ending_.add(entry);
-    work_.run(entry);
+    actions_.run(entry);
   }
 
   void finish_ending(Entry& entry) noexcept {
-    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { work_.set_event(event); });
+    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { actions_.set_event(event); });
   }
 
   /// Without a call of the finalizer.
@@ -326,12 +326,12 @@ class StateMachine {
   }
 
   void defer_delete(Entry& entry) noexcept {
-    if (entry.pending_events == 0) work_.delete_entry(entry);
+    if (entry.pending_events == 0) actions_.delete_entry(entry);
   }
 
   void record_event(EventKind kind, Entry& entry, std::exception_ptr error = {}) noexcept {
     if (!rules_.events || closed_) return;
-    if (events_.push(kind, entry, std::move(error))) work_.deliver_events();
+    if (events_.push(kind, entry, std::move(error))) actions_.deliver_events();
   }
 
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
@@ -350,7 +350,7 @@ class StateMachine {
   EndingEntries<Entry> ending_;
   std::array<std::size_t, 7> states_{};
   std::size_t entries_ = 0;
-  WorkCollector<Entry> work_;
+  ActionCollector<Entry> actions_;
   EventQueue<Entry> events_;
   bool closed_ = false;
 };
