@@ -17,11 +17,13 @@
 
 #include <drover/resource_pool.hpp>
 
+#include "support/resource_pool_fixture.hpp"
 #include "support/resource_pool_run.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
+using pool_test::acquire_into;
 using pool_test::breathe;
 using pool_test::Ending;
 using pool_test::Gate;
@@ -37,10 +39,6 @@ struct Counter {
     return [this](const std::string&) -> asio::awaitable<int> { co_return ++made; };
   }
 };
-
-asio::awaitable<void> acquire_into(Pool& pool, std::string key, Pool::Lease& lease) {
-  lease = co_await pool.acquire(std::move(key));
-}
 
 TEST(ResourcePool, MissCreatesAValueAndHitSharesIt) {
   asio::io_context context;

@@ -14,105 +14,89 @@
 
 #include <drover/resource_pool.hpp>
 
+#include "support/resource_pool_fixture.hpp"
 #include "support/resource_pool_run.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
+using pool_test::acquire_into;
 using pool_test::breathe;
 using pool_test::Ending;
 using pool_test::Gate;
 using pool_test::make_gate;
+using pool_test::NumberedPool;
 using pool_test::pass;
 using pool_test::run;
 using Pool = drover::ResourcePool<int, int>;
 
-asio::awaitable<void> acquire_into(Pool& pool, int key, Pool::Lease& lease) { lease = co_await pool.acquire(key); }
-
-/// A pool whose values are numbered in the order of their creation, and which records the values that it finalizes.
-struct Recorded {
-  explicit Recorded(drover::Duration ttl)
-      : pool(context.get_executor(), [this](int) { return ++made; },
-             {.ttl = ttl,
-              .finalizer = [this](int& value) -> asio::awaitable<void> {
-                co_await breathe();
-                finalized.push_back(value);
-              },
-              .on_error = [this](std::exception_ptr) { ++errors; }}) {}
-
-  int made = 0, errors = 0;
-  std::vector<int> finalized;
-  asio::io_context context;
-  Pool pool;
-};
-
 TEST(ResourcePoolExpire, FinalizesAnIdleValueNow) {
-  Recorded r(1h);
-  run(r.context, [&]() -> asio::awaitable<void> {
+  NumberedPool n(1h);
+  run(n.context, [&]() -> asio::awaitable<void> {
     {
-      auto lease = co_await r.pool.acquire(1);
+      auto lease = co_await n.pool.acquire(1);
     }
-    co_await r.pool.expire(1);
-    EXPECT_EQ(r.finalized, std::vector{1});
-    EXPECT_EQ(r.pool.stats().total_entries, 0u);
-    co_await r.pool.expire(1);  // a missing key: nothing happens
+    co_await n.pool.expire(1);
+    EXPECT_EQ(n.finalized, std::vector{1});
+    EXPECT_EQ(n.pool.stats().total_entries, 0u);
+    co_await n.pool.expire(1);  // a missing key: nothing happens
   });
 }
 
 TEST(ResourcePoolExpire, FinalizesALeasedValueAtItsLastRelease) {
-  Recorded r(1h);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
-    co_await r.pool.expire(1);
-    EXPECT_EQ(r.pool.stats().referenced_entries, 1u);
+  NumberedPool n(1h);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await n.pool.acquire(1);
+    co_await n.pool.expire(1);
+    EXPECT_EQ(n.pool.stats().referenced_entries, 1u);
     co_await lease.release();
-    EXPECT_EQ(r.finalized, std::vector{1});
+    EXPECT_EQ(n.finalized, std::vector{1});
   });
 }
 
 TEST(ResourcePoolExpire, IsCancelledByAnotherAcquire) {
-  Recorded r(1h);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
-    co_await r.pool.expire(1);
-    auto again = r.pool.try_acquire(1);
+  NumberedPool n(1h);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await n.pool.acquire(1);
+    co_await n.pool.expire(1);
+    auto again = n.pool.try_acquire(1);
     EXPECT_TRUE(again);
     co_await lease.release();
     co_await again->release();
-    EXPECT_TRUE(r.finalized.empty());
-    EXPECT_EQ(r.pool.stats().pending_cleanup, 1u);
+    EXPECT_TRUE(n.finalized.empty());
+    EXPECT_EQ(n.pool.stats().pending_cleanup, 1u);
   });
 }
 
 // The remaining leases of a cleared value do not affect its successor.
 TEST(ResourcePoolClear, FinalizesALeasedValueNow) {
-  Recorded r(0s);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto stale = co_await r.pool.acquire(1);
-    auto staler = co_await r.pool.acquire(1);
-    co_await r.pool.clear(1);
-    EXPECT_EQ(r.finalized, std::vector{1});
-    EXPECT_EQ(r.pool.stats().total_entries, 0u);
-    auto fresh = co_await r.pool.acquire(1);
+  NumberedPool n(0s);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto stale = co_await n.pool.acquire(1);
+    auto staler = co_await n.pool.acquire(1);
+    co_await n.pool.clear(1);
+    EXPECT_EQ(n.finalized, std::vector{1});
+    EXPECT_EQ(n.pool.stats().total_entries, 0u);
+    auto fresh = co_await n.pool.acquire(1);
     EXPECT_EQ(*fresh, 2);
     EXPECT_EQ(*stale, 1);  // finalized, but not destroyed while it is leased
     co_await stale.release();
     staler = Pool::Lease{};
-    EXPECT_EQ(r.pool.stats().referenced_entries, 1u);
-    EXPECT_EQ(r.finalized, std::vector{1});
+    EXPECT_EQ(n.pool.stats().referenced_entries, 1u);
+    EXPECT_EQ(n.finalized, std::vector{1});
     co_await fresh.release();
-    EXPECT_EQ(r.finalized, (std::vector{1, 2}));
+    EXPECT_EQ(n.finalized, (std::vector{1, 2}));
   });
 }
 
 TEST(ResourcePoolClear, ThrowsOutOfRangeForAMissingKey) {
-  Recorded r(0s);
-  EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
-    co_await r.pool.clear(1);
-    EXPECT_THROW((void)r.pool.clear(1), std::out_of_range);
-    co_await r.pool.clear();  // an empty pool is not an error
+  NumberedPool n(0s);
+  EXPECT_THROW((void)n.pool.clear(1), std::out_of_range);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await n.pool.acquire(1);
+    co_await n.pool.clear(1);
+    EXPECT_THROW((void)n.pool.clear(1), std::out_of_range);
+    co_await n.pool.clear();  // an empty pool is not an error
   });
 }
 
@@ -187,21 +171,21 @@ TEST(ResourcePoolClear, ReportsFailedFinalizersAndGoesOn) {
 }
 
 TEST(ResourcePoolClear, CancelledStillFinalizesTheRest) {
-  Recorded r(1h);
+  NumberedPool n(1h);
   asio::cancellation_signal signal;
   Ending ending;
-  run(r.context, [&]() -> asio::awaitable<void> {
-    for (int key = 0; key < 5; ++key) auto lease = co_await r.pool.acquire(key);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    for (int key = 0; key < 5; ++key) auto lease = co_await n.pool.acquire(key);
   });
-  asio::co_spawn(r.context, r.pool.clear(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
-  r.context.restart();
-  r.context.run_one();
-  r.context.run_one();
+  asio::co_spawn(n.context, n.pool.clear(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+  n.context.restart();
+  n.context.run_one();
+  n.context.run_one();
   signal.emit(asio::cancellation_type::terminal);
-  r.context.run();
+  n.context.run();
   EXPECT_TRUE(ending.failed_with<asio::system_error>());
-  EXPECT_EQ(r.finalized.size(), 5u);
-  EXPECT_EQ(r.pool.stats().total_entries, 0u);
+  EXPECT_EQ(n.finalized.size(), 5u);
+  EXPECT_EQ(n.pool.stats().total_entries, 0u);
 }
 
 TEST(ResourcePoolClear, FinalizesAllKeysAtTheSameTime) {
@@ -221,30 +205,30 @@ TEST(ResourcePoolClear, FinalizesAllKeysAtTheSameTime) {
 }
 
 TEST(ResourcePoolRelease, CancelledStillReturnsTheLease) {
-  Recorded r(0s);
-  run(r.context, [&]() -> asio::awaitable<void> {
+  NumberedPool n(0s);
+  run(n.context, [&]() -> asio::awaitable<void> {
     asio::cancellation_signal signal;
     Ending ending;
-    auto lease = co_await r.pool.acquire(1);
+    auto lease = co_await n.pool.acquire(1);
     auto releasing = lease.release();
-    EXPECT_EQ(r.pool.stats().referenced_entries, 0u);  // before the release is awaited
-    asio::co_spawn(r.context, std::move(releasing), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+    EXPECT_EQ(n.pool.stats().referenced_entries, 0u);  // before the release is awaited
+    asio::co_spawn(n.context, std::move(releasing), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
     signal.emit(asio::cancellation_type::terminal);
     co_await breathe();
     co_await breathe();
     EXPECT_TRUE(ending.failed_with<asio::system_error>());
-    EXPECT_EQ(r.finalized, std::vector{1});
-    EXPECT_EQ(r.pool.stats().total_entries, 0u);
+    EXPECT_EQ(n.finalized, std::vector{1});
+    EXPECT_EQ(n.pool.stats().total_entries, 0u);
   });
 }
 
 TEST(ResourcePoolRelease, WorksInACancelledCoroutine) {
-  Recorded r(0s);
+  NumberedPool n(0s);
   asio::cancellation_signal signal;
   Ending ending;
   const Gate never = make_gate();
   auto body = [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
+    auto lease = co_await n.pool.acquire(1);
     std::exception_ptr error;
     try {
       co_await pass(never);
@@ -254,35 +238,35 @@ TEST(ResourcePoolRelease, WorksInACancelledCoroutine) {
     EXPECT_TRUE(error);
     co_await lease.release();
   };
-  asio::co_spawn(r.context, body(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
-  r.context.poll();
+  asio::co_spawn(n.context, body(), asio::bind_cancellation_slot(signal.slot(), ending.handler()));
+  n.context.poll();
   signal.emit(asio::cancellation_type::terminal);
-  r.context.restart();
-  r.context.run();
+  n.context.restart();
+  n.context.run();
   EXPECT_TRUE(ending.ended);
-  EXPECT_EQ(r.finalized, std::vector{1});
+  EXPECT_EQ(n.finalized, std::vector{1});
 }
 
 TEST(ResourcePoolRelease, CalledTwiceIsALogicError) {
-  Recorded r(1h);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
+  NumberedPool n(1h);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await n.pool.acquire(1);
     co_await lease.release();
     EXPECT_THROW((void)lease.release(), std::logic_error);
-    EXPECT_EQ(r.pool.stats().pending_cleanup, 1u);
+    EXPECT_EQ(n.pool.stats().pending_cleanup, 1u);
   });
 }
 
 TEST(ResourcePoolLease, IfEmptyThrowsLogicError) {
-  Recorded r(1h);
+  NumberedPool n(1h);
   Pool::Lease empty;
   EXPECT_FALSE(empty);
   EXPECT_THROW((void)*empty, std::logic_error);
   EXPECT_THROW((void)empty.operator->(), std::logic_error);
   EXPECT_THROW((void)empty.key(), std::logic_error);
   EXPECT_THROW((void)empty.release(), std::logic_error);
-  run(r.context, [&]() -> asio::awaitable<void> {
-    auto lease = co_await r.pool.acquire(1);
+  run(n.context, [&]() -> asio::awaitable<void> {
+    auto lease = co_await n.pool.acquire(1);
     auto moved = std::move(lease);
     EXPECT_FALSE(lease);  // NOLINT(bugprone-use-after-move): that is what is tested
     EXPECT_THROW((void)*lease, std::logic_error);
@@ -301,10 +285,10 @@ TEST(ResourcePool, RefusesNegativeTtlAndNullFactories) {
 }
 
 TEST(ResourcePool, MovedFromThrowsLogicError) {
-  Recorded r(1h);
-  Pool moved = std::move(r.pool);
-  EXPECT_THROW((void)r.pool.stats(), std::logic_error);
-  EXPECT_THROW((void)r.pool.acquire(1), std::logic_error);
+  NumberedPool n(1h);
+  Pool moved = std::move(n.pool);
+  EXPECT_THROW((void)n.pool.stats(), std::logic_error);
+  EXPECT_THROW((void)n.pool.acquire(1), std::logic_error);
   EXPECT_EQ(moved.stats().total_entries, 0u);
 }
 

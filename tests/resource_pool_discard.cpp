@@ -20,44 +20,25 @@
 
 #include <drover/resource_pool.hpp>
 
+#include "support/resource_pool_fixture.hpp"
 #include "support/resource_pool_run.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
+using pool_test::acquire_into;
 using pool_test::breathe;
 using pool_test::Ending;
 using pool_test::Gate;
 using pool_test::make_gate;
+using pool_test::NumberedPool;
 using pool_test::pass;
 using pool_test::run;
 using Pool = drover::ResourcePool<int, int>;
 using Kind = Pool::Event::Kind;
 
-asio::awaitable<void> acquire_into(Pool& pool, int key, Pool::Lease& lease) { lease = co_await pool.acquire(key); }
-
-/// A pool whose values are numbered in the order of their creation. The value with the number `slow` waits for the gate
-/// in its finalizer.
-struct Numbered {
-  explicit Numbered(drover::Duration ttl)
-      : pool(context.get_executor(), [this](int) { return ++made; },
-             {.ttl = ttl,
-              .finalizer = [this](int& value) -> asio::awaitable<void> {
-                if (value == slow) co_await pass(gate);
-                finalized.push_back(value);
-              },
-              .on_event = [this](const Pool::Event& event) { events.push_back(event.kind); }}) {}
-
-  int made = 0, slow = 0;
-  std::vector<int> finalized;
-  std::vector<Kind> events;
-  Gate gate = make_gate();
-  asio::io_context context;
-  Pool pool;
-};
-
 TEST(ResourcePoolDiscard, NextAcquireCreatesANewValue) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto broken = co_await n.pool.acquire(1);
     broken.discard();
@@ -77,7 +58,7 @@ TEST(ResourcePoolDiscard, NextAcquireCreatesANewValue) {
 }
 
 TEST(ResourcePoolDiscard, NewValueDoesNotWaitForOtherLeases) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto first = co_await n.pool.acquire(1);
     auto second = co_await n.pool.acquire(1);
@@ -93,7 +74,7 @@ TEST(ResourcePoolDiscard, NewValueDoesNotWaitForOtherLeases) {
 }
 
 TEST(ResourcePoolDiscard, NewValueDoesNotWaitForTheFinalizer) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   n.slow = 1;
   run(n.context, [&]() -> asio::awaitable<void> {
     auto broken = co_await n.pool.acquire(1);
@@ -112,7 +93,7 @@ TEST(ResourcePoolDiscard, NewValueDoesNotWaitForTheFinalizer) {
 }
 
 TEST(ResourcePoolDiscard, OfAnOldValueDoesNotAffectTheNewOne) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto first = co_await n.pool.acquire(1);
     auto second = co_await n.pool.acquire(1);
@@ -126,12 +107,12 @@ TEST(ResourcePoolDiscard, OfAnOldValueDoesNotAffectTheNewOne) {
     if (shared) {
       EXPECT_EQ(&**shared, &*fresh);
     }
-    EXPECT_EQ(n.made, 2);
+    EXPECT_EQ(n.created, 2);
   });
 }
 
 TEST(ResourcePoolDiscard, OfAClearedValueDoesNothing) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto stale = co_await n.pool.acquire(1);
     co_await n.pool.clear(1);
@@ -146,7 +127,7 @@ TEST(ResourcePoolDiscard, OfAClearedValueDoesNothing) {
 }
 
 TEST(ResourcePoolDiscard, OfAnEmptyLeaseIsALogicError) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   Pool::Lease empty;
   EXPECT_THROW(empty.discard(), std::logic_error);
   run(n.context, [&]() -> asio::awaitable<void> {
@@ -157,7 +138,7 @@ TEST(ResourcePoolDiscard, OfAnEmptyLeaseIsALogicError) {
 }
 
 TEST(ResourcePoolDiscard, WorksInACancelledCoroutine) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   const Gate never = make_gate();
   asio::cancellation_signal signal;
   Ending ending;
@@ -181,7 +162,7 @@ TEST(ResourcePoolDiscard, WorksInACancelledCoroutine) {
 
 // The value has been created, but not every waiting coroutine has been resumed when the first one discards it.
 TEST(ResourcePoolDiscard, GivesRemainingWaitersANewValue) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   Pool::Lease second;
   run(n.context, [&]() -> asio::awaitable<void> {
     const auto find_it_broken = [](Pool& pool) -> asio::awaitable<void> {
@@ -201,7 +182,7 @@ TEST(ResourcePoolDiscard, GivesRemainingWaitersANewValue) {
 }
 
 TEST(ResourcePoolDiscard, ValueCountsUntilItIsFinalized) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   n.slow = 1;
   const auto expect = [&](std::size_t total, std::size_t referenced, std::size_t pending) {
     const auto stats = n.pool.stats();
@@ -228,7 +209,7 @@ TEST(ResourcePoolDiscard, ValueCountsUntilItIsFinalized) {
 }
 
 TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValues) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   n.slow = 1;
   run(n.context, [&]() -> asio::awaitable<void> {
     auto broken = co_await n.pool.acquire(1);
@@ -254,7 +235,7 @@ TEST(ResourcePoolDiscard, ClearWaitsForDiscardedValues) {
 }
 
 TEST(ResourcePoolDiscard, IsReportedAsAnEvent) {
-  Numbered n(1h);
+  NumberedPool n(1h);
   run(n.context, [&]() -> asio::awaitable<void> {
     auto lease = co_await n.pool.acquire(1);
     lease.discard();

@@ -25,11 +25,13 @@
 
 #include <drover/resource_pool.hpp>
 
+#include "support/resource_pool_fixture.hpp"
 #include "support/resource_pool_run.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
+using pool_test::acquire_into;
 using pool_test::breathe;
 using pool_test::Ending;
 using pool_test::Gate;
@@ -38,10 +40,6 @@ using pool_test::pass;
 using pool_test::run;
 using Value = std::shared_ptr<int>;
 using Pool = drover::ResourcePool<std::string, Value>;
-
-asio::awaitable<void> acquire_into(Pool& pool, std::string key, Pool::Lease& lease) {
-  lease = co_await pool.acquire(std::move(key));
-}
 
 /// One key in each state, on a kind of context that the test chooses.
 struct Scene {

@@ -100,7 +100,7 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
     case Op::cancel: {
       std::set<int> waiters;
       for (const auto& [k, e] : model.entries) {
-        if (e.state == Entry::State::making) waiters.insert(e.holders.begin(), e.holders.end());
+        if (e.state == Entry::State::creating) waiters.insert(e.holders.begin(), e.holders.end());
         waiters.insert(e.queue.begin(), e.queue.end());
       }
       if (waiters.empty()) return false;
@@ -111,7 +111,7 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
     case Op::expire: model.expire(key, id); return driver.expire(key, id), true;
     case Op::clear_key: {
       if (!model.entries.contains(key)) {
-        EXPECT_THROW((void)driver.core().clear(key), std::out_of_range);
+        EXPECT_THROW((void)driver.impl().clear(key), std::out_of_range);
         return false;
       }
       model.clear(key, id);
@@ -129,10 +129,10 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
       return driver.advance(by), true;
     }
     case Op::factory: {
-      if (driver.making.empty()) return false;
-      const Generation of = pick(driver.making, step.which)->first;
+      if (driver.creating.empty()) return false;
+      const Generation of = pick(driver.creating, step.which)->first;
       model.factory_ends(of.key, outcome(step.how));
-      return driver.end(driver.making, of, outcome(step.how)), true;
+      return driver.end(driver.creating, of, outcome(step.how)), true;
     }
     case Op::finalizer: {
       if (driver.finalizing.empty()) return false;
@@ -145,35 +145,35 @@ bool perform(const Step& step, int id, Model& model, Driver& driver) {
 }
 
 void compare(Model& model, Driver& driver) {
-  const auto counts = driver.core().counts();
+  const auto counts = driver.impl().counts();
   require(counts.total == model.entries.size() + model.discarded.size(), "total_entries");
-  require(counts.referenced == model.count(Entry::State::live) + model.count_discarded(false), "referenced_entries");
+  require(counts.referenced == model.count(Entry::State::leased) + model.count_discarded(false), "referenced_entries");
   require(counts.pending ==
               model.count(Entry::State::idle) + model.count(Entry::State::finalizing) + model.count_discarded(true),
           "pending_cleanup");
-  const auto pending = driver.core().pending();
+  const auto pending = driver.impl().pending();
   require(pending.size() == counts.pending, "pending_cleanup() and its number");
   const auto first_idle = pending.end() - static_cast<std::ptrdiff_t>(model.idle.size());
   require(std::equal(first_idle, pending.end(), model.idle.begin()), "the order of the idle ones");
-  std::multiset<int> leaving;
+  std::multiset<int> finalizing;
   for (const auto& [key, e] : model.entries)
-    if (e.state == Entry::State::finalizing) leaving.insert(key);
+    if (e.state == Entry::State::finalizing) finalizing.insert(key);
   for (const auto& [of, d] : model.discarded)
-    if (d.finalizing) leaving.insert(of.key);
-  require(std::multiset<int>(pending.begin(), first_idle) == leaving, "the keys that are being finalized");
+    if (d.finalizing) finalizing.insert(of.key);
+  require(std::multiset<int>(pending.begin(), first_idle) == finalizing, "the keys that are being finalized");
 
   require(driver.leases.size() == model.leases.size(), "who has got a lease");
   for (const auto& [id, of] : model.leases) {
     const auto lease = driver.leases.find(id);
-    require(lease != driver.leases.end() && lease->second.hold.get()->key == of.key, "the lease of a key");
-    const auto* const node = lease->second.hold.get();
-    require(node->value->which == of, "the lease of another value");
+    require(lease != driver.leases.end() && lease->second.reference.get()->key == of.key, "the lease of a key");
+    const auto* const leased = lease->second.reference.get();
+    require(leased->value->which == of, "the lease of another value");
     const auto entry = model.entries.find(of.key);
-    const auto set_aside = model.discarded.find(of);
-    const bool live =
-        entry != model.entries.end() && entry->second.number == of.number && entry->second.state == Entry::State::live;
-    const bool good = live || (set_aside != model.discarded.end() && !set_aside->second.finalizing);
-    require(good == !node->cleared, "finalized while leased, and not by clear()");
+    const auto kept = model.discarded.find(of);
+    const bool current = entry != model.entries.end() && entry->second.number == of.number &&
+                         entry->second.state == Entry::State::leased;
+    const bool good = current || (kept != model.discarded.end() && !kept->second.finalizing);
+    require(good == !leased->cleared, "finalized while leased, and not by clear()");
   }
   require(driver.refused == model.refused, "who got an error");
   driver.refused.clear();

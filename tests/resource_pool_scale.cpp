@@ -74,8 +74,8 @@ TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   using Impl = drover::detail::resource_pool::Impl<int, int, std::hash<int>, std::equal_to<int>, pool_model::FakeTime>;
   struct Lease {
     Lease() = default;
-    explicit Lease(Impl::Reference h) : hold(std::move(h)) {}
-    Impl::Reference hold;
+    explicit Lease(Impl::Reference r) : reference(std::move(r)) {}
+    Impl::Reference reference;
   };
   asio::io_context context;
   pool_model::FakeTime::current = {};
@@ -83,25 +83,25 @@ TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   Impl::Callbacks callbacks;
   callbacks.factory =
       std::make_unique<drover::detail::resource_pool::TypedFactory<int, int, decltype(factory)>>(factory);
-  const auto core = std::make_shared<Impl>(
+  const auto impl = std::make_shared<Impl>(
       context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false}, std::move(callbacks));
   pool_test::run(context, [&]() -> asio::awaitable<void> {
     for (int key = 0; key < count; ++key) {
       pool_model::FakeTime::current += 1us;
-      auto lease = co_await core->acquire<Lease>(key);
+      auto lease = co_await impl->acquire<Lease>(key);
     }
   });
-  EXPECT_EQ(core->counts().pending, static_cast<std::size_t>(count));
+  EXPECT_EQ(impl->counts().pending, static_cast<std::size_t>(count));
   // The timer fires once for the first key that is due, and is armed for the next one that is left.
   pool_model::FakeTime::current = pool_model::Time{} + 1h + 100'000us;
   EXPECT_TRUE(pool_model::FakeTime::Timer::only->fire_if_due());
   context.restart();
   context.run();
-  EXPECT_EQ(core->counts().pending, static_cast<std::size_t>(count) - 100'000);
+  EXPECT_EQ(impl->counts().pending, static_cast<std::size_t>(count) - 100'000);
   pool_model::FakeTime::current += 1us;
   EXPECT_TRUE(pool_model::FakeTime::Timer::only->fire_if_due());
   EXPECT_FALSE(pool_model::FakeTime::Timer::only->fire_if_due());
-  core->close();
+  impl->close();
 }
 
 }  // namespace

@@ -159,7 +159,7 @@ class ResourcePool {
     detail::require_not_negative(options.ttl, "ResourcePool::Options::ttl");
     if (detail::resource_pool::is_null(factory))
       throw std::invalid_argument("drover::ResourcePool: the factory is a null function");
-    core_ = make_core(executor,
+    impl_ = make_impl(executor,
                       std::make_unique<detail::resource_pool::TypedFactory<Key, Value, Factory>>(std::move(factory)),
                       std::move(options));
   }
@@ -169,11 +169,11 @@ class ResourcePool {
   ResourcePool(ResourcePool&&) noexcept = default;
   ResourcePool& operator=(ResourcePool&& other) noexcept {
     ResourcePool old(std::move(*this));
-    core_ = std::move(other.core_);
+    impl_ = std::move(other.impl_);
     return *this;
   }
   ~ResourcePool() {
-    if (core_) core_->close();
+    if (impl_) impl_->close();
   }
 
   /// Leases the value of a key. If the value is leased or idle, this does not suspend; an idle value is revived, and
@@ -186,21 +186,21 @@ class ResourcePool {
   /// call itself and leave the pool unchanged.
   /// *Cancellation:* ends the waiting of this caller only. A running factory continues, and its value is kept idle for
   /// its ttl even if nobody waits for it any more.
-  [[nodiscard]] asio::awaitable<Lease> acquire(Key key) { return core().template acquire<Lease>(std::move(key)); }
+  [[nodiscard]] asio::awaitable<Lease> acquire(Key key) { return impl().template acquire<Lease>(std::move(key)); }
 
   template <class K>
     requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
   [[nodiscard]] asio::awaitable<Lease> acquire(const K& key) {
-    return core().template acquire<Lease>(key);
+    return impl().template acquire<Lease>(key);
   }
 
   /// Leases the value if it is leased or idle, otherwise returns nullopt. Never suspends.
-  [[nodiscard]] std::optional<Lease> try_acquire(const Key& key) { return lease(core().try_acquire(key)); }
+  [[nodiscard]] std::optional<Lease> try_acquire(const Key& key) { return lease(impl().try_acquire(key)); }
 
   template <class K>
     requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
   [[nodiscard]] std::optional<Lease> try_acquire(const K& key) {
-    return lease(core().try_acquire(key));
+    return lease(impl().try_acquire(key));
   }
 
   /// Stops keeping a value that is still good. An idle value is finalized now, and the awaitable waits for that. If the
@@ -209,12 +209,12 @@ class ResourcePool {
   /// no effect. Since the value may be handed out again, use Lease::discard() for a bad one.
   ///
   /// *Cancellation:* ends the waiting only.
-  [[nodiscard]] asio::awaitable<void> expire(Key key) { return core().expire(key); }
+  [[nodiscard]] asio::awaitable<void> expire(Key key) { return impl().expire(key); }
 
   template <class K>
     requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
   [[nodiscard]] asio::awaitable<void> expire(const K& key) {
-    return core().expire(key);
+    return impl().expire(key);
   }
 
   /// Finalizes the value of a key now, even if it is leased, and waits for that. Its leases keep the object (finalized,
@@ -225,12 +225,12 @@ class ResourcePool {
   ///
   /// *Errors:* std::out_of_range from the call itself if there is no such key.
   /// *Cancellation:* ends the waiting only.
-  [[nodiscard]] asio::awaitable<void> clear(Key key) { return core().clear(key); }
+  [[nodiscard]] asio::awaitable<void> clear(Key key) { return impl().clear(key); }
 
   template <class K>
     requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
   [[nodiscard]] asio::awaitable<void> clear(const K& key) {
-    return core().clear(key);
+    return impl().clear(key);
   }
 
   /// Clears all keys at the same time, and waits until all of them are finalized, including the keys that were already
@@ -238,24 +238,24 @@ class ResourcePool {
   /// passed to on_error and stops nothing.
   ///
   /// *Cancellation:* ends the waiting only.
-  [[nodiscard]] asio::awaitable<void> clear() { return core().clear(); }
+  [[nodiscard]] asio::awaitable<void> clear() { return impl().clear(); }
 
   Stats stats() const {
-    const auto counts = core().counts();
+    const auto counts = impl().counts();
     return {counts.total, counts.referenced, counts.pending};
   }
 
   /// The keys that Stats::pending_cleanup counts: first the keys being finalized, then the idle ones in the order of
   /// their expiry. A key with discarded values may occur more than once.
-  std::vector<Key> pending_cleanup() const { return core().pending(); }
+  std::vector<Key> pending_cleanup() const { return impl().pending(); }
 
  private:
-  static std::optional<Lease> lease(typename Impl::Reference hold) {
-    if (hold.get() == nullptr) return std::nullopt;
-    return Lease(std::move(hold));
+  static std::optional<Lease> lease(typename Impl::Reference reference) {
+    if (reference.get() == nullptr) return std::nullopt;
+    return Lease(std::move(reference));
   }
 
-  static std::shared_ptr<Impl> make_core(const asio::any_io_executor& executor,
+  static std::shared_ptr<Impl> make_impl(const asio::any_io_executor& executor,
                                          std::unique_ptr<detail::resource_pool::Factory<Key, Value>> factory,
                                          Options options) {
     // Named as the base class: another std::function would take a Finalizer for a function to wrap, even an empty one.
@@ -264,19 +264,19 @@ class ResourcePool {
     std::function<void(const Event&)>& on_event_given = options.on_event;
     typename Impl::Callbacks callbacks{std::move(factory), std::move(finalizer), std::move(on_error), {}};
     if (on_event_given)
-      callbacks.on_event = [on_event = std::move(on_event_given)](auto what, const Key& key, const auto& error) {
-        on_event(Event{static_cast<typename Event::Kind>(what), key, error});  // the same enumerators
+      callbacks.on_event = [on_event = std::move(on_event_given)](auto kind, const Key& key, const auto& error) {
+        on_event(Event{static_cast<typename Event::Kind>(kind), key, error});  // the same enumerators
       };
     const detail::resource_pool::Rules rules{options.ttl, options.max_idle, callbacks.on_event != nullptr};
     return std::make_shared<Impl>(executor, rules, std::move(callbacks));
   }
 
-  Impl& core() const {
-    if (!core_) throw std::logic_error("drover::ResourcePool: this pool has been moved from");
-    return *core_;
+  Impl& impl() const {
+    if (!impl_) throw std::logic_error("drover::ResourcePool: this pool has been moved from");
+    return *impl_;
   }
 
-  std::shared_ptr<Impl> core_;
+  std::shared_ptr<Impl> impl_;
 };
 
 /// One holder's share of a value. Move-only. A lease belongs to one value: after clear() or discard() it still holds
@@ -291,7 +291,7 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   /// An empty lease: it converts to false, and its other members throw std::logic_error.
   Lease() = default;
 
-  explicit operator bool() const noexcept { return hold_.get() != nullptr; }
+  explicit operator bool() const noexcept { return reference_.get() != nullptr; }
 
   Value& operator*() const { return *entry().value; }
   Value* operator->() const { return entry().value.get(); }
@@ -304,9 +304,9 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   /// *Errors:* std::logic_error from the call itself if the lease is empty or was released before.
   /// *Cancellation:* ends the waiting only.
   [[nodiscard]] asio::awaitable<void> release() {
-    auto& given_back = entry();
-    hold_.take();
-    return given_back.owner().release_and_wait(given_back);
+    auto& released = entry();
+    reference_.take();
+    return released.owner().release_and_wait(released);
   }
 
   /// Marks the value as bad, so that it is not handed out any more. The next acquire of its key creates a new value,
@@ -319,23 +319,23 @@ class ResourcePool<Key, Value, Hash, Equal>::Lease {
   ///
   /// *Errors:* std::logic_error if the lease is empty or was released before.
   void discard() {
-    auto& held = entry();
-    held.owner().discard(held);
+    auto& discarded = entry();
+    discarded.owner().discard(discarded);
   }
 
  private:
   friend class ResourcePool;
   friend Impl;
 
-  explicit Lease(typename Impl::Reference hold) noexcept : hold_(std::move(hold)) {}
+  explicit Lease(typename Impl::Reference reference) noexcept : reference_(std::move(reference)) {}
 
   typename Impl::Entry& entry() const {
-    if (hold_.get() == nullptr)
+    if (reference_.get() == nullptr)
       throw std::logic_error("drover::ResourcePool::Lease: this lease is empty, moved from or released already");
-    return *hold_.get();
+    return *reference_.get();
   }
 
-  typename Impl::Reference hold_;
+  typename Impl::Reference reference_;
 };
 
 }}  // namespace drover::v1

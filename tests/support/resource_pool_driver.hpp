@@ -27,7 +27,7 @@
 
 namespace pool_model {
 
-/// A clock that stands still until it is told otherwise, and a timer that goes by it.
+/// A clock that the test advances, and a timer that uses it.
 struct FakeTime {
   static inline Time current{};
   static Time now() noexcept { return current; }
@@ -67,7 +67,7 @@ inline void require(bool holds, const char* what) {
   if (!holds) throw Mismatch(what);
 }
 
-/// A pool on a fake clock whose factories and finalizers end when they are told to.
+/// A pool on a fake clock, whose factories and finalizers run until the test ends them.
 class Driver {
  public:
   struct Value {
@@ -85,8 +85,8 @@ class Driver {
   using Impl = drover::detail::resource_pool::Impl<int, Value, std::hash<int>, std::equal_to<int>, FakeTime>;
   struct Lease {
     Lease() = default;
-    explicit Lease(Impl::Reference h) : hold(std::move(h)) {}
-    Impl::Reference hold;
+    explicit Lease(Impl::Reference r) : reference(std::move(r)) {}
+    Impl::Reference reference;
   };
 
   explicit Driver(Rules rules) {
@@ -97,14 +97,14 @@ class Driver {
         std::move(factory));
     callbacks.finalizer = [this](Value& value) { return finalize(value); };
     callbacks.on_error = [this](const std::exception_ptr&) { ++errors; };
-    core_ = std::make_shared<Impl>(context_.get_executor(),
+    impl_ = std::make_shared<Impl>(context_.get_executor(),
                                    drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false},
                                    std::move(callbacks));
   }
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
   ~Driver() {
-    core_->close();
+    impl_->close();
     leases.clear();
   }
 
@@ -131,27 +131,27 @@ class Driver {
   }
 
   void discard(int id) {
-    auto* const node = leases.at(id).hold.get();
-    Value& value = *node->value;
+    auto* const entry = leases.at(id).reference.get();
+    Value& value = *entry->value;
     if (!value.finalized && !value.discarded) {
       value.discarded = true;
       --alive_[value.which.key];
       discarded_.insert(value.which);
     }
-    core_->discard(*node);
+    impl_->discard(*entry);
     settle();
   }
 
-  /// Without a value to say whether: cancelled before it has ended.
+  /// If `cancelled`, the wait is cancelled at once.
   void release(int id, int wait, bool cancelled) {
     Lease lease = std::move(leases.at(id));
     leases.erase(id);
-    auto* const node = lease.hold.take();
-    await(core_->release_and_wait(*node), wait, cancelled);
+    auto* const entry = lease.reference.take();
+    await(impl_->release_and_wait(*entry), wait, cancelled);
   }
-  void expire(int key, int wait) { await(core_->expire(key), wait, false); }
-  void clear(int key, int wait) { await(core_->clear(key), wait, false); }
-  void clear(int wait, bool cancelled) { await(core_->clear(), wait, cancelled); }
+  void expire(int key, int wait) { await(impl_->expire(key), wait, false); }
+  void clear(int key, int wait) { await(impl_->clear(key), wait, false); }
+  void clear(int wait, bool cancelled) { await(impl_->clear(), wait, cancelled); }
 
   void advance(drover::Duration by) {
     FakeTime::current += by;
@@ -167,14 +167,14 @@ class Driver {
     settle();
   }
 
-  Impl& core() { return *core_; }
-  /// Discarded ones apart.
+  Impl& impl() { return *impl_; }
+  /// The number of values of a key, without the discarded ones.
   int alive(int key) { return alive_[key]; }
 
   std::map<int, Lease> leases;
   std::map<int, Outcome> refused;
   std::set<int> done;  // waits that have ended
-  std::map<Generation, std::shared_ptr<drover::detail::AsyncEvent>> making, finalizing;
+  std::map<Generation, std::shared_ptr<drover::detail::AsyncEvent>> creating, finalizing;
   std::map<int, int> made, finalized;
   int errors = 0;
 
@@ -195,11 +195,11 @@ class Driver {
   }
 
   asio::awaitable<std::unique_ptr<Value>> make(int key) {
-    require(alive(key) == 0 || kept_by_a_lease(key), "a value is made while the one before it is there");
+    require(alive(key) == 0 || kept_by_a_lease(key), "a value is created while the previous one exists");
     require(!anything_runs_for(key), "a factory runs beside another call for its key");
     const auto gate = std::make_shared<drover::detail::AsyncEvent>();
     const Generation of{key, ++numbers_};
-    making[of] = gate;
+    creating[of] = gate;
     ++made[key];
     co_await drover::detail::AsyncEvent::wait(gate);
     fail(outcomes_[of]);
@@ -218,21 +218,22 @@ class Driver {
     fail(outcomes_[of]);
   }
 
-  /// Finalizers of discarded values apart.
+  /// Does not count the finalizers of discarded values.
   bool anything_runs_for(int key) const {
     const auto runs = [&](const auto& item) { return item.first.key == key && !discarded_.contains(item.first); };
-    return std::any_of(making.begin(), making.end(), runs) || std::any_of(finalizing.begin(), finalizing.end(), runs);
+    return std::any_of(creating.begin(), creating.end(), runs) ||
+           std::any_of(finalizing.begin(), finalizing.end(), runs);
   }
 
   bool kept_by_a_lease(int key) {
     for (const auto& [id, lease] : leases)
-      if (lease.hold.get()->key == key) return true;
+      if (lease.reference.get()->key == key) return true;
     return false;
   }
 
   static asio::awaitable<void> acquirer(Driver* self, int id, int key) {
-    Lease lease = co_await self->core_->acquire<Lease>(key);
-    require(!lease.hold.get()->value->finalized, "a finalized value is handed out");
+    Lease lease = co_await self->impl_->acquire<Lease>(key);
+    require(!lease.reference.get()->value->finalized, "a finalized value is handed out");
     self->leases[id] = std::move(lease);
   }
 
@@ -261,8 +262,8 @@ class Driver {
   std::map<Generation, Outcome> outcomes_;
   std::set<Generation> discarded_;
   int numbers_ = 0;
-  asio::io_context context_;  // goes before what its coroutines refer to
-  std::shared_ptr<Impl> core_;
+  asio::io_context context_;  // destroyed before the members above, to which its coroutines refer
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace pool_model

@@ -14,8 +14,8 @@
 
 #include <drover/timeout.hpp>
 
-/// What a pool of resources is to do, written down a second time and as plainly as possible: sets of numbers, no
-/// reference counts, no lists, no threads. Everything that the pool starts stays pending until the test ends it.
+/// A second implementation of the decisions of a ResourcePool, as plain as possible: sets of numbers, no reference
+/// counts, no lists, no threads. Factories and finalizers run until the test ends them.
 namespace pool_model {
 
 using Time = drover::Clock::time_point;
@@ -34,16 +34,16 @@ struct Generation {
 enum class Outcome { value, error, cancelled };
 
 struct Entry {
-  enum class State { making, live, idle, finalizing } state = State::making;
+  enum class State { creating, leased, idle, finalizing } state = State::creating;
   int number = 0;
   bool expired = false, cleared = false;
-  std::set<int> holders;  // those that wait while it is made, those that lease it while it is live
-  std::set<int> queue;    // those that wait for the value after this one
+  std::set<int> holders;  // the holders that wait for the value while it is created, then those that lease it
+  std::set<int> queue;    // the holders that wait for the next value of the key
   bool queue_expired = false;
   Time deadline{};
 };
 
-/// A value that lives on beside its key.
+/// A discarded value, which its key no longer refers to.
 struct Discarded {
   std::set<int> holders;
   bool finalizing = false;
@@ -56,10 +56,10 @@ class Model {
   std::map<int, Entry> entries;
   std::map<Generation, Discarded> discarded;
   std::vector<int> idle;                        // keys, least recently used first
-  std::map<int, Generation> leases;             // of every holder that has got one, stale ones too
-  std::map<int, Outcome> refused;               // holders that got an error instead
-  std::map<int, std::set<Generation>> waiting;  // who waits for which values to be gone
-  std::map<int, int> made, finalized;           // calls begun, by key
+  std::map<int, Generation> leases;             // the value that each holder leases, even if it is finalized
+  std::map<int, Outcome> refused;               // the error that a holder received instead
+  std::map<int, std::set<Generation>> waiting;  // the values whose end each wait waits for
+  std::map<int, int> made, finalized;           // how often the factory and the finalizer were called, by key
   Time now{};
 
   void acquire(int id, int key) {
@@ -69,10 +69,10 @@ class Model {
     switch (e.state) {
       case Entry::State::idle:
         std::erase(idle, key);
-        e.state = Entry::State::live;
+        e.state = Entry::State::leased;
         [[fallthrough]];
-      case Entry::State::live: leases[id] = {key, e.number}; [[fallthrough]];
-      case Entry::State::making:
+      case Entry::State::leased: leases[id] = {key, e.number}; [[fallthrough]];
+      case Entry::State::creating:
         e.holders.insert(id);
         e.expired = false;
         return;
@@ -86,40 +86,40 @@ class Model {
   void release(int id) {
     const Generation of = leases.at(id);
     leases.erase(id);
-    if (const auto set_aside = discarded.find(of); set_aside != discarded.end()) {
-      Discarded& d = set_aside->second;
+    if (const auto kept = discarded.find(of); kept != discarded.end()) {
+      Discarded& d = kept->second;
       d.holders.erase(id);
-      if (d.holders.empty() && !d.finalizing) leave(of, d);
+      if (d.holders.empty() && !d.finalizing) begin_finalizing(of, d);
       return;
     }
     const auto at = entries.find(of.key);
-    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::live) return;
+    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::leased) return;
     at->second.holders.erase(id);
-    if (at->second.holders.empty()) rest(of.key, at->second);
+    if (at->second.holders.empty()) become_idle(of.key, at->second);
   }
 
-  /// The generation that a wait for this release is about, if it finalizes.
+  /// The wait is for the end of the value, if this release finalizes it.
   void release_and_wait(int id, int wait) {
     const Generation of = leases.at(id);
-    if (const auto set_aside = discarded.find(of); set_aside != discarded.end()) {
-      const bool last = set_aside->second.holders.size() == 1 && !set_aside->second.finalizing;
+    if (const auto kept = discarded.find(of); kept != discarded.end()) {
+      const bool last = kept->second.holders.size() == 1 && !kept->second.finalizing;
       release(id);
       waiting[wait] = {};
       if (last) waiting[wait] = {of};
       return;
     }
     const auto at = entries.find(of.key);
-    const bool last = at != entries.end() && at->second.number == of.number && at->second.state == Entry::State::live &&
-                      at->second.holders.size() == 1;
+    const bool last = at != entries.end() && at->second.number == of.number &&
+                      at->second.state == Entry::State::leased && at->second.holders.size() == 1;
     release(id);
     waiting[wait] = {};
     if (last && at->second.state == Entry::State::finalizing) waiting[wait] = {of};
   }
 
-  /// One that still waits for its value.
+  /// The holder still waits for its value.
   void cancel(int id) {
     for (auto& [key, e] : entries) {
-      if (e.state == Entry::State::making) e.holders.erase(id);
+      if (e.state == Entry::State::creating) e.holders.erase(id);
       e.queue.erase(id);
     }
     refused[id] = Outcome::cancelled;
@@ -128,14 +128,14 @@ class Model {
   bool waits(int id) const {
     return std::any_of(entries.begin(), entries.end(), [id](const auto& item) {
       const Entry& e = item.second;
-      return (e.state == Entry::State::making && e.holders.contains(id)) || e.queue.contains(id);
+      return (e.state == Entry::State::creating && e.holders.contains(id)) || e.queue.contains(id);
     });
   }
 
   void discard(int id) {
     const Generation of = leases.at(id);
     const auto at = entries.find(of.key);
-    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::live) return;
+    if (at == entries.end() || at->second.number != of.number || at->second.state != Entry::State::leased) return;
     discarded[of] = {at->second.holders};
     entries.erase(at);
   }
@@ -147,7 +147,7 @@ class Model {
     Entry& e = at->second;
     if (e.state == Entry::State::idle) {
       std::erase(idle, key);
-      leave(key, e);
+      begin_finalizing(key, e);
     } else if (e.state != Entry::State::finalizing) {
       e.expired = true;
       return;
@@ -169,7 +169,7 @@ class Model {
       if (e.state == Entry::State::finalizing || e.cleared) waiting[wait].insert({key, e.number});
     }
     for (auto& [of, d] : discarded) {
-      if (!d.finalizing) leave(of, d);
+      if (!d.finalizing) begin_finalizing(of, d);
       waiting[wait].insert(of);
     }
   }
@@ -179,7 +179,7 @@ class Model {
     while (!idle.empty() && entries.at(idle.front()).deadline <= now) {
       const int key = idle.front();
       idle.erase(idle.begin());
-      leave(key, entries.at(key));
+      begin_finalizing(key, entries.at(key));
     }
   }
 
@@ -187,25 +187,25 @@ class Model {
     Entry& e = entries.at(key);
     if (outcome != Outcome::value) {
       for (const int id : e.holders) refused[id] = outcome;
-      gone({key, e.number});
+      ended({key, e.number});
       entries.erase(key);
     } else if (e.cleared) {
       e.queue = std::exchange(e.holders, {});
       e.queue_expired = false;
-      leave(key, e);
+      begin_finalizing(key, e);
     } else if (e.holders.empty()) {
-      rest(key, e);
+      become_idle(key, e);
     } else {
-      e.state = Entry::State::live;
+      e.state = Entry::State::leased;
       for (const int id : e.holders) leases[id] = {key, e.number};
     }
   }
 
   void finalizer_ends(Generation of) {
-    if (discarded.erase(of) > 0) return gone(of);
+    if (discarded.erase(of) > 0) return ended(of);
     const int key = of.key;
     Entry& e = entries.at(key);
-    gone({key, e.number});
+    ended({key, e.number});
     if (e.queue.empty()) {
       entries.erase(key);
       return;
@@ -233,24 +233,24 @@ class Model {
     ++made[key];
   }
 
-  void rest(int key, Entry& e) {
-    if (e.expired || rules_.ttl == drover::Duration::zero()) return leave(key, e);
+  void become_idle(int key, Entry& e) {
+    if (e.expired || rules_.ttl == drover::Duration::zero()) return begin_finalizing(key, e);
     e.state = Entry::State::idle;
     e.deadline = now + rules_.ttl;
     idle.push_back(key);
     if (!rules_.max_idle || idle.size() <= *rules_.max_idle) return;
     const int oldest = idle.front();
     idle.erase(idle.begin());
-    leave(oldest, entries.at(oldest));
+    begin_finalizing(oldest, entries.at(oldest));
   }
 
-  void leave(int key, Entry& e) {
+  void begin_finalizing(int key, Entry& e) {
     e.state = Entry::State::finalizing;
     e.holders.clear();
     ++finalized[key];
   }
 
-  void leave(Generation of, Discarded& d) {
+  void begin_finalizing(Generation of, Discarded& d) {
     d.finalizing = true;
     d.holders.clear();
     ++finalized[of.key];
@@ -260,12 +260,12 @@ class Model {
     Entry& e = entries.at(key);
     if (e.state == Entry::State::finalizing) return;
     e.cleared = true;
-    if (e.state == Entry::State::making) return;
+    if (e.state == Entry::State::creating) return;
     if (e.state == Entry::State::idle) std::erase(idle, key);
-    leave(key, e);
+    begin_finalizing(key, e);
   }
 
-  void gone(Generation which) {
+  void ended(Generation which) {
     for (auto& [wait, of] : waiting) of.erase(which);
   }
 

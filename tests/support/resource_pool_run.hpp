@@ -20,7 +20,7 @@ using Gate = std::shared_ptr<drover::detail::AsyncEvent>;
 inline Gate make_gate() { return std::make_shared<drover::detail::AsyncEvent>(); }
 inline asio::awaitable<void> pass(Gate gate) { return drover::detail::AsyncEvent::wait(std::move(gate)); }
 
-/// Runs the body to its end on the context; what it throws is thrown here.
+/// Runs a coroutine on the executor, and the context until it has nothing to do. Throws the exception of the coroutine.
 template <class Executor, class Body>
 void run(asio::io_context& context, const Executor& executor, Body body) {
   bool ended = false;
@@ -40,12 +40,12 @@ void run(asio::io_context& context, Body body) {
   run(context, context.get_executor(), std::move(body));
 }
 
-/// Lets everything run that is ready by now.
-inline asio::awaitable<void> breathe() {
-  for (int i = 0; i < 20; ++i) co_await asio::post(co_await asio::this_coro::executor, asio::use_awaitable);
+/// Lets other handlers of the executor run: by default all that are ready, and what they post.
+inline asio::awaitable<void> breathe(int turns = 20) {
+  for (int i = 0; i < turns; ++i) co_await asio::post(co_await asio::this_coro::executor, asio::use_awaitable);
 }
 
-/// Fulfils `done` with what the coroutine ended with; null for a good end.
+/// Records whether and with which exception a coroutine has ended.
 struct Ending {
   bool ended = false;
   std::exception_ptr error;

@@ -10,20 +10,21 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 
 class Disposer;
 
-/// The part of an entry that is used by the thread disposing of it.
+/// The part of an entry that a Disposal uses.
 struct Disposable {
   explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
 
   Disposer* const disposer;
-  Disposable* next_task = nullptr;  // in the chain of entries to create or finalize, or of entries to dispose of
+  Disposable* next_task = nullptr;  // the next entry in Actions::to_run or in a queue of a Disposal
 };
 
+/// The owner of entries, which does the work that a Disposal has queued for them.
 class Disposer {
  public:
   /// Destroys a value, whose destructor may release leases. May also destroy the disposable.
   virtual void destroy(Disposable& disposable) noexcept = 0;
-  /// Called after the destruction of a value whose end has to be reported.
-  virtual void destroyed(Disposable& disposable) noexcept = 0;
+  /// The value is destroyed: the next value of its key may be created, and waiting coroutines are woken.
+  virtual void report_end(Disposable& disposable) noexcept = 0;
 
  protected:
   ~Disposer() = default;
@@ -44,25 +45,26 @@ class Disposal {
   Disposal& operator=(const Disposal&) = delete;
   ~Disposal() {
     if (current_ != this) return;
-    work_off();
+    run_all();
     current_ = nullptr;
   }
 
   // Call the next three functions only while there is a Disposal on this thread.
 
-  static void destroy(Disposable& disposable) noexcept { current_->to_destroy_.push(disposable); }
-  static void report(Disposable& disposable) noexcept { current_->to_report_.push(disposable); }
-  static void wake(std::vector<std::shared_ptr<AsyncEvent>> events) {
-    auto& later = current_->to_wake_;
+  static void destroy_later(Disposable& disposable) noexcept { current_->to_destroy_.push(disposable); }
+  static void report_end_later(Disposable& disposable) noexcept { current_->to_report_.push(disposable); }
+  /// Sets the events, at once if nothing else is queued.
+  static void set_later(std::vector<std::shared_ptr<AsyncEvent>> events) {
+    auto& later = current_->to_set_;
     if (current_->idle()) return set(events);
     if (later.empty()) return later.swap(events);
     for (auto& event : events) later.push_back(std::move(event));
   }
 
-  /// Does the work that is queued for the outermost Disposal now, for a caller inside a destructor that cannot continue
-  /// without it. Does nothing if there is no Disposal.
-  static void catch_up() noexcept {
-    if (current_ != nullptr) current_->work_off();
+  /// Does the queued work of the outermost Disposal now, for a caller inside a destructor that cannot continue without
+  /// it. Does nothing if there is no Disposal.
+  static void run_queued_work() noexcept {
+    if (current_ != nullptr) current_->run_all();
   }
 
  private:
@@ -89,27 +91,27 @@ class Disposal {
 
   bool idle() const noexcept { return to_destroy_.empty() && to_report_.empty(); }
 
-  void work_off() noexcept {
+  void run_all() noexcept {
     for (;;) {
       if (!to_destroy_.empty()) {
         Disposable& next = to_destroy_.pop();
         next.disposer->destroy(next);
       } else if (!to_report_.empty()) {
         Disposable& next = to_report_.pop();
-        next.disposer->destroyed(next);
-      } else if (!to_wake_.empty()) {
-        set(std::exchange(to_wake_, {}));
+        next.disposer->report_end(next);
+      } else if (!to_set_.empty()) {
+        set(std::exchange(to_set_, {}));
       } else {
         return;
       }
     }
   }
 
-  // Has no destructor, so that the destructors of other thread-local and static objects can use it, too.
+  // A pointer has no destructor, so the destructors of other thread-local and static objects can use it, too.
   static constinit inline thread_local Disposal* current_ = nullptr;
 
   Queue to_destroy_, to_report_;
-  std::vector<std::shared_ptr<AsyncEvent>> to_wake_;
+  std::vector<std::shared_ptr<AsyncEvent>> to_set_;
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -15,22 +15,22 @@
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
 enum class State : std::uint8_t {
-  queued,      // waits until the previous value is finalized; not in the table yet
-  making,      // the factory runs
-  live,        // leased
-  discarded,   // leased, no longer in the table
-  idle,        // kept, in the list of idle entries
+  queued,      // waits until the previous value of its key is finalized; not in the table yet
+  creating,    // the factory runs or is about to run
+  leased,      // in the table, with at least one reference
+  discarded,   // leased, but no longer in the table
+  idle,        // without a reference, kept in the list of idle entries
   finalizing,  // the finalizer runs or is about to run
-  gone,        // no longer in the table; leases that outlived a clear() may still hold the entry
+  removed,     // no longer in the table; leases that outlived a clear() may still refer to the entry
 };
 
-/// The events and data for coroutines that have to wait. An entry has a Waiters only while a coroutine may be waiting.
+/// What coroutines that wait for an entry need. An entry has Waiters only while a coroutine may be waiting.
 template <class Entry>
 struct Waiters {
-  std::shared_ptr<AsyncEvent> ready;  // the value is created, has failed, or was cleared while being created
-  std::shared_ptr<AsyncEvent> gone;
-  std::exception_ptr error;    // the exception of the factory
-  Entry* successor = nullptr;  // to be created once this entry is finalized
+  std::shared_ptr<AsyncEvent> ready;  // set when the factory has ended, with a value or with an error
+  std::shared_ptr<AsyncEvent> ended;  // set when the entry is removed
+  std::exception_ptr error;           // the exception of the factory
+  Entry* successor = nullptr;         // the queued entry of the same key, created once this one is finalized
 };
 
 /// One generation of a key: from the first acquire until its value is destroyed. The next value of the same key is
@@ -44,25 +44,35 @@ struct Entry : Disposable {
 
   Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
-  // A hit uses the members that come first.
-  Entry* chain = nullptr;  // next in the bucket of the table; after it has left the table, next to be deleted
+  /// Releases a reference without the lock, unless it is the last one. Returns true if it did.
+  bool release_shared() noexcept {
+    auto count = references.load(std::memory_order_relaxed);
+    while (count > 1)
+      if (references.compare_exchange_weak(count, count - 1, std::memory_order_release, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
+  // The members that a hit uses come first, near each other.
+  Entry* chain = nullptr;  // the next entry in its bucket of the table; after its removal, the next one to delete
   const std::size_t hash;
-  Entry* previous = nullptr;  // in the list of idle or leaving entries; the predecessor of a queued entry
-  Entry* next = nullptr;
+  Entry* previous = nullptr;     // in the list that contains the entry; of a queued entry: the one that it waits for
+  Entry* next = nullptr;         // in that list
   Clock::time_point deadline{};  // while idle
-  // The number of leases and waiters. It increases, and falls to zero, only with the lock held.
-  std::atomic<std::uint32_t> refs{0};
-  std::uint32_t pins = 0;  // pending events that refer to this entry
+  // The number of leases and of waiting coroutines. It increases, and falls to zero, only with the lock held.
+  std::atomic<std::uint32_t> references{0};
+  std::uint32_t pending_events = 0;  // the events that refer to this entry and are not delivered yet
   State state = State::queued;
-  bool expired = false;  // finalize it at the last release
-  bool cleared = false;
+  bool expired = false;   // finalize it at its last release, whatever the ttl is
+  bool cleared = false;   // clear() was called for it
   bool detached = false;  // discard() has separated it from its key: not in the table
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Waiters<Entry>> waiters;
-  std::uint64_t departure = 0;  // while leaving: its number in the order of departures
+  std::uint64_t ending_number = 0;  // its number in EndingEntries
 };
 
+/// A list of entries that it does not own. An entry is in at most one list.
 template <class Entry>
 class List {
  public:
@@ -93,7 +103,7 @@ class List {
   Entry* last_ = nullptr;
 };
 
-/// One counted reference to an entry.
+/// One counted reference to an entry. Its destructor releases it.
 template <class Entry>
 class Reference {
  public:

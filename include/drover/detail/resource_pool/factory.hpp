@@ -28,12 +28,12 @@ struct Awaited<asio::awaitable<T>> {
 
 /// The results that a factory may have: the value, or a value on the heap for types that cannot be moved.
 template <class R, class Value>
-concept Makes = std::same_as<std::remove_cvref_t<R>, Value> || std::convertible_to<R, Value> ||
-                std::same_as<R, std::unique_ptr<Value>>;
+concept FactoryResult = std::same_as<std::remove_cvref_t<R>, Value> || std::convertible_to<R, Value> ||
+                        std::same_as<R, std::unique_ptr<Value>>;
 
 template <class F, class Key, class Value>
-concept FactoryOf =
-    std::invocable<F&, const Key&> && Makes<typename Awaited<std::invoke_result_t<F&, const Key&>>::type, Value>;
+concept FactoryOf = std::invocable<F&, const Key&> &&
+                    FactoryResult<typename Awaited<std::invoke_result_t<F&, const Key&>>::type, Value>;
 
 /// True if the function is empty, as function pointers and std::function can be. A lambda without captures would
 /// convert to a pointer as well.
@@ -49,29 +49,30 @@ bool is_null(const F& function) {
     return false;
 }
 
-/// The factory with its type erased.
+/// The factory of a pool with its type erased.
 template <class Key, class Value>
 class Factory {
  public:
   virtual ~Factory() = default;
 
+  /// Whether create() has to be called instead of create_now().
   virtual bool is_coroutine() const noexcept = 0;
-  virtual std::unique_ptr<Value> make_now(const Key& key) = 0;
-  virtual asio::awaitable<std::unique_ptr<Value>> make(const Key& key) = 0;
+  virtual std::unique_ptr<Value> create_now(const Key& key) = 0;
+  virtual asio::awaitable<std::unique_ptr<Value>> create(const Key& key) = 0;
 };
 
 template <class Key, class Value, class F>
 class TypedFactory final : public Factory<Key, Value> {
   using Result = std::invoke_result_t<F&, const Key&>;
-  using Made = typename Awaited<Result>::type;
-  static constexpr bool on_heap = std::same_as<Made, std::unique_ptr<Value>> && !std::same_as<Made, Value>;
+  using Created = typename Awaited<Result>::type;
+  static constexpr bool on_heap = std::same_as<Created, std::unique_ptr<Value>> && !std::same_as<Created, Value>;
 
  public:
   explicit TypedFactory(F factory) : factory_(std::move(factory)) {}
 
   bool is_coroutine() const noexcept override { return is_awaitable<Result>; }
 
-  std::unique_ptr<Value> make_now(const Key& key) override {
+  std::unique_ptr<Value> create_now(const Key& key) override {
     if constexpr (is_awaitable<Result>)
       throw std::logic_error("drover::ResourcePool: the factory is a coroutine");
     else if constexpr (on_heap)
@@ -80,22 +81,22 @@ class TypedFactory final : public Factory<Key, Value> {
       return std::unique_ptr<Value>(new Value(std::invoke(factory_, key)));  // in place, whether movable or not
   }
 
-  asio::awaitable<std::unique_ptr<Value>> make(const Key& key) override {
+  asio::awaitable<std::unique_ptr<Value>> create(const Key& key) override {
     if constexpr (!is_awaitable<Result>) {
-      co_return make_now(key);
+      co_return create_now(key);
     } else if constexpr (on_heap) {
-      std::unique_ptr<Value> made = co_await std::invoke(factory_, key);
-      co_return checked(std::move(made));
+      std::unique_ptr<Value> value = co_await std::invoke(factory_, key);
+      co_return checked(std::move(value));
     } else {
-      Made made = co_await std::invoke(factory_, key);
-      co_return std::make_unique<Value>(std::move(made));
+      Created value = co_await std::invoke(factory_, key);
+      co_return std::make_unique<Value>(std::move(value));
     }
   }
 
  private:
-  static std::unique_ptr<Value> checked(std::unique_ptr<Value> made) {
-    if (!made) throw std::logic_error("drover::ResourcePool: the factory returned a null pointer");
-    return made;
+  static std::unique_ptr<Value> checked(std::unique_ptr<Value> value) {
+    if (!value) throw std::logic_error("drover::ResourcePool: the factory returned a null pointer");
+    return value;
   }
 
   F factory_;
@@ -108,7 +109,7 @@ std::function<asio::awaitable<void>(Value&)> as_finalizer(F function) {
   if constexpr (is_awaitable<std::invoke_result_t<F&, Value&>>)
     return function;
   else
-    // The closure lives in the pool, which outlives its coroutines.
+    // The coroutine refers to the closure, which lives in Callbacks. The running finalizer keeps these alive.
     return [function = std::move(function)](Value& value) mutable -> asio::awaitable<void> {
       std::invoke(function, value);
       co_return;

@@ -43,11 +43,17 @@ class IdleTimer {
   struct Wait;
 
   static void start(std::shared_ptr<Wait> wait, Clock::time_point at);
-  static void enter(std::shared_ptr<Wait> wait, Clock::time_point at);
+  static void start_from_outside(std::shared_ptr<Wait> wait, Clock::time_point at);
 
   asio::execution_context* context_;  // must not be used once the registry is closed
   std::shared_ptr<ContextRegistry> registry_;
   std::weak_ptr<Wait> wait_;
+};
+
+/// The clock and the timer of a pool. Tests replace both.
+struct SteadyTime {
+  using Timer = IdleTimer;
+  static Clock::time_point now() noexcept { return Clock::now(); }
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -29,11 +29,12 @@ using Scheduler = asio::detail::io_context_impl;
 inline constexpr bool silent_timers = CountsWork<Scheduler>;
 
 struct IdleTimer::Wait {
-  Wait(asio::execution_context& context, std::shared_ptr<ContextRegistry> h, std::weak_ptr<TimerTarget> t)
+  Wait(asio::execution_context& context, std::shared_ptr<ContextRegistry> contexts_registry,
+       std::weak_ptr<TimerTarget> timer_target)
       : timer(ContextExecutor(context)),
         scheduler(&asio::use_service<Scheduler>(context)),
-        registry(std::move(h)),
-        target(std::move(t)) {}
+        registry(std::move(contexts_registry)),
+        target(std::move(timer_target)) {}
 
   asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, ContextExecutor> timer;  // used under the registry's lock
   Scheduler* scheduler;
@@ -59,7 +60,7 @@ DROVER_INLINE void IdleTimer::cancel() noexcept {
 DROVER_INLINE void IdleTimer::start(std::shared_ptr<Wait> wait, Clock::time_point at) {
   Wait& w = *wait;
   if constexpr (silent_timers) {
-    if (!w.scheduler->can_dispatch()) return enter(std::move(wait), at);
+    if (!w.scheduler->can_dispatch()) return start_from_outside(std::move(wait), at);
   }
   w.timer.expires_at(at);
   w.timer.async_wait([wait = std::move(wait)](std::error_code ec) {
@@ -72,7 +73,7 @@ DROVER_INLINE void IdleTimer::start(std::shared_ptr<Wait> wait, Clock::time_poin
 
 /// Called from outside the context: a wait that is already due runs a handler inside it, where the real wait can be
 /// armed.
-DROVER_INLINE void IdleTimer::enter(std::shared_ptr<Wait> wait, Clock::time_point at) {
+DROVER_INLINE void IdleTimer::start_from_outside(std::shared_ptr<Wait> wait, Clock::time_point at) {
   Wait& w = *wait;
   w.timer.expires_at(Clock::time_point{});
   w.timer.async_wait([wait = std::move(wait), at](std::error_code) {

@@ -56,7 +56,7 @@ concept StandsFor = !std::same_as<std::remove_cvref_t<K>, Key> && Lookup<Key, Ha
 
 /// A hash table of entries that it does not own, chained through them: a hit uses only the bucket and the entry.
 template <class Entry, class Lookup>
-class Table {
+class KeyTable {
  public:
   std::size_t size() const noexcept { return size_; }
 

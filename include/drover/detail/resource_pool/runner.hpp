@@ -1,315 +1,91 @@
 #pragma once
 
-#include <cstddef>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <utility>
-#include <vector>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
-#include <asio/error.hpp>
-#include <asio/execution_context.hpp>
-#include <asio/query.hpp>
-#include <asio/system_error.hpp>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/context/executor_ref.hpp>
-#include <drover/detail/resource_pool/disposal.hpp>
-#include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/context/registry.hpp>
+#include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/factory.hpp>
-#include <drover/detail/resource_pool/idle_timer.hpp>
-#include <drover/detail/resource_pool/key_table.hpp>
-#include <drover/detail/resource_pool/state_machine.hpp>
-#include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-struct SteadyTime {
-  using Timer = IdleTimer;
-  static Clock::time_point now() noexcept { return Clock::now(); }
+/// The functions of the program that a pool calls. All but the factory may be empty.
+template <class Key, class Value>
+struct Callbacks {
+  std::unique_ptr<Factory<Key, Value>> factory;
+  std::function<asio::awaitable<void>(Value&)> finalizer;
+  std::function<void(std::exception_ptr)> on_error;
+  std::function<void(EventKind, const Key&, const std::exception_ptr&)> on_event;
 };
 
-/// The state machine, its lock, and the execution of its decisions: runs factories and finalizers, delivers events,
-/// expires idle values. A runner lives as long as the pool and its entries.
-template <class Key, class Value, class Lookup, class Time>
-class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Time>>,
-               public TimerTarget,
-               private Disposer {
-  friend resource_pool::Entry<Key, Value, Runner>;
-
+/// What a Runner asks its owner and reports to it. The functions are called without any lock.
+template <class Entry>
+class RunnerOwner {
  public:
-  using Entry = resource_pool::Entry<Key, Value, Runner>;
-  using Reference = resource_pool::Reference<Entry>;
+  /// Called on the executor, before a factory or finalizer is called. If it returns false, that does not happen, and
+  /// abandoned() is called.
+  virtual bool may_run() = 0;
 
-  struct Callbacks {
-    std::unique_ptr<Factory<Key, Value>> factory;
-    std::function<asio::awaitable<void>(Value&)> finalizer;
-    std::function<void(std::exception_ptr)> on_error;
-    std::function<void(EventKind, const Key&, const std::exception_ptr&)> on_event;
-  };
+  virtual void factory_ended(Entry& entry, std::unique_ptr<typename Entry::Value> value, std::exception_ptr error) = 0;
+  virtual void finalizer_ended(Entry& entry, std::exception_ptr error) = 0;
+  /// The factory or finalizer will not end, because the context or the pool is destroyed.
+  virtual void abandoned(Entry& entry) = 0;
 
-  Runner(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
-      : machine_(rules),
-        callbacks_(std::move(callbacks)),
-        executor_(executor),
-        timer_(asio::query(executor, asio::execution::context), executor_.registry()) {}
-
-  /// The pool is destroyed. Running factories and finalizers continue, nothing new begins, leases stay valid.
-  void close() {
-    {
-      std::unique_lock lock(mutex_);
-      machine_.close();
-      if (machine_.entries() > 0) self_ = this->shared_from_this();
-      timer_.cancel();
-      settle(lock);
-    }
-    // A pool that is part of a value is destroyed before the rest of that value, together with its own values.
-    Disposal::catch_up();
-  }
-
-  void release(Entry& entry) noexcept {
-    if (released_shared(entry)) return;
-    const auto now = clock();
-    std::unique_lock lock(mutex_);
-    machine_.release(entry, now);
-    settle(lock);
-  }
-
-  asio::awaitable<void> release_and_wait(Entry& entry) {
-    if (released_shared(entry)) return done();
-    std::shared_ptr<AsyncEvent> gone;
-    const auto now = clock();
-    {
-      std::unique_lock lock(mutex_);
-      machine_.release(entry, now);
-      if (entry.state == State::finalizing && !entry.cleared) gone = machine_.gone_event(entry);
-      settle(lock);
-    }
-    return done_after(std::move(gone));
-  }
-
-  void discard(Entry& entry) {
-    std::unique_lock lock(mutex_);
-    machine_.discard(entry);
-    settle(lock);
-  }
+  /// Returns the events to deliver after those of the previous call. If there are none, the delivery has ended.
+  virtual PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) = 0;
+  /// The delivery will not begin, because the context is destroyed.
+  virtual void drop_events() = 0;
 
  protected:
-  static asio::awaitable<void> done() { co_return; }
+  ~RunnerOwner() = default;
+};
 
-  static asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event) {
-    if (!event) return done();
-    return wait(std::move(event));
+/// Calls the functions of the program on the executor of the pool. A runner is a member of its owner. What runs keeps
+/// the owner alive.
+template <class Entry>
+class Runner {
+  using Key = typename Entry::Key;
+  using Value = typename Entry::Value;
+  using Owner = RunnerOwner<Entry>;
+
+ public:
+  Runner(const asio::any_io_executor& executor, Callbacks<Key, Value> callbacks)
+      : callbacks_(std::move(callbacks)), executor_(executor) {}
+
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return executor_.registry(); }
+
+  bool has_finalizer() const noexcept { return callbacks_.finalizer != nullptr; }
+
+  void run_factory(std::shared_ptr<Owner> owner, Entry& entry) {
+    post_job(std::move(owner), entry, &Runner::call_factory);
   }
 
-  static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event) {
-    // Inside a destructor that runs a context of its own, do not wait for work that is queued further down this stack.
-    if (!event->is_set()) Disposal::catch_up();
-    co_await AsyncEvent::wait(std::move(event));
+  void run_finalizer(std::shared_ptr<Owner> owner, Entry& entry) {
+    post_job(std::move(owner), entry, &Runner::call_finalizer);
   }
 
-  Clock::time_point clock() const noexcept {
-    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
+  /// Begins a delivery. The owner must not begin another one before this one has ended.
+  void deliver_events(std::shared_ptr<Owner> owner) {
+    const auto delivery = std::make_shared<EventDelivery>(*this, std::move(owner));
+    executor_.post([delivery] { delivery->run(); });
   }
 
-  /// Releases a reference without the lock, unless it is the last one. Returns whether it did.
-  static bool released_shared(Entry& entry) noexcept {
-    auto refs = entry.refs.load(std::memory_order_relaxed);
-    while (refs > 1)
-      if (entry.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_release, std::memory_order_relaxed))
-        return true;
-    return false;
+  /// Posts a function to the executor, see ContextExecutorRef::post().
+  template <class F>
+  void post(F function) {
+    executor_.post(std::move(function));
   }
 
-  /// Ends every step: carries out its consequences without the lock.
-  void settle(std::unique_lock<std::mutex>& lock) {
-    if (!armed_) arm();
-    if (machine_.has_work()) carry_out(lock);
-  }
-
-  using StateMachine = resource_pool::StateMachine<Entry, Lookup>;
-
-  virtual ~Runner() = default;
-
-  mutable std::mutex mutex_;
-  StateMachine machine_;
-
- private:
-  /// A factory or finalizer that is to run, or runs. If the context is destroyed first, the job is destroyed before it
-  /// has ended.
-  class Job {
-   public:
-    Job(std::shared_ptr<Runner> c, Entry& n) : runner(std::move(c)), entry(&n) {}
-    Job(const Job&) = delete;
-    Job& operator=(const Job&) = delete;
-    ~Job() {
-      if (entry != nullptr) runner->abandon(*entry);
-    }
-
-    const std::shared_ptr<Runner> runner;
-    Entry* entry;
-  };
-
-  /// If the context is destroyed first, the delivery is destroyed before it has begun.
-  struct EventDelivery {
-    explicit EventDelivery(std::shared_ptr<Runner> c) : runner(std::move(c)) {}
-    EventDelivery(const EventDelivery&) = delete;
-    EventDelivery& operator=(const EventDelivery&) = delete;
-    ~EventDelivery() {
-      if (!begun) runner->drop_events();
-    }
-
-    const std::shared_ptr<Runner> runner;
-    bool begun = false;
-  };
-
-  void arm() {
-    if (const Deadline due = machine_.next_due()) {
-      armed_ = true;
-      timer_.arm(*due, this->weak_from_this());
-    }
-  }
-
-  void carry_out(std::unique_lock<std::mutex>& lock) {
-    const std::shared_ptr<Runner> self = this->shared_from_this();
-    auto work = machine_.take_work();
-    const bool tell = machine_.has_events() && !std::exchange(delivering_, true);
-    lock.unlock();
-    const Disposal disposal;
-    if (work.garbage != nullptr) Disposal::destroy(*work.garbage);
-    if (tell) post_delivery(self);
-    while (work.run != nullptr) {
-      auto& entry = static_cast<Entry&>(*std::exchange(work.run, work.run->next_task));
-      start(entry);
-    }
-    Disposal::wake(std::move(work.wake));
-  }
-
-  /// An entry that is being finalized and has no finalizer, or else a chain of entries in State::gone.
-  void destroy(Disposable& disposable) noexcept override {
-    auto* entry = static_cast<Entry*>(&disposable);
-    if (entry->state == State::finalizing) {
-      destroy_value(*entry);
-      return Disposal::report(*entry);
-    }
-    std::size_t deleted = 0;
-    for (; entry != nullptr; ++deleted) delete std::exchange(entry, entry->chain);
-    std::shared_ptr<Runner> last;
-    const std::lock_guard lock(mutex_);
-    machine_.deleted(deleted);
-    if (machine_.entries() == 0) last = std::move(self_);
-  }
-
-  void destroyed(Disposable& disposable) noexcept override {
-    std::unique_lock lock(mutex_);
-    machine_.finalized(static_cast<Entry&>(disposable), nullptr);
-    settle(lock);
-  }
-
-  static void destroy_value(Entry& entry) noexcept {
-    // A lease that outlived clear() may still use it.
-    if (entry.refs.load(std::memory_order_acquire) == 0) entry.value.reset();
-  }
-
-  void start(Entry& entry) {
-    if (entry.state == State::finalizing && !callbacks_.finalizer) return Disposal::destroy(entry);
-    const auto job = std::make_shared<Job>(this->shared_from_this(), entry);
-    executor_.post([job] { job->runner->run(job); });
-  }
-
-  /// On the pool's executor.
-  void run(std::shared_ptr<Job> job) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (machine_.closed()) return;  // no factory or finalizer is called any more
-    }
-    Entry& entry = *job->entry;
-    if (entry.state == State::finalizing) return spawn(run_finalizer(std::move(job)));
-    if (callbacks_.factory->is_coroutine()) return spawn(run_maker(std::move(job)));
-    std::unique_ptr<Value> value;
-    std::exception_ptr error;
-    try {
-      value = callbacks_.factory->make_now(entry.key);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    job->entry = nullptr;
-    made(entry, std::move(value), std::move(error));
-  }
-
-  void spawn(asio::awaitable<void> coroutine) {
-    asio::co_spawn(executor_.executor(), std::move(coroutine), asio::detached);
-  }
-
-  static asio::awaitable<void> run_maker(std::shared_ptr<Job> job) {
-    std::unique_ptr<Value> value;
-    std::exception_ptr error;
-    try {
-      value = co_await job->runner->callbacks_.factory->make(job->entry->key);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    Entry& entry = *std::exchange(job->entry, nullptr);
-    job->runner->made(entry, std::move(value), std::move(error));
-  }
-
-  static asio::awaitable<void> run_finalizer(std::shared_ptr<Job> job) {
-    std::exception_ptr error;
-    try {
-      co_await job->runner->callbacks_.finalizer(*job->entry->value);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    Entry& entry = *std::exchange(job->entry, nullptr);
-    job->runner->finished(entry, std::move(error));
-  }
-
-  void made(Entry& entry, std::unique_ptr<Value> value, std::exception_ptr error) {
-    const auto now = clock();
-    std::unique_lock lock(mutex_);
-    if (!error) {
-      machine_.made(entry, std::move(value), now);
-      return settle(lock);
-    }
-    const bool unseen = machine_.failed(entry, error) && !machine_.closed();
-    settle(lock);
-    if (lock.owns_lock()) lock.unlock();
-    if (unseen) report(error);
-  }
-
-  void finished(Entry& entry, std::exception_ptr error) {
-    // Before the end is reported to any waiter.
-    {
-      const Disposal disposal;
-      destroy_value(entry);
-      Disposal::catch_up();
-    }
-    std::unique_lock lock(mutex_);
-    if (error && !machine_.closed()) {
-      lock.unlock();
-      report(error);
-      lock.lock();
-    }
-    machine_.finalized(entry, std::move(error));
-    settle(lock);
-  }
-
-  /// The context or the pool is destroyed, so the job will never end.
-  void abandon(Entry& entry) {
-    std::unique_lock lock(mutex_);
-    if (entry.state == State::making)
-      machine_.failed(entry, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
-    else
-      machine_.finalized(entry, nullptr);
-    settle(lock);
-  }
-
-  void report(const std::exception_ptr& error) noexcept {
+  /// Calls on_error at once.
+  void report_error(const std::exception_ptr& error) noexcept {
     if (!callbacks_.on_error) return;
     try {
       callbacks_.on_error(error);
@@ -317,74 +93,109 @@ class Runner : public std::enable_shared_from_this<Runner<Key, Value, Lookup, Ti
     }
   }
 
-  // Events --------------------------------------------------------------------------------------
-
-  /// On the pool's executor, one delivery at a time, so that events arrive in order on any number of threads.
-  void deliver_events() {
-    std::unique_lock lock(mutex_);
-    for (;;) {
-      const auto events = machine_.take_events();
-      if (events.empty()) break;
-      const bool silent = machine_.closed();
-      lock.unlock();
-      for (const auto& notice : events) {
-        if (silent) continue;
-        try {
-          callbacks_.on_event(notice.what, notice.entry->key, notice.error);
-        } catch (...) {
-        }
-      }
-      lock.lock();
-      for (const auto& notice : events) machine_.unpin(*notice.entry);
+ private:
+  /// A factory or finalizer that runs or is about to run. If the context is destroyed first, the job is destroyed
+  /// before it has ended.
+  class Job {
+   public:
+    Job(Runner& r, std::shared_ptr<Owner> o, Entry& e) : runner(r), owner(std::move(o)), entry_(&e) {}
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    ~Job() {
+      if (entry_ != nullptr) owner->abandoned(*entry_);
     }
-    delivering_ = false;
-    settle(lock);
-  }
 
-  void post_delivery(const std::shared_ptr<Runner>& self) {
-    const auto telling = std::make_shared<EventDelivery>(self);
-    executor_.post([telling] {
-      telling->begun = true;
-      telling->runner->deliver_events();
+    Entry& entry() const noexcept { return *entry_; }
+    Entry& end() noexcept { return *std::exchange(entry_, nullptr); }
+
+    Runner& runner;
+    const std::shared_ptr<Owner> owner;
+
+   private:
+    Entry* entry_;  // null once the job has ended
+  };
+
+  /// If the context is destroyed first, the delivery is destroyed before it has begun.
+  class EventDelivery {
+   public:
+    EventDelivery(Runner& runner, std::shared_ptr<Owner> owner) : runner_(runner), owner_(std::move(owner)) {}
+    EventDelivery(const EventDelivery&) = delete;
+    EventDelivery& operator=(const EventDelivery&) = delete;
+    ~EventDelivery() {
+      if (!begun_) owner_->drop_events();
+    }
+
+    void run() {
+      begun_ = true;
+      PendingEvents<Entry> events;
+      for (;;) {
+        events = owner_->next_events(events);
+        if (events.empty()) return;
+        for (const auto& event : events) runner_.report_event(event);
+      }
+    }
+
+   private:
+    Runner& runner_;
+    const std::shared_ptr<Owner> owner_;
+    bool begun_ = false;
+  };
+
+  void post_job(std::shared_ptr<Owner> owner, Entry& entry, void (Runner::*call)(std::shared_ptr<Job>)) {
+    const auto job = std::make_shared<Job>(*this, std::move(owner), entry);
+    executor_.post([job, call] {
+      if (job->owner->may_run()) (job->runner.*call)(job);
     });
   }
 
-  void drop_events() {
-    std::unique_lock lock(mutex_);
-    for (const auto& notice : machine_.take_events()) machine_.unpin(*notice.entry);
-    delivering_ = false;
-    settle(lock);
+  void call_factory(std::shared_ptr<Job> job) {
+    if (callbacks_.factory->is_coroutine()) return spawn(await_factory(std::move(job)));
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = callbacks_.factory->create_now(job->entry().key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    job->owner->factory_ended(job->end(), std::move(value), std::move(error));
   }
 
-  // Expiry --------------------------------------------------------------------------------------
+  void call_finalizer(std::shared_ptr<Job> job) { spawn(await_finalizer(std::move(job))); }
 
-  void timer_fired() override {
-    std::unique_lock lock(mutex_);
-    armed_ = false;
-    const Deadline due = machine_.next_due();
-    if (!due || *due > Time::now()) return settle(lock);
-    armed_ = true;  // until the due entries have been processed
-    lock.unlock();
-    const auto self = this->shared_from_this();
-    executor_.post([self] { self->expire_due(); });
+  void spawn(asio::awaitable<void> coroutine) {
+    asio::co_spawn(executor_.executor(), std::move(coroutine), asio::detached);
   }
 
-  void expire_due() {
-    const auto now = Time::now();
-    for (bool more = true; more;) {
-      std::unique_lock lock(mutex_);
-      more = machine_.expire_due(now, 64);
-      armed_ = more;
-      settle(lock);
+  static asio::awaitable<void> await_factory(std::shared_ptr<Job> job) {
+    std::unique_ptr<Value> value;
+    std::exception_ptr error;
+    try {
+      value = co_await job->runner.callbacks_.factory->create(job->entry().key);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    job->owner->factory_ended(job->end(), std::move(value), std::move(error));
+  }
+
+  static asio::awaitable<void> await_finalizer(std::shared_ptr<Job> job) {
+    std::exception_ptr error;
+    try {
+      co_await job->runner.callbacks_.finalizer(*job->entry().value);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    job->owner->finalizer_ended(job->end(), std::move(error));
+  }
+
+  void report_event(const PendingEvent<Entry>& event) noexcept {
+    try {
+      callbacks_.on_event(event.kind, event.entry->key, event.error);
+    } catch (...) {  // the program's handler has to catch its exceptions
     }
   }
 
-  bool armed_ = false;       // a wait is pending, or its due entries are being processed
-  bool delivering_ = false;  // deliver_events() is posted or running
-  Callbacks callbacks_;
-  std::shared_ptr<Runner> self_;  // set while the pool is destroyed and entries remain
+  Callbacks<Key, Value> callbacks_;
   ContextExecutorRef executor_;
-  typename Time::Timer timer_;
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -8,48 +8,35 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include <drover/detail/context/async_event.hpp>
-#include <drover/detail/resource_pool/departures.hpp>
+#include <drover/detail/resource_pool/actions.hpp>
+#include <drover/detail/resource_pool/ending_entries.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
+/// The options of a pool that decide about its entries.
 struct Rules {
   Duration ttl{};
   std::optional<std::size_t> max_idle;
   bool events = false;  // whether events are recorded
 };
 
-enum class EventKind : std::uint8_t { made, revived, expired, evicted, discarded, finalized, failed };
-
-enum class AcquireResult : std::uint8_t { held, revived, wait, leaving };
-
+/// See ResourcePool::Stats.
 struct Counts {
   std::size_t total, referenced, pending;
 };
 
-/// The states of all keys and every decision about them, as plain data: no lock, no clock, no executor. The resulting
-/// work is collected and returned by take_work(), so that it is carried out without the lock.
+/// The states of all entries and every decision about them, as plain data: no lock, no clock, no executor. The
+/// transitions collect the resulting actions, and take_actions() returns them, to be performed without the lock.
 template <class Entry, class Lookup>
 class StateMachine {
  public:
   using Value = typename Entry::Value;
-
-  struct PendingEvent {
-    EventKind what;
-    Entry* entry;  // pinned
-    std::exception_ptr error;
-  };
-
-  struct Work {
-    Disposable* run = nullptr;  // chained by next_task: call the factory or the finalizer, depending on the state
-    Entry* garbage = nullptr;   // chained by chain: delete the entries, then call deleted()
-    std::vector<std::shared_ptr<AsyncEvent>> wake;
-  };
 
   explicit StateMachine(Rules rules) : rules_(rules) {}
 
@@ -61,15 +48,15 @@ class StateMachine {
   }
 
   Counts counts() const noexcept {
-    const std::size_t referenced = count(State::live) + count(State::discarded);
+    const std::size_t referenced = count(State::leased) + count(State::discarded);
     const std::size_t pending = count(State::idle) + count(State::finalizing);
-    return {count(State::making) + referenced + pending, referenced, pending};
+    return {count(State::creating) + referenced + pending, referenced, pending};
   }
 
   /// The entries being finalized, then the idle ones in the order of their expiry.
   template <class F>
   void for_each_pending(F f) const {
-    leaving_.for_each([&f](const Entry& entry) {
+    ending_.for_each([&f](const Entry& entry) {
       if (entry.state == State::finalizing) f(entry);
     });
     idle_.for_each(f);
@@ -88,107 +75,101 @@ class StateMachine {
 
   // Transitions ---------------------------------------------------------------------------------
 
-  /// A hit, or a reference to wait with. Does nothing if the key is being finalized.
-  AcquireResult acquire(Entry& entry) noexcept {
+  /// Adds a reference to the entry, or to its successor if it is being finalized, and returns that one. Returns null if
+  /// there is no successor yet. Unless the returned entry is leased, its value can be used when Waiters::ready is set.
+  Entry* acquire(Entry& entry) noexcept {
     switch (entry.state) {
-      case State::live:
-        entry.expired = false;
-        entry.refs.fetch_add(1, std::memory_order_relaxed);
-        return AcquireResult::held;
-      case State::idle:
-        idle_.erase(entry);
-        entry.refs.store(1, std::memory_order_relaxed);
-        set_state(entry, State::live);
-        note(EventKind::revived, entry);
-        return AcquireResult::revived;
-      case State::queued:
-      case State::making:
-        entry.expired = false;
-        hold(entry);
-        return AcquireResult::wait;
-      case State::discarded:  // not found under its key
+      case State::leased:
+      case State::creating: return add_reference(entry);
+      case State::idle: return revive(entry);
       case State::finalizing:
-      case State::gone: break;
+        if (!entry.waiters || entry.waiters->successor == nullptr) return nullptr;
+        return add_reference(*entry.waiters->successor);
+      case State::queued:
+      case State::discarded:
+      case State::removed: break;  // they are not in the table
     }
-    return AcquireResult::leaving;
+    return nullptr;
   }
 
-  /// For a missing key: its value is to be created, and the caller holds a reference.
+  /// The key is missing: its value will be created. The caller gets a reference to it.
   void insert(Entry& fresh) {
     table_.insert(fresh);
     ++entries_;
-    ++states_[index(fresh.state = State::making)];
-    hold(fresh);
-    run(fresh);
+    ++states_[index(fresh.state = State::creating)];
+    add_reference(fresh);
+    actions_.run(fresh);
   }
 
-  /// For a key that is being finalized: its next value is to be created after that.
-  void queue(Entry& leaving, Entry& fresh) {
-    if (!leaving.waiters) leaving.waiters = std::make_unique<Waiters<Entry>>();
-    leaving.waiters->successor = &fresh;
-    fresh.previous = &leaving;
+  /// The key is being finalized: its next value will be created after that. The caller gets a reference to it.
+  void queue_after(Entry& finalizing, Entry& fresh) {
+    if (!finalizing.waiters) finalizing.waiters = std::make_unique<Waiters<Entry>>();
+    finalizing.waiters->successor = &fresh;
+    fresh.previous = &finalizing;
     ++entries_;
-    hold(fresh);
+    add_reference(fresh);
   }
 
   void release(Entry& entry, Clock::time_point now) noexcept {
-    if (entry.refs.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    if (entry.references.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     switch (entry.state) {
-      case State::live: return rest(entry, now);
-      case State::discarded: discarded_.erase(entry); return closed_ ? drop(entry) : leave(entry);
-      case State::queued:  // not begun, and no coroutine waits any more
+      case State::leased: return become_idle(entry, now);
+      case State::discarded:
+        discarded_.erase(entry);
+        return closed_ ? remove_and_delete(entry) : begin_finalizing(entry);
+      case State::queued:  // its factory has not begun, and no coroutine waits any more
         entry.previous->waiters->successor = nullptr;
-        entry.state = State::gone;
-        return reclaim(entry);
-      case State::gone: return reclaim(entry);
-      case State::making:  // is kept once created
+        entry.state = State::removed;
+        return defer_delete(entry);
+      case State::removed: return defer_delete(entry);
+      case State::creating:  // its value is kept idle once created
       case State::idle:
       case State::finalizing: return;
     }
   }
 
-  void made(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
+  void factory_succeeded(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
     entry.value = std::move(value);
-    wake(entry.waiters->ready);
-    note(EventKind::made, entry);
+    actions_.set_event(entry.waiters->ready);
+    record_event(EventKind::made, entry);
     if (entry.cleared) {
       set_state(entry, State::finalizing);
-      return run(entry);
+      return actions_.run(entry);
     }
     entry.waiters.reset();
-    if (entry.refs.load(std::memory_order_relaxed) > 0) return set_state(entry, State::live);
-    rest(entry, now);
+    if (entry.references.load(std::memory_order_relaxed) > 0) return set_state(entry, State::leased);
+    become_idle(entry, now);
   }
 
-  /// Returns true if no coroutine waits for the value, so that none receives the error.
-  bool failed(Entry& entry, std::exception_ptr error) noexcept {
-    wake(entry.waiters->ready);
-    wake(entry.waiters->gone);
-    if (entry.cleared) depart(entry);
-    note(EventKind::failed, entry, error);
+  /// Returns true if no coroutine waits for the value, so that no coroutine receives the error.
+  bool factory_failed(Entry& entry, std::exception_ptr error) noexcept {
+    actions_.set_event(entry.waiters->ready);
+    actions_.set_event(entry.waiters->ended);
+    if (entry.cleared) finish_ending(entry);
+    record_event(EventKind::failed, entry, error);
     entry.waiters->error = std::move(error);
     remove(entry);
-    if (entry.refs.load(std::memory_order_relaxed) > 0) return false;
-    reclaim(entry);
+    if (entry.references.load(std::memory_order_relaxed) > 0) return false;
+    defer_delete(entry);
     return true;
   }
 
   /// The finalizer has ended, with or without an error.
-  void finalized(Entry& entry, std::exception_ptr error) noexcept {
-    const EventKind what = error ? EventKind::failed : EventKind::finalized;
-    note(what, entry, std::move(error));
-    depart(entry);
+  void finalizer_ended(Entry& entry, std::exception_ptr error) noexcept {
+    const EventKind kind = error ? EventKind::failed : EventKind::finalized;
+    record_event(kind, entry, std::move(error));
+    finish_ending(entry);
     remove(entry);
     if (entry.waiters) {
-      wake(entry.waiters->gone);
+      actions_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
-        table_.insert(*successor);  // uses the room that remove() has just freed
-        ++states_[index(successor->state = State::making)];
-        run(*successor);
+        table_.insert(*successor);  // does not allocate: remove() has just made room
+        ++states_[index(successor->state = State::creating)];
+        actions_.run(*successor);
       }
     }
-    if (entry.refs.load(std::memory_order_relaxed) == 0) reclaim(entry);
+    if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
   }
 
   /// Returns true if the entry is being finalized now.
@@ -196,8 +177,8 @@ class StateMachine {
     switch (entry.state) {
       case State::idle:
         idle_.erase(entry);
-        note(EventKind::expired, entry);
-        leave(entry);
+        record_event(EventKind::expired, entry);
+        begin_finalizing(entry);
         return true;
       case State::finalizing:
         if (entry.waiters && entry.waiters->successor != nullptr) entry.waiters->successor->expired = true;
@@ -206,23 +187,25 @@ class StateMachine {
     }
   }
 
-  /// The value is bad: its key is free at once, its leases keep it. Does nothing if the entry is already leaving.
+  /// The value is bad: its key can have a new value at once, and its leases keep the bad one. Does nothing if the entry
+  /// is already ending.
   void discard(Entry& entry) noexcept {
-    if (entry.state != State::live) return;
+    if (entry.state != State::leased) return;
     table_.erase(entry);
     entry.detached = true;
     set_state(entry, State::discarded);
     discarded_.push_back(entry);
-    note(EventKind::discarded, entry);
+    record_event(EventKind::discarded, entry);
   }
 
+  /// Finalizes the entry now, or as soon as its value is created.
   void clear(Entry& entry) noexcept {
     if (entry.state == State::finalizing || entry.cleared) return;
     entry.cleared = true;
     if (entry.state == State::idle) idle_.erase(entry);
     if (entry.state == State::discarded) discarded_.erase(entry);
-    if (entry.state == State::making) return leaving_.join(entry);  // finalized once created
-    leave(entry);
+    if (entry.state == State::creating) return ending_.add(entry);
+    begin_finalizing(entry);
   }
 
   void clear() noexcept {
@@ -239,48 +222,47 @@ class StateMachine {
     return false;
   }
 
-  /// The pool is destroyed: its idle values are destroyed with it, and no value is kept any more.
+  /// The pool is destroyed: its idle values are destroyed with it, without being finalized, and no value is kept any
+  /// more.
   void close() noexcept {
     closed_ = true;
     while (!idle_.empty()) {
       Entry& entry = idle_.front();
       idle_.erase(entry);
-      drop(entry);
+      remove_and_delete(entry);
     }
   }
 
   // Events to wait for --------------------------------------------------------------------------
 
-  /// The end of a key that is being finalized, or was cleared while its value was being created.
-  std::shared_ptr<AsyncEvent> gone_event(Entry& entry) {
+  /// An event that is set when this entry has ended.
+  std::shared_ptr<AsyncEvent> end_event(Entry& entry) {
     if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
-    if (!entry.waiters->gone) entry.waiters->gone = std::make_shared<AsyncEvent>();
-    return entry.waiters->gone;
+    if (!entry.waiters->ended) entry.waiters->ended = std::make_shared<AsyncEvent>();
+    return entry.waiters->ended;
   }
 
-  /// An event that is set when all entries that are leaving now have departed; null if there are none.
-  std::shared_ptr<AsyncEvent> all_gone_event() { return leaving_.all_gone_event(); }
+  /// An event that is set when all entries that are ending now have ended; null if there are none.
+  std::shared_ptr<AsyncEvent> all_ended_event() { return ending_.all_ended_event(); }
 
-  // Work ----------------------------------------------------------------------------------------
+  // Actions and events ---------------------------------------------------------------------------
 
-  bool has_work() const noexcept { return has_work_; }
+  bool has_actions() const noexcept { return !actions_.empty(); }
+  Actions<Entry> take_actions() noexcept { return actions_.take(); }
 
-  Work take_work() noexcept {
-    has_work_ = false;
-    last_to_run_ = nullptr;
-    return std::exchange(work_, Work{});
-  }
-
-  bool has_events() const noexcept { return !notices_.empty(); }
-  std::vector<PendingEvent> take_events() noexcept { return std::exchange(notices_, {}); }
-
-  void unpin(Entry& entry) noexcept {
-    if (--entry.pins == 0 && entry.state == State::gone && entry.refs.load(std::memory_order_relaxed) == 0)
-      reclaim(entry);
-  }
-
-  /// So many of the entries that take_work() returned have been deleted.
+  /// This number of entries from take_actions() has been deleted.
   void deleted(std::size_t entries) noexcept { entries_ -= entries; }
+
+  /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
+  /// none, the delivery has ended.
+  PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
+    finish_events(delivered);
+    if (closed_) drop_events();  // a destroyed pool reports no event
+    return events_.take();
+  }
+
+  /// Ends the running delivery.
+  void drop_events() noexcept { finish_events(events_.take_all()); }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
@@ -291,82 +273,85 @@ class StateMachine {
     ++states_[index(entry.state = state)];
   }
 
-  void hold(Entry& entry) noexcept { entry.refs.fetch_add(1, std::memory_order_relaxed); }
+  Entry* add_reference(Entry& entry) noexcept {
+    entry.expired = false;
+    entry.references.fetch_add(1, std::memory_order_relaxed);
+    return &entry;
+  }
 
-  /// The last reference has been released.
-  void rest(Entry& entry, Clock::time_point now) noexcept {
-    if (closed_) return drop(entry);
-    if (entry.expired) note(EventKind::expired, entry);
-    if (entry.expired || rules_.ttl == Duration::zero()) return leave(entry);
+  Entry* revive(Entry& entry) noexcept {
+    idle_.erase(entry);
+    entry.references.store(1, std::memory_order_relaxed);
+    set_state(entry, State::leased);
+    record_event(EventKind::revived, entry);
+    return &entry;
+  }
+
+  /// The entry has no reference: keeps it, or begins to finalize it.
+  void become_idle(Entry& entry, Clock::time_point now) noexcept {
+    if (closed_) return remove_and_delete(entry);
+    if (entry.expired) record_event(EventKind::expired, entry);
+    if (entry.expired || rules_.ttl == Duration::zero()) return begin_finalizing(entry);
     set_state(entry, State::idle);
     entry.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
-    // The thread that read the clock first need not be the first to get the lock.
+    // Another thread may have read the clock later and got the lock first. The list stays in the order of deadlines.
     if (!idle_.empty() && idle_.back().deadline > entry.deadline) entry.deadline = idle_.back().deadline;
     idle_.push_back(entry);
     if (!rules_.max_idle || count(State::idle) <= *rules_.max_idle) return;
     Entry& least_recent = idle_.front();
     idle_.erase(least_recent);
-    note(EventKind::evicted, least_recent);
-    leave(least_recent);
+    record_event(EventKind::evicted, least_recent);
+    begin_finalizing(least_recent);
   }
 
-  void leave(Entry& entry) noexcept {
+  void begin_finalizing(Entry& entry) noexcept {
     set_state(entry, State::finalizing);
-    leaving_.join(entry);
-    run(entry);
+    ending_.add(entry);
+    actions_.run(entry);
   }
 
-  void depart(Entry& entry) noexcept {
-    leaving_.depart(entry, [this](std::shared_ptr<AsyncEvent>& event) { wake(event); });
+  void finish_ending(Entry& entry) noexcept {
+    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { actions_.set_event(event); });
   }
 
-  void drop(Entry& entry) noexcept {
+  /// Without a call of the finalizer.
+  void remove_and_delete(Entry& entry) noexcept {
     remove(entry);
-    reclaim(entry);
+    defer_delete(entry);
   }
 
   void remove(Entry& entry) noexcept {
     if (!entry.detached) table_.erase(entry);
-    set_state(entry, State::gone);
+    set_state(entry, State::removed);
   }
 
-  void run(Entry& entry) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->next_task : work_.run) = &entry;
-    last_to_run_ = &entry;
-    entry.next_task = nullptr;
-    has_work_ = true;
+  void defer_delete(Entry& entry) noexcept {
+    if (entry.pending_events == 0) actions_.delete_entry(entry);
   }
 
-  void reclaim(Entry& entry) noexcept {
-    if (entry.pins > 0) return;
-    entry.chain = std::exchange(work_.garbage, &entry);
-    has_work_ = true;
-  }
-
-  void wake(std::shared_ptr<AsyncEvent>& event) noexcept {
-    if (!event) return;
-    work_.wake.push_back(std::move(event));
-    has_work_ = true;
-  }
-
-  void note(EventKind what, Entry& entry, std::exception_ptr error = {}) noexcept {
+  void record_event(EventKind kind, Entry& entry, std::exception_ptr error = {}) noexcept {
     if (!rules_.events || closed_) return;
-    notices_.push_back({what, &entry, std::move(error)});
-    ++entry.pins;
-    has_work_ = true;
+    if (events_.push(kind, entry, std::move(error))) actions_.deliver_events();
+  }
+
+  void finish_events(const PendingEvents<Entry>& delivered) noexcept {
+    for (const auto& event : delivered) {
+      Entry& entry = *event.entry;
+      if (--entry.pending_events == 0 && entry.state == State::removed &&
+          entry.references.load(std::memory_order_relaxed) == 0)
+        defer_delete(entry);
+    }
   }
 
   Rules rules_;
-  Table<Entry, Lookup> table_;
+  KeyTable<Entry, Lookup> table_;
   List<Entry> idle_;       // in the order of their deadlines
-  List<Entry> discarded_;  // discarded, and still leased
-  Departures<Entry> leaving_;
+  List<Entry> discarded_;  // in State::discarded
+  EndingEntries<Entry> ending_;
   std::array<std::size_t, 7> states_{};
   std::size_t entries_ = 0;
-  Work work_;
-  Entry* last_to_run_ = nullptr;
-  std::vector<PendingEvent> notices_;
-  bool has_work_ = false;
+  ActionCollector<Entry> actions_;
+  EventQueue<Entry> events_;
   bool closed_ = false;
 };
 

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/resource_pool/disposal.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+/// What the transitions of the state machine have decided. These actions are performed without the lock.
+template <class Entry>
+struct Actions {
+  Disposable* to_run = nullptr;  // the factories and finalizers to call, chained by next_task
+  Entry* to_delete = nullptr;    // chained by chain; call StateMachine::deleted() afterwards
+  std::vector<std::shared_ptr<AsyncEvent>> to_set;
+  bool deliver_events = false;  // a delivery of events has to begin
+};
+
+/// Collects actions until take() returns them.
+template <class Entry>
+class ActionCollector {
+ public:
+  bool empty() const noexcept { return empty_; }
+
+  Actions<Entry> take() noexcept {
+    empty_ = true;
+    last_to_run_ = nullptr;
+    return std::exchange(actions_, Actions<Entry>{});
+  }
+
+  /// The factory or the finalizer, depending on the state of the entry.
+  void run(Entry& entry) noexcept {
+    (last_to_run_ != nullptr ? last_to_run_->next_task : actions_.to_run) = &entry;
+    last_to_run_ = &entry;
+    entry.next_task = nullptr;
+    empty_ = false;
+  }
+
+  void delete_entry(Entry& entry) noexcept {
+    entry.chain = std::exchange(actions_.to_delete, &entry);
+    empty_ = false;
+  }
+
+  /// Takes the event, which may be null.
+  void set_event(std::shared_ptr<AsyncEvent>& event) noexcept {
+    if (!event) return;
+    actions_.to_set.push_back(std::move(event));
+    empty_ = false;
+  }
+
+  void deliver_events() noexcept {
+    actions_.deliver_events = true;
+    empty_ = false;
+  }
+
+ private:
+  Actions<Entry> actions_;
+  Entry* last_to_run_ = nullptr;
+  bool empty_ = true;
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool
