@@ -1,4 +1,5 @@
-// T-7: the latency of one call with 64 bytes in each direction. T-8: the rate of such calls with 64 in flight.
+// T-7: the latency of one call with 64 bytes in each direction. T-7s: the same with WorkerOptions::spin. T-8: the rate
+// of such calls with 64 in flight.
 #include <array>
 #include <string>
 #include <sys/socket.h>
@@ -67,9 +68,11 @@ void call_raw(benchmark::State& state, Placement placement) {
   samples.report(state);
 }
 
-asio::awaitable<void> call_drover(benchmark::State* state, Placement placement) {
+asio::awaitable<void> call_drover(benchmark::State* state, Placement placement, drover::Duration spin) {
   const auto executor = co_await asio::this_coro::executor;
-  drover::LocalWorker worker(executor, bench::worker_options(placement));
+  auto options = bench::worker_options(placement);
+  options.spin = spin;
+  drover::LocalWorker worker(executor, options);
   co_await worker.start();
   const std::string payload(payload_size, 'x');
   for (int i = 0; i < warm_up; ++i) co_await worker.call<std::string>("echo", payload);
@@ -157,7 +160,9 @@ int main(int argc, char** argv) {
     const std::string where = one ? "/1c/" : "/2c/";
     bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw<bench::ReadableLoop>, placement);
     if (!one) bench::add("T-7" + where + "spinning", 100000, call_raw<Spinning>, placement);
-    bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement);
+    const drover::Duration sleeps{}, spins = std::chrono::milliseconds(1);
+    bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement, sleeps);
+    if (!one) bench::add_coroutine("T-7s" + where + "drover", 50000, placement, call_drover, placement, spins);
     bench::add("T-8" + where + "raw", 300, calls_raw, placement, false);
     bench::add("T-8" + where + "batched", 300, calls_raw, placement, true);
     bench::add_coroutine("T-8" + where + "drover", 300, placement, calls_drover, placement);

@@ -58,8 +58,9 @@ void send_raw(benchmark::State& state, Placement placement, std::size_t size, bo
   samples.report(state);
 }
 
-/// The string is moved in, or passed by reference and copied.
-asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size, bool moves) {
+enum class Passed { moved, copied, borrowed };
+
+asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, std::size_t size, Passed passed) {
   const auto executor = co_await asio::this_coro::executor;
   auto options = bench::worker_options(placement);
   options.max_message_size = size + 4096;
@@ -70,10 +71,11 @@ asio::awaitable<void> send_drover(benchmark::State* state, Placement placement, 
   bench::Samples samples(*state);
   const bench::Costs costs(worker.pid());
   for ([[maybe_unused]] auto _ : *state) {
-    std::string own = moves ? payload : std::string();
+    std::string own = passed == Passed::moved ? payload : std::string();
     const auto begin = Clock::now();
-    auto call =
-        moves ? worker.call<std::uint64_t>("size", std::move(own)) : worker.call<std::uint64_t>("size", payload);
+    auto call = passed == Passed::moved    ? worker.call<std::uint64_t>("size", std::move(own))
+                : passed == Passed::copied ? worker.call<std::uint64_t>("size", payload)
+                                           : worker.call<std::uint64_t>("size", drover::borrow(payload));
     const auto received = co_await std::move(call);
     const auto taken = Clock::now() - begin;
     if (received != size) throw std::runtime_error("the worker received another size");
@@ -100,8 +102,10 @@ int main(int argc, char** argv) {
       bench::add(name + "raw", a_second, send_raw, placement, size * mebi, false, false);
       bench::add(name + "raw-fresh", a_second, send_raw, placement, size * mebi, true, true);
       bench::add(name + "raw-wide", a_second, send_raw, placement, size * mebi, true, false);
-      bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi, true);
-      bench::add_coroutine(name + "copied", a_second, placement, send_drover, placement, size * mebi, false);
+      bench::add_coroutine(name + "drover", a_second, placement, send_drover, placement, size * mebi, Passed::moved);
+      bench::add_coroutine(name + "copied", a_second, placement, send_drover, placement, size * mebi, Passed::copied);
+      bench::add_coroutine(name + "borrowed", a_second, placement, send_drover, placement, size * mebi,
+                           Passed::borrowed);
     }
   }
   return bench::run(argc, argv);

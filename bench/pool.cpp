@@ -1,7 +1,9 @@
 // T-10: how much a second worker on a second core adds. "raw" is a pool of one worker. "machine" is two processes that
 // do the work without being called, which shows what the machine can reach.
+// T-16: what one caller pays for the size of its pool. "raw" is a pool of one worker.
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <sys/wait.h>
 #include <vector>
 
@@ -99,15 +101,39 @@ asio::awaitable<void> pool_of(benchmark::State* state, int workers) {
   co_await pool.stop();
 }
 
+/// One caller in a pool of so many workers, all on the parent's core.
+asio::awaitable<void> one_caller(benchmark::State* state, int workers) {
+  drover::PoolOptions options;
+  options.size = static_cast<std::size_t>(workers);
+  options.worker = bench::worker_options(Placement::one_core);
+  drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+  const std::string payload(64, 'x');
+  for (int i = 0; i < 500 + workers; ++i) co_await pool.call<std::string>("echo", payload);
+  bench::Samples samples(*state);
+  const bench::Costs costs(pool.workers().front().pid);
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    const std::string reply = co_await pool.call<std::string>("echo", payload);
+    samples.add(*state, Clock::now() - begin);
+  }
+  costs.report(*state, static_cast<double>(state->iterations()));
+  samples.report(*state);
+  co_await pool.stop();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   drover::Routines routines;
-  routines.add("burn", burn);
+  routines.add("burn", burn).add("echo", [](std::string text) { return text; });
   if (bench::in_worker()) return drover::serve(routines);
 
   bench::add_coroutine("T-10/raw", 8, Placement::anywhere, pool_of, 1);
   bench::add_coroutine("T-10/drover", 8, Placement::anywhere, pool_of, 2);
   bench::add("T-10/machine", 8, machine, 2);
+  bench::add_coroutine("T-16/raw", 50000, Placement::one_core, one_caller, 1);
+  for (const int workers : {64, 256})
+    bench::add_coroutine("T-16/" + std::to_string(workers) + "/drover", 50000, Placement::one_core, one_caller,
+                         workers);
   return bench::run(argc, argv);
 }
