@@ -29,7 +29,7 @@ class CompletionQueue {
   template <class Owner>
   bool run(Owner& owner, bool inside) {
     std::optional<Turn> turn;
-    for (;;) {
+    for (bool last = false; !last;) {
       std::shared_ptr<Call> call;
       {
         const auto held = owner.lock();
@@ -45,15 +45,20 @@ class CompletionQueue {
         } else {
           if (own_.size() > 1 || owner.has_gathered()) schedule(owner);
           call = own_.pop();
+          last = own_.empty() && !owner.has_gathered();  // usual: one call, one completion, and no second look
         }
       }
       if (!call->same_executor) {
         call->post_completion();
         continue;
       }
-      if (!turn) turn.emplace(*this);
+      if (last)
+        turn.reset();  // nobody flushes what a call of this completion would gather
+      else if (!turn)
+        turn.emplace(*this);
       if (call->claim_completion()) Call::complete_with_kept_outcome(std::move(call));
     }
+    return false;
   }
 
   /// For the destruction of the context.

@@ -244,14 +244,20 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
 
 inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
                                        Completion* completion) {
-  auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
   bool ended = false;
   {
-    const auto held = lock();
+    auto held = lock();
+    const bool same_executor = io_ && io_->executor == executor;
+    std::shared_ptr<ContextRegistry> registry = registry_;
+    if (!same_executor) {  // to look the registry up takes locks of the context
+      held.unlock();
+      registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+      held.lock();
+    }
     const auto registry_lock = registry->lock();
     if (registry->closed()) return false;
     call->registry = registry;
-    call->same_executor = io_ && io_->executor == executor;
+    call->same_executor = same_executor;
     call->set_completion(completion);
     registry->add(call);
     ended = call->has_outcome;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -182,6 +183,15 @@ class DataLink {
     return call;
   }
 
+  /// While a handler runs, its context cannot be destroyed.
+  struct OnContext {
+    explicit OnContext(DataLink& of) noexcept : link(of) { link.on_context_ = true; }
+    OnContext(const OnContext&) = delete;
+    OnContext& operator=(const OnContext&) = delete;
+    ~OnContext() { link.on_context_ = false; }
+    DataLink& link;
+  };
+
   Outcome outcome_of(const Frame& frame) const {
     Outcome outcome{nullptr, static_cast<ResultStatus>(frame.header.status), frame.body};
     try {
@@ -194,14 +204,16 @@ class DataLink {
 
   void await_readable() {
     if (reading_ || !watch_) return;
-    const auto context = owner_.lock_context();
-    if (!context) return;
+    std::unique_lock<std::mutex> context;
+    if (!on_context_) context = owner_.lock_context();
+    if (!on_context_ && !context) return;
     reading_ = true;
     watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
       {
         const auto held = owner_.lock();
         reading_ = false;
         if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
+        const OnContext here(*this);
         listener_.read_results(1);
       }
       owner_.run_completions();
@@ -230,6 +242,7 @@ class DataLink {
   bool takes_calls_ = false;
   bool gathered_ = false;  // frames wait for flush_gathered()
   bool failed_ = false;
+  bool on_context_ = false;  // in a handler of the worker's context
   bool reading_ = false, writing_ = false, awaiting_memory_ = false;
 };
 
