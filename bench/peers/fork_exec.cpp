@@ -25,6 +25,6 @@ double spawn() {
 
 int main(int argc, char** argv) {
   std::vector<peers::Figure> figures;
-  peers::add_spawn(figures, "fork+exec", "raw system calls, a blocking read", spawn);
+  peers::add_spawn(figures, "fork+exec alone", "raw system calls, a blocking read", spawn);
   return peers::run_main(argc, argv, figures);
 }
