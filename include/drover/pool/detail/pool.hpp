@@ -91,15 +91,12 @@ class PoolImpl final : public ContextBound,
   void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, Supervisor::Death death,
                CallQueue& dropped);
   void start_successor(std::size_t at, CallQueue& dropped);
-  std::size_t slot_count() const {
-    const auto held = lock();
-    return slots_.size();
-  }
   void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
   void start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t));
   void emit(Event::Kind kind, std::optional<ExitStatus> exit);
 
   // Without.
+  std::vector<std::shared_ptr<WorkerSession>> all_sessions() const;
   void start_again(std::size_t at);
   void has_lived(std::size_t at);
 

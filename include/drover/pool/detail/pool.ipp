@@ -246,13 +246,8 @@ inline void PoolImpl::start_again(std::size_t at) {
 // ---- state ----------------------------------------------------------------------------------------------------------
 
 inline std::vector<WorkerMetadata> PoolImpl::workers() const {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-  }
   std::vector<WorkerMetadata> found;
-  for (const auto& session : all)
+  for (const auto& session : all_sessions())
     if (session->lifecycle().state() == WorkerSession::State::ready) found.push_back(*session->metadata());
   return found;
 }

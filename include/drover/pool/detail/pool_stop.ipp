@@ -15,6 +15,11 @@ inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::sessions() const {
   return all;
 }
 
+inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::all_sessions() const {
+  const auto held = lock();
+  return sessions();
+}
+
 inline void PoolImpl::begin_stop(Timeout grace) {
   CallQueue dropped;
   std::vector<std::shared_ptr<WorkerSession>> all;
@@ -52,44 +57,25 @@ inline void PoolImpl::on_signal(unsigned count) {
 
 inline void PoolImpl::kill_now() {
   begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-  }
-  for (const auto& session : all) session->kill();
+  for (const auto& session : all_sessions()) session->kill();
 }
 
 inline asio::awaitable<void> PoolImpl::await_stop_for_certain(std::shared_ptr<PoolImpl> pool) {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = pool->lock();
-    all = pool->sessions();
-  }
-  return await_ends_for_certain(std::move(all));
+  return await_ends_for_certain(pool->all_sessions());
 }
 
 inline void PoolImpl::abort_stop() {
   begin_stop(Duration::zero());
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-  }
-  for (const auto& session : all) session->abort_stop();
+  for (const auto& session : all_sessions()) session->abort_stop();
 }
 
 inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
                                                                      int cancellations) {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = pool->lock();
-    all = pool->sessions();
-  }
+  const std::vector<std::shared_ptr<WorkerSession>> all = pool->all_sessions();
   co_await await_ends(all, leaves, cancellations);
   std::vector<StopReport> reports;
-  const std::size_t slots = pool->slot_count();
-  for (std::size_t i = 0; i < slots; ++i) reports.push_back(all[i]->stop_report());
+  const auto held = pool->lock();
+  for (std::size_t i = 0; i < pool->slots_.size(); ++i) reports.push_back(all[i]->record().stop_report());
   co_return reports;
 }
 

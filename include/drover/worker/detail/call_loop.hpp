@@ -56,8 +56,6 @@ class CallLoop {
   static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
   static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for later ones
 
-  void say_hello();
-
   // Waiting. Each function does nothing if its wait is already pending.
   void watch_wakeup();
   void watch_data();

@@ -1,11 +1,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
 #include <limits>
-#include <poll.h>
 #include <string>
-#include <sys/socket.h>
 #include <utility>
 
 #include <asio/bind_cancellation_slot.hpp>
@@ -14,11 +11,10 @@
 #include <asio/post.hpp>
 
 #include <drover/error.hpp>
-#include <drover/os/credentials.hpp>
 #include <drover/os/detail/cpu.hpp>
-#include <drover/wire/detail/version.hpp>
 #include <drover/worker/detail/call_loop.hpp>
 #include <drover/worker/detail/control_thread.hpp>
+#include <drover/worker/detail/hello.hpp>
 #include <drover/worker/detail/run_routine.hpp>
 #include <drover/worker/detail/stop_token_thread.hpp>
 
@@ -45,7 +41,7 @@ inline CallLoop::~CallLoop() {
 inline void CallLoop::begin() {
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
   state_.phase.store(WorkerState::Phase::serving);
-  say_hello();
+  if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
   state_.greeted.store(true);
   watch_wakeup();
   watch_data();
@@ -55,33 +51,6 @@ inline void CallLoop::run() {
   while (!finished_) {  // a routine may have stopped the context
     context_.restart();
     context_.run();
-  }
-}
-
-inline void CallLoop::say_hello() {
-  ByteBuffer body;
-  Encoder encoder(body);
-  encoder.put(Hello{library_version, routines_.names()});
-  FrameWriter writer;
-  FrameHeader header;
-  header.type = FrameType::hello;
-  header.id = hello_id();
-  writer.queue(header, body.view());
-  iovec part{};
-  while (writer.gather(&part, 1) != 0) {
-    try {
-      writer.consumed(
-          send_with_credentials(state_.control.get(), {static_cast<const std::byte*>(part.iov_base), part.iov_len}));
-    } catch (const std::system_error& e) {
-      if (e.code() == std::errc::broken_pipe || e.code() == std::errc::connection_reset) return connection_lost();
-      if (e.code() == std::errc::no_buffer_space || e.code() == std::errc::not_enough_memory) {
-        ::poll(nullptr, 0, static_cast<int>(Channel::memory_pause.count()));
-        continue;
-      }
-      if (e.code() != std::errc::resource_unavailable_try_again) throw;
-      pollfd writable{state_.control.get(), POLLOUT, 0};
-      ::poll(&writable, 1, -1);
-    }
   }
 }
 

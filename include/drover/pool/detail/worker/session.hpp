@@ -109,7 +109,7 @@ class WorkerSession final : public ContextBound,
   }
   StopReport stop_report() const {
     const auto held = lock();
-    return worker_.stop_account.report(worker_.lifecycle, worker_.child.get());
+    return worker_.stop_report();
   }
   /// Null if it has started. For the one who throws it, on whatever thread: nobody else holds on to it.
   std::exception_ptr take_start_failure() {

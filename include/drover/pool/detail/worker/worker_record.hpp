@@ -35,6 +35,8 @@ struct WorkerRecord {
     return lifecycle.exit_reason() == ExitReason::drained && exit_status().value_or(ExitStatus{}).success();
   }
 
+  StopReport stop_report() const { return stop_account.report(lifecycle, child.get()); }
+
   void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt) {
     events.emit(kind, child ? child->pid() : 0, [&](Event& event) {
       event.exit = exit;
