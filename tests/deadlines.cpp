@@ -1,12 +1,30 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdlib>
 #include <gtest/gtest.h>
+#include <new>
 #include <random>
 #include <vector>
 
 #include <drover/detail/deadlines.hpp>
 #include <drover/timeout.hpp>
+
+namespace {
+
+std::size_t allocations = 0;
+
+void* counted(std::size_t size) {
+  ++allocations;
+  if (void* const memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return counted(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -56,6 +74,20 @@ TEST(Deadlines, BehaveLikeASortedList) {
     ASSERT_EQ(deadlines.first().deadline.at, (*earliest)->deadline.at);
     ASSERT_EQ(deadlines.next(), (*earliest)->deadline.at);
   }
+}
+
+TEST(Deadlines, AllocateOnlyWhenReserved) {
+  std::vector<Item> items(1000);
+  Deadlines<Item> deadlines;
+  const std::size_t before = allocations;
+  for (std::size_t count = 1; count <= items.size(); ++count) deadlines.reserve(count);
+  const std::size_t reserved = allocations;
+  EXPECT_LE(reserved - before, 11u);
+  for (int round = 0; round < 2; ++round)
+    for (Item& item : items) deadlines.add(item, Clock::time_point{});
+  while (!deadlines.empty()) deadlines.remove(deadlines.first());
+  for (Item& item : items) deadlines.add(item, Clock::time_point{});
+  EXPECT_EQ(allocations, reserved);
 }
 
 TEST(Deadlines, ComeOutInOrder) {
