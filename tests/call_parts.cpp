@@ -1,6 +1,5 @@
-// The parts of a call in the parent, without processes: its states, the deadlines, the queue, the callers of status(),
-// the data socket.
-#include <algorithm>
+// The parts of a call in the parent, without processes: its states, the queue, the callers of status(), the data
+// socket.
 #include <array>
 #include <cstdint>
 #include <gtest/gtest.h>
@@ -17,7 +16,6 @@
 #include <asio/io_context.hpp>
 
 #include <drover/pool/detail/call/call_queue.hpp>
-#include <drover/pool/detail/call/deadlines.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/call/state.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
@@ -25,15 +23,11 @@
 
 namespace {
 
-using namespace std::chrono_literals;
-using drover::Clock;
 using drover::detail::Call;
 using drover::detail::CallEvent;
 using drover::detail::CallQueue;
 using drover::detail::CallState;
 using drover::detail::CallStep;
-using drover::detail::DeadlineHook;
-using drover::detail::Deadlines;
 using drover::detail::Dispatcher;
 using drover::detail::FrameHeader;
 using drover::detail::step;
@@ -140,66 +134,6 @@ TEST(CallState, NoEventSequenceCompletesTwiceOrLosesASlot) {
     ASSERT_EQ(tally.left_queue, waits_in_queue(tally.state) ? 0 : 1);
     ASSERT_EQ(tally.places_taken - tally.slots_released, has_slot(tally.state) ? 1 : 0);
   }
-}
-
-// ---- the deadlines --------------------------------------------------------------------------------------------------
-
-struct Item {
-  DeadlineHook deadline;
-};
-
-TEST(Deadlines, BehaveLikeASortedList) {
-  std::mt19937 random(11);
-  const Clock::time_point zero{};
-  std::vector<Item> items(64);
-  Deadlines<Item> deadlines;
-  std::vector<Item*> model;
-  for (int round = 0; round < 10000; ++round) {
-    Item& item = items[random() % items.size()];
-    switch (random() % 4) {
-      case 0:
-      case 1: {
-        deadlines.add(item, zero + std::chrono::milliseconds(random() % 50));
-        if (std::find(model.begin(), model.end(), &item) == model.end()) model.push_back(&item);
-        break;
-      }
-      case 2:
-        deadlines.remove(item);
-        std::erase(model, &item);
-        break;
-      default:
-        if (!deadlines.empty()) {
-          Item& first = deadlines.first();
-          deadlines.remove(first);
-          std::erase(model, &first);
-        }
-    }
-    ASSERT_EQ(deadlines.empty(), model.empty());
-    for (Item& each : items)
-      ASSERT_EQ(each.deadline.queued(), std::find(model.begin(), model.end(), &each) != model.end());
-    if (model.empty()) {
-      ASSERT_FALSE(deadlines.next());
-      continue;
-    }
-    const auto earliest =
-        std::min_element(model.begin(), model.end(), [](Item* a, Item* b) { return a->deadline.at < b->deadline.at; });
-    ASSERT_EQ(deadlines.first().deadline.at, (*earliest)->deadline.at);
-    ASSERT_EQ(deadlines.next(), (*earliest)->deadline.at);
-  }
-}
-
-TEST(Deadlines, ComeOutInOrder) {
-  std::mt19937 random(13);
-  std::vector<Item> items(1000);
-  Deadlines<Item> deadlines;
-  for (Item& item : items) deadlines.add(item, Clock::time_point{} + std::chrono::nanoseconds(random()));
-  Clock::time_point last{};
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    ASSERT_GE(deadlines.first().deadline.at, last);
-    last = deadlines.first().deadline.at;
-    deadlines.remove(deadlines.first());
-  }
-  EXPECT_TRUE(deadlines.empty());
 }
 
 // ---- the queue ------------------------------------------------------------------------------------------------------

@@ -1,12 +1,9 @@
 // The context of a coroutine that waits for a process watches for the exit as well: os/detail/exit_watcher.hpp.
 #include <algorithm>
 #include <gtest/gtest.h>
-#include <memory>
 #include <random>
 #include <semaphore>
 #include <string>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <system_error>
 #include <thread>
@@ -24,47 +21,15 @@
 #include <asio/thread_pool.hpp>
 
 #include <drover/detail/context/registry.hpp>
-#include <drover/os/detail/reaper_thread.hpp>
 #include <drover/os/process.hpp>
 
+#include "support/busy_reaper.hpp"
 #include "support/processes.hpp"
 
 namespace {
 
 using namespace support;
 using Kind = ExitStatus::Kind;
-
-/// While this object lives the reaper thread does nothing else.
-class BusyReaper {
- public:
-  BusyReaper() : id_(reaper().add(work_)) {
-    if (reaper().watch(bell_.get(), id_, 0, EPOLLIN | EPOLLONESHOT) != 0) throw std::runtime_error("epoll_ctl");
-    work_->begun.acquire();
-  }
-  ~BusyReaper() {
-    reaper().unwatch(bell_.get());
-    reaper().remove(id_);
-    work_->over.release();
-  }
-  BusyReaper(const BusyReaper&) = delete;
-  BusyReaper& operator=(const BusyReaper&) = delete;
-
- private:
-  struct Work final : drover::detail::ReaperClient {
-    void on_event(unsigned) noexcept override {
-      begun.release();
-      over.acquire();
-    }
-    void on_time() noexcept override {}
-    Clock::time_point at_exit() noexcept override { return Clock::now(); }
-    std::binary_semaphore begun{0}, over{0};
-  };
-  static drover::detail::ReaperThread& reaper() { return drover::detail::ReaperThread::get(); }
-
-  const std::shared_ptr<Work> work_ = std::make_shared<Work>();
-  const UniqueFd bell_{::eventfd(1, EFD_CLOEXEC)};
-  const std::uint64_t id_;
-};
 
 class ExitWatcher : public Processes {
  protected:

@@ -152,6 +152,17 @@ TEST_F(Exec, AfterPrepareForExecLeavesNoProcess) {
   EXPECT_LT(outcome.took, slack);
 }
 
+// prepare_for_exec() on one thread meets the start of a process on another, in every order: the program is
+// support/spawning_host.cpp.
+TEST_F(Exec, EndsAProcessThatIsBeingStarted) {
+  Command command;
+  command.program = DROVER_HELPER_SPAWNING_HOST;
+  command.args = {DROVER_HELPER_CHILD};
+  auto process = Process::spawn(command);
+  const auto status = run(process.wait());
+  EXPECT_TRUE(status.success()) << status.to_string();
+}
+
 TEST_F(Exec, WithoutPrepareForExecLeavesTheProcesses) {
   const auto outcome = host({"execs", "unprepared"});
   EXPECT_TRUE(outcome.exit.success()) << outcome.exit.to_string();

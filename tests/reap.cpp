@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <memory>
+#include <semaphore>
 #include <signal.h>
 #include <string>
 #include <sys/wait.h>
@@ -337,6 +338,32 @@ TEST_F(Reap, ObserverSeesEachStepInOrder) {
   EXPECT_GE(events[0].at, start + 50ms);
   EXPECT_GE(events[1].at, start + 100ms);
   EXPECT_GE(events[2].at, events[1].at);
+}
+
+// A process that has got SIGTERM is suspended and continued long before SIGKILL is due.
+TEST_F(Reap, ReportsSuspensionsBetweenItsSignals) {
+  using drover::detail::ChildEvent;
+  std::binary_semaphore terminated{0}, stopped{0}, continued{0};
+  drover::detail::SpawnOptions extras;
+  extras.observes_stops = true;
+  extras.observer = [&](const ChildEvent& event) {
+    if (event.kind == ChildEvent::Kind::terminate_sent) terminated.release();
+    if (event.kind == ChildEvent::Kind::stopped) stopped.release();
+    if (event.kind == ChildEvent::Kind::continued) continued.release();
+  };
+  ReadPipe pipe;
+  Command command = child({"ignore", "15", "say", "x", "pause"});
+  command.out = pipe.stdio();
+  const auto child = drover::detail::ChildProcess::spawn(command, extras);
+  pipe.byte();
+  child->reap({.patience = 0s, .term_grace = 60s});
+  EXPECT_TRUE(terminated.try_acquire_for(slack));
+  child->signal(SIGSTOP);
+  EXPECT_TRUE(stopped.try_acquire_for(1s + slack));
+  child->signal(SIGCONT);
+  EXPECT_TRUE(continued.try_acquire_for(1s + slack));
+  child->signal(SIGKILL);
+  run(drover::detail::AsyncEvent::wait(child->settled()));
 }
 
 TEST_F(Reap, MayRunBesideOtherMembersOnAnyThread) {

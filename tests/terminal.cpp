@@ -56,4 +56,7 @@ TEST_F(Terminal, SuspendsTheProgramWithTheChild) { expect_well("suspends"); }
 
 TEST_F(Terminal, ReturnsFromASuspendedChild) { expect_well("stopped"); }
 
+// The child has got SIGTERM and ignores it; SIGKILL is due much later.
+TEST_F(Terminal, ReturnsFromAChildSuspendedDuringAReap) { expect_well("stopped-late"); }
+
 }  // namespace

@@ -112,6 +112,21 @@ int job(const std::string& mode) {
     process.signal(SIGCONT);
     type("x\n");
     expect_reads(process);
+  } else if (mode == "stopped-late") {
+    Command command = reading({"ignore", "15", "say", "x", "await-input", "exit", "5"});
+    command.out = Stdio::file("/proc/self/fd/" + std::to_string(told[1]));
+    Process process = Process::spawn(command);
+    char byte;
+    expect(::read(told[0], &byte, 1) == 1, "the child ignores SIGTERM");
+    static_cast<void>(process.reap({.patience = 0s, .term_grace = 1min}));
+    process.signal(SIGSTOP);
+    const auto start = drover::Clock::now();
+    while (::tcgetpgrp(0) != ::getpgrp()) ::usleep(1000);
+    expect(drover::Clock::now() - start < 5s, "the terminal returns soon");
+    process.signal(SIGCONT);
+    type("x\n");
+    expect(run(process.wait()).value == 5, "the child has read its terminal");
+    expect_terminal_is_ours();
   } else {
     return 2;
   }

@@ -43,14 +43,14 @@ inline void ChildProcess::advance(Lock lock) noexcept {
 inline Deadline ChildProcess::tend_running(Clock::time_point now) noexcept {
   // Poll once more before each step: the process may have exited in time without our having noticed.
   while (!try_collect(now)) {
-    if (!escalation_.send_due(now)) {
-      if (exit_notice_.lost()) watch_again();
-      Deadline look_again = suspension_.look(now);
-      if (exit_notice_.must_poll()) look_again = earlier(look_again, now + between_polls);
-      return look_again;
-    }
-    // The exit will be announced, so there is no need to poll now, unless the descriptor that announces it was lost.
-    if (exit_notice_.will_come() && (!escalation_.next() || now < *escalation_.next())) break;
+    const bool sent = escalation_.send_due(now);
+    const bool more_due = escalation_.next() && *escalation_.next() <= now;
+    // After a signal, poll once more only for the next step, or if the descriptor that announces the exit was lost.
+    if (sent && (more_due || !exit_notice_.will_come())) continue;
+    if (exit_notice_.lost()) watch_again();
+    Deadline look_again = suspension_.look(now);
+    if (exit_notice_.must_poll()) look_again = earlier(look_again, now + between_polls);
+    return look_again;
   }
   return std::nullopt;
 }

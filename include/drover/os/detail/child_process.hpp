@@ -138,6 +138,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   static constexpr auto between_looks = std::chrono::seconds(10);  // in case a report was lost
 
   void start(SpawnRequest& launch, bool is_worker);
+  void forget_start() noexcept;
   void watch_again() noexcept;
   void advance(Lock lock) noexcept;
   bool try_collect(Clock::time_point now) noexcept;

@@ -10,34 +10,39 @@ inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command,
   ReaperThread& reaper = ReaperThread::get();
   SpawnRequest launch(command, extras.descriptors, extras.env);
   const auto child = std::make_shared<ChildProcess>(Private{}, reaper, launch, extras);
+  // From the registration on, the end of the program or prepare_for_exec() on another thread may require that this child
+  // is ended. Those threads wait for the lock, until there is a process to signal or the start has failed.
+  const Lock held(child->mutex_);
   child->entry_.add(child);
   try {
     child->start(launch, extras.is_worker);
   } catch (...) {
-    child->lines_.close();
-    child->entry_.remove();
+    child->forget_start();
     throw;
   }
   return child;
 }
 
-// The lock is held throughout: the program may end, and require this child to be ended, at any moment.
+/// The lock is held.
 inline void ChildProcess::start(SpawnRequest& launch, bool is_worker) {
-  const Lock held(mutex_);
-  try {
-    lines_.start();
-    {
-      const MarkSpawns mark(is_worker);
-      handle_.adopt(launch.run());
-    }
-    suspension_.hand_over(launch.take_terminal());
-    if (!exit_notice_.watch_pidfd()) exit_notice_.wait_in_thread(shared_from_this());
-    if (const Deadline look_again = suspension_.look(Clock::now())) entry_.arm(look_again);
-  } catch (...) {
-    suspension_.release_terminal();
-    phase_ = Phase::over;
-    throw;
+  lines_.start();
+  {
+    const MarkSpawns mark(is_worker);
+    handle_.adopt(launch.run());
   }
+  suspension_.hand_over(launch.take_terminal());
+  if (!exit_notice_.watch_pidfd()) exit_notice_.wait_in_thread(shared_from_this());
+  if (const Deadline look_again = suspension_.look(Clock::now())) entry_.arm(look_again);
+}
+
+/// The start has failed. A thread that waits for the lock finds nothing to do: there is no process, and nobody is told
+/// of its end. The lock is held.
+inline void ChildProcess::forget_start() noexcept {
+  suspension_.release_terminal();
+  phase_ = Phase::over;
+  told_end_ = told_over_ = true;
+  lines_.close();
+  entry_.remove();
 }
 
 /// Watches for the exit and for output again, after the descriptors that report them may have been lost. The lock is

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include <drover/exit_status.hpp>
+#include <drover/os/detail/send_signal.hpp>
 #include <drover/os/fd.hpp>
 
 // The same numbers on every architecture; older C libraries do not define them.
@@ -184,12 +185,12 @@ class ChildSyscalls {
     if (pidfd_.names_process())
       if (const int error = pidfd_.send(signo); error == 0 || error == ESRCH) return error;
     if (poll_exit().seen != ExitPoll::Seen::running) return ESRCH;
-    return ::kill(pid_, signo) == 0 ? 0 : errno;
+    return signal_process(pid_, signo);
   }
 
   /// Signals the whole group. Call it only while the child exists, running or as a zombie: no other process has its id
   /// then.
-  int send_group(int signo) noexcept { return ::kill(-pid_, signo) == 0 ? 0 : errno; }
+  int send_group(int signo) noexcept { return signal_group(pid_, signo); }
 
   /// Collects the zombie that poll_exit() has seen.
   void collect() noexcept {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <drover/os/detail/child_syscalls.hpp>
+#include <drover/os/detail/send_signal.hpp>
 
 /// The rest of a process group after its leader has been reaped.
 namespace drover { inline namespace v1 { namespace detail {
@@ -28,6 +29,7 @@ inline bool adopts_orphans() noexcept {
 
 /// Collects the zombies of the group that have become our children.
 inline void collect_group(pid_t group) noexcept {
+  if (!names_a_child(group)) return;  // 0 means this program's own group
   siginfo_t info{};
   do {
     info.si_pid = 0;
@@ -35,7 +37,10 @@ inline void collect_group(pid_t group) noexcept {
 }
 
 /// False once the group has no member, not even a zombie.
-inline bool group_exists(pid_t group) noexcept { return ::kill(-group, 0) == 0 || errno == EPERM; }
+inline bool group_exists(pid_t group) noexcept {
+  const int error = signal_group(group, 0);
+  return error == 0 || error == EPERM;
+}
 
 /// A member of the group that is not a zombie, found by reading all of /proc; empty if there is none, or no /proc.
 inline std::optional<pid_t> living_member(pid_t group) noexcept {
@@ -97,7 +102,7 @@ class LeaderlessGroup {
         member_.send(SIGSTOP);
         if (!lives()) continue;
       }
-      ::kill(-group_, SIGKILL);
+      signal_group(group_, SIGKILL);
       return;
     }
   }

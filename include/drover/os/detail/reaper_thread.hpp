@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include <drover/detail/deadlines.hpp>
 #include <drover/detail/keep_loaded.hpp>
 #include <drover/os/detail/event_set.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
@@ -89,8 +90,9 @@ class ReaperThread {
     if (!ProgramExit::processes_may_start())
       throw std::system_error(ECANCELED, std::system_category(),
                               "no process can be started while the program ends or is replaced");
+    times_.reserve(entries_.size() + 1);  // arm() must not fail
     const std::uint64_t id = ++last_id_;
-    entries_.emplace(id, Entry{std::move(watched), std::nullopt});
+    entries_.emplace(id, Entry{std::move(watched), {}});
     return id;
   }
 
@@ -99,6 +101,7 @@ class ReaperThread {
     const std::lock_guard held(mutex_);
     const auto found = entries_.find(id);
     if (found == entries_.end()) return;
+    times_.remove(found->second);
     removed = std::move(found->second.watched);
     entries_.erase(found);
     if (entries_.empty()) empty_.notify_all();
@@ -124,8 +127,10 @@ class ReaperThread {
     std::unique_lock held(mutex_);
     const auto found = entries_.find(id);
     if (found == entries_.end()) return;
-    found->second.at = at;
-    next_at_ = earlier(next_at_, at);
+    if (at)
+      times_.add(found->second, *at);
+    else
+      times_.remove(found->second);
     if (at && *at < wakes_at_)
       wake(held);
     else
@@ -137,7 +142,7 @@ class ReaperThread {
  private:
   struct Entry {
     std::shared_ptr<ReaperClient> watched;
-    Deadline at;
+    DeadlineHook deadline;
   };
 
   ReaperThread() : set_(std::make_shared<EventSet>()) {}
@@ -231,7 +236,7 @@ class ReaperThread {
         return Next::blind;
       }
     }
-    wakes_at_ = until = *earlier(next_at_, until);
+    wakes_at_ = until = *earlier(times_.next(), until);
     return Next::wait;
   }
 
@@ -266,20 +271,14 @@ class ReaperThread {
     return found == entries_.end() ? nullptr : found->second.watched;
   }
 
-  // The first client that is due.
+  // The client that is due first, if one is due.
   std::shared_ptr<ReaperClient> take_due(Clock::time_point now) noexcept {
     const std::lock_guard held(mutex_);
-    if (!next_at_ || now < *next_at_) return nullptr;
-    next_at_.reset();
-    std::shared_ptr<ReaperClient> due;
-    for (auto& [id, entry] : entries_) {
-      if (!due && entry.at && *entry.at <= now) {
-        entry.at.reset();
-        due = entry.watched;
-      }
-      next_at_ = earlier(next_at_, entry.at);
-    }
-    return due;
+    if (times_.empty()) return nullptr;
+    Entry& first = times_.first();
+    if (now < first.deadline.at) return nullptr;
+    times_.remove(first);
+    return first.watched;
   }
 
   void check_all(bool anew) noexcept {
@@ -334,7 +333,7 @@ class ReaperThread {
   std::uint64_t wake_ups_ = 0;  // of the present set's thread
   std::map<std::uint64_t, Entry> entries_;
   std::uint64_t last_id_ = 0;
-  Deadline next_at_;                                       // no entry's time is earlier
+  Deadlines<Entry> times_;                                 // of the entries that have one
   Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer
 };
 

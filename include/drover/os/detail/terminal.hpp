@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include <drover/os/detail/send_signal.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/signals.hpp>
 
@@ -71,7 +72,7 @@ class ChildTerminal {
   void hand_over(pid_t child) noexcept {
     if (!fd_) return;
     set_foreground(child);
-    ::kill(-child, SIGCONT);
+    signal_group(child, SIGCONT);
   }
 
   /// Call it at intervals while the child is known to run.
@@ -80,7 +81,9 @@ class ChildTerminal {
       case TerminalStep::nothing: return;
       case TerminalStep::hand_over: return hand_over(child);
       case TerminalStep::take_back: return set_foreground(::getpgrp());
-      case TerminalStep::take_back_and_stop: set_foreground(::getpgrp()); ::kill(0, SIGTSTP);
+      case TerminalStep::take_back_and_stop:
+        set_foreground(::getpgrp());
+        ::kill(0, SIGTSTP);  // to this program's own group, as the terminal would
     }
   }
 

@@ -14,7 +14,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/registry.hpp>
-#include <drover/pool/detail/call/deadlines.hpp>
+#include <drover/detail/deadlines.hpp>
 #include <drover/pool/detail/call/state.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/body.hpp>

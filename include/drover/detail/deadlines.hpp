@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -17,8 +18,8 @@ struct DeadlineHook {
   bool queued() const noexcept { return place != none; }
 };
 
-/// Deadlines, the earliest first. A binary heap of pointers: adding and removing cost no allocation once it has grown.
-/// T has a member `DeadlineHook deadline`.
+/// Deadlines, the earliest first. A binary heap of pointers: adding and removing take logarithmic time, and cost no
+/// allocation once it has grown. T has a member `DeadlineHook deadline`.
 template <class T>
 class Deadlines {
  public:
@@ -26,6 +27,13 @@ class Deadlines {
   T& first() const noexcept { return *heap_.front(); }
   Deadline next() const { return heap_.empty() ? Deadline{} : Deadline{heap_.front()->deadline.at}; }
 
+  /// Makes room for `count` items, so that add() cannot fail. Called for one item more each time, it allocates as
+  /// seldom as add() does.
+  void reserve(std::size_t count) {
+    if (count > heap_.capacity()) heap_.reserve(std::max(count, 2 * heap_.capacity()));
+  }
+
+  /// Adds the item, or moves it to another time. Allocates only beyond what is reserved.
   void add(T& item, Clock::time_point at) {
     remove(item);
     item.deadline.at = at;
