@@ -259,16 +259,18 @@ TEST_P(PoolStop, CancelledOnceWaitsAndTwiceLeavesTheReaper) {
   run_in_strand([]() -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
     for (const int times : {1, 2}) {
+      EventLog log;
       PoolOptions options = call_pool(2);
       options.worker.term_grace = 300ms;
-      options.worker.command.out = Stdio::null();
+      options.worker.on_event = log.handler();
       WorkerPool pool = co_await WorkerPool::start(options);
       std::vector<pid_t> pids;
       for (const auto& worker : pool.workers()) pids.push_back(worker.pid);
       auto spinning = pool.call("spin");
       ::kill(pids.front(), SIGSTOP);
       Task stopping(here, pool.stop());
-      co_await pause_for(20ms);
+      const bool stops = co_await soon([&] { return log.count(Event::Kind::stopping) == 2; });
+      EXPECT_TRUE(stops);
       const auto began = Clock::now();
       for (int i = 0; i < times; ++i) {
         stopping.cancel();
