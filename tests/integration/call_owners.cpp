@@ -111,10 +111,11 @@ TEST_P(CallContext, MayBeAnotherContextOrAStrand) {
   });
 }
 
-asio::awaitable<void> answered_on(LocalWorker& worker, std::thread::id thread, int& wrong) {
+/// Counts the calls that are answered on this thread.
+asio::awaitable<void> answered_on(LocalWorker& worker, std::thread::id thread, int& count) {
   for (int i = 0; i < 100; ++i) {
     co_await worker.call<int>("square", i);
-    wrong += std::this_thread::get_id() != thread;
+    count += std::this_thread::get_id() == thread;
   }
 }
 // A caller on another context is resumed on the thread that runs its own context.
@@ -123,17 +124,17 @@ TEST_P(CallContext, CallerResumesOnItsOwnExecutor) {
     LocalWorker worker(co_await asio::this_coro::executor, call_worker());
     co_await worker.start();
     std::atomic<bool> done{false};
-    int wrong = 0;
+    int count = 0;
     std::thread runner([&] {
       asio::io_context other;
-      asio::co_spawn(other, answered_on(worker, std::this_thread::get_id(), wrong), asio::detached);
+      asio::co_spawn(other, answered_on(worker, std::this_thread::get_id(), count), asio::detached);
       other.run();
       done = true;
     });
     const bool ended = co_await soon([&] { return done.load(); });
     EXPECT_TRUE(ended);
     runner.join();
-    EXPECT_EQ(wrong, 0);
+    EXPECT_EQ(count, 100);
     co_await worker.stop();
   });
 }
@@ -230,6 +231,7 @@ TEST_F(WorkerContext, IfDestroyedFailsCallsFromOtherContexts) {
       asio::co_spawn(context, make(), asio::detached);
       context.run();
     }
+    EXPECT_EQ(failures.size(), 12u) << "the worker and the pool have started";
     for (auto& failure : failures) {
       const Failure ended = failure.get();
       EXPECT_TRUE(ended == Errc::connection_lost) << ended;
