@@ -1,4 +1,5 @@
 // The parent of workers dies: how its workers end, however busy they are and whichever process holds their sockets.
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -104,10 +105,23 @@ TEST_F(ParentDeath, EndsWorkersInEveryState) {
   }
 }
 
-// The workers are suspended by SIGSTOP when the parent dies.
+/// Until SIGSTOP has suspended a process, which need not be our child.
+asio::awaitable<void> seen_suspended(pid_t pid) {
+  for (std::string state; state != "T";) {
+    co_await pause_for(1ms);
+    std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+    for (std::string word; file >> word && word != "State:";) continue;
+    if (!(file >> state)) throw std::runtime_error("the process has ended");
+  }
+}
+
+/// The workers are suspended by SIGSTOP when the parent dies.
 asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vector<std::string> awaited) {
   Host h = co_await host(steps, awaited);
-  for (const pid_t pid : h.pids["worker"]) ::kill(pid, SIGSTOP);
+  for (const pid_t pid : h.pids["worker"]) {
+    ::kill(pid, SIGSTOP);
+    co_await seen_suspended(pid);
+  }
   const auto start = Clock::now();
   co_await kill_host(h.process);
   for (const pid_t pid : h.pids["worker"]) {
@@ -155,7 +169,7 @@ TEST_F(ParentDeath, DuringTheStartLeavesNoWorker) {
   run_together({[&] { return repeat(0); }, [&] { return repeat(1); }});
 }
 
-// The parent dies while a worker drains after SIGINT.
+/// The parent dies while a worker drains after SIGINT.
 asio::awaitable<void> interrupted_orphan(std::vector<std::string> steps) {
   const std::vector<std::string> awaited{"napping"};
   Host h = co_await host(steps, awaited);
