@@ -229,7 +229,7 @@ TEST_F(WorkerContext, IfDestroyedFailsCallsFromOtherContexts) {
         context.stop();
       };
       asio::co_spawn(context, make(), asio::detached);
-      context.run();
+      context.run_for(30s);
     }
     EXPECT_EQ(failures.size(), 12u) << "the worker and the pool have started";
     for (auto& failure : failures) {
