@@ -1,11 +1,6 @@
 // Calls with large arguments and results, and calls under a small size limit.
 #include <gtest/gtest.h>
-#include <map>
-#include <memory>
-#include <optional>
-#include <tuple>
 
-#include "support/call_types.hpp"
 #include "support/calls.hpp"
 
 namespace {
