@@ -39,7 +39,8 @@ struct Heard {
   }
 };
 
-/// Until the reaper thread has reported the exit of our child: until it has reported that of one that was started later.
+/// Until the reaper thread has reported the exit of our child: until it has reported that of one that was started
+/// later.
 asio::awaitable<void> reported_end(pid_t pid) {
   while (::kill(pid, 0) == 0) co_await pause_for(1ms);
   const Command command = child({});
