@@ -38,48 +38,50 @@ constexpr Ending endings[] = {{"exit", 1, Kind::exited, 1},
                               {"crash", SIGSEGV, Kind::signaled, SIGSEGV},
                               {"crash", SIGKILL, Kind::signaled, SIGKILL}};
 
-asio::awaitable<void> each_ending() {
-  PoolOptions options = call_pool(3);
-  options.restart.backoff = 1ms;
-  options.restart.max_restarts = 100;
-  options.restart.max_backoff = 5ms;
-  WorkerPool pool = co_await WorkerPool::start(options);
-  for (const Ending& ending : endings) {
-    const bool ready = co_await soon([&] { return pool.stats().ready == 3; });
-    EXPECT_TRUE(ready);
-    auto other = pool.call<std::string>("slow_echo", "unharmed", 100);
-    const Failure failure = co_await failure_of(pool.call(ending.routine, ending.argument));
-    EXPECT_TRUE(failure == Errc::worker_exited) << failure;
-    EXPECT_EQ(failure.exit->kind, ending.kind) << failure;
-    EXPECT_EQ(failure.exit->value, ending.value) << failure;
-    EXPECT_EQ(co_await std::move(other), "unharmed");
-  }
-  EXPECT_EQ(pool.stats().crashes, std::size(endings));
-  co_await pool.stop();
-}
 // A call fails with the exit status of its worker, and calls to other workers complete.
-TEST_P(WorkerExit, FailsItsCallsWithTheStatusAndNoOthers) { run_scenario(each_ending); }
-
-asio::awaitable<void> worker_dies() {
-  const auto here = co_await asio::this_coro::executor;
-  for (const Ending& ending : endings) {
-    LocalWorker worker(here, call_worker());
-    co_await worker.start();
-    auto owed = worker.call(ending.routine, ending.argument);
-    auto waits = worker.call<int>("square", 3);
-    EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
-    EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
-    const Failure later = co_await failure_of(worker.call<int>("square", 3));
-    EXPECT_TRUE(later == Errc::worker_exited);
-    EXPECT_EQ(later.exit->value, ending.value);
-    EXPECT_FALSE(worker.alive());
-    const StopReport report = co_await worker.stop();
-    EXPECT_EQ(report.rpc, make_error_code(Errc::worker_exited));
-    EXPECT_EQ(report.exit.value, ending.value);
-  }
+TEST_P(WorkerExit, FailsItsCallsWithTheStatusAndNoOthers) {
+  run_scenario([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(3);
+    options.restart.backoff = 1ms;
+    options.restart.max_restarts = 100;
+    options.restart.max_backoff = 5ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (const Ending& ending : endings) {
+      const bool ready = co_await soon([&] { return pool.stats().ready == 3; });
+      EXPECT_TRUE(ready);
+      auto other = pool.call<std::string>("slow_echo", "unharmed", 100);
+      const Failure failure = co_await failure_of(pool.call(ending.routine, ending.argument));
+      EXPECT_TRUE(failure == Errc::worker_exited) << failure;
+      EXPECT_EQ(failure.exit->kind, ending.kind) << failure;
+      EXPECT_EQ(failure.exit->value, ending.value) << failure;
+      EXPECT_EQ(co_await std::move(other), "unharmed");
+    }
+    EXPECT_EQ(pool.stats().crashes, std::size(endings));
+    co_await pool.stop();
+  });
 }
+
 // After an exit that nobody asked for, every call and the stop report the exit status.
-TEST_P(WorkerExit, FailsEveryLaterCallToTheWorker) { run_scenario(worker_dies); }
+TEST_P(WorkerExit, FailsEveryLaterCallToTheWorker) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    for (const Ending& ending : endings) {
+      LocalWorker worker(here, call_worker());
+      co_await worker.start();
+      auto owed = worker.call(ending.routine, ending.argument);
+      auto waits = worker.call<int>("square", 3);
+      EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+      EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
+      const Failure later = co_await failure_of(worker.call<int>("square", 3));
+      EXPECT_TRUE(later == Errc::worker_exited);
+      EXPECT_EQ(later.exit->value, ending.value);
+      EXPECT_FALSE(worker.alive());
+      const StopReport report = co_await worker.stop();
+      EXPECT_EQ(report.rpc, make_error_code(Errc::worker_exited));
+      EXPECT_EQ(report.exit.value, ending.value);
+    }
+  });
+}
 
 // Results that are in the socket when the worker exits are delivered.
 TEST_F(UnreadResult, IsDeliveredAfterTheWorkersExit) {
@@ -103,32 +105,33 @@ TEST_F(UnreadResult, IsDeliveredAfterTheWorkersExit) {
   });
 }
 
-asio::awaitable<void> queued_calls_survive() {
-  const Folder folder;
-  const std::string file = folder.file("order"), killed = folder.file("killed");
-  PoolOptions options = call_pool(1);
-  options.restart.backoff = 1ms;
-  WorkerPool pool = co_await WorkerPool::start(options);
-  std::vector<asio::awaitable<void>> calls;
-  for (int i = 0; i < 40; ++i)
-    calls.push_back(i == 20 ? pool.call("exit_if_absent", killed) : pool.call("append", file, i));
-  int failed = 0;
-  for (auto& call : calls) {
-    const Failure failure = co_await failure_of(std::move(call));
-    if (!failure) continue;
-    ++failed;
-    EXPECT_TRUE(failure == Errc::worker_exited);
-    EXPECT_EQ(failure.exit->value, 9);
-  }
-  EXPECT_EQ(failed, 1) << "with max_in_flight 1 a death costs one call";
-  std::vector<int> expected(40);
-  std::iota(expected.begin(), expected.end(), 0);
-  expected.erase(expected.begin() + 20);
-  EXPECT_EQ(folder.numbers("order"), expected);
-  co_await pool.stop();
-}
 // When a worker exits, queued calls are neither lost nor reordered nor executed twice.
-TEST_P(WorkerExit, KeepsQueuedCallsInOrder) { run_scenario(queued_calls_survive); }
+TEST_P(WorkerExit, KeepsQueuedCallsInOrder) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const Folder folder;
+    const std::string file = folder.file("order"), killed = folder.file("killed");
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::vector<asio::awaitable<void>> calls;
+    for (int i = 0; i < 40; ++i)
+      calls.push_back(i == 20 ? pool.call("exit_if_absent", killed) : pool.call("append", file, i));
+    int failed = 0;
+    for (auto& call : calls) {
+      const Failure failure = co_await failure_of(std::move(call));
+      if (!failure) continue;
+      ++failed;
+      EXPECT_TRUE(failure == Errc::worker_exited);
+      EXPECT_EQ(failure.exit->value, 9);
+    }
+    EXPECT_EQ(failed, 1) << "with max_in_flight 1 a death costs one call";
+    std::vector<int> expected(40);
+    std::iota(expected.begin(), expected.end(), 0);
+    expected.erase(expected.begin() + 20);
+    EXPECT_EQ(folder.numbers("order"), expected);
+    co_await pool.stop();
+  });
+}
 
 // The exit is known before the last result is read, so the slot that this result frees takes no call. This also holds
 // if a forked copy of the worker keeps its sockets open, so that they do not report the exit.
@@ -157,94 +160,97 @@ TEST_F(QueuedCall, IsNotSentToAWorkerThatHasExited) {
   });
 }
 
-asio::awaitable<void> sockets_held_open() {
-  const auto here = co_await asio::this_coro::executor;
-  {
-    LocalWorker worker(here, call_worker());
-    co_await worker.start();
-    const pid_t holder = co_await worker.call<int>("hold_sockets");
-    auto owed = worker.call("exit", 0);
-    auto waits = worker.call<int>("square", 3);
-    EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
-    EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
-    ::kill(holder, SIGKILL);
-  }
-  PoolOptions options = call_pool(1);
-  WorkerPool pool = co_await WorkerPool::start(options);
-  const pid_t holder = co_await pool.call<int>("hold_sockets");
-  auto owed = pool.call("exit", 0);
-  auto waits = pool.call<int>("square", 3);
-  EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
-  EXPECT_EQ(co_await std::move(waits), 9) << "by the next worker";
-  ::kill(holder, SIGKILL);
-  co_await pool.stop();
-}
 // A forked copy of the worker keeps its sockets open, so that end of file is never read; its exit still fails the
 // calls.
-TEST_P(WorkerExit, IsSeenIfAForkedCopyHoldsTheSockets) { run_scenario(sockets_held_open); }
-
-asio::awaitable<void> malformed() {
-  PoolOptions options = call_pool(2);
-  options.restart.max_restarts = 1000;
-  options.restart.backoff = 1ms;
-  options.restart.max_backoff = 5ms;
-  options.worker.term_grace = 200ms;
-  WorkerPool pool = co_await WorkerPool::start(options);
-  const char* const protocol_errors[] = {"garbage",
-                                         "garbage on control",
-                                         "over the limit",
-                                         "unknown type",
-                                         "a call",
-                                         "padding",
-                                         "unknown slot",
-                                         "huge slot",
-                                         "other id",
-                                         "result on control",
-                                         "second greeting",
-                                         "malformed status reply",
-                                         "a reply to nobody on control"};
-  for (const std::string how : protocol_errors) {
-    const bool ready = co_await soon([&] { return pool.stats().ready == 2; });
-    EXPECT_TRUE(ready) << how;
-    std::set<pid_t> pids;
-    for (const auto& worker : pool.workers()) pids.insert(worker.pid);
-    auto bad = pool.call("misbehave", how, 1);  // whether or not it is the worker's first call: any wrong id will do
-    auto good = pool.call<std::string>("slow_echo", "unharmed", 20);
-    const Failure failure = co_await failure_of(std::move(bad));
-    EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
-    EXPECT_EQ(co_await std::move(good), "unharmed") << how;
-    const bool one_gone = co_await soon([&] { return std::count_if(pids.begin(), pids.end(), gone) == 1; });
-    EXPECT_TRUE(one_gone) << how;
-  }
-  for (const std::string how : {"half a header", "half a body"}) {
-    const Failure failure = co_await failure_of(pool.call("misbehave", how, 1));
-    EXPECT_TRUE(failure == Errc::worker_exited) << how << ": " << failure;
-  }
-  co_await pool.stop();
+TEST_P(WorkerExit, IsSeenIfAForkedCopyHoldsTheSockets) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    {
+      LocalWorker worker(here, call_worker());
+      co_await worker.start();
+      const pid_t holder = co_await worker.call<int>("hold_sockets");
+      auto owed = worker.call("exit", 0);
+      auto waits = worker.call<int>("square", 3);
+      EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+      EXPECT_TRUE(co_await failure_of(std::move(waits)) == Errc::worker_exited);
+      ::kill(holder, SIGKILL);
+    }
+    PoolOptions options = call_pool(1);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const pid_t holder = co_await pool.call<int>("hold_sockets");
+    auto owed = pool.call("exit", 0);
+    auto waits = pool.call<int>("square", 3);
+    EXPECT_TRUE(co_await failure_of(std::move(owed)) == Errc::worker_exited);
+    EXPECT_EQ(co_await std::move(waits), 9) << "by the next worker";
+    ::kill(holder, SIGKILL);
+    co_await pool.stop();
+  });
 }
-// Any violation of the protocol fails the call, ends that worker only, and the pool replaces it.
-TEST_P(ProtocolError, FailsTheCallAndReplacesTheWorker) { run_scenario(malformed); }
 
-asio::awaitable<void> malformed_answers() {
-  const auto here = co_await asio::this_coro::executor;
-  for (const char* how : {"unknown status", "error that is none", "error without a text"}) {
+// Any violation of the protocol fails the call, ends that worker only, and the pool replaces it.
+TEST_P(ProtocolError, FailsTheCallAndReplacesTheWorker) {
+  run_scenario([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.restart.max_restarts = 1000;
+    options.restart.backoff = 1ms;
+    options.restart.max_backoff = 5ms;
+    options.worker.term_grace = 200ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const char* const protocol_errors[] = {"garbage",
+                                           "garbage on control",
+                                           "over the limit",
+                                           "unknown type",
+                                           "a call",
+                                           "padding",
+                                           "unknown slot",
+                                           "huge slot",
+                                           "other id",
+                                           "result on control",
+                                           "second greeting",
+                                           "malformed status reply",
+                                           "a reply to nobody on control"};
+    for (const std::string how : protocol_errors) {
+      const bool ready = co_await soon([&] { return pool.stats().ready == 2; });
+      EXPECT_TRUE(ready) << how;
+      std::set<pid_t> pids;
+      for (const auto& worker : pool.workers()) pids.insert(worker.pid);
+      auto bad = pool.call("misbehave", how, 1);  // whether or not it is the worker's first call: any wrong id will do
+      auto good = pool.call<std::string>("slow_echo", "unharmed", 20);
+      const Failure failure = co_await failure_of(std::move(bad));
+      EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
+      EXPECT_EQ(co_await std::move(good), "unharmed") << how;
+      const bool one_gone = co_await soon([&] { return std::count_if(pids.begin(), pids.end(), gone) == 1; });
+      EXPECT_TRUE(one_gone) << how;
+    }
+    for (const std::string how : {"half a header", "half a body"}) {
+      const Failure failure = co_await failure_of(pool.call("misbehave", how, 1));
+      EXPECT_TRUE(failure == Errc::worker_exited) << how << ": " << failure;
+    }
+    co_await pool.stop();
+  });
+}
+
+// A malformed or repeated result completes its call exactly once.
+TEST_P(ProtocolError, InAResultCompletesTheCallOnce) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    for (const char* how : {"unknown status", "error that is none", "error without a text"}) {
+      LocalWorker worker(here, call_worker());
+      co_await worker.start();
+      const Failure failure = co_await failure_of(worker.call("misbehave", how, 1));
+      EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
+      const Failure next = co_await failure_of(worker.call<int>("square", 3));
+      EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << how << ": " << next;
+      co_await worker.stop(0s);
+    }
     LocalWorker worker(here, call_worker());
     co_await worker.start();
-    const Failure failure = co_await failure_of(worker.call("misbehave", how, 1));
-    EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
+    co_await worker.call("misbehave", "twice", 1);  // the second result is one too many
     const Failure next = co_await failure_of(worker.call<int>("square", 3));
-    EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << how << ": " << next;
+    EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << next;
     co_await worker.stop(0s);
-  }
-  LocalWorker worker(here, call_worker());
-  co_await worker.start();
-  co_await worker.call("misbehave", "twice", 1);  // the second result is one too many
-  const Failure next = co_await failure_of(worker.call<int>("square", 3));
-  EXPECT_TRUE(next == Errc::protocol_error || next == Errc::worker_exited) << next;
-  co_await worker.stop(0s);
+  });
 }
-// A malformed or repeated result completes its call exactly once.
-TEST_P(ProtocolError, InAResultCompletesTheCallOnce) { run_scenario(malformed_answers); }
 
 // status() fails with connection_lost if the worker has shut its control socket, before and after that is read.
 TEST_F(Status, FailsSoonIfTheControlSocketIsShut) {
@@ -291,34 +297,35 @@ std::size_t resident_bytes() {
   return resident * 4096;
 }
 
-asio::awaitable<void> stopped_reading() {
-  constexpr std::size_t count = 1000, size = 32 << 10;
-  const auto here = co_await asio::this_coro::executor;
-  WorkerOptions options = call_worker();
-  options.max_in_flight = 8;
-  LocalWorker worker(here, options);
-  co_await worker.start();
-  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
-  const std::vector<std::byte> payload(size);
-  const std::size_t before = resident_bytes();
-  ::kill(worker.pid(), SIGSTOP);
-  await_stopped(worker.pid());
-  std::vector<asio::awaitable<std::uint64_t>> calls;
-  const CallOptions bounded{.deadline = 500ms};
-  const auto began = Clock::now();
-  for (std::size_t i = 0; i < count; ++i) calls.push_back(worker.call<std::uint64_t>(bounded, "sum", payload));
-  const std::size_t most = static_cast<std::size_t>(scenarios_at_once) * count * size * 3 / 2 + (16u << 20);
-  EXPECT_TRUE(sanitized || resident_bytes() < before + most) << resident_bytes() - before;
-  for (auto& call : calls) EXPECT_TRUE(co_await failure_of(std::move(call)) == Errc::deadline_exceeded);
-  EXPECT_GE(since(began), 500ms);
-  EXPECT_LT(since(began), 500ms + slack);
-  calls.clear();
-  ::kill(worker.pid(), SIGCONT);
-  EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", payload), 0u) << "it goes on where it was";
-  co_await worker.stop();
-}
 // A suspended worker reads nothing: its calls fail at their deadline and memory stays bounded.
-TEST_P(CallDeadline, HoldsInBoundedMemoryIfTheWorkerHangs) { run_scenario(stopped_reading); }
+TEST_P(CallDeadline, HoldsInBoundedMemoryIfTheWorkerHangs) {
+  run_scenario([]() -> asio::awaitable<void> {
+    constexpr std::size_t count = 1000, size = 32 << 10;
+    const auto here = co_await asio::this_coro::executor;
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 8;
+    LocalWorker worker(here, options);
+    co_await worker.start();
+    EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+    const std::vector<std::byte> payload(size);
+    const std::size_t before = resident_bytes();
+    ::kill(worker.pid(), SIGSTOP);
+    await_stopped(worker.pid());
+    std::vector<asio::awaitable<std::uint64_t>> calls;
+    const CallOptions bounded{.deadline = 500ms};
+    const auto began = Clock::now();
+    for (std::size_t i = 0; i < count; ++i) calls.push_back(worker.call<std::uint64_t>(bounded, "sum", payload));
+    const std::size_t most = static_cast<std::size_t>(scenarios_at_once) * count * size * 3 / 2 + (16u << 20);
+    EXPECT_TRUE(sanitized || resident_bytes() < before + most) << resident_bytes() - before;
+    for (auto& call : calls) EXPECT_TRUE(co_await failure_of(std::move(call)) == Errc::deadline_exceeded);
+    EXPECT_GE(since(began), 500ms);
+    EXPECT_LT(since(began), 500ms + slack);
+    calls.clear();
+    ::kill(worker.pid(), SIGCONT);
+    EXPECT_EQ(co_await worker.call<std::uint64_t>("sum", payload), 0u) << "it goes on where it was";
+    co_await worker.stop();
+  });
+}
 
 // Results of abandoned calls are read and not kept.
 TEST_F(AbandonedCall, LeavesNoMemoryBehind) {

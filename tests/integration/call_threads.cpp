@@ -140,23 +140,24 @@ TEST_F(Completion, ThatBlocksCostsNoDeadline) {
   spawn(pool->stop()).get();
 }
 
-asio::awaitable<void> call_then_work() {
-  const Folder folder;
-  WorkerOptions options = call_worker();
-  options.max_in_flight = 3;
-  LocalWorker worker(co_await asio::this_coro::executor, options);
-  co_await worker.start();
-  auto longer = worker.call<std::string>("doze", 30000);
-  co_await worker.call<std::string>("doze", 20);
-  auto call = worker.call("append", folder.file("numbers"), 1);
-  for (const auto until = Clock::now() + 10s; folder.numbers("numbers").empty() && Clock::now() < until;)
-    std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while the caller still keeps the thread
-  co_await std::move(call);
-  co_await worker.stop(0s);
-  EXPECT_TRUE((co_await failure_of(std::move(longer))) == Errc::stopping);
-}
 // A call from a continuation is sent at once, even if the continuation keeps its thread.
-TEST_F(Completion, SendsACallBeforeItYieldsTheThread) { run(call_then_work()); }
+TEST_F(Completion, SendsACallBeforeItYieldsTheThread) {
+  run([]() -> asio::awaitable<void> {
+    const Folder folder;
+    WorkerOptions options = call_worker();
+    options.max_in_flight = 3;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    auto longer = worker.call<std::string>("doze", 30000);
+    co_await worker.call<std::string>("doze", 20);
+    auto call = worker.call("append", folder.file("numbers"), 1);
+    for (const auto until = Clock::now() + 10s; folder.numbers("numbers").empty() && Clock::now() < until;)
+      std::this_thread::sleep_for(1ms);
+    EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while the caller still keeps the thread
+    co_await std::move(call);
+    co_await worker.stop(0s);
+    EXPECT_TRUE((co_await failure_of(std::move(longer))) == Errc::stopping);
+  }());
+}
 
 }  // namespace

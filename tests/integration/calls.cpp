@@ -32,300 +32,303 @@ INSTANTIATE_TEST_SUITE_P(On, CallDeadline, ::testing::Values(Where::one_thread, 
 INSTANTIATE_TEST_SUITE_P(On, KillAfter, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
-asio::awaitable<void> every_kind_of_value() {
-  PoolOptions options = call_pool(2);
-  WorkerPool pool = co_await WorkerPool::start(options);
-  co_await pool.call("nothing");
-  EXPECT_EQ(co_await pool.call<int>("square", 7), 49);
-  EXPECT_EQ(co_await pool.call<long>("add", 1, 41), 42);
-  EXPECT_EQ(co_await pool.call<std::string>("echo", "text"), "text");
-  const std::vector<std::string> parts{"a", "b", "c"};
-  EXPECT_EQ(co_await pool.call<std::string>("join", parts, ", "), "a, b, c");
-  const std::map<std::string, int> numbers{{"one", 1}, {"two", 2}};
-  const std::map<int, std::string> inverted{{1, "one"}, {2, "two"}};
-  EXPECT_EQ((co_await pool.call<std::map<int, std::string>>("invert", numbers)), inverted);
-  const std::tuple<int, std::string> pair{5, "five"}, none{};
-  EXPECT_EQ((co_await pool.call<std::tuple<std::string, int>>("swap", pair)),
-            (std::tuple<std::string, int>{"five", 5}));
-  EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 8), 4);
-  EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 7), std::nullopt);
-  const Point point{1, 2};
-  EXPECT_EQ(co_await pool.call<Point>("mirror", point), (Point{2, 1}));
-  const Celsius warm(20);
-  EXPECT_EQ(co_await pool.call<double>("fahrenheit", warm), 68.0);
-  EXPECT_EQ((co_await pool.call<Celsius>("boil")).degrees(), 100.0);
-  Message message;
-  message.text = "hey";
-  EXPECT_EQ((co_await pool.call<Message>("shout", message)).text, "hey!");
-  EXPECT_EQ(co_await pool.call<std::string>("slow_echo", "a coroutine", 5), "a coroutine");
-  EXPECT_EQ(co_await pool.call<std::string>("echo", ""), "");
-  // The caller ignores the result.
-  co_await pool.call("square", 3);
-  co_await pool.stop();
-}
 // Every kind of value that the codec knows can be an argument and a result.
-TEST_P(Call, PassesEveryKindOfValue) { run_scenario(every_kind_of_value); }
-
-asio::awaitable<void> move_only() {
-  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
-  co_await worker.start();
-  Parcel parcel{std::make_unique<std::string>("fragile")};
-  Parcel same = co_await worker.call<Parcel>("forward", std::move(parcel));
-  EXPECT_EQ(*same.content, "fragile");
-  auto text = std::make_unique<std::string>("wrapped");
-  Parcel wrapped = co_await worker.call<Parcel>("wrap", text);
-  EXPECT_EQ(*wrapped.content, "wrapped");
-  co_await worker.stop();
+TEST_P(Call, PassesEveryKindOfValue) {
+  run_scenario([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    co_await pool.call("nothing");
+    EXPECT_EQ(co_await pool.call<int>("square", 7), 49);
+    EXPECT_EQ(co_await pool.call<long>("add", 1, 41), 42);
+    EXPECT_EQ(co_await pool.call<std::string>("echo", "text"), "text");
+    const std::vector<std::string> parts{"a", "b", "c"};
+    EXPECT_EQ(co_await pool.call<std::string>("join", parts, ", "), "a, b, c");
+    const std::map<std::string, int> numbers{{"one", 1}, {"two", 2}};
+    const std::map<int, std::string> inverted{{1, "one"}, {2, "two"}};
+    EXPECT_EQ((co_await pool.call<std::map<int, std::string>>("invert", numbers)), inverted);
+    const std::tuple<int, std::string> pair{5, "five"}, none{};
+    EXPECT_EQ((co_await pool.call<std::tuple<std::string, int>>("swap", pair)),
+              (std::tuple<std::string, int>{"five", 5}));
+    EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 8), 4);
+    EXPECT_EQ(co_await pool.call<std::optional<int>>("half", 7), std::nullopt);
+    const Point point{1, 2};
+    EXPECT_EQ(co_await pool.call<Point>("mirror", point), (Point{2, 1}));
+    const Celsius warm(20);
+    EXPECT_EQ(co_await pool.call<double>("fahrenheit", warm), 68.0);
+    EXPECT_EQ((co_await pool.call<Celsius>("boil")).degrees(), 100.0);
+    Message message;
+    message.text = "hey";
+    EXPECT_EQ((co_await pool.call<Message>("shout", message)).text, "hey!");
+    EXPECT_EQ(co_await pool.call<std::string>("slow_echo", "a coroutine", 5), "a coroutine");
+    EXPECT_EQ(co_await pool.call<std::string>("echo", ""), "");
+    // The caller ignores the result.
+    co_await pool.call("square", 3);
+    co_await pool.stop();
+  });
 }
+
 // Move-only values can be arguments and results.
-TEST_P(Call, PassesMoveOnlyValues) { run_scenario(move_only); }
-
-asio::awaitable<void> arguments_may_go() {
-  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
-  co_await worker.start();
-  auto text = std::make_unique<std::string>(1000, 'x');
-  auto routine = std::make_unique<std::string>("echo");
-  auto pending = worker.call<std::string>(*routine, std::string_view(*text));
-  text->assign(1000, 'y');
-  text.reset();
-  routine.reset();
-  EXPECT_EQ(co_await std::move(pending), std::string(1000, 'x'));
-  co_await worker.stop();
+TEST_P(Call, PassesMoveOnlyValues) {
+  run_scenario([]() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    Parcel parcel{std::make_unique<std::string>("fragile")};
+    Parcel same = co_await worker.call<Parcel>("forward", std::move(parcel));
+    EXPECT_EQ(*same.content, "fragile");
+    auto text = std::make_unique<std::string>("wrapped");
+    Parcel wrapped = co_await worker.call<Parcel>("wrap", text);
+    EXPECT_EQ(*wrapped.content, "wrapped");
+    co_await worker.stop();
+  });
 }
+
 // The arguments and the name of the routine may change or be destroyed as soon as call() has returned.
-TEST_P(Call, EncodesItsArgumentsBeforeItReturns) { run_scenario(arguments_may_go); }
-
-asio::awaitable<void> refusals() {
-  WorkerOptions options = call_worker();
-  options.max_message_size = 1 << 20;
-  LocalWorker worker(co_await asio::this_coro::executor, options);
-  co_await worker.start();
-  const pid_t pid = worker.pid();
-  const std::string much(2 << 20, 'x'), text = "text";
-  const Failure unknown = co_await failure_of(worker.call<int>("no such routine", 1));
-  EXPECT_TRUE(unknown == Errc::unknown_routine) << unknown;
-  EXPECT_NE(unknown.text.find("no such routine"), std::string::npos) << unknown;
-  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", text)) == Errc::bad_arguments);
-  EXPECT_TRUE(co_await failure_of(worker.call<int>("square")) == Errc::bad_arguments);
-  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1, 2)) == Errc::bad_arguments);
-  EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1LL << 40)) == Errc::bad_arguments);
-  EXPECT_TRUE(co_await failure_of(worker.call<std::string>("square", 3)) == Errc::bad_arguments);
-  EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", much)) == Errc::message_too_large);
-  EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 2u << 20)) == Errc::message_too_large);
-  EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 200u << 20)) == Errc::message_too_large);
-  EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
-  EXPECT_EQ(worker.pid(), pid);
-  EXPECT_TRUE(worker.alive());
-  co_await worker.stop();
+TEST_P(Call, EncodesItsArgumentsBeforeItReturns) {
+  run_scenario([]() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    auto text = std::make_unique<std::string>(1000, 'x');
+    auto routine = std::make_unique<std::string>("echo");
+    auto pending = worker.call<std::string>(*routine, std::string_view(*text));
+    text->assign(1000, 'y');
+    text.reset();
+    routine.reset();
+    EXPECT_EQ(co_await std::move(pending), std::string(1000, 'x'));
+    co_await worker.stop();
+  });
 }
+
 // An unknown routine, wrong arguments and too large messages fail with an error of their own and leave the worker
 // running.
-TEST_P(Call, IfRefusedFailsWithASpecificError) { run_scenario(refusals); }
-
-asio::awaitable<void> remote_errors() {
-  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
-  co_await worker.start();
-  const std::pair<const char*, std::string> thrown[] = {
-      {"throw", "std::runtime_error"}, {"throw_unusual", "Unusual"}, {"fail_later", "Unusual"}, {"throw_int", "int"}};
-  for (const auto& [routine, type] : thrown) {
-    try {
-      const std::string name = routine;
-      if (name == "throw_int")
-        co_await worker.call(name);
-      else
-        co_await worker.call(name, "what went wrong");
-      ADD_FAILURE() << routine << " did not throw";
-    } catch (const RemoteError& error) {
-      EXPECT_NE(error.type().find(type), std::string::npos) << error.type();
-      EXPECT_TRUE(type == "int" || error.what() == std::string("what went wrong")) << error.what();
-    }
-  }
-  EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
-  co_await worker.stop();
+TEST_P(Call, IfRefusedFailsWithASpecificError) {
+  run_scenario([]() -> asio::awaitable<void> {
+    WorkerOptions options = call_worker();
+    options.max_message_size = 1 << 20;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    const pid_t pid = worker.pid();
+    const std::string much(2 << 20, 'x'), text = "text";
+    const Failure unknown = co_await failure_of(worker.call<int>("no such routine", 1));
+    EXPECT_TRUE(unknown == Errc::unknown_routine) << unknown;
+    EXPECT_NE(unknown.text.find("no such routine"), std::string::npos) << unknown;
+    EXPECT_TRUE(co_await failure_of(worker.call<int>("square", text)) == Errc::bad_arguments);
+    EXPECT_TRUE(co_await failure_of(worker.call<int>("square")) == Errc::bad_arguments);
+    EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1, 2)) == Errc::bad_arguments);
+    EXPECT_TRUE(co_await failure_of(worker.call<int>("square", 1LL << 40)) == Errc::bad_arguments);
+    EXPECT_TRUE(co_await failure_of(worker.call<std::string>("square", 3)) == Errc::bad_arguments);
+    EXPECT_TRUE(co_await failure_of(worker.call<std::string>("echo", much)) == Errc::message_too_large);
+    EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 2u << 20)) == Errc::message_too_large);
+    EXPECT_TRUE(co_await failure_of(worker.call<std::vector<std::byte>>("bytes", 200u << 20)) ==
+                Errc::message_too_large);
+    EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
+    EXPECT_EQ(worker.pid(), pid);
+    EXPECT_TRUE(worker.alive());
+    co_await worker.stop();
+  });
 }
+
 // An exception in a routine reaches the caller as a RemoteError with its type and text.
-TEST_P(Call, TurnsAnExceptionIntoARemoteError) { run_scenario(remote_errors); }
-
-asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
-
-asio::awaitable<void> cancelled_by_caller() {
-  const auto here = co_await asio::this_coro::executor;
-  auto told = std::make_shared<ReadPipe>();
-  WorkerOptions options = call_worker();
-  options.command.out = told->stdio();
-  LocalWorker worker(here, options);
-  co_await worker.start();
-  Task napping(here, worker.call<std::string>("nap", 30000, 100));
-  co_await said(told, "napping");
-  auto before = Clock::now();
-  napping.cancel();
-  EXPECT_TRUE((co_await napping.failure()).aborted());
-  EXPECT_LT(since(before), 1s) << "the caller does not wait for the routine";
-  co_await said(told, "cleaned up");
-  EXPECT_GE(since(before), 100ms);
-  EXPECT_LT(since(before), slack);
-
-  Task looping(here, worker.call<std::string>("until_stopped"));
-  co_await said(told, "looping");
-  looping.cancel();
-  EXPECT_TRUE((co_await looping.failure()).aborted());
-  EXPECT_EQ(co_await worker.call<int>("square", 3), 9) << "it saw the token while it blocked the main thread";
-
-  // This routine cannot be cancelled: its late result is dropped without a trace.
-  Task working(here, worker.call<std::string>("work", 200));
-  co_await said(told, "working");
-  working.cancel();
-  EXPECT_TRUE((co_await working.failure()).aborted());
-  EXPECT_EQ(co_await worker.call<std::string>("echo", "next"), "next");
-  co_await worker.stop();
+TEST_P(Call, TurnsAnExceptionIntoARemoteError) {
+  run_scenario([]() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    const std::pair<const char*, std::string> thrown[] = {
+        {"throw", "std::runtime_error"}, {"throw_unusual", "Unusual"}, {"fail_later", "Unusual"}, {"throw_int", "int"}};
+    for (const auto& [routine, type] : thrown) {
+      try {
+        const std::string name = routine;
+        if (name == "throw_int")
+          co_await worker.call(name);
+        else
+          co_await worker.call(name, "what went wrong");
+        ADD_FAILURE() << routine << " did not throw";
+      } catch (const RemoteError& error) {
+        EXPECT_NE(error.type().find(type), std::string::npos) << error.type();
+        EXPECT_TRUE(type == "int" || error.what() == std::string("what went wrong")) << error.what();
+      }
+    }
+    EXPECT_EQ(co_await worker.call<int>("square", 5), 25);
+    co_await worker.stop();
+  });
 }
-asio::awaitable<void> cancelled_by_caller_in_strand() {
-  // Cancellation must be emitted where the coroutine runs, so on many threads the scenario runs in a strand.
-  auto strand = strand_of(co_await asio::this_coro::executor);
-  co_await asio::co_spawn(strand, cancelled_by_caller(), asio::use_awaitable);
-}
+
 // A cancelled call fails at once, and its routine in the worker is cancelled.
-TEST_P(CallCancellation, ReachesTheRoutine) { run_scenario(cancelled_by_caller_in_strand); }
+TEST_P(CallCancellation, ReachesTheRoutine) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    auto told = std::make_shared<ReadPipe>();
+    WorkerOptions options = call_worker();
+    options.command.out = told->stdio();
+    LocalWorker worker(here, options);
+    co_await worker.start();
+    Task napping(here, worker.call<std::string>("nap", 30000, 100));
+    co_await said(told, "napping");
+    auto before = Clock::now();
+    napping.cancel();
+    EXPECT_TRUE((co_await napping.failure()).aborted());
+    EXPECT_LT(since(before), 1s) << "the caller does not wait for the routine";
+    co_await said(told, "cleaned up");
+    EXPECT_GE(since(before), 100ms);
+    EXPECT_LT(since(before), slack);
 
-asio::awaitable<void> overtaken() {
-  const auto here = co_await asio::this_coro::executor;
-  auto told = std::make_shared<ReadPipe>();
-  WorkerOptions options = call_worker();
-  options.command.out = told->stdio();
-  options.max_in_flight = 3;
-  LocalWorker worker(here, options);
-  co_await worker.start();
-  auto first = worker.call<std::string>("work", 300);
-  co_await said(told, "working");
-  {
-    auto second = worker.call<int>("bump");  // in the worker's socket; destroying the awaitable cancels the call
-    auto third = worker.call<int>("bump");
-  }
-  EXPECT_EQ(co_await std::move(first), "worked");
-  EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
-  co_await worker.stop();
+    Task looping(here, worker.call<std::string>("until_stopped"));
+    co_await said(told, "looping");
+    looping.cancel();
+    EXPECT_TRUE((co_await looping.failure()).aborted());
+    EXPECT_EQ(co_await worker.call<int>("square", 3), 9) << "it saw the token while it blocked the main thread";
+
+    // This routine cannot be cancelled: its late result is dropped without a trace.
+    Task working(here, worker.call<std::string>("work", 200));
+    co_await said(told, "working");
+    working.cancel();
+    EXPECT_TRUE((co_await working.failure()).aborted());
+    EXPECT_EQ(co_await worker.call<std::string>("echo", "next"), "next");
+    co_await worker.stop();
+  });
 }
+
 // A call that is cancelled while it is still in the worker's socket never begins.
-TEST_P(CallCancellation, BeforeTheRoutineBeginsPreventsIt) { run_scenario(overtaken); }
-
-asio::awaitable<void> never_sent() {
-  const auto here = co_await asio::this_coro::executor;
-  auto strand = strand_of(here);
-  co_await asio::post(strand, asio::use_awaitable);
-  auto told = std::make_shared<ReadPipe>();
-  WorkerOptions options = call_worker();
-  options.command.out = told->stdio();
-  LocalWorker worker(here, options);
-  co_await worker.start();
-  auto first = worker.call<std::string>("work", 400);
-  co_await said(told, "working");
-  const CallOptions soon_over{.deadline = 100ms}, over{.deadline = 0ms};
-  const auto before = Clock::now();
-  auto queued = worker.call<int>(soon_over, "bump");
-  EXPECT_TRUE(co_await failure_of(worker.call<int>(over, "bump")) == Errc::deadline_exceeded);
-  {
-    auto dropped = worker.call<int>("bump");
-  }
-  EXPECT_TRUE(co_await failure_of(std::move(queued)) == Errc::deadline_exceeded);
-  EXPECT_GE(since(before), 100ms);
-  EXPECT_LT(since(before), 380ms) << "it covers the time in the queue";
-  EXPECT_EQ(co_await std::move(first), "worked");
-  EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
-  co_await worker.stop();
+TEST_P(CallCancellation, BeforeTheRoutineBeginsPreventsIt) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    auto told = std::make_shared<ReadPipe>();
+    WorkerOptions options = call_worker();
+    options.command.out = told->stdio();
+    options.max_in_flight = 3;
+    LocalWorker worker(here, options);
+    co_await worker.start();
+    auto first = worker.call<std::string>("work", 300);
+    co_await said(told, "working");
+    {
+      auto second = worker.call<int>("bump");  // in the worker's socket; destroying the awaitable cancels the call
+      auto third = worker.call<int>("bump");
+    }
+    EXPECT_EQ(co_await std::move(first), "worked");
+    EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
+    co_await worker.stop();
+  });
 }
+
 // A call that expires or is dropped in the queue is never sent, and the deadline covers the time in the queue.
-TEST_P(QueuedCall, ExpiredOrDroppedIsNeverSent) { run_scenario(never_sent); }
-
-asio::awaitable<void> deadlines() {
-  LocalWorker worker(co_await asio::this_coro::executor, call_worker());
-  co_await worker.start();
-  const CallOptions options{.deadline = 200ms};
-  for (const std::string routine : {"doze", "work"}) {
+TEST_P(QueuedCall, ExpiredOrDroppedIsNeverSent) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    auto told = std::make_shared<ReadPipe>();
+    WorkerOptions options = call_worker();
+    options.command.out = told->stdio();
+    LocalWorker worker(here, options);
+    co_await worker.start();
+    auto first = worker.call<std::string>("work", 400);
+    co_await said(told, "working");
+    const CallOptions soon_over{.deadline = 100ms}, over{.deadline = 0ms};
     const auto before = Clock::now();
-    EXPECT_TRUE(co_await failure_of(worker.call<std::string>(options, routine, 600)) == Errc::deadline_exceeded);
-    EXPECT_GE(since(before), 200ms);
-    EXPECT_LT(since(before), 200ms + slack);
-  }
-  EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
-  const CallOptions enough{.deadline = 10s};
-  EXPECT_EQ(co_await worker.call<int>(enough, "square", 4), 16);
-  const CallOptions endless{.deadline = drover::Duration::max(), .kill_after = drover::Duration::max()};
-  EXPECT_EQ(co_await worker.call<int>(endless, "square", 5), 25);
-  const CallOptions negative{.deadline = -1ms};
-  EXPECT_TRUE((co_await failure_of(worker.call<int>(negative, "square", 5))).argument);
-  co_await worker.stop();
+    auto queued = worker.call<int>(soon_over, "bump");
+    EXPECT_TRUE(co_await failure_of(worker.call<int>(over, "bump")) == Errc::deadline_exceeded);
+    {
+      auto dropped = worker.call<int>("bump");
+    }
+    EXPECT_TRUE(co_await failure_of(std::move(queued)) == Errc::deadline_exceeded);
+    EXPECT_GE(since(before), 100ms);
+    EXPECT_LT(since(before), 380ms) << "it covers the time in the queue";
+    EXPECT_EQ(co_await std::move(first), "worked");
+    EXPECT_EQ(co_await worker.call<int>("bumped"), 0);
+    co_await worker.stop();
+  });
 }
+
 // A call fails with deadline_exceeded at its deadline, whether or not its routine can be cancelled.
-TEST_P(CallDeadline, FailsTheCallOnTime) { run_scenario(deadlines); }
-
-asio::awaitable<void> kill_after() {
-  const auto here = co_await asio::this_coro::executor;
-  auto told = std::make_shared<ReadPipe>();
-  PoolOptions options = call_pool(1);
-  options.worker.command.out = told->stdio();
-  WorkerPool pool = co_await WorkerPool::start(options);
-  const CallOptions killing{.deadline = 100ms, .kill_after = 100ms};
-  const pid_t first = co_await pool.call<int>("pid");
-  EXPECT_TRUE(co_await failure_of(pool.call(killing, "spin")) == Errc::deadline_exceeded);
-  const pid_t second = co_await pool.call<int>("pid");
-  EXPECT_NE(first, second);
-  EXPECT_TRUE(gone(first));
-  co_await said(told, "spinning");
-  const CallOptions on_cancel{.kill_after = 100ms};
-  {
-    auto dropped = pool.call(on_cancel, "spin");
-    co_await said(told, "spinning");
-  }
-  const auto before = Clock::now();
-  const pid_t third = co_await pool.call<int>("pid");
-  EXPECT_NE(second, third);
-  EXPECT_GE(since(before), 95ms);
-  // A routine that ends within kill_after is not killed.
-  const CallOptions patient{.deadline = 50ms, .kill_after = 5s};
-  EXPECT_TRUE(co_await failure_of(pool.call<std::string>(patient, "work", 300)) == Errc::deadline_exceeded);
-  EXPECT_EQ(co_await pool.call<int>("pid"), third);
-  // However often callers request a kill, the pool does not give up.
-  const CallOptions at_once{.deadline = 1ms, .kill_after = 1ms};
-  for (int i = 0; i < 8; ++i) {
-    EXPECT_TRUE(co_await failure_of(pool.call(at_once, "spin")) == Errc::deadline_exceeded);
-    EXPECT_EQ(co_await pool.call<int>("square", i), i * i);
-  }
-  EXPECT_EQ(pool.stats().crashes, 0u);
-  EXPECT_GT(pool.stats().restarts, 2u);  // a call that expires before it is sent kills no worker
-  co_await pool.stop();
+TEST_P(CallDeadline, FailsTheCallOnTime) {
+  run_scenario([]() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    const CallOptions options{.deadline = 200ms};
+    for (const std::string routine : {"doze", "work"}) {
+      const auto before = Clock::now();
+      EXPECT_TRUE(co_await failure_of(worker.call<std::string>(options, routine, 600)) == Errc::deadline_exceeded);
+      EXPECT_GE(since(before), 200ms);
+      EXPECT_LT(since(before), 200ms + slack);
+    }
+    EXPECT_EQ(co_await worker.call<int>("square", 3), 9);
+    const CallOptions enough{.deadline = 10s};
+    EXPECT_EQ(co_await worker.call<int>(enough, "square", 4), 16);
+    const CallOptions endless{.deadline = drover::Duration::max(), .kill_after = drover::Duration::max()};
+    EXPECT_EQ(co_await worker.call<int>(endless, "square", 5), 25);
+    const CallOptions negative{.deadline = -1ms};
+    EXPECT_TRUE((co_await failure_of(worker.call<int>(negative, "square", 5))).argument);
+    co_await worker.stop();
+  });
 }
+
 // With kill_after, a worker whose routine does not end after its cancellation is killed and replaced.
-TEST_P(KillAfter, KillsAWorkerWhoseRoutineDoesNotEnd) { run_scenario(kill_after); }
-
-asio::awaitable<void> after_a_kill() {
-  const auto here = co_await asio::this_coro::executor;
-  const auto pool = std::make_shared<WorkerPool>();
-  const auto answered = std::make_shared<std::atomic<int>>(0);
-  PoolOptions options = call_pool(1);
-  options.worker.max_in_flight = 2;
-  options.worker.on_event = [here, answered, weak = std::weak_ptr(pool)](const Event& event) {
-    if (event.kind != Event::Kind::kill_sent) return;
-    asio::co_spawn(
-        here,
-        [](std::shared_ptr<WorkerPool> all, std::shared_ptr<std::atomic<int>> count) -> asio::awaitable<void> {
-          const int nine = co_await all->call<int>("square", 3);
-          *count += nine == 9;
-        }(weak.lock(), answered),
-        [](std::exception_ptr thrown) {
-          if (thrown) ADD_FAILURE() << describe(thrown);
-        });
-  };
-  *pool = co_await WorkerPool::start(options);
-  const CallOptions killing{.deadline = 50ms, .kill_after = 0ms};
-  for (int i = 1; i <= 10; ++i) {
-    EXPECT_TRUE(co_await failure_of(pool->call(killing, "spin")) == Errc::deadline_exceeded);
-    const bool made = co_await soon([&] { return *answered == i; });
-    EXPECT_TRUE(made);
-  }
-  co_await pool->stop();
+TEST_P(KillAfter, KillsAWorkerWhoseRoutineDoesNotEnd) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    auto told = std::make_shared<ReadPipe>();
+    PoolOptions options = call_pool(1);
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const CallOptions killing{.deadline = 100ms, .kill_after = 100ms};
+    const pid_t first = co_await pool.call<int>("pid");
+    EXPECT_TRUE(co_await failure_of(pool.call(killing, "spin")) == Errc::deadline_exceeded);
+    const pid_t second = co_await pool.call<int>("pid");
+    EXPECT_NE(first, second);
+    EXPECT_TRUE(gone(first));
+    co_await said(told, "spinning");
+    const CallOptions on_cancel{.kill_after = 100ms};
+    {
+      auto dropped = pool.call(on_cancel, "spin");
+      co_await said(told, "spinning");
+    }
+    const auto before = Clock::now();
+    const pid_t third = co_await pool.call<int>("pid");
+    EXPECT_NE(second, third);
+    EXPECT_GE(since(before), 95ms);
+    // A routine that ends within kill_after is not killed.
+    const CallOptions patient{.deadline = 50ms, .kill_after = 5s};
+    EXPECT_TRUE(co_await failure_of(pool.call<std::string>(patient, "work", 300)) == Errc::deadline_exceeded);
+    EXPECT_EQ(co_await pool.call<int>("pid"), third);
+    // However often callers request a kill, the pool does not give up.
+    const CallOptions at_once{.deadline = 1ms, .kill_after = 1ms};
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_TRUE(co_await failure_of(pool.call(at_once, "spin")) == Errc::deadline_exceeded);
+      EXPECT_EQ(co_await pool.call<int>("square", i), i * i);
+    }
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    EXPECT_GT(pool.stats().restarts, 2u);  // a call that expires before it is sent kills no worker
+    co_await pool.stop();
+  });
 }
+
 // Calls made after a worker was killed go to its replacement, although the killed worker has free slots.
-TEST_F(KilledWorker, TakesNoFurtherCalls) { on_one_thread(after_a_kill); }
+TEST_F(KilledWorker, TakesNoFurtherCalls) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    const auto pool = std::make_shared<WorkerPool>();
+    const auto answered = std::make_shared<std::atomic<int>>(0);
+    PoolOptions options = call_pool(1);
+    options.worker.max_in_flight = 2;
+    options.worker.on_event = [here, answered, weak = std::weak_ptr(pool)](const Event& event) {
+      if (event.kind != Event::Kind::kill_sent) return;
+      asio::co_spawn(
+          here,
+          [](std::shared_ptr<WorkerPool> all, std::shared_ptr<std::atomic<int>> count) -> asio::awaitable<void> {
+            const int nine = co_await all->call<int>("square", 3);
+            *count += nine == 9;
+          }(weak.lock(), answered),
+          [](std::exception_ptr thrown) {
+            if (thrown) ADD_FAILURE() << describe(thrown);
+          });
+    };
+    *pool = co_await WorkerPool::start(options);
+    const CallOptions killing{.deadline = 50ms, .kill_after = 0ms};
+    for (int i = 1; i <= 10; ++i) {
+      EXPECT_TRUE(co_await failure_of(pool->call(killing, "spin")) == Errc::deadline_exceeded);
+      const bool made = co_await soon([&] { return *answered == i; });
+      EXPECT_TRUE(made);
+    }
+    co_await pool->stop();
+  });
+}
 
 // 64 callers on four threads all get the right results.
 TEST_F(ConcurrentCall, GetsTheRightResultOnFourThreads) {

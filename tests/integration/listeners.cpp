@@ -39,6 +39,15 @@ struct Heard {
   }
 };
 
+/// Until the reaper thread has reported the exit of our child: until it has reported that of one that was started
+/// later.
+asio::awaitable<void> reported_end(pid_t pid) {
+  while (::kill(pid, 0) == 0) co_await pause_for(1ms);
+  const Command command = child({});
+  Process later = Process::spawn(command);
+  co_await later.wait();
+}
+
 /// Sets `gone` at the end of a scope, after everything that was declared later has been destroyed.
 struct GoneAtTheEnd {
   std::shared_ptr<Heard> heard;
@@ -125,7 +134,7 @@ TEST_F(Events, NoneArrivesOnceTheOwnerIsDestroyed) {
           pid = worker.pid();
         }
         EXPECT_TRUE(co_await sees_gone(pid));
-        co_await pause_for(50ms);
+        co_await reported_end(pid);
         EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready}));
       },
       []() -> asio::awaitable<void> {
@@ -140,7 +149,7 @@ TEST_F(Events, NoneArrivesOnceTheOwnerIsDestroyed) {
           pid = pool.workers().front().pid;
         }
         EXPECT_TRUE(co_await sees_gone(pid));
-        co_await pause_for(50ms);
+        co_await reported_end(pid);
         EXPECT_EQ(heard->kinds, (std::vector{Kind::spawned, Kind::ready}));
       },
   });
@@ -210,7 +219,7 @@ TEST_F(WorkerLines, StopWhenTheWorkerIsDestroyed) {
       while (lines.empty()) co_await pause_for(1ms);
     }
     EXPECT_TRUE(co_await sees_gone(pid));
-    co_await pause_for(50ms);
+    co_await reported_end(pid);
     EXPECT_EQ(lines, (std::vector<std::string>{"napping"}));  // and not "cleaned up"
   }});
   EXPECT_TRUE(soon_childless());

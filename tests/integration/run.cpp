@@ -143,7 +143,6 @@ struct Host {
     Command command = Command::self({"host", mode});
     command.out = told->stdio();
     command.err = errors->stdio();
-    command.env = call_worker().command.env;  // its workers inherit it
     process = Process::spawn(command);
     for (std::size_t i = 0; i < count; ++i) workers.push_back(told->pid());
   }

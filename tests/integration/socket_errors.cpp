@@ -153,6 +153,7 @@ TEST_F(SocketError, ReceiveIsRetriedWhenMemoryIsShort) {
     receiving.count = 3;
     const int nine = co_await worker->call<int>("square", 3);
     EXPECT_EQ(nine, 9);
+    EXPECT_EQ(receiving.count, 0);
     receiving.count = 3;
     (void)co_await worker->status();
     EXPECT_EQ(receiving.count, 0);

@@ -1,4 +1,5 @@
 // The parent of workers dies: how its workers end, however busy they are and whichever process holds their sockets.
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -104,10 +105,24 @@ TEST_F(ParentDeath, EndsWorkersInEveryState) {
   }
 }
 
-// The workers are suspended by SIGSTOP when the parent dies.
-asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vector<std::string> awaited) {
+/// Until SIGSTOP has suspended a process, which need not be our child.
+asio::awaitable<void> seen_suspended(pid_t pid) {
+  for (std::string state; state != "T";) {
+    co_await pause_for(1ms);
+    std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+    for (std::string word; file >> word && word != "State:";) continue;
+    if (!(file >> state)) throw std::runtime_error("the process has ended");
+  }
+}
+
+/// The workers are suspended when the parent dies, or are about to be: the kernel treats the two differently.
+asio::awaitable<void> stopped_orphans(bool suspended, std::vector<std::string> steps,
+                                      std::vector<std::string> awaited) {
   Host h = co_await host(steps, awaited);
-  for (const pid_t pid : h.pids["worker"]) ::kill(pid, SIGSTOP);
+  for (const pid_t pid : h.pids["worker"]) {
+    ::kill(pid, SIGSTOP);
+    if (suspended) co_await seen_suspended(pid);
+  }
   const auto start = Clock::now();
   co_await kill_host(h.process);
   for (const pid_t pid : h.pids["worker"]) {
@@ -120,14 +135,15 @@ asio::awaitable<void> stopped_orphans(std::vector<std::string> steps, std::vecto
 
 // A suspended worker is continued when its parent dies, and exits.
 TEST_F(ParentDeath, EndsSuspendedWorkers) {
-  run_together({
-      [] { return stopped_orphans({"start", "say", "done"}, {"done"}); },
-      [] { return stopped_orphans({"start", "fork", "say", "done"}, {"done"}); },
-      [] { return stopped_orphans({"start", "nap", "0", "say", "done"}, {"done", "napping"}); },
-      [] { return stopped_orphans({"start", "nap", "0", "fork", "say", "done"}, {"done", "napping"}); },
-      [] { return stopped_orphans({"start-slowly", "say", "done"}, {"done", "booting"}); },
-      [] { return stopped_orphans({"start-on-a-thread", "fork", "say", "done"}, {"done", "ready"}); },
-  });
+  for (const bool suspended : {true, false})
+    run_together({
+        [=] { return stopped_orphans(suspended, {"start", "say", "done"}, {"done"}); },
+        [=] { return stopped_orphans(suspended, {"start", "fork", "say", "done"}, {"done"}); },
+        [=] { return stopped_orphans(suspended, {"start", "nap", "0", "say", "done"}, {"done", "napping"}); },
+        [=] { return stopped_orphans(suspended, {"start", "nap", "0", "fork", "say", "done"}, {"done", "napping"}); },
+        [=] { return stopped_orphans(suspended, {"start-slowly", "say", "done"}, {"done", "booting"}); },
+        [=] { return stopped_orphans(suspended, {"start-on-a-thread", "fork", "say", "done"}, {"done", "ready"}); },
+    });
 }
 
 // The parent is killed at any moment of a start; no worker is left, whatever it was about to do.
@@ -155,7 +171,7 @@ TEST_F(ParentDeath, DuringTheStartLeavesNoWorker) {
   run_together({[&] { return repeat(0); }, [&] { return repeat(1); }});
 }
 
-// The parent dies while a worker drains after SIGINT.
+/// The parent dies while a worker drains after SIGINT.
 asio::awaitable<void> interrupted_orphan(std::vector<std::string> steps) {
   const std::vector<std::string> awaited{"napping"};
   Host h = co_await host(steps, awaited);

@@ -45,6 +45,7 @@ inline std::string name_of(const ::testing::TestParamInfo<Where>& info) {
   return info.param == Where::one_thread ? "OneThread" : info.param == Where::four_threads ? "FourThreads" : "TwoPools";
 }
 
+/// Every function here that runs a scenario keeps it until its coroutine has been destroyed: it may be a lambda.
 using Scenario = std::function<asio::awaitable<void>()>;
 
 inline void on_one_thread(const Scenario& scenario, Duration bound = 60s) {
@@ -87,6 +88,13 @@ inline void run_where(Where where, const Scenario& scenario) {
       other.join();
     }
   }
+}
+
+inline asio::any_io_executor strand_of(const asio::any_io_executor& executor) { return asio::make_strand(executor); }
+
+/// Runs a scenario in a strand: a scenario that cancels must do so where the cancelled coroutine runs.
+inline asio::awaitable<void> in_strand(Scenario scenario) {
+  co_await asio::co_spawn(strand_of(co_await asio::this_coro::executor), scenario(), asio::use_awaitable);
 }
 
 /// Until it holds; looks every millisecond.
@@ -168,6 +176,9 @@ class Calls : public Workers {
 class CallsAnywhere : public Calls, public ::testing::WithParamInterface<Where> {
  protected:
   void run_scenario(const Scenario& scenario) { run_where(GetParam(), scenario); }
+  void run_in_strand(const Scenario& scenario) {
+    run_scenario([&] { return in_strand(scenario); });
+  }
 };
 
 }  // namespace support
