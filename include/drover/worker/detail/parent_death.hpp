@@ -57,7 +57,7 @@ namespace group_end {
 /// group. Called on the control thread.
 inline void end_group_with_this_process() noexcept {
   const pid_t worker = ::getpid();
-  if (::getpgrp() != worker) return;
+  if (::getpgrp() != worker || worker <= 1) return;  // kill(-1) would reach every process
 #if defined(__s390__) || defined(__s390x__) || defined(__CRIS__)
   const long copy = ::syscall(SYS_clone, nullptr, 0ul);
 #else
