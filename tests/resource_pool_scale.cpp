@@ -68,7 +68,7 @@ TEST(ResourcePoolScale, IdleKeyTakesLessThan200Bytes) {
   EXPECT_EQ(pool.stats().total_entries, 0u);
 }
 
-// The fake timer throws if it is armed while it is armed already.
+// The fake timer aborts if it is armed while it is armed already.
 TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   constexpr int count = 200'000;
   using Impl = drover::detail::resource_pool::Impl<int, int, std::hash<int>, std::equal_to<int>, pool_model::FakeTime>;

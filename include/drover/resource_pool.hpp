@@ -71,6 +71,9 @@ namespace drover { inline namespace v1 {
 /// finalizers. Coroutines that wait in other contexts are resumed, acquire() with asio::error::operation_aborted. So
 /// values may be destroyed after the context. A value that holds I/O objects of that context must not outlive it:
 /// destroy such a pool and its leases first.
+/// *Errors:* a shortage of memory makes an operation throw std::bad_alloc, or changes nothing but its time: what could
+/// not be posted (an expiry, a delivery of events, the resumption of a coroutine) is done with a later operation. A
+/// finalizer that cannot begin is skipped, and on_error receives std::bad_alloc on the thread that ended the value.
 /// *Threads:* any thread may call any member, with the usual exception of moving and destroying the pool. Equal runs
 /// under the pool's lock, and so does Key's copy constructor in pending_cleanup(): neither may use the pool.
 ///
@@ -183,7 +186,8 @@ class ResourcePool {
   ///
   /// *Errors:* an exception of the factory, which leaves no entry; operation_aborted if the pool's context is
   /// destroyed, or the pool is destroyed before the factory has begun. Exceptions of Hash and Equal are thrown by the
-  /// call itself and leave the pool unchanged.
+  /// call itself and leave the pool unchanged. If there is not enough memory, std::bad_alloc or
+  /// asio::error::no_memory.
   /// *Cancellation:* ends the waiting of this caller only. A running factory continues, and its value is kept idle for
   /// its ttl even if nobody waits for it any more.
   [[nodiscard]] asio::awaitable<Lease> acquire(Key key) { return impl().template acquire<Lease>(std::move(key)); }

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
@@ -13,9 +15,9 @@
 #include <asio/query.hpp>
 #include <asio/system_error.hpp>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/disposal.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/runner.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
@@ -27,7 +29,8 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 /// The state machine of a ResourcePool, its lock, and what carries out its decisions. It lives until the pool and all
 /// entries are destroyed.
 ///
-/// Each operation takes the lock, makes a transition of the state machine, and calls carry_out().
+/// Each operation takes the lock, makes a transition of the state machine, and calls carry_out(). What may throw comes
+/// before the transition: the destructor of a Reference takes the lock, and a transition must be carried out.
 template <class Key, class Value, class Lookup, class Time>
 class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
                public TimerTarget,
@@ -68,12 +71,17 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   asio::awaitable<void> release_and_wait(Entry& entry) {
     if (entry.release_shared()) return done();
-    std::shared_ptr<AsyncEvent> ended;
+    std::shared_ptr<ChainedEvent> ended;
     const auto now = time_for_ttl();
     {
       std::unique_lock lock(mutex_);
       machine_.release(entry, now);
-      if (entry.state == State::finalizing && !entry.cleared) ended = machine_.end_event(entry);
+      try {
+        if (entry.state == State::finalizing && !entry.cleared) ended = machine_.end_event(entry);
+      } catch (...) {  // the release cannot fail, only the waiting
+        carry_out(lock);
+        throw;
+      }
       carry_out(lock);
     }
     return done_after(std::move(ended));
@@ -88,8 +96,9 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
  protected:
   ~Engine() = default;
 
-  /// To be called after each transition. Unlocks if there are actions to perform.
-  void carry_out(std::unique_lock<std::mutex>& lock) {
+  /// To be called after each transition. Unlocks if there are actions to perform. What there is not enough memory for
+  /// is tried again after the next transition.
+  void carry_out(std::unique_lock<std::mutex>& lock) noexcept {
     if (!armed_) arm_timer();
     if (machine_.has_actions()) perform_actions(lock);
   }
@@ -102,13 +111,13 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   // What the state machine has decided ----------------------------------------------------------
 
-  void perform_actions(std::unique_lock<std::mutex>& lock) {
+  void perform_actions(std::unique_lock<std::mutex>& lock) noexcept {
     const std::shared_ptr<Engine> self = this->shared_from_this();
     auto actions = machine_.take_actions();
     lock.unlock();
     const Disposal disposal;
     if (actions.to_delete != nullptr) Disposal::destroy_later(*actions.to_delete);
-    if (actions.deliver_events) runner_.deliver_events(self);
+    if (actions.deliver_events && !runner_.deliver_events(self)) retry_delivery();
     while (actions.to_run != nullptr) {
       auto& entry = static_cast<Entry&>(*std::exchange(actions.to_run, actions.to_run->next_task));
       if (entry.state != State::finalizing)
@@ -137,9 +146,22 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
   void report_end(Disposable& disposable) noexcept override {
+    auto& entry = static_cast<Entry&>(disposable);
+    std::exception_ptr error;
+    if (entry.finalizer_failed_to_begin) error = std::make_exception_ptr(std::bad_alloc());
     std::unique_lock lock(mutex_);
-    machine_.finalizer_ended(static_cast<Entry&>(disposable), nullptr);
+    if (error && !machine_.closed()) {
+      lock.unlock();
+      runner_.report_error(error);
+      lock.lock();
+    }
+    machine_.finalizer_ended(entry, std::move(error));
     carry_out(lock);
+  }
+
+  void retry_delivery() noexcept {
+    const std::lock_guard lock(mutex_);
+    machine_.retry_delivery();
   }
 
   static void destroy_value(Entry& entry) noexcept {
@@ -185,13 +207,28 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     carry_out(lock);
   }
 
-  void abandoned(Entry& entry) override {
+  void abandoned(Entry& entry, std::exception_ptr error) noexcept override {
+    if (error) {
+      if (entry.state == State::creating) return factory_ended(entry, nullptr, std::move(error));
+      entry.finalizer_failed_to_begin = true;
+      const Disposal disposal;
+      return Disposal::destroy_later(entry);
+    }
     std::unique_lock lock(mutex_);
     if (entry.state == State::creating)
-      machine_.factory_failed(entry, std::make_exception_ptr(asio::system_error(asio::error::operation_aborted)));
+      machine_.factory_failed(entry, aborted());
     else
       machine_.finalizer_ended(entry, nullptr);
     carry_out(lock);
+  }
+
+  /// The exception of a factory that will not end.
+  static std::exception_ptr aborted() noexcept {
+    try {
+      return std::make_exception_ptr(asio::system_error(asio::error::operation_aborted));
+    } catch (...) {  // its text takes memory
+      return std::current_exception();
+    }
   }
 
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) override {
@@ -201,7 +238,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     return events;
   }
 
-  void drop_events() override {
+  void drop_events() noexcept override {
     std::unique_lock lock(mutex_);
     machine_.drop_events();
     carry_out(lock);
@@ -214,14 +251,19 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
   }
 
-  void arm_timer() {
-    if (const Deadline due = machine_.next_due()) {
+  void arm_timer() noexcept {
+    if (const Deadline due = machine_.next_due()) arm_timer(*due);
+  }
+
+  void arm_timer(Clock::time_point at) noexcept {
+    try {
+      timer_.arm(at, this->weak_from_this());
       armed_ = true;
-      timer_.arm(*due, this->weak_from_this());
+    } catch (...) {  // not enough memory
     }
   }
 
-  void timer_fired() override {
+  void timer_fired() noexcept override {
     std::unique_lock lock(mutex_);
     armed_ = false;
     const Deadline due = machine_.next_due();
@@ -229,7 +271,13 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     armed_ = true;  // until the due entries have been processed
     lock.unlock();
     const auto self = this->shared_from_this();
-    runner_.post([self] { self->expire_due(); });
+    if (!runner_.try_post([self] { self->expire_due(); })) timer_failed();
+  }
+
+  void timer_failed() noexcept override {
+    const std::lock_guard lock(mutex_);
+    armed_ = false;
+    arm_timer(Time::now() + retry_after);
   }
 
   void expire_due() {
@@ -241,6 +289,9 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
       carry_out(lock);
     }
   }
+
+  /// When expiry is tried again that failed for want of memory.
+  static constexpr Duration retry_after = std::chrono::milliseconds(10);
 
   bool armed_ = false;            // a wait of the timer is pending, or its due entries are being processed
   std::shared_ptr<Engine> self_;  // set while the pool is destroyed and entries remain

@@ -12,9 +12,9 @@
 #include <asio/error.hpp>
 #include <asio/system_error.hpp>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/engine.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
@@ -49,7 +49,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
 
   template <class Lease, class K>
   asio::awaitable<Lease> acquire(K&& key) {
-    std::shared_ptr<AsyncEvent> ready;
+    std::shared_ptr<ChainedEvent> ready;
     Reference reference = begin_acquire(std::forward<K>(key), ready);
     if (!ready) return done_with(Lease(std::move(reference)));
     return acquire_after<Lease>(std::move(reference), std::move(ready));
@@ -58,11 +58,14 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   asio::awaitable<void> expire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
-    std::shared_ptr<AsyncEvent> ended;
+    std::shared_ptr<ChainedEvent> ended;
     {
       std::unique_lock lock(mutex_);
       Entry* const entry = machine_.find(lookup_, hash, key);
-      if (entry != nullptr && machine_.expire(*entry)) ended = machine_.end_event(*entry);
+      if (entry != nullptr) {
+        if (machine_.ends_if_expired(*entry)) ended = machine_.end_event(*entry);
+        machine_.expire(*entry);
+      }
       carry_out(lock);
     }
     return done_after(std::move(ended));
@@ -71,7 +74,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   asio::awaitable<void> clear(const K& key) {
     const std::size_t hash = lookup_.hash(key);
-    std::shared_ptr<AsyncEvent> ended;
+    std::shared_ptr<ChainedEvent> ended;
     {
       std::unique_lock lock(mutex_);
       Entry* const entry = machine_.find(lookup_, hash, key);
@@ -84,11 +87,10 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   }
 
   asio::awaitable<void> clear() {
-    std::shared_ptr<AsyncEvent> ended;
+    std::shared_ptr<ChainedEvent> ended;
     {
       std::unique_lock lock(mutex_);
-      machine_.clear();
-      ended = machine_.all_ended_event();
+      ended = machine_.clear();
       carry_out(lock);
     }
     return done_after(std::move(ended));
@@ -117,7 +119,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   /// Returns a reference. Sets `ready` to the event to wait for before its value can be used. Leaves it null if the
   /// value can be used now.
   template <class K>
-  Reference begin_acquire(K&& key, std::shared_ptr<AsyncEvent>& ready) {
+  Reference begin_acquire(K&& key, std::shared_ptr<ChainedEvent>& ready) {
     const std::size_t hash = lookup_.hash(key);
     {
       std::unique_lock lock(mutex_);
@@ -132,7 +134,8 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     }
     auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, *this);  // allocated without the lock
     fresh->waiters = std::make_unique<Waiters<Entry>>();
-    fresh->waiters->ready = std::make_shared<AsyncEvent>();
+    fresh->waiters->ready = std::make_shared<ChainedEvent>();
+    machine_.prepare(*fresh);
     std::unique_lock lock(mutex_);
     if (machine_.closed()) throw asio::system_error(asio::error::operation_aborted);
     Entry* const found = machine_.find(lookup_, hash, fresh->key);  // another thread may have inserted it meanwhile
@@ -152,7 +155,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
 
   /// Acquires a key whose value has to be waited for. The reference keeps this object alive.
   template <class Lease>
-  static asio::awaitable<Lease> acquire_after(Reference reference, std::shared_ptr<AsyncEvent> ready) {
+  static asio::awaitable<Lease> acquire_after(Reference reference, std::shared_ptr<ChainedEvent> ready) {
     for (;;) {
       co_await done_after(ready);
       auto& impl = static_cast<Impl&>(reference.get()->owner());
