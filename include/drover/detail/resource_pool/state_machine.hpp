@@ -101,7 +101,7 @@ class StateMachine {
 
   /// The key is missing: its value will be created. The caller gets a reference to it. The entry was given to
   /// prepare().
-  void insert(Entry& fresh) {
+  void insert(Entry& fresh) noexcept {
     table_.insert(fresh);
     ++entries_;
     ++states_[index(fresh.state = State::creating)];
@@ -173,7 +173,7 @@ class StateMachine {
       actions_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
-        table_.insert(*successor);  // does not allocate: remove() has just made room
+        table_.insert(*successor);
         ++states_[index(successor->state = State::creating)];
         actions_.run(*successor);
       }
