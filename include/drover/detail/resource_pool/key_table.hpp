@@ -119,12 +119,18 @@ class KeyTable {
   };
   using Array = std::unique_ptr<Entry*[], Free>;
 
-  // Hashes may differ in few bits, low or high: those of std::hash for integers are the identity. The multiplications
-  // spread each bit over the lowest 32 bits of the result.
+  // Hashes may differ in few bits, low or high: those of std::hash for integers are the identity. Both halves of the
+  // product together spread each bit over the low bits of the result.
   static std::size_t spread(std::size_t hash) noexcept {
+#if defined(__SIZEOF_INT128__)
+    __extension__ using Product = unsigned __int128;
+    const Product product = Product{hash} * 0x9e3779b97f4a7c15u;
+    return static_cast<std::size_t>(product >> 64) ^ static_cast<std::size_t>(product);
+#else
     std::uint64_t bits = hash * std::uint64_t{0x9e3779b97f4a7c15u};
     bits = (bits ^ (bits >> 32)) * std::uint64_t{0xd6e8feb86659fd93u};
     return static_cast<std::size_t>(bits >> 32);
+#endif
   }
 
   /// The number of the bucket for this hash.
