@@ -62,7 +62,8 @@ namespace drover { inline namespace v1 {
 /// **The timer.** Idle values expire in order, driven by one steady timer per pool. The timer is not work: an idle pool
 /// does not keep run() of an asio::io_context or join() of an asio::thread_pool from returning. The same holds for
 /// strands and other executors of these contexts, for asio::system_context and for contexts of your own (Asio runs the
-/// timers of the latter on a thread of its own). Idle values expire only while their context runs.
+/// timers of the latter on a thread of its own). Idle values expire only while their context runs. Of values that are
+/// due together, and of events, other handlers get a turn after every 64.
 ///
 /// *Lifetime:* the pool, its leases and the context may be destroyed in any order. A destroyed pool calls no finalizer
 /// and begins no factory any more; its idle values are destroyed without being finalized (`co_await pool.clear()` first

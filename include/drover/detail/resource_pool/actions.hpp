@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <utility>
 
@@ -7,6 +8,9 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+/// The number of entries or events that one handler deals with. Other handlers run before the next ones.
+inline constexpr std::size_t piece = 64;
 
 /// What the transitions of the state machine have decided. These actions are performed without the lock.
 template <class Entry>

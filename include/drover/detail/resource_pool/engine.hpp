@@ -238,9 +238,9 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     return events;
   }
 
-  void drop_events() noexcept override {
+  void drop_events(const PendingEvents<Entry>& delivered) noexcept override {
     std::unique_lock lock(mutex_);
-    machine_.drop_events();
+    machine_.drop_events(delivered);
     carry_out(lock);
   }
 
@@ -270,8 +270,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     if (!due || *due > Time::now()) return carry_out(lock);
     armed_ = true;  // until the due entries have been processed
     lock.unlock();
-    const auto self = this->shared_from_this();
-    if (!runner_.try_post([self] { self->expire_due(); })) timer_failed();
+    post_expiry();
   }
 
   void timer_failed() noexcept override {
@@ -280,14 +279,19 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     arm_timer(Time::now() + retry_after);
   }
 
-  void expire_due() {
-    const auto now = Time::now();
-    for (bool more = true; more;) {
-      std::unique_lock lock(mutex_);
-      more = machine_.expire_due(now, 64);
-      armed_ = more;
-      carry_out(lock);
-    }
+  void post_expiry() noexcept {
+    const auto self = this->shared_from_this();
+    if (!runner_.try_post([self] { self->expire_due(); })) timer_failed();
+  }
+
+  /// Many values may be due at once. Other handlers run between the pieces.
+  void expire_due() noexcept {
+    std::unique_lock lock(mutex_);
+    const bool more = machine_.expire_due(Time::now(), piece);
+    armed_ = more;
+    carry_out(lock);
+    if (lock.owns_lock()) lock.unlock();
+    if (more) post_expiry();
   }
 
   /// When expiry is tried again that failed for want of memory.

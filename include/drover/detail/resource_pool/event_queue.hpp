@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -77,10 +78,13 @@ class EventQueue {
     return !std::exchange(delivering_, true);
   }
 
-  /// For the running delivery. If there is no event, the delivery has ended.
-  PendingEvents<Entry> take() noexcept {
+  /// For the running delivery: at most `limit` events. If there is none, the delivery has ended.
+  PendingEvents<Entry> take(std::size_t limit) noexcept {
     if (first_ == nullptr) delivering_ = false;
-    return PendingEvents<Entry>(std::exchange(first_, nullptr));
+    PendingEvent<Entry>** end = &first_;
+    for (; limit > 0 && *end != nullptr; --limit) end = &(*end)->next;
+    PendingEvent<Entry>* const rest = std::exchange(*end, nullptr);
+    return PendingEvents<Entry>(std::exchange(first_, rest));
   }
 
   /// Ends the running delivery.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include <drover/detail/context/executor_ref.hpp>
 #include <drover/detail/context/registry.hpp>
+#include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/factory.hpp>
 
@@ -42,8 +44,8 @@ class RunnerOwner {
 
   /// Returns the events to deliver after those of the previous call. If there are none, the delivery has ended.
   virtual PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) = 0;
-  /// The delivery will not begin, because the context is destroyed.
-  virtual void drop_events() noexcept = 0;
+  /// The delivery ends after these events, because the context is destroyed.
+  virtual void drop_events(const PendingEvents<Entry>& delivered) noexcept = 0;
 
  protected:
   ~RunnerOwner() = default;
@@ -133,32 +135,37 @@ class Runner {
     std::exception_ptr error_;
   };
 
-  /// If the context is destroyed first, the delivery is destroyed before it has begun.
-  class EventDelivery {
+  /// If the context is destroyed first, the delivery is destroyed before it has ended.
+  class EventDelivery : public std::enable_shared_from_this<EventDelivery> {
    public:
     EventDelivery(Runner& runner, std::shared_ptr<Owner> owner) : runner_(runner), owner_(std::move(owner)) {}
     EventDelivery(const EventDelivery&) = delete;
     EventDelivery& operator=(const EventDelivery&) = delete;
     ~EventDelivery() {
-      if (!begun_) owner_->drop_events();
+      if (!ended_) owner_->drop_events(events_);
     }
 
-    void cancel() noexcept { begun_ = true; }
+    void cancel() noexcept { ended_ = true; }
 
+    /// Other handlers run between the pieces, unless there is no memory for that.
     void run() {
-      begun_ = true;
-      PendingEvents<Entry> events;
-      for (;;) {
-        events = owner_->next_events(events);
-        if (events.empty()) return;
-        events.for_each([this](const auto& event) { runner_.report_event(event); });
+      for (std::size_t reported = 0;;) {
+        events_ = owner_->next_events(events_);
+        if (events_.empty()) return cancel();
+        events_.for_each([&](const auto& event) {
+          runner_.report_event(event);
+          ++reported;
+        });
+        if (reported < piece) continue;
+        if (runner_.try_post([self = this->shared_from_this()] { self->run(); })) return;
       }
     }
 
    private:
     Runner& runner_;
     const std::shared_ptr<Owner> owner_;
-    bool begun_ = false;
+    PendingEvents<Entry> events_;  // delivered, or being so
+    bool ended_ = false;
   };
 
   void post_job(const std::shared_ptr<Owner>& owner, Entry& entry,

@@ -273,14 +273,17 @@ class StateMachine {
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
     finish_events(delivered);
     if (closed_) drop_events();  // a destroyed pool reports no event
-    return events_.take();
+    return events_.take(piece);
   }
 
   /// The delivery that take_actions() had returned could not begin. The next actions contain it again.
   void retry_delivery() noexcept { actions_.deliver_events(); }
 
-  /// Ends the running delivery.
-  void drop_events() noexcept { finish_events(events_.take_all()); }
+  /// Ends the running delivery, after these events.
+  void drop_events(const PendingEvents<Entry>& delivered) noexcept {
+    finish_events(delivered);
+    drop_events();
+  }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
@@ -352,6 +355,8 @@ class StateMachine {
     if (!rules_.events || closed_) return;
     if (events_.push(kind, entry, std::move(error))) actions_.deliver_events();
   }
+
+  void drop_events() noexcept { finish_events(events_.take_all()); }
 
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
     delivered.for_each([this](const PendingEvent<Entry>& event) {
