@@ -68,6 +68,23 @@ TEST(ResourcePoolPieces, ValuesThatExpireTogetherLeaveTurnsToOthers) {
   EXPECT_LE(turns.most, 300) << "values destroyed in a row";
 }
 
+TEST(ResourcePoolPieces, ClearedValuesLeaveTurnsToOthers) {
+  asio::io_context context;
+  Turns turns;
+  Pool pool(context.get_executor(), [&](int) { return std::make_unique<Value>(&turns); }, pieces_options());
+  run(context, [&] { return make_idle(pool); });
+  bool cleared = false;
+  run(context, [&]() -> asio::awaitable<void> {
+    auto clearing = pool.clear();
+    EXPECT_EQ(pool.stats().referenced_entries, 0u);
+    co_await watch(pool, turns);
+    co_await std::move(clearing);
+    cleared = true;
+  });
+  EXPECT_TRUE(cleared);
+  EXPECT_LE(turns.most, 300) << "values destroyed in a row";
+}
+
 TEST(ResourcePoolPieces, EventsLeaveTurnsToOthers) {
   asio::io_context context;
   Turns turns;

@@ -55,9 +55,10 @@ namespace drover { inline namespace v1 {
 /// **Values that hold leases**, of this pool or of others, may form chains of any length: they are destroyed one after
 /// the other, without recursion. A lease that the destructor of a value releases destroys nothing before that
 /// destructor has returned. Values without a finalizer that end because of this are destroyed on the same thread,
-/// before the release(), expire() or clear() that began it completes. So such a destructor must not block its thread
-/// until another value is destroyed. It may destroy a pool, which destroys the idle values of that pool at once, and it
-/// may run a context of its own that awaits a release().
+/// before the release(), expire() or clear() that began it completes; only a clear() of more than 64 keys leaves the
+/// rest to the executor. So such a destructor must not block its thread until another value is destroyed. It may
+/// destroy a pool, which destroys the idle values of that pool at once, and it may run a context of its own that awaits
+/// a release().
 ///
 /// **The timer.** Idle values expire in order, driven by one steady timer per pool. The timer is not work: an idle pool
 /// does not keep run() of an asio::io_context or join() of an asio::thread_pool from returning. The same holds for
@@ -244,6 +245,8 @@ class ResourcePool {
   /// passed to on_error and stops nothing.
   ///
   /// *Cancellation:* ends the waiting only.
+  /// *Complexity:* the call marks all keys under the pool's lock. The values are then finalized and destroyed 64 at a
+  /// time, and other handlers run between them.
   [[nodiscard]] asio::awaitable<void> clear() { return impl().clear(); }
 
   Stats stats() const {
@@ -253,6 +256,8 @@ class ResourcePool {
 
   /// The keys that Stats::pending_cleanup counts: first the keys being finalized, then the idle ones in the order of
   /// their expiry. A key with discarded values may occur more than once.
+  ///
+  /// *Complexity:* linear, with the pool's lock held. Stats::pending_cleanup is a counter.
   std::vector<Key> pending_cleanup() const { return impl().pending(); }
 
  private:

@@ -118,8 +118,46 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     const Disposal disposal;
     if (actions.to_delete != nullptr) Disposal::destroy_later(*actions.to_delete);
     if (actions.deliver_events && !runner_.deliver_events(self)) retry_delivery();
-    while (actions.to_run != nullptr) {
-      auto& entry = static_cast<Entry&>(*std::exchange(actions.to_run, actions.to_run->next_task));
+    run_tasks(self, actions.to_run);
+    Disposal::set_later(std::move(actions.to_set));
+  }
+
+  /// The factories and finalizers of a clear() that are left for a later handler. If the context is destroyed first,
+  /// they run at once, which ends those that need it.
+  struct Rest {
+    Rest(std::shared_ptr<Engine> e, Disposable* t) noexcept : engine(std::move(e)), tasks(t) {}
+    Rest(const Rest&) = delete;
+    Rest& operator=(const Rest&) = delete;
+    ~Rest() {
+      const Disposal disposal;
+      while (tasks != nullptr) engine->run_piece(engine, tasks);
+    }
+
+    const std::shared_ptr<Engine> engine;
+    Disposable* tasks;
+  };
+
+  /// Other handlers run between the pieces, unless there is no memory for that.
+  void run_tasks(const std::shared_ptr<Engine>& self, Disposable* tasks) noexcept {
+    run_piece(self, tasks);
+    if (tasks == nullptr) return;
+    std::shared_ptr<Rest> rest;
+    try {
+      rest = std::make_shared<Rest>(self, tasks);
+    } catch (...) {
+      while (tasks != nullptr) run_piece(self, tasks);
+      return;
+    }
+    (void)runner_.try_post([rest] {
+      const Disposal disposal;
+      rest->engine->run_tasks(rest->engine, std::exchange(rest->tasks, nullptr));
+    });  // if this fails, the destructor of the rest runs them
+  }
+
+  /// Removes what it has run from `tasks`. Call it while there is a Disposal.
+  void run_piece(const std::shared_ptr<Engine>& self, Disposable*& tasks) noexcept {
+    for (std::size_t i = 0; i < piece && tasks != nullptr; ++i) {
+      auto& entry = static_cast<Entry&>(*std::exchange(tasks, tasks->next_task));
       if (entry.state != State::finalizing)
         runner_.run_factory(self, entry);
       else if (runner_.has_finalizer())
@@ -127,7 +165,6 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
       else
         Disposal::destroy_later(entry);
     }
-    Disposal::set_later(std::move(actions.to_set));
   }
 
   /// An entry that is being finalized without a finalizer, or else a chain of entries in State::removed.
