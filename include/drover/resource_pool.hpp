@@ -55,14 +55,16 @@ namespace drover { inline namespace v1 {
 /// **Values that hold leases**, of this pool or of others, may form chains of any length: they are destroyed one after
 /// the other, without recursion. A lease that the destructor of a value releases destroys nothing before that
 /// destructor has returned. Values without a finalizer that end because of this are destroyed on the same thread,
-/// before the release(), expire() or clear() that began it completes. So such a destructor must not block its thread
-/// until another value is destroyed. It may destroy a pool, which destroys the idle values of that pool at once, and it
-/// may run a context of its own that awaits a release().
+/// before the release(), expire() or clear() that began it completes; only a clear() of more than 64 keys leaves the
+/// rest to the executor. So such a destructor must not block its thread until another value is destroyed. It may
+/// destroy a pool, which destroys the idle values of that pool at once, and it may run a context of its own that awaits
+/// a release().
 ///
 /// **The timer.** Idle values expire in order, driven by one steady timer per pool. The timer is not work: an idle pool
 /// does not keep run() of an asio::io_context or join() of an asio::thread_pool from returning. The same holds for
 /// strands and other executors of these contexts, for asio::system_context and for contexts of your own (Asio runs the
-/// timers of the latter on a thread of its own). Idle values expire only while their context runs.
+/// timers of the latter on a thread of its own). Idle values expire only while their context runs. Of values that are
+/// due together, and of events, other handlers get a turn after every 64.
 ///
 /// *Lifetime:* the pool, its leases and the context may be destroyed in any order. A destroyed pool calls no finalizer
 /// and begins no factory any more; its idle values are destroyed without being finalized (`co_await pool.clear()` first
@@ -71,6 +73,9 @@ namespace drover { inline namespace v1 {
 /// finalizers. Coroutines that wait in other contexts are resumed, acquire() with asio::error::operation_aborted. So
 /// values may be destroyed after the context. A value that holds I/O objects of that context must not outlive it:
 /// destroy such a pool and its leases first.
+/// *Errors:* a shortage of memory makes an operation throw std::bad_alloc, or changes nothing but its time: what could
+/// not be posted (an expiry, a delivery of events, the resumption of a coroutine) is done with a later operation. A
+/// finalizer that cannot begin is skipped, and on_error receives std::bad_alloc on the thread that ended the value.
 /// *Threads:* any thread may call any member, with the usual exception of moving and destroying the pool. Equal runs
 /// under the pool's lock, and so does Key's copy constructor in pending_cleanup(): neither may use the pool.
 ///
@@ -183,9 +188,11 @@ class ResourcePool {
   ///
   /// *Errors:* an exception of the factory, which leaves no entry; operation_aborted if the pool's context is
   /// destroyed, or the pool is destroyed before the factory has begun. Exceptions of Hash and Equal are thrown by the
-  /// call itself and leave the pool unchanged.
+  /// call itself and leave the pool unchanged. If there is not enough memory, std::bad_alloc or
+  /// asio::error::no_memory.
   /// *Cancellation:* ends the waiting of this caller only. A running factory continues, and its value is kept idle for
   /// its ttl even if nobody waits for it any more.
+  /// *Complexity:* constant. The table of keys grows by two buckets at a time, so that no single call takes long.
   [[nodiscard]] asio::awaitable<Lease> acquire(Key key) { return impl().template acquire<Lease>(std::move(key)); }
 
   template <class K>
@@ -238,6 +245,8 @@ class ResourcePool {
   /// passed to on_error and stops nothing.
   ///
   /// *Cancellation:* ends the waiting only.
+  /// *Complexity:* the call marks all keys under the pool's lock. The values are then finalized and destroyed 64 at a
+  /// time, and other handlers run between them.
   [[nodiscard]] asio::awaitable<void> clear() { return impl().clear(); }
 
   Stats stats() const {
@@ -247,6 +256,8 @@ class ResourcePool {
 
   /// The keys that Stats::pending_cleanup counts: first the keys being finalized, then the idle ones in the order of
   /// their expiry. A key with discarded values may occur more than once.
+  ///
+  /// *Complexity:* linear, with the pool's lock held. Stats::pending_cleanup is a counter.
   std::vector<Key> pending_cleanup() const { return impl().pending(); }
 
  private:

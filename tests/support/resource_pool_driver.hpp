@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdlib>
 #include <exception>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,7 +42,10 @@ struct FakeTime {
     ~Timer() { only = nullptr; }
 
     void arm(Time at, std::weak_ptr<drover::detail::resource_pool::TimerTarget> target) {
-      if (at_) throw std::logic_error("a second timer was armed");
+      if (at_) {  // an exception would be taken for a shortage of memory
+        std::cerr << "a second timer was armed\n";
+        std::abort();
+      }
       at_ = at;
       target_ = std::move(target);
     }

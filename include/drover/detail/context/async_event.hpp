@@ -50,6 +50,15 @@ class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> 
     return true;
   }
 
+  /// Reverses settle(). Returns false if the waiter has been completed, or its context is destroyed.
+  bool forget() noexcept {
+    std::shared_ptr<ContextBound> self;  // released after the lock
+    const auto held = registry_->lock();
+    if (std::exchange(done_, true)) return false;
+    self = registry_->remove(*this);
+    return self != nullptr;
+  }
+
  protected:
   std::error_code result() const noexcept { return result_; }
 
@@ -81,7 +90,8 @@ class AsyncEvent : public std::enable_shared_from_this<AsyncEvent> {
 
   enum class Resume { at_once, posted };
 
-  /// Throws operation_aborted if it is cancelled, which affects neither the event nor its other waiters. If the event
+  /// Throws operation_aborted if it is cancelled, which affects neither the event nor its other waiters; no_memory or
+  /// std::bad_alloc if there is not enough memory. If the event
   /// is already set, the wait ends at once, or with Resume::posted after everything that its executor was given before.
   static asio::awaitable<void> wait(std::shared_ptr<AsyncEvent> event, Resume resume = Resume::at_once);
 

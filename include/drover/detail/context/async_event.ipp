@@ -29,6 +29,9 @@ class HandlerWaiter final : public Waiter {
     pending_.emplace(std::move(handler), asio::prefer(executor, asio::execution::outstanding_work.tracked));
   }
 
+  /// Completes at once, on the waiting coroutine's executor, after forget().
+  void fail(std::error_code ec) { finish(ec); }
+
   /// On the waiting coroutine's executor, after settle().
   void watch_cancellation() {
     if (!slot_.is_connected()) return;
@@ -54,7 +57,10 @@ class HandlerWaiter final : public Waiter {
     ~Completion() {
       if (waiter && !ContextRegistry::PostScope::postpone(waiter, drop)) drop(waiter.get());
     }
-    void operator()() { std::exchange(waiter, nullptr)->finish(); }
+    void operator()() {
+      const auto finished = std::exchange(waiter, nullptr);
+      finished->finish(finished->result());
+    }
     static void drop(void* dropped) noexcept { static_cast<HandlerWaiter*>(dropped)->pending_.reset(); }
 
     std::shared_ptr<HandlerWaiter> waiter;
@@ -64,11 +70,11 @@ class HandlerWaiter final : public Waiter {
     asio::post(pending_->work, Completion(std::static_pointer_cast<HandlerWaiter>(std::move(self))));
   }
 
-  void finish() {
+  void finish(std::error_code ec) {
     // Only this function and the slot's own handler use the slot, both on the coroutine's executor.
     if (slot_.is_connected()) slot_.clear();
     std::optional<Pending> pending = std::exchange(pending_, std::nullopt);
-    std::move(pending->handler)(result());
+    std::move(pending->handler)(ec);
   }
 
   void context_destroyed() noexcept override { pending_.reset(); }
@@ -83,11 +89,19 @@ struct AsyncEvent::Initiation {
   template <class Handler>
   void operator()(Handler handler) {
     const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
-    const auto waiter = std::make_shared<HandlerWaiter<Handler>>(
-        ContextRegistry::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
-    if (!waiter->settle()) return;
-    waiter->watch_cancellation();
-    event->add(waiter);
+    std::shared_ptr<HandlerWaiter<Handler>> waiter;
+    try {
+      waiter = std::make_shared<HandlerWaiter<Handler>>(
+          ContextRegistry::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
+      if (!waiter->settle()) return;
+      waiter->watch_cancellation();
+      event->add(waiter);
+    } catch (...) {
+      // An exception of an initiation destroys the coroutine, with some versions of Asio the program. To complete at
+      // once, on the coroutine's executor, is what asio::dispatch() does.
+      if (!waiter) return std::move(handler)(make_error_code(asio::error::no_memory));
+      if (waiter->forget()) waiter->fail(asio::error::no_memory);
+    }
   }
 };
 

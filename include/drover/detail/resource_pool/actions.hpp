@@ -1,20 +1,23 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <utility>
-#include <vector>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/disposal.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+/// The number of entries or events that one handler deals with. Other handlers run before the next ones.
+inline constexpr std::size_t piece = 64;
 
 /// What the transitions of the state machine have decided. These actions are performed without the lock.
 template <class Entry>
 struct Actions {
   Disposable* to_run = nullptr;  // the factories and finalizers to call, chained by next_task
   Entry* to_delete = nullptr;    // chained by chain; call StateMachine::deleted() afterwards
-  std::vector<std::shared_ptr<AsyncEvent>> to_set;
+  EventChain to_set;
   bool deliver_events = false;  // a delivery of events has to begin
 };
 
@@ -44,9 +47,9 @@ class ActionCollector {
   }
 
   /// Takes the event, which may be null.
-  void set_event(std::shared_ptr<AsyncEvent>& event) noexcept {
+  void set_event(std::shared_ptr<ChainedEvent>& event) noexcept {
     if (!event) return;
-    actions_.to_set.push_back(std::move(event));
+    actions_.to_set.push(std::move(event));
     empty_ = false;
   }
 

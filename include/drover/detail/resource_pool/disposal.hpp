@@ -1,10 +1,8 @@
 #pragma once
 
-#include <memory>
 #include <utility>
-#include <vector>
 
-#include <drover/detail/context/async_event.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
@@ -54,11 +52,9 @@ class Disposal {
   static void destroy_later(Disposable& disposable) noexcept { current_->to_destroy_.push(disposable); }
   static void report_end_later(Disposable& disposable) noexcept { current_->to_report_.push(disposable); }
   /// Sets the events, at once if nothing else is queued.
-  static void set_later(std::vector<std::shared_ptr<AsyncEvent>> events) {
-    auto& later = current_->to_set_;
-    if (current_->idle()) return set(events);
-    if (later.empty()) return later.swap(events);
-    for (auto& event : events) later.push_back(std::move(event));
+  static void set_later(EventChain events) noexcept {
+    if (current_->idle()) return EventSetter::set(std::move(events));
+    current_->to_set_.append(std::move(events));
   }
 
   /// Does the queued work of the outermost Disposal now, for a caller inside a destructor that cannot continue without
@@ -85,10 +81,6 @@ class Disposal {
     Disposable* last_ = nullptr;
   };
 
-  static void set(const std::vector<std::shared_ptr<AsyncEvent>>& events) {
-    for (const auto& event : events) event->set();
-  }
-
   bool idle() const noexcept { return to_destroy_.empty() && to_report_.empty(); }
 
   void run_all() noexcept {
@@ -100,7 +92,7 @@ class Disposal {
         Disposable& next = to_report_.pop();
         next.disposer->report_end(next);
       } else if (!to_set_.empty()) {
-        set(std::exchange(to_set_, {}));
+        EventSetter::set(std::move(to_set_));
       } else {
         return;
       }
@@ -111,7 +103,7 @@ class Disposal {
   static constinit inline thread_local Disposal* current_ = nullptr;
 
   Queue to_destroy_, to_report_;
-  std::vector<std::shared_ptr<AsyncEvent>> to_set_;
+  EventChain to_set_;
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
@@ -31,13 +31,16 @@ class EndingEntries {
     }
   }
 
-  /// An event that is set when all entries that are ending now have ended; null if there are none.
-  std::shared_ptr<AsyncEvent> all_ended_event() {
-    if (entries_.empty()) return nullptr;
-    const auto event = std::make_shared<AsyncEvent>();
-    barriers_.push_back({entries_.back().ending_number, event});
-    return event;
+  /// Makes room for the next wait_for_all().
+  void reserve_barrier() { barriers_.reserve(barriers_.size() + 1); }
+
+  /// The event is set when all entries that are ending now have ended. There is at least one. Call reserve_barrier()
+  /// before.
+  void wait_for_all(std::shared_ptr<ChainedEvent> event) noexcept {
+    barriers_.push_back({entries_.back().ending_number, std::move(event)});
   }
+
+  bool empty() const noexcept { return entries_.empty(); }
 
   template <class F>
   void for_each(F f) const {
@@ -48,7 +51,7 @@ class EndingEntries {
   /// Waits for the entries up to this number.
   struct Barrier {
     std::uint64_t last_number;
-    std::shared_ptr<AsyncEvent> event;
+    std::shared_ptr<ChainedEvent> event;
   };
 
   List<Entry> entries_;

@@ -8,8 +8,9 @@
 #include <memory>
 #include <utility>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/disposal.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
+#include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -27,10 +28,10 @@ enum class State : std::uint8_t {
 /// What coroutines that wait for an entry need. An entry has Waiters only while a coroutine may be waiting.
 template <class Entry>
 struct Waiters {
-  std::shared_ptr<AsyncEvent> ready;  // set when the factory has ended, with a value or with an error
-  std::shared_ptr<AsyncEvent> ended;  // set when the entry is removed
-  std::exception_ptr error;           // the exception of the factory
-  Entry* successor = nullptr;         // the queued entry of the same key, created once this one is finalized
+  std::shared_ptr<ChainedEvent> ready;  // set when the factory has ended, with a value or with an error
+  std::shared_ptr<ChainedEvent> ended;  // set when the entry is removed
+  std::exception_ptr error;             // the exception of the factory
+  Entry* successor = nullptr;           // the queued entry of the same key, created once this one is finalized
 };
 
 /// One generation of a key: from the first acquire until its value is destroyed. The next value of the same key is
@@ -63,13 +64,15 @@ struct Entry : Disposable {
   std::atomic<std::uint32_t> references{0};
   std::uint32_t pending_events = 0;  // the events that refer to this entry and are not delivered yet
   State state = State::queued;
-  bool expired = false;   // finalize it at its last release, whatever the ttl is
-  bool cleared = false;   // clear() was called for it
-  bool detached = false;  // discard() has separated it from its key: not in the table
+  bool expired = false;                    // finalize it at its last release, whatever the ttl is
+  bool cleared = false;                    // clear() was called for it
+  bool detached = false;                   // discard() has separated it from its key: not in the table
+  bool finalizer_failed_to_begin = false;  // for want of memory
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Waiters<Entry>> waiters;
-  std::uint64_t ending_number = 0;  // its number in EndingEntries
+  PendingEvents<Entry> spare_events;  // room for all events that it may still have, unless it is revived
+  std::uint64_t ending_number = 0;    // its number in EndingEntries
 };
 
 /// A list of entries that it does not own. An entry is in at most one list.

@@ -14,7 +14,9 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 class TimerTarget {
  public:
   /// Called on a thread of the context, but not on any executor of the pool.
-  virtual void timer_fired() = 0;
+  virtual void timer_fired() noexcept = 0;
+  /// The wait will not end, because there was not enough memory for it. Called like timer_fired().
+  virtual void timer_failed() noexcept = 0;
 
  protected:
   ~TimerTarget() = default;
@@ -34,7 +36,8 @@ class IdleTimer {
   IdleTimer& operator=(const IdleTimer&) = delete;
   ~IdleTimer() { cancel(); }
 
-  /// From any thread. Must not be called while an earlier wait is pending. Does nothing if the context is destroyed.
+  /// From any thread. Must not be called while an earlier wait is pending. Does nothing if the context is destroyed. If
+  /// it throws, no wait is pending.
   void arm(Clock::time_point at, std::weak_ptr<TimerTarget> target);
 
   void cancel() noexcept;

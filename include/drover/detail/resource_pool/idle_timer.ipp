@@ -77,8 +77,12 @@ DROVER_INLINE void IdleTimer::start_from_outside(std::shared_ptr<Wait> wait, Clo
   Wait& w = *wait;
   w.timer.expires_at(Clock::time_point{});
   w.timer.async_wait([wait = std::move(wait), at](std::error_code) {
-    const auto held = wait->registry->lock();
-    if (!wait->registry->closed() && !wait->target.expired()) start(wait, at);
+    try {
+      const auto held = wait->registry->lock();
+      if (!wait->registry->closed() && !wait->target.expired()) start(wait, at);
+    } catch (...) {  // without the lock: the target may arm the timer again
+      if (const auto target = wait->target.lock()) target->timer_failed();
+    }
   });
 }
 

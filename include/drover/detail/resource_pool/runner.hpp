@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include <drover/detail/context/executor_ref.hpp>
 #include <drover/detail/context/registry.hpp>
+#include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/factory.hpp>
 
@@ -36,20 +38,21 @@ class RunnerOwner {
 
   virtual void factory_ended(Entry& entry, std::unique_ptr<typename Entry::Value> value, std::exception_ptr error) = 0;
   virtual void finalizer_ended(Entry& entry, std::exception_ptr error) = 0;
-  /// The factory or finalizer will not end, because the context or the pool is destroyed.
-  virtual void abandoned(Entry& entry) = 0;
+  /// The factory or finalizer will not end, because the context or the pool is destroyed, or because of this error: it
+  /// could not begin. May be called by the function of the Runner that was to begin it.
+  virtual void abandoned(Entry& entry, std::exception_ptr error) noexcept = 0;
 
   /// Returns the events to deliver after those of the previous call. If there are none, the delivery has ended.
   virtual PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) = 0;
-  /// The delivery will not begin, because the context is destroyed.
-  virtual void drop_events() = 0;
+  /// The delivery ends after these events, because the context is destroyed.
+  virtual void drop_events(const PendingEvents<Entry>& delivered) noexcept = 0;
 
  protected:
   ~RunnerOwner() = default;
 };
 
 /// Calls the functions of the program on the executor of the pool. A runner is a member of its owner. What runs keeps
-/// the owner alive.
+/// the owner alive. To post anything takes memory: where there is none, the owner hears of it and nothing is lost.
 template <class Entry>
 class Runner {
   using Key = typename Entry::Key;
@@ -64,24 +67,37 @@ class Runner {
 
   bool has_finalizer() const noexcept { return callbacks_.finalizer != nullptr; }
 
-  void run_factory(std::shared_ptr<Owner> owner, Entry& entry) {
+  void run_factory(std::shared_ptr<Owner> owner, Entry& entry) noexcept {
     post_job(std::move(owner), entry, &Runner::call_factory);
   }
 
-  void run_finalizer(std::shared_ptr<Owner> owner, Entry& entry) {
+  void run_finalizer(std::shared_ptr<Owner> owner, Entry& entry) noexcept {
     post_job(std::move(owner), entry, &Runner::call_finalizer);
   }
 
-  /// Begins a delivery. The owner must not begin another one before this one has ended.
-  void deliver_events(std::shared_ptr<Owner> owner) {
-    const auto delivery = std::make_shared<EventDelivery>(*this, std::move(owner));
-    executor_.post([delivery] { delivery->run(); });
+  /// Begins a delivery. The owner must not begin another one before this one has ended. Returns false if there is not
+  /// enough memory to begin.
+  [[nodiscard]] bool deliver_events(std::shared_ptr<Owner> owner) noexcept {
+    std::shared_ptr<EventDelivery> delivery;
+    try {
+      delivery = std::make_shared<EventDelivery>(*this, std::move(owner));
+      executor_.post([delivery] { delivery->run(); });
+      return true;
+    } catch (...) {
+      if (delivery) delivery->cancel();
+      return false;
+    }
   }
 
-  /// Posts a function to the executor, see ContextExecutorRef::post().
+  /// Posts a function to the executor, see ContextExecutorRef::post(). Returns false if there is not enough memory.
   template <class F>
-  void post(F function) {
-    executor_.post(std::move(function));
+  [[nodiscard]] bool try_post(F function) noexcept {
+    try {
+      executor_.post(std::move(function));
+      return true;
+    } catch (...) {
+      return false;
+    }
   }
 
   /// Calls on_error at once.
@@ -94,16 +110,19 @@ class Runner {
   }
 
  private:
-  /// A factory or finalizer that runs or is about to run. If the context is destroyed first, the job is destroyed
-  /// before it has ended.
+  /// A factory or finalizer that runs or is about to run. If the context is destroyed first, or the job has failed to
+  /// begin, it is destroyed before it has ended.
   class Job {
    public:
     Job(Runner& r, std::shared_ptr<Owner> o, Entry& e) : runner(r), owner(std::move(o)), entry_(&e) {}
     Job(const Job&) = delete;
     Job& operator=(const Job&) = delete;
     ~Job() {
-      if (entry_ != nullptr) owner->abandoned(*entry_);
+      if (entry_ != nullptr) owner->abandoned(*entry_, std::move(error_));
     }
+
+    /// It cannot begin. What there is of its coroutine may be destroyed later, and the job with it.
+    void failed_to_begin(std::exception_ptr error) noexcept { error_ = std::move(error); }
 
     Entry& entry() const noexcept { return *entry_; }
     Entry& end() noexcept { return *std::exchange(entry_, nullptr); }
@@ -113,43 +132,58 @@ class Runner {
 
    private:
     Entry* entry_;  // null once the job has ended
+    std::exception_ptr error_;
   };
 
-  /// If the context is destroyed first, the delivery is destroyed before it has begun.
-  class EventDelivery {
+  /// If the context is destroyed first, the delivery is destroyed before it has ended.
+  class EventDelivery : public std::enable_shared_from_this<EventDelivery> {
    public:
     EventDelivery(Runner& runner, std::shared_ptr<Owner> owner) : runner_(runner), owner_(std::move(owner)) {}
     EventDelivery(const EventDelivery&) = delete;
     EventDelivery& operator=(const EventDelivery&) = delete;
     ~EventDelivery() {
-      if (!begun_) owner_->drop_events();
+      if (!ended_) owner_->drop_events(events_);
     }
 
+    void cancel() noexcept { ended_ = true; }
+
+    /// Other handlers run between the pieces, unless there is no memory for that.
     void run() {
-      begun_ = true;
-      PendingEvents<Entry> events;
-      for (;;) {
-        events = owner_->next_events(events);
-        if (events.empty()) return;
-        for (const auto& event : events) runner_.report_event(event);
+      for (std::size_t reported = 0;;) {
+        events_ = owner_->next_events(events_);
+        if (events_.empty()) return cancel();
+        events_.for_each([&](const auto& event) {
+          runner_.report_event(event);
+          ++reported;
+        });
+        if (reported < piece) continue;
+        if (runner_.try_post([self = this->shared_from_this()] { self->run(); })) return;
       }
     }
 
    private:
     Runner& runner_;
     const std::shared_ptr<Owner> owner_;
-    bool begun_ = false;
+    PendingEvents<Entry> events_;  // delivered, or being so
+    bool ended_ = false;
   };
 
-  void post_job(std::shared_ptr<Owner> owner, Entry& entry, void (Runner::*call)(std::shared_ptr<Job>)) {
-    const auto job = std::make_shared<Job>(*this, std::move(owner), entry);
-    executor_.post([job, call] {
-      if (job->owner->may_run()) (job->runner.*call)(job);
-    });
+  void post_job(const std::shared_ptr<Owner>& owner, Entry& entry,
+                void (Runner::*call)(std::shared_ptr<Job>)) noexcept {
+    std::shared_ptr<Job> job;
+    try {
+      job = std::make_shared<Job>(*this, owner, entry);
+      executor_.post([job, call] {
+        if (job->owner->may_run()) (job->runner.*call)(job);
+      });
+    } catch (...) {
+      if (!job) return owner->abandoned(entry, std::current_exception());
+      job->failed_to_begin(std::current_exception());
+    }
   }
 
   void call_factory(std::shared_ptr<Job> job) {
-    if (callbacks_.factory->is_coroutine()) return spawn(await_factory(std::move(job)));
+    if (callbacks_.factory->is_coroutine()) return spawn(std::move(job), await_factory);
     std::unique_ptr<Value> value;
     std::exception_ptr error;
     try {
@@ -160,10 +194,14 @@ class Runner {
     job->owner->factory_ended(job->end(), std::move(value), std::move(error));
   }
 
-  void call_finalizer(std::shared_ptr<Job> job) { spawn(await_finalizer(std::move(job))); }
+  void call_finalizer(std::shared_ptr<Job> job) { spawn(std::move(job), await_finalizer); }
 
-  void spawn(asio::awaitable<void> coroutine) {
-    asio::co_spawn(executor_.executor(), std::move(coroutine), asio::detached);
+  void spawn(std::shared_ptr<Job> job, asio::awaitable<void> (*coroutine)(std::shared_ptr<Job>)) noexcept {
+    try {
+      asio::co_spawn(executor_.executor(), coroutine(job), asio::detached);
+    } catch (...) {
+      job->failed_to_begin(std::current_exception());
+    }
   }
 
   static asio::awaitable<void> await_factory(std::shared_ptr<Job> job) {

@@ -13,6 +13,7 @@
 #include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/timeout.hpp>
@@ -75,9 +76,15 @@ class StateMachine {
 
   // Transitions ---------------------------------------------------------------------------------
 
+  /// Makes room for the events of an entry that is not in the pool yet, so that no transition has to allocate one.
+  void prepare(Entry& fresh) const {
+    if (rules_.events) EventQueue<Entry>::reserve(fresh, EventQueue<Entry>::events_of_an_entry);
+  }
+
   /// Adds a reference to the entry, or to its successor if it is being finalized, and returns that one. Returns null if
   /// there is no successor yet. Unless the returned entry is leased, its value can be used when Waiters::ready is set.
-  Entry* acquire(Entry& entry) noexcept {
+  /// If this throws, because there is no memory for an event, nothing has changed.
+  Entry* acquire(Entry& entry) {
     switch (entry.state) {
       case State::leased:
       case State::creating: return add_reference(entry);
@@ -92,8 +99,9 @@ class StateMachine {
     return nullptr;
   }
 
-  /// The key is missing: its value will be created. The caller gets a reference to it.
-  void insert(Entry& fresh) {
+  /// The key is missing: its value will be created. The caller gets a reference to it. The entry was given to
+  /// prepare().
+  void insert(Entry& fresh) noexcept {
     table_.insert(fresh);
     ++entries_;
     ++states_[index(fresh.state = State::creating)];
@@ -101,7 +109,8 @@ class StateMachine {
     actions_.run(fresh);
   }
 
-  /// The key is being finalized: its next value will be created after that. The caller gets a reference to it.
+  /// The key is being finalized: its next value will be created after that. The caller gets a reference to it. The
+  /// entry was given to prepare().
   void queue_after(Entry& finalizing, Entry& fresh) {
     if (!finalizing.waiters) finalizing.waiters = std::make_unique<Waiters<Entry>>();
     finalizing.waiters->successor = &fresh;
@@ -164,7 +173,7 @@ class StateMachine {
       actions_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
-        table_.insert(*successor);  // does not allocate: remove() has just made room
+        table_.insert(*successor);
         ++states_[index(successor->state = State::creating)];
         actions_.run(*successor);
       }
@@ -172,7 +181,7 @@ class StateMachine {
     if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
   }
 
-  /// Returns true if the entry is being finalized now.
+  /// Returns true if the entry is being finalized now. ends_if_expired() knows that before.
   bool expire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::idle:
@@ -185,6 +194,10 @@ class StateMachine {
         return true;
       default: entry.expired = true; return false;
     }
+  }
+
+  static bool ends_if_expired(const Entry& entry) noexcept {
+    return entry.state == State::idle || entry.state == State::finalizing;
   }
 
   /// The value is bad: its key can have a new value at once, and its leases keep the bad one. Does nothing if the entry
@@ -208,9 +221,16 @@ class StateMachine {
     begin_finalizing(entry);
   }
 
-  void clear() noexcept {
+  /// Clears all entries. Returns an event that is set when all that are ending now have ended; null if there are none.
+  /// If this throws, nothing has changed.
+  std::shared_ptr<ChainedEvent> clear() {
+    auto all_ended = std::make_shared<ChainedEvent>();
+    ending_.reserve_barrier();
     table_.for_each([this](Entry& entry) { clear(entry); });
     while (!discarded_.empty()) clear(discarded_.front());
+    if (ending_.empty()) return nullptr;
+    ending_.wait_for_all(all_ended);
+    return all_ended;
   }
 
   /// Expires at most `limit` of the due entries. Returns true if there may be more.
@@ -233,17 +253,12 @@ class StateMachine {
     }
   }
 
-  // Events to wait for --------------------------------------------------------------------------
-
   /// An event that is set when this entry has ended.
-  std::shared_ptr<AsyncEvent> end_event(Entry& entry) {
+  std::shared_ptr<ChainedEvent> end_event(Entry& entry) {
     if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
-    if (!entry.waiters->ended) entry.waiters->ended = std::make_shared<AsyncEvent>();
+    if (!entry.waiters->ended) entry.waiters->ended = std::make_shared<ChainedEvent>();
     return entry.waiters->ended;
   }
-
-  /// An event that is set when all entries that are ending now have ended; null if there are none.
-  std::shared_ptr<AsyncEvent> all_ended_event() { return ending_.all_ended_event(); }
 
   // Actions and events ---------------------------------------------------------------------------
 
@@ -258,11 +273,17 @@ class StateMachine {
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
     finish_events(delivered);
     if (closed_) drop_events();  // a destroyed pool reports no event
-    return events_.take();
+    return events_.take(piece);
   }
 
-  /// Ends the running delivery.
-  void drop_events() noexcept { finish_events(events_.take_all()); }
+  /// The delivery that take_actions() had returned could not begin. The next actions contain it again.
+  void retry_delivery() noexcept { actions_.deliver_events(); }
+
+  /// Ends the running delivery, after these events.
+  void drop_events(const PendingEvents<Entry>& delivered) noexcept {
+    finish_events(delivered);
+    drop_events();
+  }
 
  private:
   static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
@@ -279,7 +300,8 @@ class StateMachine {
     return &entry;
   }
 
-  Entry* revive(Entry& entry) noexcept {
+  Entry* revive(Entry& entry) {
+    if (rules_.events) EventQueue<Entry>::reserve(entry, 1);
     idle_.erase(entry);
     entry.references.store(1, std::memory_order_relaxed);
     set_state(entry, State::leased);
@@ -311,7 +333,7 @@ class StateMachine {
   }
 
   void finish_ending(Entry& entry) noexcept {
-    ending_.remove(entry, [this](std::shared_ptr<AsyncEvent>& event) { actions_.set_event(event); });
+    ending_.remove(entry, [this](std::shared_ptr<ChainedEvent>& event) { actions_.set_event(event); });
   }
 
   /// Without a call of the finalizer.
@@ -334,13 +356,15 @@ class StateMachine {
     if (events_.push(kind, entry, std::move(error))) actions_.deliver_events();
   }
 
+  void drop_events() noexcept { finish_events(events_.take_all()); }
+
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
-    for (const auto& event : delivered) {
+    delivered.for_each([this](const PendingEvent<Entry>& event) {
       Entry& entry = *event.entry;
       if (--entry.pending_events == 0 && entry.state == State::removed &&
           entry.references.load(std::memory_order_relaxed) == 0)
         defer_delete(entry);
-    }
+    });
   }
 
   Rules rules_;
