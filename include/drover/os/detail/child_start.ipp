@@ -10,8 +10,8 @@ inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command,
   ReaperThread& reaper = ReaperThread::get();
   SpawnRequest launch(command, extras.descriptors, extras.env);
   const auto child = std::make_shared<ChildProcess>(Private{}, reaper, launch, extras);
-  // From the registration on, the end of the program or prepare_for_exec() on another thread may require that this child
-  // is ended. Those threads wait for the lock, until there is a process to signal or the start has failed.
+  // From the registration on, the end of the program or prepare_for_exec() on another thread may require that this
+  // child is ended. Those threads wait for the lock, until there is a process to signal or the start has failed.
   const Lock held(child->mutex_);
   child->entry_.add(child);
   try {
