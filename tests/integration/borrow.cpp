@@ -119,7 +119,9 @@ static_assert(!Lendable<std::string> && !Lendable<const std::string> && !Lendabl
 
 class Borrow : public Calls {};
 
-asio::awaitable<LocalWorker> started(WorkerOptions options) {
+asio::awaitable<LocalWorker> started_worker(std::size_t max_in_flight) {
+  WorkerOptions options = call_worker();
+  options.max_in_flight = max_in_flight;
   LocalWorker worker(co_await asio::this_coro::executor, std::move(options));
   co_await worker.start(30s);
   co_return worker;
@@ -128,7 +130,7 @@ asio::awaitable<LocalWorker> started(WorkerOptions options) {
 // Text and bytes of all sizes arrive as they would without borrow(), and stay the caller's.
 TEST_F(Borrow, BringsTextAndBytes) {
   on_one_thread([]() -> asio::awaitable<void> {
-    LocalWorker worker = co_await started(call_worker());
+    LocalWorker worker = co_await started_worker(1);
     for (const std::size_t size : {0u, 1u, 65535u, 65536u, 3'000'000u}) {
       const std::string text(size, 'x');
       const std::string same = co_await worker.call<std::string>("echo", borrow(text));
@@ -153,9 +155,7 @@ TEST_F(Borrow, BringsTextAndBytes) {
 // find the stream of frames intact.
 TEST_F(Borrow, MayBeFreedWhenTheCallHasExpired) {
   on_one_thread([]() -> asio::awaitable<void> {
-    WorkerOptions options = call_worker();
-    options.max_in_flight = 4;
-    LocalWorker worker = co_await started(std::move(options));
+    LocalWorker worker = co_await started_worker(4);
     auto busy = worker.call<std::string>("work", 300);
     auto lent = std::make_unique<std::string>(20u << 20, 'x');
     const CallOptions bounded{.deadline = 50ms};
@@ -174,9 +174,7 @@ TEST_F(Borrow, MayBeFreedWhenTheCallHasExpired) {
 // The same for an awaitable that is destroyed, which cancels its call.
 TEST_F(Borrow, MayBeFreedWhenTheAwaitableIsDestroyed) {
   on_one_thread([]() -> asio::awaitable<void> {
-    WorkerOptions options = call_worker();
-    options.max_in_flight = 4;
-    LocalWorker worker = co_await started(std::move(options));
+    LocalWorker worker = co_await started_worker(4);
     auto busy = worker.call<std::string>("work", 200);
     {
       const std::string lent(20u << 20, 'x');
@@ -193,9 +191,7 @@ TEST_F(Borrow, MayBeFreedWhenTheAwaitableIsDestroyed) {
 // The worker exits while most of the argument has not been sent.
 TEST_F(Borrow, MayBeFreedWhenTheWorkerHasExited) {
   on_one_thread([]() -> asio::awaitable<void> {
-    WorkerOptions options = call_worker();
-    options.max_in_flight = 4;
-    LocalWorker worker = co_await started(std::move(options));
+    LocalWorker worker = co_await started_worker(4);
     auto busy = worker.call<std::string>("work", 5000);
     auto lent = std::make_unique<std::string>(20u << 20, 'x');
     auto call = worker.call<std::string>("echo", borrow(*lent));
@@ -217,9 +213,7 @@ asio::awaitable<void> owner_of_lent_bytes(LocalWorker& worker) {
 // The context of the caller is destroyed, and with it the coroutine that owns the bytes. The worker's context goes on.
 TEST_F(Borrow, MayBeFreedWithTheCallersContext) {
   on_one_thread([]() -> asio::awaitable<void> {
-    WorkerOptions options = call_worker();
-    options.max_in_flight = 4;
-    LocalWorker worker = co_await started(std::move(options));
+    LocalWorker worker = co_await started_worker(4);
     auto busy = worker.call<std::string>("work", 200);
     {
       asio::io_context other;
@@ -256,9 +250,7 @@ TEST_F(Borrow, GoesToAnotherWorkerWhenTheFirstOneDrains) {
 // Without memory for the copy the frame cannot be completed: the worker is terminated, and nobody waits in vain.
 TEST_F(Borrow, TerminatesTheWorkerWithoutMemoryForTheCopy) {
   on_one_thread([]() -> asio::awaitable<void> {
-    WorkerOptions options = call_worker();
-    options.max_in_flight = 4;
-    LocalWorker worker = co_await started(std::move(options));
+    LocalWorker worker = co_await started_worker(4);
     auto busy = worker.call<std::string>("work", 30'000);
     auto lent = std::make_unique<std::string>(50u << 20, 'x');
     const CallOptions bounded{.deadline = 50ms};

@@ -54,9 +54,10 @@ struct WorkerOptions {
   /// routines that are coroutines.
   std::size_t max_in_flight = 1;
   /// For so long after each call, the worker polls for the next one before it sleeps, and the parent polls for the
-  /// result before it sleeps. Polling takes a core on each side, and saves the wake-ups: it is for cores that would
-  /// otherwise be idle. In the parent one thread of the executor polls, and runs other handlers in between. Zero:
-  /// never; some 50 us are enough for routines that are quicker than that.
+  /// result before it sleeps. Polling takes a core on each side and saves the wake-ups. It is for cores that would
+  /// otherwise be idle, and for a parent whose context one thread runs: several threads would wake each other. The
+  /// thread that polls runs other handlers in between, but io_context::poll() does not return meanwhile. Zero: never.
+  /// Some 50 us are enough for routines that are quicker than that.
   Duration spin{};
   /// Bytes of one message in each direction: a call with its arguments, a result. A decoded result may take 48 bytes of
   /// memory for each of its bytes, plus 16 MiB or a quarter of this bound, whichever is more. Beyond that the call

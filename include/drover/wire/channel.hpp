@@ -102,6 +102,11 @@ class Channel {
   /// True if frames wait for the socket to become writable.
   bool wants_write() const noexcept { return !writer_.empty(); }
 
+  /// A mark behind the frames that are queued now.
+  std::uint64_t queued_until() const noexcept { return sent_ + writer_.pending(); }
+  /// Everything before the mark has been given to the socket.
+  bool has_sent(std::uint64_t mark) const noexcept { return sent_ >= mark; }
+
   /// Bytes queued.
   std::size_t pending() const noexcept { return writer_.pending(); }
 
@@ -137,6 +142,7 @@ class Channel {
   bool short_of_memory_ = false;
   FrameReader reader_;
   FrameWriter writer_;
+  std::uint64_t sent_ = 0;  // bytes in all
   std::error_code write_error_;
   int gathered_ = 0;  // frames since the last flush()
 };
@@ -158,6 +164,7 @@ inline std::error_code Channel::flush() noexcept {
     const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       writer_.consumed(static_cast<std::size_t>(sent));
+      sent_ += static_cast<std::size_t>(sent);
       if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; another call would only report that
     } else if (errno == EAGAIN) {
       break;

@@ -186,6 +186,11 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     auto& entry = static_cast<Entry&>(disposable);
     std::exception_ptr error;
     if (entry.finalizer_failed_to_begin) error = std::make_exception_ptr(std::bad_alloc());
+    end_finalizing(entry, std::move(error));
+  }
+
+  /// Without the lock.
+  void end_finalizing(Entry& entry, std::exception_ptr error) {
     std::unique_lock lock(mutex_);
     if (error && !machine_.closed()) {
       lock.unlock();
@@ -234,14 +239,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
       destroy_value(entry);
       Disposal::run_queued_work();
     }
-    std::unique_lock lock(mutex_);
-    if (error && !machine_.closed()) {
-      lock.unlock();
-      runner_.report_error(error);
-      lock.lock();
-    }
-    machine_.finalizer_ended(entry, std::move(error));
-    carry_out(lock);
+    end_finalizing(entry, std::move(error));
   }
 
   void abandoned(Entry& entry, std::exception_ptr error) noexcept override {

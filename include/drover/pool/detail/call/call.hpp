@@ -76,8 +76,10 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   DataLink* link = nullptr;  // while it has a slot in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  FrameBody request;           // routine and arguments, kept until the call has ended: it may have to be sent again
-  std::shared_ptr<Call> next;  // in the queue, towards its end
+  std::uint64_t frame_end = 0;     // of its CALL, see Channel::queued_until()
+  bool refused_by_worker = false;  // RESULT said `cancelled`, but nobody has cancelled it
+  FrameBody request;               // routine and arguments, kept until the call has ended: it may have to be sent again
+  std::shared_ptr<Call> next;      // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or its completion is to be posted
 

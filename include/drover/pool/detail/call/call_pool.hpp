@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -25,7 +26,10 @@ class CallPool {
   void give_back(std::shared_ptr<Call> call) {
     if (call->state != CallState::ended || calls_.size() >= most) return;
     call->reset(most_bytes);
-    calls_.push_back(std::move(call));
+    try {
+      calls_.push_back(std::move(call));
+    } catch (const std::bad_alloc&) {  // then the next call allocates
+    }
   }
 
  private:

@@ -69,11 +69,8 @@ inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
 inline void Dispatcher::return_borrowed(Call& call) noexcept {
   try {
     call.request.return_borrowed();
-  } catch (const std::bad_alloc&) {
-    try {
-      if (call.link != nullptr) call.link->drop_unsent();
-    } catch (const std::bad_alloc&) {  // nothing is sent any more in any case
-    }
+  } catch (...) {  // no memory to complete the message
+    if (call.link != nullptr) call.link->drop_unsent();
     call.request.drop_borrowed();
   }
 }
@@ -187,7 +184,7 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
     if (!todo.enters_queue) {
       deadlines_.remove(*call);
     } else if (refusal_ && !keeps_queue_) {
-      call->keep({refusal_(), {}, {}});
+      call->keep({failure_of(refusal_), {}, {}});
       advance(*call, CallEvent::refused);
       deadlines_.remove(*call);
       completions_.push(call);
@@ -250,9 +247,9 @@ inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const 
     const bool same_executor = io_ && io_->executor == executor;
     std::shared_ptr<ContextRegistry> registry = registry_;
     if (!same_executor) {  // to look the registry up takes locks of the context
-      held.unlock();
+      if (held.owns_lock()) held.unlock();
       registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
-      held.lock();
+      held = lock();
     }
     const auto registry_lock = registry->lock();
     if (registry->closed()) return false;
@@ -282,6 +279,11 @@ inline void Dispatcher::arm() {
   });
 }
 
+inline std::string late_text(const Call& call) {
+  return "the call of '" + call.routine() + "' did not end in time; it " +
+         (call.link != nullptr ? "ran in " + call.link->worker().describe() : "waited for a free worker");
+}
+
 inline void Dispatcher::on_timer() {
   std::vector<std::pair<std::shared_ptr<Call>, std::string>> expired;
   {
@@ -296,14 +298,21 @@ inline void Dispatcher::on_timer() {
         call.link->worker().read_results(16);
         continue;
       }
-      deadlines_.remove(call);
       if (call.state == CallState::abandoned) {  // kill_after has passed
+        deadlines_.remove(call);
         call.link->worker().kill_worker();
         continue;
       }
+      std::string text;
+      try {
+        text = late_text(call);
+        if (expired.size() == expired.capacity()) expired.reserve(2 * expired.size() + 8);
+      } catch (const std::bad_alloc&) {  // the others do not wait for memory
+        deadlines_.add(call, now + Channel::memory_pause);
+        continue;
+      }
+      deadlines_.remove(call);
       auto keep_alive = call.shared_from_this();
-      std::string text = "the call of '" + call.routine() + "' did not end in time; it ";
-      text += call.link != nullptr ? "ran in " + call.link->worker().describe() : "waited for a free worker";
       if (end_for_caller(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
     arm();

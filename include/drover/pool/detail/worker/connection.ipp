@@ -88,8 +88,11 @@ inline void WorkerConnection::read_results(int times) {
 inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome outcome) {
   const bool cancelled = outcome.status == ResultStatus::cancelled;
   const StopRequest& stop = worker_.lifecycle.stop_request();
-  if (cancelled && !stop.begun() && call->state == CallState::running)
-    return;  // nobody on this side has cancelled it: the worker ends, and its exit status is what the caller needs
+  if (cancelled && !stop.begun() && call->state == CallState::running) {
+    // Nobody on this side has cancelled it: the worker ends, and its exit status is what the caller needs.
+    if (!std::exchange(call->refused_by_worker, true)) return;
+    throw worker_.errors.error(Errc::protocol_error, "sent two results for one call");
+  }
   worker_.stop_account.result(stop, cancelled);
   if (!std::exchange(worker_.answered_a_call, true)) owner_.first_answer();
   dispatcher_.record_result(call, std::move(outcome), data_.reader());

@@ -102,7 +102,7 @@ class ControlLink {
   /// Reads at most so many times, or until nothing is left. Bounded: a worker that never stops sending would keep this
   /// thread for ever.
   void read(int times) {
-    if (!is_open()) return;
+    if (!is_open() || owner_.foreign()) return;
     try {
       for (; times > 0; --times) {
         bool short_of_memory = false;
@@ -174,10 +174,10 @@ class ControlLink {
     header.id = id;
     try {
       channel_->queue(header, body);
+      flush();
     } catch (const std::bad_alloc&) {
-      return lost(std::make_error_code(std::errc::not_enough_memory));
+      lost(std::make_error_code(std::errc::not_enough_memory));
     }
-    flush();
   }
   void nonsense(const std::exception_ptr& failure) {
     ended_ = true;
@@ -185,17 +185,17 @@ class ControlLink {
     owner_.peer_failed(failure);
   }
   void flush() {
-    if (writing_) return;
+    if (writing_ || owner_.foreign()) return;
     if (const std::error_code error = channel_->flush()) return lost(error);
     if (channel_->short_of_memory()) return await_memory();
     if (!channel_->wants_write()) return;
-    writing_ = true;
     watch_->wait(asio::posix::stream_descriptor::wait_write, [this, alive = owner_.keep_alive()](std::error_code ec) {
       const auto held = owner_.lock();
       writing_ = false;
       if (ec) return owner_.socket_failed("cannot watch the control socket of", ec);
       if (channel_ && watch_) flush();
     });
+    writing_ = true;  // the handler waits for the mutex
   }
   void lost(std::error_code error) {
     listener_.control_broken();
@@ -204,7 +204,7 @@ class ControlLink {
   }
 
   void await_readable() {
-    if (std::exchange(reading_, true)) return;
+    if (reading_) return;
     watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
       {
         const auto held = owner_.lock();
@@ -214,6 +214,7 @@ class ControlLink {
       }
       owner_.run_completions();
     });
+    reading_ = true;  // the handler waits for the mutex
   }
   void read_and_wait() {
     if (reading_ || !is_open()) return;
@@ -221,7 +222,7 @@ class ControlLink {
     if (watch_ && is_open() && !awaiting_memory_) await_readable();
   }
   void await_memory() {
-    if (!watch_ || std::exchange(awaiting_memory_, true)) return;
+    if (!watch_ || awaiting_memory_) return;
     watch_->wait_for_memory([this, alive = owner_.keep_alive()] {
       {
         const auto held = owner_.lock();
@@ -232,6 +233,7 @@ class ControlLink {
       }
       owner_.run_completions();
     });
+    awaiting_memory_ = true;
   }
 
   LinkOwner& owner_;

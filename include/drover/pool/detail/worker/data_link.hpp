@@ -95,15 +95,17 @@ class DataLink {
     header.slot = call->slot;
     header.id = call->id;
     channel_->queue(header, call->request);
+    call->frame_end = channel_->queued_until();
+    call->refused_by_worker = false;
     core_ = header.core;
     slots_.add(std::move(call));
     if (may_gather && !idle && !channel_->gathered_enough(core_, worker_core_)) return gathered_ = true;
-    flush();
+    flush_or_drop();
     return false;
   }
   bool has_gathered() const noexcept { return gathered_; }
   void flush_gathered() {
-    if (std::exchange(gathered_, false)) flush();
+    if (std::exchange(gathered_, false)) flush_or_drop();
   }
   void release_slot(Call& call) noexcept {
     call.link = nullptr;
@@ -112,20 +114,20 @@ class DataLink {
 
   /// Writes what is queued.
   void flush() {
-    if (!channel_ || writing_) return;
+    if (!channel_ || writing_ || owner_.foreign()) return;
     if (const std::error_code error = channel_->flush()) {
       if (error == std::errc::broken_pipe || error == std::errc::connection_reset) return listener_.data_broken();
       return owner_.socket_failed("cannot write to the data socket of", error);
     }
     if (channel_->short_of_memory()) return await_memory();
     if (!channel_->wants_write() || !watch_) return;
-    writing_ = true;
     watch_->wait(asio::posix::stream_descriptor::wait_write, [this, alive = owner_.keep_alive()](std::error_code ec) {
       const auto held = owner_.lock();
       writing_ = false;
       if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
       flush();
     });
+    writing_ = true;  // the handler waits for the mutex
   }
 
   /// What has not been sent is for calls that the worker will never begin.
@@ -133,16 +135,19 @@ class DataLink {
     if (channel_) channel_->discard_unsent();
   }
   /// There was no memory to complete a frame that is partly sent: the worker can't be used any more.
-  void drop_unsent() {
+  void drop_unsent() noexcept {
     if (!channel_) return;
     channel_->drop_unsent(std::errc::not_enough_memory);
-    owner_.socket_failed("cannot write to the data socket of", std::make_error_code(std::errc::not_enough_memory));
+    try {
+      owner_.socket_failed("cannot write to the data socket of", std::make_error_code(std::errc::not_enough_memory));
+    } catch (...) {  // the next flush() reports it
+    }
   }
 
   /// Reads at most so many times, or until nothing is left; then the socket is watched again. Bounded: a worker that
   /// answers as fast as it is asked would keep this thread for ever.
   void read(int times) {
-    if (!channel_ || failed_) return;  // nothing counts that follows nonsense
+    if (!channel_ || failed_ || owner_.foreign()) return;  // nothing counts that follows nonsense
     try {
       Channel::Received received{};
       do {
@@ -179,6 +184,10 @@ class DataLink {
     if (!call)
       throw Error(Errc::protocol_error,
                   listener_.describe() + " sent a result for unknown call " + std::to_string(header.id));
+    // Otherwise its caller could go on, and send more and more to a worker that reads nothing.
+    if (!channel_->has_sent(call->frame_end))
+      throw Error(Errc::protocol_error, listener_.describe() + " sent a result for call " + std::to_string(header.id) +
+                                            ", which it has not received");
     worker_core_ = header.core;
     return call;
   }
@@ -207,7 +216,6 @@ class DataLink {
     std::unique_lock<std::mutex> context;
     if (!on_context_) context = owner_.lock_context();
     if (!on_context_ && !context) return;
-    reading_ = true;
     watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
       {
         const auto held = owner_.lock();
@@ -218,9 +226,10 @@ class DataLink {
       }
       owner_.run_completions();
     });
+    reading_ = true;  // the handler waits for the mutex
   }
   void await_memory() {
-    if (!watch_ || std::exchange(awaiting_memory_, true)) return;
+    if (!watch_ || awaiting_memory_) return;
     watch_->wait_for_memory([this, alive = owner_.keep_alive()] {
       {
         const auto held = owner_.lock();
@@ -230,6 +239,15 @@ class DataLink {
       }
       owner_.run_completions();
     });
+    awaiting_memory_ = true;
+  }
+  /// The call that is being sent stays in its slot: it ends with the worker.
+  void flush_or_drop() noexcept {
+    try {
+      flush();
+    } catch (...) {  // no memory to wait for the socket, or for an error
+      drop_unsent();
+    }
   }
 
   LinkOwner& owner_;

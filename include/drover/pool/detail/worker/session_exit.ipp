@@ -18,7 +18,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
   {
     auto held = lock();
     if (worker_.lifecycle.has_exited()) {
-      held.unlock();
+      if (held.owns_lock()) held.unlock();
       if (!on_executor) calls_answered();  // the worker's executor may never come to it
       return group_over();
     }
