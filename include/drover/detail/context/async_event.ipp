@@ -24,9 +24,10 @@ namespace drover { inline namespace v1 { namespace detail {
 template <class Handler>
 class HandlerWaiter final : public Waiter {
  public:
-  HandlerWaiter(std::shared_ptr<ContextRegistry> registry, Handler handler, const asio::any_io_executor& executor)
+  /// `work` tracks work on the waiting coroutine's executor. Nothing can fail once the handler has been moved.
+  HandlerWaiter(std::shared_ptr<ContextRegistry> registry, Handler handler, asio::any_io_executor work)
       : Waiter(std::move(registry)), slot_(asio::get_associated_cancellation_slot(handler)) {
-    pending_.emplace(std::move(handler), asio::prefer(executor, asio::execution::outstanding_work.tracked));
+    pending_.emplace(std::move(handler), std::move(work));
   }
 
   /// Completes at once, on the waiting coroutine's executor, after forget().
@@ -91,8 +92,9 @@ struct AsyncEvent::Initiation {
     const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
     std::shared_ptr<HandlerWaiter<Handler>> waiter;
     try {
-      waiter = std::make_shared<HandlerWaiter<Handler>>(
-          ContextRegistry::of(asio::query(executor, asio::execution::context)), std::move(handler), executor);
+      asio::any_io_executor work = asio::prefer(executor, asio::execution::outstanding_work.tracked);
+      auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+      waiter = std::make_shared<HandlerWaiter<Handler>>(std::move(registry), std::move(handler), std::move(work));
       if (!waiter->settle()) return;
       waiter->watch_cancellation();
       event->add(waiter);

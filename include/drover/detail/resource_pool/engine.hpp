@@ -94,7 +94,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   }
 
  protected:
-  ~Engine() = default;
+  virtual ~Engine() = default;  // virtual only because GCC warns of a class with friends otherwise
 
   /// To be called after each transition. Unlocks if there are actions to perform. What there is not enough memory for
   /// is tried again after the next transition.

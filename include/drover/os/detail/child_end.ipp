@@ -36,7 +36,9 @@ inline void ChildProcess::advance(Lock lock) noexcept {
     if (told && over) return entry_.remove();
     lock.lock();
   }
-  if (!told) entry_.arm(earlier(earlier(escalation_.next(), look_again), now + between_tries));
+  if (told) return;
+  const Deadline try_again = now + between_tries;
+  entry_.arm(over ? try_again : earlier(earlier(escalation_.next(), look_again), try_again));
 }
 
 /// Sends what is due until the process has been reaped. Returns when to look again, beside the times of the escalation.

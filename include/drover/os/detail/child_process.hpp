@@ -139,7 +139,6 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
 
   void start(SpawnRequest& launch, bool is_worker);
   void forget_start() noexcept;
-  void watch_again() noexcept;
   void advance(Lock lock) noexcept;
   bool try_collect(Clock::time_point now) noexcept;
   Deadline tend_running(Clock::time_point now) noexcept;

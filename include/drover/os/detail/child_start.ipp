@@ -45,17 +45,11 @@ inline void ChildProcess::forget_start() noexcept {
   entry_.remove();
 }
 
-/// Watches for the exit and for output again, after the descriptors that report them may have been lost. The lock is
-/// held.
-inline void ChildProcess::watch_again() noexcept {
-  lines_.watch_again();
-  exit_notice_.watch_again();
-}
-
 inline void ChildProcess::check(bool anew) noexcept {
   Lock held(mutex_);
-  if (anew && phase_ == Phase::running) watch_again();
-  if (anew && group_) group_->watch_again();
+  // The descriptors that report output and the exit may have been lost. Survivors of the group write on.
+  if (anew && phase_ != Phase::over) lines_.watch_again();
+  if (anew && phase_ == Phase::running) exit_notice_.watch_again();
   lines_.check();
   advance(std::move(held));
 }

@@ -74,9 +74,9 @@ class ExitWatcher {
         const std::lock_guard held(mutex);
         closed = std::move(descriptor);
       }
-      if (!closed) return child->return_pidfd();
-      // A forked copy of the program shares the original's epoll instance and must not touch it.
+      // A forked copy of the program shares the original's epoll instance and must not touch it, nor take its locks.
       if (child->foreign()) return void(closed.release());
+      if (!closed) return child->return_pidfd();
       // Removed from the epoll set before it is closed, see ReaperThread::unwatch().
       (void)closed->release();
       lent.reset();

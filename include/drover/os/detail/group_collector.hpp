@@ -47,20 +47,15 @@ class GroupCollector {
     return std::nullopt;
   }
 
-  /// The descriptors were lost: watches a member anew at the next look.
-  void watch_again() noexcept { watched_member_ = -1; }
-
  private:
   enum class Phase { survivors, killed, over };
   static constexpr int most_looks = 10;  // 1 + 2 + 4 + ... ms: a second in all
 
   Deadline await_survivor(Clock::time_point now) noexcept {
+    // At each look: the descriptor of the next member may have the number of the one before.
     const int member = group_.member();
-    if (member >= 0 &&
-        (member == watched_member_ || entry_.watch(member, ReaperEntry::member_channel, EPOLLIN | EPOLLONESHOT) == 0)) {
-      watched_member_ = member;
+    if (member >= 0 && entry_.watch(member, ReaperEntry::member_channel, EPOLLIN | EPOLLONESHOT) == 0)
       return std::nullopt;
-    }
     // Without pidfds: look again, at growing intervals.
     return now + std::chrono::milliseconds(1 << std::min(looks_++, 7));
   }
@@ -92,7 +87,6 @@ class GroupCollector {
   const pid_t id_;
   LeaderlessGroup group_;
   Phase phase_;
-  int watched_member_ = -1;
   int looks_ = 0;
 };
 
