@@ -49,7 +49,7 @@ inline Deadline ChildProcess::tend_running(Clock::time_point now) noexcept {
     const bool more_due = escalation_.next() && *escalation_.next() <= now;
     // After a signal, poll once more only for the next step, or if the descriptor that announces the exit was lost.
     if (sent && (more_due || !exit_notice_.will_come())) continue;
-    if (exit_notice_.lost()) watch_again();
+    if (exit_notice_.lost()) watch_again(true);
     Deadline look_again = suspension_.look(now);
     if (exit_notice_.must_poll()) look_again = earlier(look_again, now + between_polls);
     return look_again;

@@ -141,6 +141,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   void forget_start() noexcept;
   void advance(Lock lock) noexcept;
   bool try_collect(Clock::time_point now) noexcept;
+  void watch_again(bool running) noexcept;
   Deadline tend_running(Clock::time_point now) noexcept;
   Deadline tend_group(Clock::time_point now) noexcept;
   void reap_now() noexcept;

@@ -45,11 +45,16 @@ inline void ChildProcess::forget_start() noexcept {
   entry_.remove();
 }
 
+/// Watches for output again, and for the exit if the process is `running`, after the descriptors that report them may
+/// have been lost. Survivors of the group write on. The lock is held.
+inline void ChildProcess::watch_again(bool running) noexcept {
+  lines_.watch_again();
+  if (running) exit_notice_.watch_again();
+}
+
 inline void ChildProcess::check(bool anew) noexcept {
   Lock held(mutex_);
-  // The descriptors that report output and the exit may have been lost. Survivors of the group write on.
-  if (anew && phase_ != Phase::over) lines_.watch_again();
-  if (anew && phase_ == Phase::running) exit_notice_.watch_again();
+  if (anew && phase_ != Phase::over) watch_again(phase_ == Phase::running);
   lines_.check();
   advance(std::move(held));
 }
