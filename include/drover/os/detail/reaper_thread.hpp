@@ -131,6 +131,7 @@ class ReaperThread {
       times_.add(found->second, *at);
     else
       times_.remove(found->second);
+    next_at_ = earlier(next_at_, at);
     if (at && *at < wakes_at_)
       wake(held);
     else
@@ -236,7 +237,7 @@ class ReaperThread {
         return Next::blind;
       }
     }
-    wakes_at_ = until = *earlier(times_.next(), until);
+    wakes_at_ = until = *earlier(next_at_, until);
     return Next::wait;
   }
 
@@ -274,9 +275,12 @@ class ReaperThread {
   // The client that is due first, if one is due.
   std::shared_ptr<ReaperClient> take_due(Clock::time_point now) noexcept {
     const std::lock_guard held(mutex_);
-    if (times_.empty()) return nullptr;
+    if (!next_at_ || now < *next_at_) return nullptr;
+    if (times_.empty() || now < times_.first().deadline.at) {
+      next_at_ = times_.next();
+      return nullptr;
+    }
     Entry& first = times_.first();
-    if (now < first.deadline.at) return nullptr;
     times_.remove(first);
     return first.watched;
   }
@@ -333,6 +337,9 @@ class ReaperThread {
   std::uint64_t wake_ups_ = 0;  // of the present set's thread
   std::map<std::uint64_t, Entry> entries_;
   std::uint64_t last_id_ = 0;
+  // No entry's time is earlier. A time that was removed stays here until it comes: the thread then wakes once in vain,
+  // but need not be woken for each process that is reaped in the meantime.
+  Deadline next_at_;
   Deadlines<Entry> times_;                                 // of the entries that have one
   Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer
 };
