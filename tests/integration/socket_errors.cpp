@@ -277,6 +277,26 @@ TEST_F(HostileWorker, UnrequestedStatusReplyIsAProtocolError) {
   });
 }
 
+// A result of a call that has not been sent completely is a protocol error: the worker cannot have received it.
+TEST_F(HostileWorker, EarlyResultIsAProtocolError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("answers_unread"));
+    const Failure failure = co_await failure_of(worker->call<int>("x", std::string(20u << 20, 'x')));
+    EXPECT_EQ(failure, Errc::protocol_error) << failure;
+    co_await worker->stop();
+  });
+}
+
+// A worker that refuses a call says so once.
+TEST_F(HostileWorker, RepeatedRefusalIsAProtocolError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto worker = co_await started_worker(hostile_worker("refuses_twice"));
+    const Failure failure = co_await failure_of(worker->call<int>("x"));
+    EXPECT_EQ(failure, Errc::protocol_error) << failure;
+    co_await worker->stop();
+  });
+}
+
 // A call that a worker returns goes to the next worker in the pool slot.
 TEST_F(HostileWorker, ReturnedCallGoesToAnotherWorker) {
   on_one_thread([]() -> asio::awaitable<void> {

@@ -149,6 +149,17 @@ int main(int, char** argv) {
     send(data, bytes);
     send(data, answer_to(call, 1), std::span(&descriptor, 1));
     ::close(descriptor);
+  } else if (mode == "answers_unread") {
+    FrameHeader call;
+    receive(data, &call, sizeof call);
+    send(data, answer_to(call, 1));
+  } else if (mode == "refuses_twice") {
+    const FrameHeader call = next_call();
+    drover::detail::ByteBuffer body;
+    drover::Encoder(body).put(std::string("no"));
+    const auto status = static_cast<std::uint8_t>(drover::detail::ResultStatus::cancelled);
+    for (int i = 0; i < 2; ++i)
+      send(data, frame({.type = FrameType::result, .status = status, .slot = call.slot, .id = call.id}, body.view()));
   } else if (mode == "answers_status_twice") {
     FrameHeader status;
     receive(control, &status, sizeof status);
