@@ -89,6 +89,21 @@ TEST_F(Reap, GroupGraceIsForTheRestOfTheGroup) {
   EXPECT_THROW(Process::spawn(command), std::invalid_argument);
 }
 
+// Two survivors of a group exit one after the other, long before their grace is over. The exit of the second one is
+// noticed at once, although its descriptor usually has the number that the first one's had.
+TEST_F(Reap, NoticesTheExitOfEachSurvivor) {
+  ReadPipe pipe;
+  Command command = child({"fork", "exit-on", "15", "100", "7", "say-pid", "pause", "end",  //
+                           "fork", "exit-on", "15", "400", "7", "say-pid", "pause", "end", "pause"});
+  command.out = pipe.stdio();
+  auto process = Process::spawn(command);
+  const pid_t first = pipe.pid(), second = pipe.pid();
+  const drover::ReapReport report = run(process.reap({.patience = 0ms, .term_grace = 60s}));
+  EXPECT_FALSE(report.killed);
+  EXPECT_LT(report.elapsed, 5s);
+  EXPECT_TRUE(gone(first) && gone(second));
+}
+
 // A second reap may shorten the grace of the rest of the group, even after the leader has been collected.
 TEST_F(Reap, SecondReapShortensTheGroupsGrace) {
   ReadPipe pipe;

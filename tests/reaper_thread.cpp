@@ -34,7 +34,7 @@ std::chrono::nanoseconds processor_time() {
   return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
-/// What the reaper thread has called, in this order. It is complete after so many calls.
+/// The calls of the reaper thread, in order. It is complete after so many calls.
 class Calls {
  public:
   explicit Calls(std::size_t expected) : expected_(expected) { calls_.reserve(expected); }

@@ -18,8 +18,8 @@
 #include "../support/machine.hpp"
 #include "guard.hpp"
 
-/// What all peers share. A peer does the work of drover's benchmarks with another library, and uses nothing of drover.
-/// Every program prints
+/// Code that all peers share. A peer does the work of drover's benchmarks with another library, and uses nothing of
+/// drover. Every program prints
 ///
 ///     --list                                  the figures that it can measure: "FIGURE PEER", one a line
 ///     --run FIGURE [--peer PEER] --seconds S  the result, as one line of JSON: figure, peer, value, unit, note
@@ -91,7 +91,7 @@ void add_spawn(std::vector<Figure>& figures, const std::string& peer, const std:
                        }});
 }
 
-/// What copies of this program run that it starts itself, as --internal NAME ARGUMENTS...
+/// The functions that a copy of this program runs if the program starts it as --internal NAME ARGUMENTS...
 using Role = std::function<int(const std::vector<std::string>& arguments)>;
 using Roles = std::map<std::string, Role>;
 

@@ -134,7 +134,7 @@ Result throughput(double seconds, std::size_t bytes, Once once) {
   return {static_cast<double>(bytes) / (1 << 30) / (taken.value / 1e6), "GiB/s"};
 }
 
-/// What the client of a library can measure. Each function gets the path of the server's socket.
+/// The measurements that the client of a library offers. Each function gets the path of the server's socket.
 struct Client {
   std::function<Result(const std::string& path, double seconds)> latency, rate;
   std::function<Result(const std::string& path, double seconds, std::size_t bytes)> transfer;

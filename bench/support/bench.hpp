@@ -12,7 +12,7 @@
 
 #include "machine.hpp"
 
-/// What all benchmark programs share: the cores that processes run on, what is measured, and how it is reported.
+/// Code that all benchmark programs share: placement on cores, samples, and their report.
 ///
 /// A benchmark is named after its figure in bench/README.md and its method: "T-7/1c/drover". Its counter "value" is the
 /// result, in the figure's unit. run.py reads this counter and the costs beside it.

@@ -54,7 +54,7 @@ inline bool receive_byte(int fd) {
   return checked(::read(fd, &byte, 1), "read") == 1;
 }
 
-/// What posix_spawn(3) does with the child's descriptors.
+/// The changes that posix_spawn(3) makes to the child's descriptors.
 class FileActions {
  public:
   FileActions() { ::posix_spawn_file_actions_init(&actions_); }

@@ -12,7 +12,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 /// The number of entries or events that one handler deals with. Other handlers run before the next ones.
 inline constexpr std::size_t piece = 64;
 
-/// What the transitions of the state machine have decided. These actions are performed without the lock.
+/// The decisions of the state machine's transitions. They are performed without the lock.
 template <class Entry>
 struct Actions {
   Disposable* to_run = nullptr;  // the factories and finalizers to call, chained by next_task

@@ -109,7 +109,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
  private:
   friend Entry;  // converts its Disposer to an Engine
 
-  // What the state machine has decided ----------------------------------------------------------
+  // Carrying out the decisions of the state machine ---------------------------------------------
 
   void perform_actions(std::unique_lock<std::mutex>& lock) noexcept {
     const std::shared_ptr<Engine> self = this->shared_from_this();
@@ -211,7 +211,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     if (entry.references.load(std::memory_order_acquire) == 0) entry.value.reset();
   }
 
-  // What the runner reports ---------------------------------------------------------------------
+  // Reports of the runner -----------------------------------------------------------------------
 
   /// A destroyed pool calls no factory and no finalizer.
   bool may_run() override {

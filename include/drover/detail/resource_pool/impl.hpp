@@ -22,7 +22,7 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// What a ResourcePool and its leases refer to: the engine, and the operations on keys.
+/// The object behind a ResourcePool and its leases: the engine, and the operations on keys.
 template <class Key, class Value, class Hash, class Equal, class Time = SteadyTime>
 class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   using Engine = resource_pool::Engine<Key, Value, Lookup<Key, Hash, Equal>, Time>;

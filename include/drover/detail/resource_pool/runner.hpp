@@ -28,7 +28,7 @@ struct Callbacks {
   std::function<void(EventKind, const Key&, const std::exception_ptr&)> on_event;
 };
 
-/// What a Runner asks its owner and reports to it. The functions are called without any lock.
+/// The owner of a Runner, which answers its questions and receives its reports. Called without any lock.
 template <class Entry>
 class RunnerOwner {
  public:

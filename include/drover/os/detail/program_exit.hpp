@@ -15,7 +15,7 @@ class ProgramExit {
   /// True once the exit hook has run: nobody waits for processes any more.
   static bool over() noexcept { return stage_.load() == Stage::over; }
 
-  /// What the exit hook calls, see ~ExitGuard(). It ends the processes that still run.
+  /// Sets the function that the exit hook calls, see ~ExitGuard(). It ends the processes that still run.
   static void set_hook(void (*end_processes)() noexcept) noexcept {
     end_processes_.store(end_processes, std::memory_order_release);
   }

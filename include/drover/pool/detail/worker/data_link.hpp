@@ -130,7 +130,7 @@ class DataLink {
     writing_ = true;  // the handler waits for the mutex
   }
 
-  /// What has not been sent is for calls that the worker will never begin.
+  /// Drops the unsent frames. They belong to calls that the worker will never begin.
   void discard_unsent() noexcept {
     if (channel_) channel_->discard_unsent();
   }

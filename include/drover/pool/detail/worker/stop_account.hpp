@@ -11,7 +11,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What becomes the StopReport of a worker. Guarded by the dispatcher's mutex.
+/// Collects the facts for the StopReport of a worker. Guarded by the dispatcher's mutex.
 class StopAccount {
  public:
   /// A RESULT has come.

@@ -4,7 +4,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class WorkerSession;
 
-/// What a worker reports to its supervisor, the pool.
+/// The supervisor of a worker: its pool. It receives the worker's reports.
 class WorkerSupervision {
  public:
   virtual ~WorkerSupervision() = default;

@@ -16,7 +16,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What is known about one worker. Its session and its connection share it, under the dispatcher's mutex.
+/// All knowledge about one worker. Its session and its connection share it, under the dispatcher's mutex.
 struct WorkerRecord {
   WorkerRecord(WorkerOptions worker_options, std::shared_ptr<EventSink> sink)
       : options(std::move(worker_options)),
