@@ -14,6 +14,7 @@
 #include <drover/drover.hpp>
 
 #include "support/calls.hpp"
+#include "support/failing_allocations.hpp"
 #include "support/processes.hpp"
 
 namespace {
@@ -22,7 +23,9 @@ std::atomic<int> spared{0};  // this many succeed first
 std::atomic<int> failures_left{0};
 std::atomic<int> failures{0};
 
-bool fails() noexcept {
+}  // namespace
+
+bool support::allocation_fails() noexcept {
   if (failures_left.load(std::memory_order_relaxed) == 0) return false;
   char name[16] = "";
   ::pthread_getname_np(::pthread_self(), name, sizeof name);
@@ -30,22 +33,6 @@ bool fails() noexcept {
   if (failures_left.fetch_sub(1) <= 0) return false;
   ++failures;
   return true;
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  void* const memory = fails() ? nullptr : std::malloc(size != 0 ? size : 1);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
-// Asio allocates the functions that are posted with this.
-extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  void* memory = nullptr;
-  return fails() || ::posix_memalign(&memory, alignment, size) != 0 ? nullptr : memory;
 }
 
 namespace {

@@ -25,6 +25,8 @@
 #include <drover/resource_pool.hpp>
 #include <drover/timeout.hpp>
 
+#include "support/failing_allocations.hpp"
+
 namespace {
 
 constinit thread_local bool counting = false;
@@ -32,27 +34,13 @@ constinit thread_local int spared = 0;         // this many allocations succeed 
 constinit thread_local int failures_left = 0;  // then this many fail
 constinit thread_local int failures = 0;
 
-bool fails() noexcept {
+}  // namespace
+
+bool support::allocation_fails() noexcept {
   if (!counting || failures_left == 0 || spared-- > 0) return false;
   --failures_left;
   ++failures;
   return true;
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  void* const memory = fails() ? nullptr : std::malloc(size != 0 ? size : 1);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
-// Asio allocates the functions that are posted with this.
-extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  void* memory = nullptr;
-  return fails() || ::posix_memalign(&memory, alignment, size) != 0 ? nullptr : memory;
 }
 
 namespace {

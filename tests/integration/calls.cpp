@@ -152,15 +152,22 @@ TEST_P(Call, TurnsAnExceptionIntoARemoteError) {
   });
 }
 
+/// A started worker whose output goes to `told`.
+asio::awaitable<LocalWorker> worker_that_tells(std::shared_ptr<ReadPipe> told, std::size_t max_in_flight) {
+  WorkerOptions options = call_worker();
+  options.command.out = told->stdio();
+  options.max_in_flight = max_in_flight;
+  LocalWorker worker(co_await asio::this_coro::executor, options);
+  co_await worker.start();
+  co_return worker;
+}
+
 // A cancelled call fails at once, and its routine in the worker is cancelled.
 TEST_P(CallCancellation, ReachesTheRoutine) {
   run_in_strand([]() -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
     auto told = std::make_shared<ReadPipe>();
-    WorkerOptions options = call_worker();
-    options.command.out = told->stdio();
-    LocalWorker worker(here, options);
-    co_await worker.start();
+    LocalWorker worker = co_await worker_that_tells(told, 1);
     Task napping(here, worker.call<std::string>("nap", 30000, 100));
     co_await said(told, "napping");
     auto before = Clock::now();
@@ -190,13 +197,8 @@ TEST_P(CallCancellation, ReachesTheRoutine) {
 // A call that is cancelled while it is still in the worker's socket never begins.
 TEST_P(CallCancellation, BeforeTheRoutineBeginsPreventsIt) {
   run_scenario([]() -> asio::awaitable<void> {
-    const auto here = co_await asio::this_coro::executor;
     auto told = std::make_shared<ReadPipe>();
-    WorkerOptions options = call_worker();
-    options.command.out = told->stdio();
-    options.max_in_flight = 3;
-    LocalWorker worker(here, options);
-    co_await worker.start();
+    LocalWorker worker = co_await worker_that_tells(told, 3);
     auto first = worker.call<std::string>("work", 300);
     co_await said(told, "working");
     {
@@ -212,12 +214,8 @@ TEST_P(CallCancellation, BeforeTheRoutineBeginsPreventsIt) {
 // A call that expires or is dropped in the queue is never sent, and the deadline covers the time in the queue.
 TEST_P(QueuedCall, ExpiredOrDroppedIsNeverSent) {
   run_scenario([]() -> asio::awaitable<void> {
-    const auto here = co_await asio::this_coro::executor;
     auto told = std::make_shared<ReadPipe>();
-    WorkerOptions options = call_worker();
-    options.command.out = told->stdio();
-    LocalWorker worker(here, options);
-    co_await worker.start();
+    LocalWorker worker = co_await worker_that_tells(told, 1);
     auto first = worker.call<std::string>("work", 400);
     co_await said(told, "working");
     const CallOptions soon_over{.deadline = 100ms}, over{.deadline = 0ms};
