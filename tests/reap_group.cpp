@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string>
 #include <string_view>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <system_error>
 #include <thread>
@@ -102,6 +103,24 @@ TEST_F(Reap, NoticesTheExitOfEachSurvivor) {
   EXPECT_FALSE(report.killed);
   EXPECT_LT(report.elapsed, 5s);
   EXPECT_TRUE(gone(first) && gone(second));
+}
+
+// Without a free descriptor drover cannot look who is left of a group. It takes nobody for gone, and kills the group.
+TEST_F(Reap, KillsSurvivorsWithoutAFreeDescriptor) {
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  ReadPipe pipe;
+  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
+  command.out = pipe.stdio();
+  auto process = Process::spawn(command);
+  const pid_t survivor = pipe.pid();
+  asio::io_context context;
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  const drover::ReapReport report = run(context, process.reap({.patience = 0ms, .term_grace = 300ms}));
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_TRUE(report.killed);
+  EXPECT_TRUE(soon_gone(survivor));
 }
 
 // A second reap may shorten the grace of the rest of the group, even after the leader has been collected.

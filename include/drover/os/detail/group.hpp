@@ -42,28 +42,43 @@ inline bool group_exists(pid_t group) noexcept {
   return error == 0 || error == EPERM;
 }
 
-/// A member of the group that is not a zombie, found by reading all of /proc; empty if there is none, or no /proc.
-inline std::optional<pid_t> living_member(pid_t group) noexcept {
+/// The result of a search for a member of a group.
+struct MemberSearch {
+  std::optional<pid_t> found{};  ///< a member that is not a zombie
+  bool complete = true;          ///< false: for want of descriptors or memory there may be one that was not seen
+};
+
+/// True for an errno that says nothing about the file itself.
+inline bool is_shortage(int error) noexcept { return error == EMFILE || error == ENFILE || error == ENOMEM; }
+
+/// Searches by reading all of /proc. Without /proc nothing is found.
+inline MemberSearch living_member(pid_t group) noexcept {
+  MemberSearch search;
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), &::closedir);
-  if (!processes) return std::nullopt;
+  if (!processes) return {.complete = !is_shortage(errno)};
   while (const dirent* entry = ::readdir(processes.get())) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     char path[64];
     std::snprintf(path, sizeof path, "/proc/%.20s/stat", entry->d_name);
     const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), &std::fclose);
     char text[512];
+    if (!file && is_shortage(errno)) search.complete = false;
     if (!file || std::fgets(text, sizeof text, file.get()) == nullptr) continue;
     const char* after_name = std::strrchr(text, ')');  // the name may contain anything, see proc(5)
     char state = 0;
     int parent = 0;
     int its_group = 0;
     if (after_name == nullptr || std::sscanf(after_name + 1, " %c %d %d", &state, &parent, &its_group) != 3) continue;
-    if (its_group == group && state != 'Z' && state != 'X') return std::atoi(entry->d_name);
+    if (its_group == group && state != 'Z' && state != 'X') return {.found = std::atoi(entry->d_name)};
   }
-  return std::nullopt;
+  return search;
 }
 
-inline bool group_has_living(pid_t group) noexcept { return living_member(group).has_value(); }
+/// False only if the search was complete.
+inline bool group_may_live(pid_t group) noexcept {
+  const MemberSearch search = living_member(group);
+  return search.found || !search.complete;
+}
 
 /// A group whose leader has been reaped. Its id is ours only as long as a member lives, so a pidfd holds one member. As
 /// long as that member lives the group may be signalled, and its exit is the event to wait for.
@@ -71,19 +86,21 @@ class LeaderlessGroup {
  public:
   explicit LeaderlessGroup(pid_t group) noexcept : group_(group) {}
 
-  /// Holds a living member. False if there is none: the group is over.
+  /// Holds a living member. False if there is none: the group is over. True without a member if there may be one: then
+  /// the group can only be looked at again.
   bool hold_member() noexcept {
     if (lives()) return true;
     member_.reset();
     while (group_exists(group_)) {
       if (adopts_orphans()) collect_group(group_);
-      const auto pid = living_member(group_);
+      const auto [pid, complete] = living_member(group_);
+      if (!pid && !complete) return true;
       if (!pid) {
         if (adopts_orphans()) collect_group(group_);  // members that have exited since the scan above
         return false;
       }
       member_ = KeptPidfd(open_pidfd(*pid), *pid);
-      if (!member_) return true;  // no pidfds: the group can only be looked at again
+      if (!member_) return true;  // no pidfd
       // Before the pidfd was opened the member may have exited, and another process may have got its id.
       if (::getpgid(*pid) == group_ && lives()) return true;
       member_.reset();

@@ -78,7 +78,7 @@ class GroupCollector {
     }
     if (looks_ >= most_looks) return true;
     // Scan /proc only if the quick looks were not enough.
-    if (looks_ < 2 || group_has_living(id_)) return false;
+    if (looks_ < 2 || group_may_live(id_)) return false;
     if (adopts_orphans()) collect_group(id_);  // members that have exited since the scan
     return true;
   }
