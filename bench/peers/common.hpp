@@ -129,7 +129,11 @@ inline int run_main(int argc, char** argv, const std::vector<Figure>& figures, c
     for (const Figure& figure : figures)
       if (figure.name == given["--run"] && (!given.count("--peer") || given["--peer"] == figure.peer))
         return run_figure(figure, seconds);
-    std::fprintf(stderr, "usage: %s --list | --run FIGURE [--peer PEER] [--seconds S]\n", argv[0]);
+    if (given.count("--run"))
+      std::fprintf(stderr, "%s has no figure \"%s\" of \"%s\"; --list prints what it has\n", argv[0],
+                   given["--run"].c_str(), given.count("--peer") ? given["--peer"].c_str() : "any peer");
+    else
+      std::fprintf(stderr, "usage: %s --list | --run FIGURE [--peer PEER] [--seconds S]\n", argv[0]);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

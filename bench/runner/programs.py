@@ -114,7 +114,7 @@ def find_peers(build, environment, expected, timeout):
         except Broken as error:
             left_out.append(f"{name} is left out: {error}")
             continue
-        offered = [line.split() for line in lines if line.startswith("T-")]
+        offered = [line.split(maxsplit=1) for line in lines if line.startswith("T-")]  # a peer's name may have spaces
         if not offered:
             left_out.append(f"{name} is left out: it can measure nothing here")
         for figure, *peer in offered:

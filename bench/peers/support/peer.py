@@ -156,5 +156,9 @@ def main(figures, missing=None, serve=None):
                 print(json.dumps({"figure": figure, "peer": peer, "value": value, "unit": unit, "note": note}))
 
             return guarded(work)
-    print(f"usage: {sys.argv[0]} --list | --run FIGURE [--peer PEER] [--seconds S]", file=sys.stderr)
+    if "--run" in given:
+        print(f"{sys.argv[0]} has no figure \"{given['--run']}\" of \"{given.get('--peer', 'any peer')}\"; "
+              "--list prints what it has", file=sys.stderr)
+    else:
+        print(f"usage: {sys.argv[0]} --list | --run FIGURE [--peer PEER] [--seconds S]", file=sys.stderr)
     return 2
