@@ -45,13 +45,17 @@ TEST(Dispatcher, SpareMemoryGrowsWithTheMessageLimit) {
 
 // ---- the states -----------------------------------------------------------------------------------------------------
 
-constexpr std::array states{CallState::queued, CallState::running, CallState::abandoned, CallState::ended};
-constexpr std::array events{CallEvent::sent,         CallEvent::answered, CallEvent::cancelled, CallEvent::expired,
-                            CallEvent::worker_ended, CallEvent::returned, CallEvent::refused};
+constexpr std::array states{CallState::queued, CallState::ahead, CallState::running, CallState::abandoned,
+                            CallState::ended};
+constexpr std::array events{CallEvent::sent,     CallEvent::sent_ahead, CallEvent::turn_came,
+                            CallEvent::answered, CallEvent::cancelled,  CallEvent::expired,
+                            CallEvent::returned, CallEvent::refused,    CallEvent::worker_ended};
 
 bool waits_in_queue(CallState state) { return state == CallState::queued; }
-bool has_slot(CallState state) { return state == CallState::running || state == CallState::abandoned; }
-bool caller_waits(CallState state) { return state == CallState::queued || state == CallState::running; }
+bool has_slot(CallState state) {
+  return state == CallState::ahead || state == CallState::running || state == CallState::abandoned;
+}
+bool caller_waits(CallState state) { return state != CallState::abandoned && state != CallState::ended; }
 
 TEST(CallState, EachStepMatchesTheChangeOfState) {
   for (const CallState state : states)
@@ -62,8 +66,8 @@ TEST(CallState, EachStepMatchesTheChangeOfState) {
       EXPECT_EQ(done.leaves_queue, waits_in_queue(state) && !waits_in_queue(done.next));
       EXPECT_EQ(done.releases_slot, has_slot(state) && !has_slot(done.next));
       EXPECT_EQ(done.enters_queue, !waits_in_queue(state) && waits_in_queue(done.next));
-      EXPECT_EQ(done.cancels_in_worker, state == CallState::running && done.next == CallState::abandoned);
-      if (event != CallEvent::returned) {
+      EXPECT_EQ(done.cancels_in_worker, state != CallState::abandoned && done.next == CallState::abandoned);
+      if (event != CallEvent::returned && !(state == CallState::ahead && event == CallEvent::worker_ended)) {
         EXPECT_GE(int(done.next), int(state)) << "a call goes back only if its worker returns it";
       }
     }
@@ -73,9 +77,13 @@ TEST(CallState, IgnoresEventsThatDoNotFitTheState) {
   EXPECT_EQ(step(CallState::queued, CallEvent::answered), CallStep{.next = CallState::queued});
   EXPECT_EQ(step(CallState::queued, CallEvent::worker_ended), CallStep{.next = CallState::queued});
   EXPECT_EQ(step(CallState::queued, CallEvent::returned), CallStep{.next = CallState::queued});
-  EXPECT_EQ(step(CallState::running, CallEvent::sent), CallStep{.next = CallState::running});
-  EXPECT_EQ(step(CallState::running, CallEvent::refused), CallStep{.next = CallState::running});
-  for (const CallEvent event : {CallEvent::sent, CallEvent::cancelled, CallEvent::expired, CallEvent::refused})
+  EXPECT_EQ(step(CallState::queued, CallEvent::turn_came), CallStep{.next = CallState::queued});
+  for (const CallEvent event : {CallEvent::sent, CallEvent::sent_ahead, CallEvent::refused})
+    EXPECT_EQ(step(CallState::ahead, event), CallStep{.next = CallState::ahead});
+  for (const CallEvent event : {CallEvent::sent, CallEvent::sent_ahead, CallEvent::turn_came, CallEvent::refused})
+    EXPECT_EQ(step(CallState::running, event), CallStep{.next = CallState::running});
+  for (const CallEvent event : {CallEvent::sent, CallEvent::sent_ahead, CallEvent::turn_came, CallEvent::cancelled,
+                                CallEvent::expired, CallEvent::refused})
     EXPECT_EQ(step(CallState::abandoned, event), CallStep{.next = CallState::abandoned});
   for (const CallEvent event : events) EXPECT_EQ(step(CallState::ended, event), CallStep{.next = CallState::ended});
 }
@@ -87,6 +95,16 @@ TEST(CallState, ExpiredOrCancelledInTheQueueIsNeverSent) {
     EXPECT_FALSE(done.cancels_in_worker);
     EXPECT_EQ(step(done.next, CallEvent::sent).next, CallState::ended);
   }
+}
+
+// What was sent ahead has not begun: the exit of the worker does not end it.
+TEST(CallState, SentAheadGoesBackToTheQueueUntilItsTurnComes) {
+  for (const CallEvent event : {CallEvent::worker_ended, CallEvent::returned}) {
+    const CallStep done = step(CallState::ahead, event);
+    EXPECT_EQ(done, (CallStep{.next = CallState::queued, .enters_queue = true, .releases_slot = true}));
+  }
+  EXPECT_EQ(step(CallState::ahead, CallEvent::turn_came), CallStep{.next = CallState::running});
+  EXPECT_EQ(step(CallState::running, CallEvent::worker_ended).next, CallState::ended);
 }
 
 struct Tally {
@@ -105,17 +123,18 @@ struct Tally {
 };
 
 TEST(CallState, TwoEventsInAnyOrderCompleteTheCallerOnce) {
-  for (const bool sent : {false, true})
+  for (const auto sent : {CallEvent::turn_came, CallEvent::sent, CallEvent::sent_ahead})
     for (const CallEvent first : events)
       for (const CallEvent second : events) {
-        SCOPED_TRACE(testing::Message() << "sent " << sent << ", events " << int(first) << ", " << int(second));
+        SCOPED_TRACE(testing::Message() << "after " << int(sent) << ", events " << int(first) << ", " << int(second));
         Tally tally;
-        if (sent) tally.apply(CallEvent::sent);
+        tally.apply(sent);  // the turn of a queued call does not come: it stays there
         tally.apply(first);
         tally.apply(second);
         EXPECT_LE(tally.answered, 1);
         EXPECT_LE(tally.cancels, 1);
         // Whatever the events were, the worker's exit or a refusal ends the call, and nothing is left of it.
+        tally.apply(CallEvent::turn_came);
         const bool was_sent = tally.left_queue == 1 && tally.state != CallState::ended;
         tally.apply(was_sent || has_slot(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
         EXPECT_EQ(tally.state, CallState::ended);
@@ -258,6 +277,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   void run_completions() override {}
   std::string describe() const override { return "nobody"; }
   void send_cancel(std::uint64_t) override {}
+  void send_recall(std::uint64_t) override {}
   void kill_worker() override {}
   void read_results(int) override {}
   void result(const std::shared_ptr<Call>& call, drover::detail::Outcome) override { link.release_slot(*call); }

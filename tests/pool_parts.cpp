@@ -77,10 +77,11 @@ TEST(Balancer, AlwaysChoosesOneOfTheLeastLoaded) {
 
 struct FakeLink {
   std::size_t in_flight = 0, capacity = 4;
-  bool ready = true;
+  bool ready = true, quick = false;
   drover::detail::ChooserHook<FakeLink> chooser_hook{};
 
   Load load() const { return {.ready = ready, .in_flight = in_flight, .capacity = capacity}; }
+  bool has_room_ahead() const { return ready && quick && in_flight == capacity; }
 };
 using Chooser = drover::detail::LinkChooser<FakeLink>;
 
@@ -150,13 +151,39 @@ TEST(LinkChooser, ForgetsRemovedLinksAndTheirCalls) {
   EXPECT_EQ(chooser.choose(), nullptr);
 }
 
+TEST(LinkChooser, OffersTheBusyLinkThatWasUsedLeastRecentlyForACallAhead) {
+  Chooser chooser(1);
+  std::array<FakeLink, 4> links;
+  for (FakeLink& link : links) {
+    link.capacity = 1;
+    chooser.add(link);
+  }
+  EXPECT_EQ(chooser.choose_ahead(), nullptr) << "an idle link takes the call itself";
+  for (std::size_t i : {2, 0, 3, 1}) {
+    links[i].quick = i != 0;
+    use(chooser, links[i]);
+  }
+  EXPECT_EQ(chooser.choose(), nullptr);
+  EXPECT_EQ(chooser.choose_ahead(), &links[2]);
+  links[2].quick = false;  // it has its call ahead
+  chooser.changed(links[2]);
+  EXPECT_EQ(chooser.choose_ahead(), &links[3]);
+  links[3].ready = false;
+  EXPECT_EQ(chooser.choose_ahead(), &links[1]);
+  chooser.remove(links[1]);
+  EXPECT_EQ(chooser.choose_ahead(), nullptr) << "the rest is not quick";
+  EXPECT_EQ(chooser.in_flight(), 3u);
+  release(chooser, links[2]);
+  EXPECT_EQ(chooser.choose(), &links[2]) << "a link with room for calls is chosen for them again";
+}
+
 // Random lives of links: the choice is always one of those that least_loaded() could choose.
 TEST(LinkChooser, AgreesWithLeastLoaded) {
   std::mt19937 random(7);
   for (int round = 0; round < 300; ++round) {
     Chooser chooser(random() % 6);
     std::vector<FakeLink> links(1 + random() % 7);
-    for (FakeLink& link : links) link.capacity = 1 + random() % 4;
+    for (FakeLink& link : links) link.capacity = 1 + random() % 4, link.quick = random() % 2 == 0;
     for (int step = 0; step < 200; ++step) {
       FakeLink& link = links[random() % links.size()];
       switch (random() % 8) {
@@ -184,7 +211,11 @@ TEST(LinkChooser, AgreesWithLeastLoaded) {
       FakeLink* const chosen = chooser.choose();
       const auto least = least_loaded(loads);
       ASSERT_EQ(chosen != nullptr, least.has_value());
-      if (!chosen) continue;
+      if (!chosen) {
+        FakeLink* const busy = chooser.choose_ahead();
+        ASSERT_TRUE(busy == nullptr || busy->has_room_ahead());
+        continue;
+      }
       ASSERT_TRUE(chosen->ready);
       ASSERT_EQ(chosen->in_flight, links[*least].in_flight);
       ASSERT_LT(chosen->in_flight, chosen->capacity);

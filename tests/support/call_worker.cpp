@@ -107,6 +107,15 @@ asio::awaitable<support::Parcel> forward(support::Parcel parcel) {
   co_return parcel;
 }
 
+/// How many of these ran at once.
+asio::awaitable<int> overlap() {
+  static int running = 0;
+  const int at_once = ++running;
+  co_await wait_for(1);
+  --running;
+  co_return at_once;
+}
+
 asio::awaitable<int> fail_later(std::string text) {
   co_await wait_for(1);
   throw Unusual(text);
@@ -162,7 +171,8 @@ void add_types(drover::Routines& routines) {
            })
       .add("bytes", [](std::uint64_t count) { return vector<std::byte>(count, std::byte{1}); })
       .add("blob", [](vector<std::byte> bytes) { return bytes; })
-      .add("slow_echo", slow_echo);
+      .add("slow_echo", slow_echo)
+      .add("overlap", overlap);
 }
 
 void add_failures(drover::Routines& routines) {

@@ -29,7 +29,9 @@ enum class FrameType : std::uint8_t {
   status_reply,
   call,
   result,
-  draining
+  draining,
+  recall,
+  recalled
 };
 
 /// FrameHeader::status of a RESULT.
@@ -41,6 +43,12 @@ enum class ResultStatus : std::uint8_t {
   cancelled,
   message_too_large
 };
+/// Added to the status of a RESULT: the routine took less time than it takes to sleep and to wake up. Only a hint.
+inline constexpr std::uint8_t quick_flag = 0x80;
+/// The status of a CALL that was sent ahead. It begins when all calls before it have ended and the socket has taken
+/// their RESULTs, so that the parent knows after a crash which call had begun. RECALL asks for it back: if it has not
+/// begun, it never will, and RECALLED says so. Otherwise its RESULT follows.
+inline constexpr std::uint8_t ahead_flag = 0x80;
 
 struct FrameHeader {
   std::uint32_t size = 0;  // of the body, in bytes

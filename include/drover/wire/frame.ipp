@@ -41,10 +41,11 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0) refuse("frame header with padding that is not zero");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::draining))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::recalled))
     refuse("frame of unknown type " + std::to_string(type));
-  if (header.status > static_cast<std::uint8_t>(ResultStatus::message_too_large) ||
-      (header.status != 0 && header.type != FrameType::result))
+  const bool result = header.type == FrameType::result;
+  const unsigned flag = result ? quick_flag : header.type == FrameType::call ? ahead_flag : 0;
+  if ((header.status & ~flag) > (result ? static_cast<unsigned>(ResultStatus::message_too_large) : 0))
     refuse("frame of unknown status " + std::to_string(header.status));
   if (header.size > max_body_)
     refuse((header.type == FrameType::hello ? "greeting with the names of all routines of " : "frame of ") +

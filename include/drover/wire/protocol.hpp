@@ -23,7 +23,8 @@
 
 /// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
-/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING.
+/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING,
+/// RECALL, RECALLED.
 /// Data socket: CALL and RESULT.
 namespace drover { inline namespace v1 { namespace detail {
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string_view>
 #include <unordered_map>
@@ -29,6 +30,8 @@ namespace drover { inline namespace v1 { namespace detail {
 ///
 /// Plain routines run while frames are being read, coroutines when the io_context resumes them. Results are gathered.
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
+///
+/// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
 class CallLoop {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines);
@@ -75,7 +78,7 @@ class CallLoop {
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
 
   // Writing.
-  void answer(const FrameHeader& call, ResultStatus status, FrameBody& body);
+  void answer(const FrameHeader& call, ResultStatus status, FrameBody& body, bool quick = false);
   void refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled = false);
   void ended(bool cancelled);
   void flush();
@@ -86,10 +89,12 @@ class CallLoop {
   void cancel_all();
   void take_no_more();
   void forget_call();
+  void given_back(std::uint64_t call);
   void connection_lost();
 
   // After each step: send, then wait for more, or finish.
   void go_on();
+  bool must_wait();
   bool all_read() const noexcept;
   bool done() const noexcept;
   void finish();
@@ -112,6 +117,7 @@ class CallLoop {
   Spin spin_;
   bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
   bool held_ = false;               // the reader may hold frames that have not been processed
+  std::optional<Frame> next_;       // the first of them, if it was taken out. Its body is still in the reader
   bool full_ = false;               // the socket takes no more data now
   Clock::time_point now_;           // when the last call ended, or the reading of calls began
   Clock::time_point unsent_since_;  // if anything is unsent

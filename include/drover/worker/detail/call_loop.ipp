@@ -146,12 +146,14 @@ inline std::size_t CallLoop::take_frames() {
       poll_flags();
       if (takes_no_more_) break;
       if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
-      const auto frame = data_.next();
-      if (!frame) {
+      if (!next_) next_ = data_.next();
+      if (!next_) {
         held_ = false;
         break;
       }
-      accept(*frame);
+      if (must_wait()) break;
+      const Frame frame = *std::exchange(next_, std::nullopt);
+      accept(frame);
     }
   } catch (const Error&) {  // a protocol error: later frames are meaningless
     held_ = false;
@@ -170,12 +172,14 @@ inline void CallLoop::accept(const Frame& frame) {
   current_cancelled_ = early_cancels_.erase(call.id) != 0;
   state_.last_read.store(call.id, std::memory_order_release);
   add_one(state_.read);
+  if (call.status == ahead_flag && !state_.gate.begin(call.id)) return given_back(call.id);
   try {
     dispatch(frame);
   } catch (const std::bad_alloc&) {
     coroutines_.erase(call.id);
     state_.sources.remove(call.id);
     encode_texts(scratch_, limit_, {"std::bad_alloc", "out of memory"});
+    now_ = Clock::now();
     answer(call, ResultStatus::remote_error, scratch_);
     ended(false);
   }
@@ -226,8 +230,10 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   });
   if (routine.takes_stop_token()) state_.sources.remove(call.id);
   poll_flags();
-  answer(call, status, scratch_);
-  routine.quick_runs = now_ - began >= longest_wait ? 0 : std::min(routine.quick_runs + 1, trusted_after);
+  now_ = Clock::now();
+  const bool quick = now_ - began < longest_wait;
+  answer(call, status, scratch_, quick);
+  routine.quick_runs = quick ? std::min(routine.quick_runs + 1, trusted_after) : 0;
   ended(is_cancelled() && status != ResultStatus::ok);
 }
 
@@ -263,6 +269,7 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
   const ResultStatus status = run_and_encode(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {
     if (failure) std::rethrow_exception(failure);
   });
+  now_ = Clock::now();
   answer(call.header, status, call.result);
   ended(call.cancelled && status != ResultStatus::ok);
   over_.push_back(std::move(owned.mapped()));
@@ -271,10 +278,11 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
 
 // Writing -----------------------------------------------------------------------------------------
 
-inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, FrameBody& body) {
+inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, FrameBody& body, bool quick) {
   FrameHeader header;
   header.type = FrameType::result;
   header.status = static_cast<std::uint8_t>(status);
+  if (quick) header.status |= quick_flag;
   header.slot = call.slot;
   header.id = call.id;
   header.core = current_core();
@@ -282,13 +290,13 @@ inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, Frame
   const bool first = !data_.wants_write();
   data_.queue(header, body);
   body.clear();
-  now_ = Clock::now();
   if (first) unsent_since_ = now_;
   if (data_.gathered_enough(header.core, call.core)) flush();
 }
 
 inline void CallLoop::refuse(const FrameHeader& call, ResultStatus status, std::string_view text, bool cancelled) {
   encode_texts(scratch_, limit_, {text});
+  now_ = Clock::now();
   answer(call, status, scratch_);
   ended(cancelled);
 }

@@ -44,6 +44,13 @@ inline void CallLoop::take_no_more() {
 /// Discounts the call that was about to begin: it was returned to the parent.
 inline void CallLoop::forget_call() { state_.read.store(state_.read.load() - 1); }
 
+/// The control thread has given the call back. It may not have sent RECALLED before this process exits: whichever comes
+/// first counts.
+inline void CallLoop::given_back(std::uint64_t call) {
+  forget_call();
+  if (!ControlReply(FrameType::recalled, call).send_for_certain(state_.control.get())) connection_lost();
+}
+
 inline void CallLoop::cancel_all() {
   cancelling_ = true;
   std::vector<std::uint64_t> ids;
@@ -63,9 +70,17 @@ inline void CallLoop::go_on() {
   over_.clear();
   if (data_.wants_write() && !full_) flush();
   if (full_ && !parent_gone_) watch_writable();
-  if (held_ && !full_ && !parent_gone_) return go_on_later();
+  if (held_ && !full_ && !parent_gone_ && !must_wait()) return go_on_later();
   if (done()) return finish();
   if (!held_ && !all_read()) watch_data();
+}
+
+/// The next call was sent ahead, and its turn has not come. The loop goes on when the last coroutine has ended or the
+/// socket takes more data.
+inline bool CallLoop::must_wait() {
+  if (!next_ || next_->header.status != ahead_flag) return false;
+  if (coroutines_.empty() && data_.wants_write() && !full_) flush();
+  return !coroutines_.empty() || full_;
 }
 
 /// True if no further CALL is for this worker.

@@ -209,6 +209,10 @@ class ControlThread {
         break;
       case FrameType::cancel: return cancel(frame.header.id);
       case FrameType::status: return report(frame.header.id, now);
+      case FrameType::recall:
+        if (state_.gate.give_back(frame.header.id))
+          unsent_.push_back(ControlReply(FrameType::recalled, frame.header.id));
+        return;
       default: break;
     }
     throw Error(Errc::protocol_error, "unexpected frame on the control socket");

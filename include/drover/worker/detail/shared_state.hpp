@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -58,6 +59,29 @@ struct WorkerFlag {
   };
 };
 
+/// Decides for a call that was sent ahead whether it begins, on the main thread, or goes back to the parent, on the
+/// control thread, because it is recalled. Neither side waits.
+class BeginGate {
+ public:
+  /// False if the call has gone back.
+  bool begin(std::uint64_t call) noexcept { return pass(call, 0); }
+  /// False if the call has begun.
+  bool give_back(std::uint64_t call) noexcept { return pass(call, 1); }
+
+ private:
+  bool pass(std::uint64_t call, std::uint64_t went_back) noexcept {
+    auto& place = passed_[call % passed_.size()];
+    std::uint64_t last = place.load();
+    while (last >> 1 < call)
+      if (place.compare_exchange_weak(last, call << 1 | went_back)) return true;
+    return false;
+  }
+
+  // The calls that have passed, each in its place, and in the lowest bit which way. After a recall the parent sends
+  // nothing ahead until the next RESULT. So of four calls in a row at most three have yet to pass on the main thread.
+  std::array<std::atomic<std::uint64_t>, 8> passed_{};
+};
+
 /// The data that the threads of a worker share. Created once and never destroyed: the control thread reads it until the
 /// process has exited. Everything that the control thread needs for the hard exit is atomic, so that no lock can delay
 /// it.
@@ -109,6 +133,7 @@ struct WorkerState {
   std::atomic<std::int64_t> idle_since{Clock::now().time_since_epoch().count()};
 
   StopSources sources;
+  BeginGate gate;  // for calls that were sent ahead
 };
 
 /// For signal handlers; null in a process that is not a worker.

@@ -102,6 +102,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void add_link(DataLink& link) {
     gathered_.reserve(chooser_.size() + 1);
     chooser_.add(link);
+    watch_calls_ahead();
   }
   void remove_link(DataLink& link) noexcept {
     chooser_.remove(link);
@@ -148,13 +149,17 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// The link's worker drains by itself and has begun no call after `last_begun`. Those calls go back to the front of
   /// the queue. If new calls are refused, they end with that failure. run_completions() has to follow.
   void take_back(DataLink& link, std::uint64_t last_begun);
+  /// The link's worker has given this call back, see RECALL. False if it was not asked to. run_completions() has to
+  /// follow.
+  bool take_back_recalled(DataLink& link, std::uint64_t id);
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
   /// Runs the completions of calls that have ended, see CompletionQueue::run(). Call without the mutex.
   bool run_completions(bool inside) { return completions_.run(*this, inside); }
 
-  std::size_t queued() const noexcept { return queue_.size(); }
+  /// Calls that no worker has begun: those that were sent ahead count.
+  std::size_t queued() const noexcept { return queue_.size() + ahead_; }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
@@ -168,7 +173,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
   void cancel_idle_timer() noexcept {
-    if (io_ && deadlines_.empty()) {
+    if (io_ && deadlines_.empty() && !recall_at_) {
       armed_at_.reset();
       io_->timer.cancel();
     }
@@ -193,11 +198,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void notify_if_unawaited() {
     if (unawaited_event_ && queue_.empty() && running_ == 0) std::exchange(unawaited_event_, nullptr)->set();
   }
+  void count(CallState before, CallState after) noexcept;
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
   void return_borrowed(Call& call) noexcept;
   void release_slot(Call& call) noexcept;
+  void return_to_queue(const std::shared_ptr<Call>& call);
+  void start_kill_after(Call& call);
+  void watch_calls_ahead() noexcept;
+  void recall_late_calls(Clock::time_point now);
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void flush_gathered();
@@ -223,6 +233,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   CallQueue queue_;
+  CallQueue sent_ahead_;  // calls in that state for which no RECALL was sent, the oldest first
+  Deadline recall_at_;    // the next look at them
+  std::uint64_t recall_turn_ = 0;
   CompletionQueue completions_;
   bool batch_ = false;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
@@ -231,7 +244,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::uint64_t timer_turn_ = 0;
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
-  std::size_t running_ = 0;  // calls in flight whose callers wait
+  std::size_t running_ = 0;  // calls in flight whose callers wait, those that were sent ahead included
+  std::size_t ahead_ = 0;    // of these, calls that were sent ahead
   std::uint64_t calls_ = 0;
   std::uint64_t served_ = 0;
 };

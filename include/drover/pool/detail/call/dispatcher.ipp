@@ -32,9 +32,21 @@ inline std::optional<std::exception_ptr> Dispatcher::reason_to_refuse(const Call
   return std::nullopt;
 }
 
+/// How long a call that was sent ahead waits for its turn before it is recalled: this long, at most twice.
+inline constexpr Duration recall_after = std::chrono::milliseconds(1);
+
+/// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
+/// sleep after each short call until the next one arrives.
 inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   chooser_.reserve(link);
-  advance(*call, CallEvent::sent);
+  call->recalled = false;
+  const bool ahead = link.in_flight() == link.slots().capacity();
+  advance(*call, ahead ? CallEvent::sent_ahead : CallEvent::sent);
+  if (ahead) {
+    call->ahead_since = recall_turn_;
+    sent_ahead_.push(call);
+    watch_calls_ahead();
+  }
   const bool gathered_before = link.has_gathered();
   if (link.send(std::move(call), batch_ || completions_.more_run_here()) && !gathered_before)
     gathered_.push_back(&link);  // there is room for each link
@@ -55,11 +67,19 @@ inline void Dispatcher::poll_for_results() noexcept {
   }
 }
 
+inline void Dispatcher::count(CallState before, CallState after) noexcept {
+  const auto is_running = [](CallState state) { return state == CallState::running || state == CallState::ahead; };
+  if (is_running(before)) --running_;
+  if (is_running(after)) ++running_;
+  if (before == CallState::ahead) --ahead_;
+  if (after == CallState::ahead) ++ahead_;
+}
+
 /// Every change of a call's state after it was submitted.
 inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
   const CallStep todo = step(call.state, event);
-  if (call.state == CallState::running) --running_;
-  if (todo.next == CallState::running) ++running_;
+  count(call.state, todo.next);
+  if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
   call.state = todo.next;
   // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
   if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
@@ -77,15 +97,61 @@ inline void Dispatcher::return_borrowed(Call& call) noexcept {
 
 /// There was no memory to send it.
 inline void Dispatcher::send_failed(Call& call) noexcept {
-  if (call.state == CallState::running) --running_;
+  count(call.state, CallState::ended);
+  if (call.state == CallState::ahead) sent_ahead_.remove(call);
   call.state = CallState::ended;
   deadlines_.remove(call);
 }
 
 inline void Dispatcher::release_slot(Call& call) noexcept {
   DataLink& link = *call.link;
-  link.release_slot(call);
+  Call* const next = link.release_slot(call);
+  if (next != nullptr) advance(*next, CallEvent::turn_came);
   chooser_.changed(link);
+  if (next != nullptr && next->state == CallState::abandoned) start_kill_after(*next);
+}
+
+/// Its worker has not begun it. If new calls are refused, it ends with that failure.
+inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call) {
+  const CallStep todo = advance(*call, CallEvent::returned);
+  if (todo.releases_slot) release_slot(*call);
+  if (!todo.enters_queue) {
+    deadlines_.remove(*call);
+  } else if (refusal_ && !keeps_queue_) {
+    call->keep({failure_of(refusal_), {}, {}});
+    advance(*call, CallEvent::refused);
+    deadlines_.remove(*call);
+    completions_.push(call);
+  } else {
+    queue_.push_front(call);
+  }
+}
+
+/// Looks at the calls that were sent ahead in a while, if there is another worker for them.
+inline void Dispatcher::watch_calls_ahead() noexcept {
+  if (recall_at_ || sent_ahead_.empty() || chooser_.size() < 2) return;
+  recall_at_ = Clock::now() + recall_after;
+  try {
+    if (!armed_at_ || *recall_at_ < *armed_at_) arm();
+  } catch (...) {  // no memory: the next call that is sent ahead tries again
+    recall_at_.reset();
+  }
+}
+
+/// Calls that were sent ahead and are still not begun after a while wait behind a long call. They are recalled, so that
+/// another worker can run them.
+inline void Dispatcher::recall_late_calls(Clock::time_point now) {
+  if (!recall_at_ || *recall_at_ > now) return;
+  recall_at_.reset();
+  if (refusal_ && !keeps_queue_) return;  // a stop: what was sent is still run
+  while (!sent_ahead_.empty() && sent_ahead_.front().ahead_since != recall_turn_) {
+    const std::shared_ptr<Call> call = sent_ahead_.pop();
+    call->recalled = true;
+    call->link->send_nothing_ahead();
+    call->link->worker().send_recall(call->id);
+  }
+  ++recall_turn_;
+  if (!sent_ahead_.empty()) recall_at_ = now + recall_after;
 }
 
 inline void Dispatcher::flush_gathered() {
@@ -105,9 +171,10 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   auto refusal = reason_to_refuse(*call, options);
   DataLink* link = nullptr;
   if (!refusal && queue_.empty()) link = chooser_.choose();
-  if (!refusal && link == nullptr && max_queued_ && queue_.size() >= *max_queued_)
-    refusal = std::make_exception_ptr(Error(Errc::overloaded, "the queue is full: " + std::to_string(queue_.size()) +
+  if (!refusal && link == nullptr && max_queued_ && queued() >= *max_queued_)
+    refusal = std::make_exception_ptr(Error(Errc::overloaded, "the queue is full: " + std::to_string(queued()) +
                                                                   " calls are waiting (PoolOptions::max_queued)"));
+  if (!refusal && link == nullptr && queue_.empty()) link = chooser_.choose_ahead();
   if (refusal) {
     advance(*call, CallEvent::refused);
     call->keep({std::move(*refusal), {}, {}});
@@ -128,7 +195,8 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
   while (!queue_.empty()) {
-    DataLink* const link = chooser_.choose();
+    DataLink* link = chooser_.choose();
+    if (link == nullptr) link = chooser_.choose_ahead();
     if (link == nullptr) return;
     auto call = queue_.pop();
     try {
@@ -155,7 +223,18 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  const CallStep todo = advance(call, event);
+  CallStep todo = advance(call, event);
+  if (todo.enters_queue) {  // its worker has exited and had not begun it
+    if (!refusal_ || keeps_queue_) {
+      release_slot(call);
+      queue_.push_front(call.shared_from_this());
+      send_queued();
+      return false;
+    }
+    advance(call, CallEvent::refused);
+    todo.next = CallState::ended;
+    todo.answers_caller = true;
+  }
   deadlines_.remove(call);
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
@@ -178,21 +257,18 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
   auto calls = link.slots().all();
   std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
-  for (const auto& call : calls) {
-    const CallStep todo = advance(*call, CallEvent::returned);
-    if (todo.releases_slot) release_slot(*call);
-    if (!todo.enters_queue) {
-      deadlines_.remove(*call);
-    } else if (refusal_ && !keeps_queue_) {
-      call->keep({failure_of(refusal_), {}, {}});
-      advance(*call, CallEvent::refused);
-      deadlines_.remove(*call);
-      completions_.push(call);
-    } else {
-      queue_.push_front(call);
-    }
-  }
+  for (const auto& call : calls) return_to_queue(call);
   send_queued();
+}
+
+inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
+  if (id > link.slots().last_id()) return false;
+  const std::shared_ptr<Call> call = link.find_recalled(id);
+  if (!call) return true;  // it has come back in another way
+  if (!call->recalled) return false;
+  return_to_queue(call);
+  send_queued();
+  return true;
 }
 
 /// With the mutex held. False if the context is destroyed.
@@ -232,11 +308,15 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
     call.link->worker().send_cancel(call.id);
-    if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
-      time(call, *kill_at);
+    if (&call != call.link->ahead()) start_kill_after(call);  // otherwise the worker would die for the call before it
   }
   notify_if_unawaited();
   return todo.answers_caller;
+}
+
+inline void Dispatcher::start_kill_after(Call& call) {
+  if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
+    time(call, *kill_at);
 }
 
 inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
@@ -270,8 +350,8 @@ inline void Dispatcher::time(Call& call, Clock::time_point at) {
 
 inline void Dispatcher::arm() {
   const auto registry_lock = registry_->lock();
-  if (!io_ || registry_->closed() || deadlines_.empty()) return;
-  armed_at_ = deadlines_.next();
+  if (!io_ || registry_->closed() || (deadlines_.empty() && !recall_at_)) return;
+  armed_at_ = deadlines_.empty() ? recall_at_ : earlier(deadlines_.next(), recall_at_);
   io_->timer.expires_at(*armed_at_);
   io_->timer.async_wait([self = weak_from_this()](std::error_code ec) {
     if (ec) return;
@@ -281,7 +361,7 @@ inline void Dispatcher::arm() {
 
 inline std::string late_text(const Call& call) {
   return "the call of '" + call.routine() + "' did not end in time; it " +
-         (call.link != nullptr ? "ran in " + call.link->worker().describe() : "waited for a free worker");
+         (call.state == CallState::running ? "ran in " + call.link->worker().describe() : "waited for a free worker");
 }
 
 inline void Dispatcher::on_timer() {
@@ -291,6 +371,7 @@ inline void Dispatcher::on_timer() {
     armed_at_.reset();
     const auto now = Clock::now();
     ++timer_turn_;
+    recall_late_calls(now);
     while (!deadlines_.empty() && deadlines_.first().deadline.at <= now) {
       Call& call = deadlines_.first();
       // The result may have arrived already, if it was this process that slept.

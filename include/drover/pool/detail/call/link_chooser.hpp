@@ -14,6 +14,7 @@ struct ChooserHook {
   bool known = false;         // add() was called
   bool used = false;          // it has had a call
   bool listed = false;        // it may be chosen
+  bool ahead = false;         // listed for calls that are sent ahead
   std::size_t in_flight = 0;  // as last seen
 };
 
@@ -24,7 +25,7 @@ struct ChooserHook {
 /// yet comes first, so that each new worker soon shows whether it answers.
 ///
 /// Pure: no I/O, no clock. Each operation takes amortized constant time. Link has a member
-/// `ChooserHook<Link> chooser_hook` and `load()`, a Load.
+/// `ChooserHook<Link> chooser_hook`, `load()`, a Load, and `has_room_ahead()`.
 template <class Link>
 class LinkChooser {
  public:
@@ -60,7 +61,8 @@ class LinkChooser {
     hook.used = hook.used || load.in_flight != 0;
     in_flight_ = in_flight_ - hook.in_flight + load.in_flight;
     hook.in_flight = load.in_flight;
-    if (load.ready && load.in_flight < load.capacity) list(link);
+    hook.ahead = load.in_flight >= load.capacity;
+    if (load.ready && (!hook.ahead || link.has_room_ahead())) list(link);
   }
 
   /// Null if no link is ready and has room. Links that are not ready any more are dropped here.
@@ -79,6 +81,16 @@ class LinkChooser {
     return nullptr;
   }
 
+  /// For a call that no worker can take now: a worker to which it can be sent ahead, the one that has been busy with
+  /// its call for longest. Null if there is none.
+  Link* choose_ahead() noexcept {
+    while (Link* const link = ahead_.last) {
+      if (link->has_room_ahead()) return link;
+      unlist(*link);
+    }
+    return nullptr;
+  }
+
   std::size_t size() const noexcept { return size_; }
   /// Calls in flight of all links.
   std::size_t in_flight() const noexcept { return in_flight_; }
@@ -88,7 +100,10 @@ class LinkChooser {
     Link *first = nullptr, *last = nullptr;
   };
 
-  List& list_of(const ChooserHook<Link>& hook) noexcept { return hook.used ? levels_[hook.in_flight] : unused_; }
+  List& list_of(const ChooserHook<Link>& hook) noexcept {
+    if (hook.ahead) return ahead_;
+    return hook.used ? levels_[hook.in_flight] : unused_;
+  }
   void list(Link& link) noexcept {
     auto& hook = link.chooser_hook;
     List& level = list_of(hook);
@@ -97,7 +112,7 @@ class LinkChooser {
     hook.next = level.first;
     (level.first ? level.first->chooser_hook.previous : level.last) = &link;
     level.first = &link;
-    if (hook.used) lowest_ = std::min(lowest_, hook.in_flight);
+    if (hook.used && !hook.ahead) lowest_ = std::min(lowest_, hook.in_flight);
   }
   void unlist(Link& link) noexcept {
     auto& hook = link.chooser_hook;
@@ -109,6 +124,7 @@ class LinkChooser {
 
   const std::size_t cores_;
   List unused_;               // links that have had no call
+  List ahead_;                // links for choose_ahead()
   std::vector<List> levels_;  // [n]: the others, with n calls in flight
   std::size_t lowest_ = 0;    // no link is listed below
   std::size_t in_flight_ = 0;

@@ -9,6 +9,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// through step(), so that its caller is completed exactly once and its slot in the worker is released exactly once.
 enum class CallState : std::uint8_t {
   queued,     ///< waits for a slot in a worker
+  ahead,      ///< sent to a worker that runs another call and begins this one only afterwards
   running,    ///< sent; the caller waits
   abandoned,  ///< sent; the caller has been completed, the routine has not ended yet and keeps its slot
   ended
@@ -16,11 +17,13 @@ enum class CallState : std::uint8_t {
 
 enum class CallEvent : std::uint8_t {
   sent,          ///< it got a slot in a worker
+  sent_ahead,    ///< it got a place behind the call that the worker runs
+  turn_came,     ///< the call before it has ended: the worker begins it, or has begun it
   answered,      ///< the worker's RESULT has arrived
   cancelled,     ///< the caller does not want it any more
   expired,       ///< its deadline has passed
   worker_ended,  ///< the process it was sent to has exited
-  returned,      ///< its worker drains, has not begun it and never will
+  returned,      ///< its worker has not begun it and never will
   refused        ///< it will never be sent: a stop, or a pool that gave up
 };
 
@@ -43,12 +46,27 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
     case queued:
       switch (event) {
         case sent: return {.next = running, .leaves_queue = true};
+        case sent_ahead: return {.next = ahead, .leaves_queue = true};
         case cancelled:
         case expired:
         case refused: return {.next = ended, .answers_caller = true, .leaves_queue = true};
+        case turn_came:
         case answered:
         case worker_ended:
         case returned: return {.next = queued};
+      }
+      break;
+    case ahead:
+      switch (event) {
+        case turn_came: return {.next = running};
+        case answered: return {.next = ended, .answers_caller = true, .releases_slot = true};
+        case cancelled:
+        case expired: return {.next = abandoned, .answers_caller = true, .cancels_in_worker = true};
+        case worker_ended:
+        case returned: return {.next = queued, .enters_queue = true, .releases_slot = true};
+        case sent:
+        case sent_ahead:
+        case refused: return {.next = ahead};
       }
       break;
     case running:
@@ -59,6 +77,8 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case expired: return {.next = abandoned, .answers_caller = true, .cancels_in_worker = true};
         case returned: return {.next = queued, .enters_queue = true, .releases_slot = true};
         case sent:
+        case sent_ahead:
+        case turn_came:
         case refused: return {.next = running};
       }
       break;
@@ -68,6 +88,8 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case worker_ended:
         case returned: return {.next = ended, .releases_slot = true};
         case sent:
+        case sent_ahead:
+        case turn_came:
         case cancelled:
         case expired:
         case refused: return {.next = abandoned};

@@ -88,7 +88,7 @@ inline void WorkerConnection::read_results(int times) {
 inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome outcome) {
   const bool cancelled = outcome.status == ResultStatus::cancelled;
   const StopRequest& stop = worker_.lifecycle.stop_request();
-  if (cancelled && !stop.begun() && call->state == CallState::running) {
+  if (cancelled && !stop.begun() && call->state != CallState::abandoned) {
     // Nobody on this side has cancelled it: the worker ends, and its exit status is what the caller needs.
     if (!std::exchange(call->refused_by_worker, true)) return;
     throw worker_.errors.error(Errc::protocol_error, "sent two results for one call");
@@ -114,6 +114,8 @@ inline void WorkerConnection::read_rest() {
 
 inline void WorkerConnection::end_calls(CallQueue& ended) {
   dispatcher_.remove_link(data_);
+  if (Call* const ahead = data_.ahead())  // first: it has not begun
+    if (dispatcher_.end_in_flight(*ahead, CallEvent::worker_ended)) ended.push(ahead->shared_from_this());
   data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
     if (dispatcher_.end_in_flight(*call, CallEvent::worker_ended)) ended.push(call);
   });

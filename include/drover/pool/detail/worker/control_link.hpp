@@ -29,9 +29,9 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The control socket of one worker, from the parent's side: STOP, CANCEL and STATUS go out, HELLO, DRAINING and the
-/// replies come in. Keeps the callers of status(). Every error either is retried or is reported to the listener.
-/// Guarded by the dispatcher's mutex.
+/// The control socket of one worker, from the parent's side: STOP, CANCEL, STATUS and RECALL go out, HELLO,
+/// DRAINING and the replies come in. Keeps the callers of status(). Every error either is retried or is reported to the
+/// listener. Guarded by the dispatcher's mutex.
 class ControlLink {
  public:
   class Listener {
@@ -42,6 +42,8 @@ class ControlLink {
     virtual bool stop_acknowledged() = 0;
     /// DRAINING. `last_begun`: the last call that the worker has begun, or nothing_begun_yet.
     virtual void draining(std::uint64_t last_begun) = 0;
+    /// RECALLED. False if the call was not recalled.
+    virtual bool recalled(std::uint64_t call) = 0;
     /// The worker has closed the socket. `mid_frame`: in the middle of a frame.
     virtual void control_closed(bool mid_frame) = 0;
     /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
@@ -81,6 +83,7 @@ class ControlLink {
   /// `last_call`: the last call that was sent to it.
   void send_stop(const StopBody& body, std::uint64_t last_call) { send(FrameType::stop, last_call, encode_body(body)); }
   void send_cancel(std::uint64_t call) { send(FrameType::cancel, call); }
+  void send_recall(std::uint64_t call) { send(FrameType::recall, call); }
 
   /// Asks for the worker's status, for this caller too.
   void ask_status(const std::shared_ptr<StatusWaiter>& waiter) {
@@ -153,6 +156,7 @@ class ControlLink {
         if (!frame.body.empty()) return false;
         listener_.draining(frame.header.id);
         return true;
+      case FrameType::recalled: return frame.body.empty() && listener_.recalled(frame.header.id);
       default: return false;
     }
   }

@@ -35,6 +35,7 @@ class DataLink {
     /// For texts: "worker 'name' (pid)".
     virtual std::string describe() const = 0;
     virtual void send_cancel(std::uint64_t call) = 0;
+    virtual void send_recall(std::uint64_t call) = 0;
     virtual void kill_worker() = 0;
     /// Reads results by DataLink::read(). Dispatcher::run_completions() has to follow.
     virtual void read_results(int times) = 0;
@@ -54,9 +55,24 @@ class DataLink {
 
   Listener& worker() const noexcept { return listener_; }
   Load load() const noexcept {
-    return {
-        .ready = takes_calls_ && channel_.has_value(), .in_flight = slots_.in_flight(), .capacity = slots_.capacity()};
+    return {.ready = takes_calls_ && channel_.has_value(), .in_flight = in_flight(), .capacity = slots_.capacity()};
   }
+  /// Calls that the worker runs or is about to run: without the one that was sent ahead.
+  std::size_t in_flight() const noexcept { return slots_.in_flight() - (ahead_ != nullptr ? 1 : 0); }
+  /// The worker runs one call at a time, and its last one was so short that it would have to wait for the next one: one
+  /// more may be sent ahead.
+  bool has_room_ahead() const noexcept {
+    return quick_ && ahead_ == nullptr && slots_.capacity() == 1 && slots_.in_flight() == 1 && takes_calls_ &&
+           channel_ && first_->state == CallState::running;
+  }
+  /// The call that was sent ahead. Null if there is none.
+  Call* ahead() const noexcept { return ahead_; }
+  /// A call of a worker that may have one sent ahead. Null if it has no such call.
+  std::shared_ptr<Call> find_recalled(std::uint64_t id) const noexcept {
+    auto call = slots_.find(0, id);
+    return call ? call : slots_.find(1, id);
+  }
+  void send_nothing_ahead() noexcept { quick_ = false; }
   CallSlots& slots() noexcept { return slots_; }
   const CallSlots& slots() const noexcept { return slots_; }
   /// Should the program have closed the socket, its number may be another file's.
@@ -91,6 +107,7 @@ class DataLink {
     call->link = this;
     FrameHeader header;
     header.type = FrameType::call;
+    if (slots_.in_flight() == slots_.capacity()) header.status = ahead_flag;
     header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;
@@ -98,6 +115,7 @@ class DataLink {
     call->frame_end = channel_->queued_until();
     call->refused_by_worker = false;
     core_ = header.core;
+    (slots_.in_flight() < slots_.capacity() ? first_ : ahead_) = call.get();
     slots_.add(std::move(call));
     if (may_gather && !idle && !channel_->gathered_enough(core_, worker_core_)) return gathered_ = true;
     flush_or_drop();
@@ -107,9 +125,14 @@ class DataLink {
   void flush_gathered() {
     if (std::exchange(gathered_, false)) flush_or_drop();
   }
-  void release_slot(Call& call) noexcept {
+  /// Returns the call whose turn has come, if one was sent ahead.
+  Call* release_slot(Call& call) noexcept {
     call.link = nullptr;
     slots_.release(call);
+    Call* const next = std::exchange(ahead_, nullptr);
+    if (&call == next) return nullptr;
+    if (next != nullptr) first_ = next;
+    return next;
   }
 
   /// Writes what is queued.
@@ -189,6 +212,7 @@ class DataLink {
       throw Error(Errc::protocol_error, listener_.describe() + " sent a result for call " + std::to_string(header.id) +
                                             ", which it has not received");
     worker_core_ = header.core;
+    quick_ = (header.status & quick_flag) != 0;
     return call;
   }
 
@@ -202,7 +226,7 @@ class DataLink {
   };
 
   Outcome outcome_of(const Frame& frame) const {
-    Outcome outcome{nullptr, static_cast<ResultStatus>(frame.header.status), frame.body};
+    Outcome outcome{nullptr, static_cast<ResultStatus>(frame.header.status & ~quick_flag), frame.body};
     try {
       if (outcome.status != ResultStatus::ok) outcome.failure = refusal_of(outcome);
     } catch (const DecodeError& error) {
@@ -253,11 +277,14 @@ class DataLink {
   LinkOwner& owner_;
   Listener& listener_;
   CallSlots slots_;
+  Call* first_ = nullptr;  // of a worker with one call at a time: the call that it runs, while it has one
+  Call* ahead_ = nullptr;  // and the one that was sent ahead
   std::optional<Channel> channel_;
   std::unique_ptr<SocketWatch> watch_;  // empty before the worker is ready, and once the context is destroyed
   std::uint16_t core_ = 0;              // where the last call came from
   std::uint16_t worker_core_ = 0;       // where the last answer came from
   bool takes_calls_ = false;
+  bool quick_ = false;     // its last result had the quick_flag
   bool gathered_ = false;  // frames wait for flush_gathered()
   bool failed_ = false;
   bool on_context_ = false;  // in a handler of the worker's context
