@@ -13,13 +13,11 @@
 
 #include <asio/cancellation_signal.hpp>
 #include <asio/io_context.hpp>
-#include <asio/posix/stream_descriptor.hpp>
-#include <asio/steady_timer.hpp>
 
-#include <drover/detail/context/spin.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
+#include <drover/worker/detail/call_waits.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
@@ -32,10 +30,9 @@ namespace drover { inline namespace v1 { namespace detail {
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
 ///
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
-class CallLoop {
+class CallLoop final : CallWaits::Listener {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines);
-  ~CallLoop();
   CallLoop(const CallLoop&) = delete;
   CallLoop& operator=(const CallLoop&) = delete;
 
@@ -59,15 +56,9 @@ class CallLoop {
   static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
   static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for later ones
 
-  // Waiting. Each function does nothing if its wait is already pending.
-  void watch_wakeup();
-  void watch_data();
-  void poll_for_calls() noexcept;
-  void watch_writable();
-  void go_on_later();
-
   // Reading.
-  void on_readable();
+  inline void readable() override;
+  void watch_data() { waits_.watch_data(begun_ != 0); }
   bool receive();
   std::size_t take_frames();
   void accept(const Frame& frame);
@@ -84,6 +75,8 @@ class CallLoop {
   void flush();
 
   // Flags from the control thread.
+  inline void notified() override;
+  void wait_failed() override { connection_lost(); }
   void poll_flags();
   void cancel(std::uint64_t call);
   void cancel_all();
@@ -94,6 +87,8 @@ class CallLoop {
 
   // After each step: send, then wait for more, or finish.
   void go_on();
+  inline void writable() override;
+  inline void turn_came() override;
   bool must_wait();
   bool all_read() const noexcept;
   bool done() const noexcept;
@@ -110,12 +105,8 @@ class CallLoop {
 
   asio::io_context context_{1};
   Channel& data_;
-  asio::posix::stream_descriptor data_watch_{context_};
-  asio::posix::stream_descriptor wakeup_watch_{context_};
-  asio::steady_timer memory_timer_{context_};
+  CallWaits waits_;
 
-  Spin spin_;
-  bool waiting_for_data_ = false, waiting_for_room_ = false, going_on_later_ = false;
   bool held_ = false;               // the reader may hold frames that have not been processed
   std::optional<Frame> next_;       // the first of them, if it was taken out. Its body is still in the reader
   bool full_ = false;               // the socket takes no more data now

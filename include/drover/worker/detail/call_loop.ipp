@@ -25,25 +25,15 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
       routines_(routines),
       limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
       data_(state.data),
-      spin_(std::chrono::nanoseconds(std::clamp<std::int64_t>(state.environment.spin_ns, 0, never / 4))) {
-  data_watch_.assign(data_.fd());
-  wakeup_watch_.assign(state.main_wakeup.fd());
-}
-
-inline CallLoop::~CallLoop() {
-  try {
-    data_watch_.release();  // the descriptors belong to the state
-    wakeup_watch_.release();
-  } catch (const std::exception&) {
-  }
-}
+      waits_(context_, *this, state.main_wakeup, data_,
+             std::chrono::nanoseconds(std::clamp<std::int64_t>(state.environment.spin_ns, 0, never / 4))) {}
 
 inline void CallLoop::begin() {
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
   state_.phase.store(WorkerState::Phase::serving);
   if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
   state_.greeted.store(true);
-  watch_wakeup();
+  waits_.watch_wakeup();
   watch_data();
 }
 
@@ -54,68 +44,9 @@ inline void CallLoop::run() {
   }
 }
 
-// Waiting -----------------------------------------------------------------------------------------
-
-inline void CallLoop::watch_wakeup() {
-  wakeup_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
-    if (ec == asio::error::operation_aborted) return;
-    if (ec) return connection_lost();  // it must not continue without flags
-    state_.main_wakeup.consume();
-    watch_wakeup();
-    poll_flags();
-    go_on();
-  });
-}
-
-inline void CallLoop::watch_data() {
-  if (std::exchange(waiting_for_data_, true)) return;
-  data_watch_.async_wait(asio::posix::stream_descriptor::wait_read, [this](std::error_code ec) {
-    if (ec == asio::error::operation_aborted) return;
-    waiting_for_data_ = false;
-    if (ec) connection_lost();
-    on_readable();
-  });
-  if (spin_.enabled() && begun_ != 0 && spin_.expect(Clock::now())) poll_for_calls();
-}
-
-/// Keeps this thread from sleeping, see Spin.
-inline void CallLoop::poll_for_calls() noexcept {
-  try {
-    asio::post(context_, [this] {
-      if (spin_.goes_on(Clock::now(), waiting_for_data_ && !finished_)) poll_for_calls();
-    });
-  } catch (...) {  // no memory: the thread sleeps
-    spin_.stop();
-  }
-}
-
-inline void CallLoop::watch_writable() {
-  if (std::exchange(waiting_for_room_, true)) return;
-  const auto on_room = [this](std::error_code ec) {
-    if (ec == asio::error::operation_aborted) return;
-    waiting_for_room_ = full_ = false;
-    if (ec) connection_lost();
-    go_on();
-  };
-  if (data_.short_of_memory()) {
-    memory_timer_.expires_after(Channel::memory_pause);
-    return memory_timer_.async_wait(on_room);
-  }
-  data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, on_room);
-}
-
-inline void CallLoop::go_on_later() {
-  if (std::exchange(going_on_later_, true)) return;
-  asio::post(context_, [this] {
-    going_on_later_ = false;
-    if (held_ && !full_) take_frames();
-    go_on();
-  });
-}
-
 // Reading -----------------------------------------------------------------------------------------
 
-inline void CallLoop::on_readable() {
+inline void CallLoop::readable() {
   // A lone frame is rarely followed by another one: to wait costs less than to read again. The rounds are bounded, so
   // that coroutines get their turn.
   for (int round = 0; round < 16 && !held_ && !all_read() && receive(); ++round)
@@ -273,7 +204,7 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
   answer(call.header, status, call.result);
   ended(call.cancelled && status != ResultStatus::ok);
   over_.push_back(std::move(owned.mapped()));
-  go_on_later();
+  waits_.go_on_later();
 }
 
 // Writing -----------------------------------------------------------------------------------------

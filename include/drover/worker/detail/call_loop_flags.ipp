@@ -10,6 +10,11 @@ namespace drover { inline namespace v1 { namespace detail {
 
 // Flags from the control thread -------------------------------------------------------------------
 
+inline void CallLoop::notified() {
+  poll_flags();
+  go_on();
+}
+
 inline void CallLoop::poll_flags() {
   while (const auto call = state_.cancelled_calls.pop()) cancel(*call);
   const std::uint32_t flags = state_.flags.load(std::memory_order_acquire);
@@ -69,8 +74,8 @@ inline void CallLoop::connection_lost() {
 inline void CallLoop::go_on() {
   over_.clear();
   if (data_.wants_write() && !full_) flush();
-  if (full_ && !parent_gone_) watch_writable();
-  if (held_ && !full_ && !parent_gone_ && !must_wait()) return go_on_later();
+  if (full_ && !parent_gone_) waits_.watch_writable();
+  if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
   if (done()) return finish();
   if (!held_ && !all_read()) watch_data();
 }
@@ -81,6 +86,16 @@ inline bool CallLoop::must_wait() {
   if (!next_ || next_->header.status != ahead_flag) return false;
   if (coroutines_.empty() && data_.wants_write() && !full_) flush();
   return !coroutines_.empty() || full_;
+}
+
+inline void CallLoop::writable() {
+  full_ = false;
+  go_on();
+}
+
+inline void CallLoop::turn_came() {
+  if (held_ && !full_) take_frames();
+  go_on();
 }
 
 /// True if no further CALL is for this worker.
