@@ -50,8 +50,8 @@ struct WorkerOptions {
   /// What SIGTERM from outside does to the worker. A worker that exits because of it counts as one that exited
   /// gracefully.
   OnTerminate on_terminate = OnTerminate::cancel;
-  /// Calls that the worker runs at a time. The others wait in the parent. With 1 a crash fails one call. Raise it for
-  /// routines that are coroutines.
+  /// Calls that the worker runs at a time. The others wait. With 1 a crash fails one call: one more may have been sent
+  /// to a worker that answers quickly, but it begins after the one before. Raise it for routines that are coroutines.
   std::size_t max_in_flight = 1;
   /// For so long after each call, the worker polls for the next one before it sleeps, and the parent polls for the
   /// result before it sleeps. Polling takes a core on each side and saves the wake-ups. It is for cores that would
@@ -155,7 +155,7 @@ struct PoolOptions {
 struct PoolStats {
   std::size_t workers{};     ///< processes that exist
   std::size_t ready{};       ///< workers that take calls
-  std::size_t in_flight{};   ///< calls that a worker has
+  std::size_t in_flight{};   ///< calls that a worker runs
   std::size_t queued{};      ///< calls that wait for a worker
   std::uint64_t calls{};     ///< so far
   std::uint64_t crashes{};   ///< unexpected exits of workers

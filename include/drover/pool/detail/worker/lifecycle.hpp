@@ -23,7 +23,7 @@ namespace drover { inline namespace v1 { namespace detail {
 ///
 /// Usually the sockets end just before the exit is known. What they still hold is read first, when the exit is
 /// processed, because a result that was sent counts. Each end but the exit brings a time (the end of data only before a
-/// stop) by which SIGTERM is sent; that time only ever moves forward. Nothing is sent to the process after its exit.
+/// stop) by which SIGTERM is sent. It may become earlier, never later. Nothing is sent to the process after its exit.
 class WorkerLifecycle {
  public:
   struct Limits {
