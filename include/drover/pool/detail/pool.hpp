@@ -18,6 +18,7 @@
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/retired_workers.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
@@ -106,8 +107,8 @@ class PoolImpl final : public ContextBound,
   EventSource events_;
 
   std::vector<Slot> slots_;
-  std::vector<std::shared_ptr<WorkerSession>> retired_;  // that have a successor in their slot, until they are over
-  bool failed_ = false;                                  // all slots are down
+  RetiredWorkers retired_;
+  bool failed_ = false;  // all slots are down
   bool starting_ = true;
   bool stopping_ = false;
   std::size_t ready_at_start_ = 0;

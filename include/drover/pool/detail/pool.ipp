@@ -156,9 +156,7 @@ inline void PoolImpl::start_successor(std::size_t at, CallQueue& dropped) {
     const WorkerLifecycle& life = session.record().lifecycle;
     return life.exit_reason() == ExitReason::drained && !life.has_exited();
   };
-  if (slot.successor_due || slot.supervisor.gave_up() || !drains(*slot.session)) return;
-  for (const auto& retired : retired_)
-    if (retired->slot() == at && !retired->record().lifecycle.has_exited()) return;
+  if (slot.successor_due || slot.supervisor.gave_up() || !drains(*slot.session) || retired_.runs_in(at)) return;
   slot.successor_due = true;
   replace(at, nullptr, std::nullopt, {.served = slot.session->record().answered_a_call, .graceful = true}, dropped);
 }
@@ -208,22 +206,17 @@ inline void PoolImpl::start_timer(std::size_t at, Duration delay, void (PoolImpl
 
 inline void PoolImpl::start_again(std::size_t at) {
   std::shared_ptr<WorkerSession> session;
-  std::vector<std::shared_ptr<WorkerSession>> over;
+  RetiredWorkers::Sessions over;
   {
     const auto held = lock();
     slots_[at].timer.reset();
     if (stopping_) return;
-    retired_.reserve(retired_.size() + 1);
-    over.reserve(retired_.capacity());
+    retired_.reserve(over);
     session = make_worker(at);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
-    retired_.push_back(std::exchange(slots_[at].session, session));
+    retired_.add(std::exchange(slots_[at].session, session));
     slots_[at].successor_due = false;
-    std::erase_if(retired_, [&](const auto& retired) {
-      if (retired->record().lifecycle.state() != WorkerSession::State::over) return false;
-      over.push_back(retired);
-      return true;
-    });
+    retired_.take_over(over);
     ++restarts_;
   }
   for (const auto& retired : over) retired->owner_destroyed();

@@ -11,7 +11,7 @@ namespace drover { inline namespace v1 { namespace detail {
 inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::sessions() const {
   std::vector<std::shared_ptr<WorkerSession>> all;
   for (const Slot& slot : slots_) all.push_back(slot.session);
-  all.insert(all.end(), retired_.begin(), retired_.end());
+  all.insert(all.end(), retired_.all().begin(), retired_.all().end());
   return all;
 }
 
@@ -103,7 +103,7 @@ inline void PoolImpl::abandon() noexcept {
   detach(aborted);
   // Nobody changes the slots any more. They are not copied, because there may be no memory for that.
   for (const Slot& slot : slots_) slot.session->owner_destroyed();
-  for (const auto& session : retired_) session->owner_destroyed();
+  for (const auto& session : retired_.all()) session->owner_destroyed();
   dispatcher_->close();
   std::shared_ptr<ContextBound> self;
   const auto& registry = dispatcher_->registry();
