@@ -28,7 +28,7 @@ DROVER_INLINE std::shared_ptr<PoolImpl> own_pool(std::shared_ptr<PoolImpl> pool)
 }
 
 DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolImpl> pool) {
-  co_await PoolImpl::start(pool, false);
+  co_await start_pool(pool, false);
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   if (RunSignals* const signals = RunSignals::find(asio::query(executor, asio::execution::context))) signals->add(pool);
 }
@@ -103,7 +103,7 @@ DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options)
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
   const auto impl = detail::PoolImpl::create(executor, std::move(options));
   pool.pool_ = detail::own_pool(impl);
-  co_await detail::PoolImpl::start(impl, true);
+  co_await detail::start_pool(impl, true);
   co_return pool;
 }
 

@@ -36,8 +36,11 @@ class PoolImpl final : public ContextBound,
 
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 
-  /// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.
-  static asio::awaitable<void> start(std::shared_ptr<PoolImpl> pool, bool leaves);
+  // For start_pool().
+  void start_first(std::size_t slot);
+  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return start_settled_; }
+  /// Workers that exit are replaced from now on. Returns the first failure of a start.
+  std::exception_ptr end_start();
 
   /// Takes effect at once.
   void begin_stop(Timeout grace);
@@ -118,6 +121,9 @@ class PoolImpl final : public ContextBound,
   std::uint64_t crashes_ = 0;
   std::uint64_t restarts_ = 0;
 };
+
+/// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.
+asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves);
 
 }}}  // namespace drover::v1::detail
 

@@ -38,42 +38,49 @@ inline std::shared_ptr<WorkerSession> PoolImpl::make_worker(std::size_t slot) {
 
 // ---- start ----------------------------------------------------------------------------------------------------------
 
-inline asio::awaitable<void> PoolImpl::start(std::shared_ptr<PoolImpl> pool, bool leaves) {
+inline void PoolImpl::start_first(std::size_t slot) {
+  std::shared_ptr<WorkerSession> session;
+  {
+    const auto held = lock();
+    session = make_worker(slot);
+    slots_.push_back({session, nullptr, Supervisor(options_.restart)});
+  }
+  session->start(options_.start_timeout);
+}
+
+inline std::exception_ptr PoolImpl::end_start() {
+  const auto held = lock();
+  starting_ = false;
+  return std::exchange(start_failure_, nullptr);
+}
+
+inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves) {
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
   bool cancelled = false;
   std::exception_ptr failure;
   const asio::any_io_executor here = co_await asio::this_coro::executor;
   try {
-    for (std::size_t i = 0; i < pool->options_.size && !cancelled; ++i) {
-      std::shared_ptr<WorkerSession> session;
-      {
-        const auto held = pool->lock();
-        session = pool->make_worker(i);
-        pool->slots_.push_back({session, nullptr, Supervisor(pool->options_.restart)});
-      }
-      session->start(pool->options_.start_timeout);
+    for (std::size_t i = 0; i < pool->options().size && !cancelled; ++i) {
+      pool->start_first(i);
       // A spawn takes up to a millisecond. Other handlers run in between.
       co_await asio::post(here, asio::use_awaitable);
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
       cancelled = state.cancelled() != asio::cancellation_type::none;
     }
-    if (!cancelled) co_await AsyncEvent::wait(pool->start_settled_);
+    if (!cancelled) co_await AsyncEvent::wait(pool->start_settled());
   } catch (const std::system_error& error) {
     cancelled = error.code() == asio::error::operation_aborted;
     failure = std::current_exception();
   } catch (...) {
     failure = std::current_exception();
   }
-  {
-    const auto held = pool->lock();
-    pool->starting_ = false;
-    if (!failure) failure = std::exchange(pool->start_failure_, nullptr);
-  }
+  const std::exception_ptr of_a_worker = pool->end_start();
+  if (!failure) failure = of_a_worker;
   if (failure || cancelled) {
     pool->abort_stop();
     try {
-      co_await await_stop(pool, leaves, cancelled ? 1 : 0);
+      co_await PoolImpl::await_stop(pool, leaves, cancelled ? 1 : 0);
     } catch (const std::system_error&) {  // cancelled again: the reaper thread goes on alone
     }
   }
