@@ -211,6 +211,23 @@ TEST_P(Pool, SurvivesTheCrashOfAllWorkersAtOnce) {
   });
 }
 
+// More workers than may start at a time: at the first start, and when all of them die at once.
+TEST_P(Pool, OfManyWorkersStartsAndReplacesThemAll) {
+  run_scenario([]() -> asio::awaitable<void> {
+    constexpr std::size_t size = 40;
+    PoolOptions options = call_pool(size, {"sleep", "20"});
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    EXPECT_EQ(pool.stats().ready, size);
+    for (const auto& worker : pool.workers()) ::kill(worker.pid, SIGKILL);
+    const auto all_back = [&] { return pool.stats().restarts == size && pool.stats().ready == size; };
+    const bool back = co_await soon(all_back, 60s);
+    EXPECT_TRUE(back) << pool.stats().restarts << " restarts, " << pool.stats().ready << " ready";
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), size);
+  });
+}
+
 // A full queue refuses further calls at once, and the queued calls run in order.
 TEST_P(PoolQueue, IfFullRefusesCallsAndKeepsItsOrder) {
   run_scenario([]() -> asio::awaitable<void> {

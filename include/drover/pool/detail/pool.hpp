@@ -18,7 +18,10 @@
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/first_start.hpp>
+#include <drover/pool/detail/pool_executor.hpp>
 #include <drover/pool/detail/retired_workers.hpp>
+#include <drover/pool/detail/start_queue.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
@@ -37,8 +40,11 @@ class PoolImpl final : public ContextBound,
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
 
   // For start_pool().
-  void start_first(std::size_t slot);
-  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return start_settled_; }
+  /// False if a worker has failed to start.
+  bool start_first(std::size_t slot);
+  /// Null if another worker may be started now. Otherwise it is to be awaited.
+  std::shared_ptr<AsyncEvent> await_start_room();
+  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
   /// Workers that exit are replaced from now on. Returns the first failure of a start.
   std::exception_ptr end_start();
 
@@ -72,13 +78,16 @@ class PoolImpl final : public ContextBound,
     std::unique_ptr<asio::steady_timer> timer;  // until a worker is started, or has proved itself
     Supervisor supervisor;
     bool down = false;           // given up, and no worker is ready
+    bool starting = false;       // counted by the StartQueue
     bool successor_due = false;  // its worker drains, and another one is about to be started
   };
 
   PoolImpl(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
         dispatcher_(std::move(dispatcher)),
-        events_(std::move(events), options_.worker.name) {}
+        events_(std::move(events), options_.worker.name),
+        starts_(options_.size, StartQueue::limit(available_cores())),
+        first_start_(options_.size, starts_.most()) {}
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
@@ -97,27 +106,30 @@ class PoolImpl final : public ContextBound,
   void start_successor(std::size_t at, CallQueue& dropped);
   void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
   void start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t));
+  void give_turn() noexcept;
+  void start_is_over(Slot& slot) noexcept;
   void emit(Event::Kind kind, std::optional<ExitStatus> exit);
 
   // Without.
   std::vector<std::shared_ptr<WorkerSession>> all_sessions() const;
   void start_again(std::size_t at);
+  void start_next();
+  void launch(std::size_t at);
+  std::shared_ptr<WorkerSession> retire(std::size_t at);
   void has_lived(std::size_t at);
 
   const ForkEpoch epoch_;
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   EventSource events_;
+  PoolExecutor executor_{*dispatcher_};
+  StartQueue starts_;  // of replacements
+  FirstStart first_start_;
 
   std::vector<Slot> slots_;
   RetiredWorkers retired_;
   bool failed_ = false;  // all slots are down
-  bool starting_ = true;
   bool stopping_ = false;
-  std::size_t ready_at_start_ = 0;
-  std::exception_ptr start_failure_;  // the first
-  const std::shared_ptr<AsyncEvent> start_settled_ =
-      std::make_shared<AsyncEvent>();  // all are ready, or one has failed
   std::uint64_t crashes_ = 0;
   std::uint64_t restarts_ = 0;
 };

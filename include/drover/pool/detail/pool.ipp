@@ -38,20 +38,26 @@ inline std::shared_ptr<WorkerSession> PoolImpl::make_worker(std::size_t slot) {
 
 // ---- start ----------------------------------------------------------------------------------------------------------
 
-inline void PoolImpl::start_first(std::size_t slot) {
+inline bool PoolImpl::start_first(std::size_t slot) {
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
+    if (first_start_.failed()) return false;
     session = make_worker(slot);
     slots_.push_back({session, nullptr, Supervisor(options_.restart)});
   }
   session->start(options_.start_timeout);
+  return true;
+}
+
+inline std::shared_ptr<AsyncEvent> PoolImpl::await_start_room() {
+  const auto held = lock();
+  return first_start_.await_room(slots_.size());
 }
 
 inline std::exception_ptr PoolImpl::end_start() {
   const auto held = lock();
-  starting_ = false;
-  return std::exchange(start_failure_, nullptr);
+  return first_start_.end();
 }
 
 inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves) {
@@ -62,7 +68,8 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
   const asio::any_io_executor here = co_await asio::this_coro::executor;
   try {
     for (std::size_t i = 0; i < pool->options().size && !cancelled; ++i) {
-      pool->start_first(i);
+      for (auto room = pool->await_start_room(); room; room = pool->await_start_room()) co_await AsyncEvent::wait(room);
+      if (!pool->start_first(i)) break;
       // A spawn takes up to a millisecond. Other handlers run in between.
       co_await asio::post(here, asio::use_awaitable);
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
@@ -92,11 +99,9 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
 // ---- supervision ----------------------------------------------------------------------------------------------------
 
 inline void PoolImpl::worker_ready(WorkerSession& session) {
-  if (starting_) {
-    if (++ready_at_start_ == options_.size) start_settled_->set();
-    return;
-  }
+  if (first_start_.under_way()) return first_start_.one_is_ready();
   Slot& slot = slots_[session.slot()];
+  start_is_over(slot);
   slot.down = false;
   if (!slot.supervisor.gave_up()) return;
   // Half-open: it gets calls, and has to prove itself.
@@ -129,15 +134,14 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
     const Supervisor::Death death{.served = worker.answered_a_call,
                                   .graceful = worker.exited_gracefully(),
                                   .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after};
-    if (starting_) {
+    if (first_start_.under_way()) {
       if (!cause)
         cause = std::make_exception_ptr(Error(
             Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
-      if (!start_failure_) start_failure_ = std::move(cause);
-      start_settled_->set();
-      return;
+      return first_start_.one_failed(std::move(cause));
     }
-    const Slot& slot = slots_[session.slot()];
+    Slot& slot = slots_[session.slot()];
+    if (slot.session.get() == &session) start_is_over(slot);
     if (slot.session.get() == &session && !slot.successor_due)
       replace(session.slot(), cause, exit, death, dropped);
     else if (!death.graceful && !death.asked_for)
@@ -152,7 +156,7 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
 /// A worker that drains keeps its calls, and its slot gets another worker at once. One such predecessor a slot: a
 /// worker that says that it drains, and does not, must not make the pool grow without bound.
 inline void PoolImpl::worker_leaving(WorkerSession& session) {
-  if (stopping_ || starting_ || slots_[session.slot()].session.get() != &session) return;
+  if (stopping_ || first_start_.under_way() || slots_[session.slot()].session.get() != &session) return;
   CallQueue dropped;
   start_successor(session.slot(), dropped);
 }
@@ -180,18 +184,22 @@ inline void PoolImpl::replace(std::size_t at, const std::exception_ptr& cause, s
   start_timer(at, decision.delay, &PoolImpl::start_again);
 }
 
-inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                                           CallQueue& dropped) {
-  if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.down; })) return;
-  std::string why = "in every slot more than " + std::to_string(options_.restart.max_restarts) +
+inline std::string all_are_down_text(const RestartPolicy& restart, const std::exception_ptr& cause) {
+  std::string why = "in every slot more than " + std::to_string(restart.max_restarts) +
                     " workers ended within RestartPolicy::within and had answered no call; others are tried after "
                     "RestartPolicy::max_backoff; the last one";
   try {
     if (cause) std::rethrow_exception(cause);
-    why += " ended";
+    return why + " ended";
   } catch (const std::exception& error) {
-    why += std::string(": ") + what_of(error);
+    return why + ": " + what_of(error);
   }
+}
+
+inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                                           CallQueue& dropped) {
+  if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.down; })) return;
+  const std::string why = all_are_down_text(options_.restart, cause);
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
   dropped.append(dispatcher_->take_queued_calls());
@@ -199,25 +207,71 @@ inline void PoolImpl::fail_if_all_are_down(const std::exception_ptr& cause, std:
 
 /// With the mutex held.
 inline void PoolImpl::start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t)) {
-  const auto& registry = dispatcher_->registry();
-  const auto registry_lock = registry->lock();
-  const auto executor = dispatcher_->executor();
-  if (!executor || registry->closed()) return;
-  slots_[at].timer = std::make_unique<asio::steady_timer>(
-      *executor, deadline_after(Clock::now(), delay).value_or(Clock::time_point::max()));
-  slots_[at].timer->async_wait([weak = weak_from_this(), at, then](std::error_code ec) {
-    if (ec) return;
+  executor_.after(slots_[at].timer, delay, [weak = weak_from_this(), at, then] {
     if (const auto pool = weak.lock()) (pool.get()->*then)(at);
   });
 }
 
 inline void PoolImpl::start_again(std::size_t at) {
-  std::shared_ptr<WorkerSession> session;
-  RetiredWorkers::Sessions over;
   {
     const auto held = lock();
     slots_[at].timer.reset();
+    if (stopping_ || !starts_.begin(at)) return;
+  }
+  launch(at);
+}
+
+/// With the mutex held. Starts the next worker that waits for it, after other handlers have run. If there is no memory
+/// for that, the end of the next start tries again.
+inline void PoolImpl::give_turn() noexcept {
+  executor_.try_post([weak = weak_from_this()] {
+    if (const auto pool = weak.lock()) pool->start_next();
+  });
+}
+
+inline void PoolImpl::start_next() {
+  std::optional<std::size_t> next;
+  {
+    const auto held = lock();
+    next = starts_.next();
     if (stopping_) return;
+  }
+  if (next) launch(*next);
+}
+
+/// With the mutex held.
+inline void PoolImpl::start_is_over(Slot& slot) noexcept {
+  if (std::exchange(slot.starting, false) && starts_.settled()) give_turn();
+}
+
+/// A failure before there is a process counts as a death.
+inline void PoolImpl::launch(std::size_t at) {
+  try {
+    if (const auto session = retire(at)) session->spawn(options_.start_timeout);
+  } catch (...) {
+    const auto cause = std::current_exception();
+    CallQueue dropped;
+    Cause refusal;
+    {
+      const auto held = lock();
+      start_is_over(slots_[at]);
+      if (stopping_) return;
+      replace(at, cause, std::nullopt, {}, dropped);
+      refusal = dispatcher_->refusal();
+    }
+    Dispatcher::complete_all_with_error(std::move(dropped), refusal);
+  }
+}
+
+/// Puts a new worker into the slot, for which a process is to be spawned. Null during a stop.
+inline std::shared_ptr<WorkerSession> PoolImpl::retire(std::size_t at) {
+  RetiredWorkers::Sessions over;
+  std::shared_ptr<WorkerSession> session;
+  {
+    const auto held = lock();
+    slots_[at].starting = true;
+    give_turn();
+    if (stopping_) return nullptr;
     retired_.reserve(over);
     session = make_worker(at);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
@@ -227,20 +281,7 @@ inline void PoolImpl::start_again(std::size_t at) {
     ++restarts_;
   }
   for (const auto& retired : over) retired->owner_destroyed();
-  try {
-    session->spawn(options_.start_timeout);
-  } catch (...) {  // no process was created: that counts as a death
-    const auto cause = std::current_exception();
-    CallQueue dropped;
-    Cause refusal;
-    {
-      const auto held = lock();
-      if (stopping_) return;
-      replace(at, cause, std::nullopt, {}, dropped);
-      refusal = dispatcher_->refusal();
-    }
-    Dispatcher::complete_all_with_error(std::move(dropped), refusal);
-  }
+  return session;
 }
 
 // ---- state ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <memory>
+#include <new>
+#include <system_error>
+#include <utility>
+
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+
+#include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Runs functions on the executor of a pool. Does nothing once its context is destroyed. With the dispatcher's mutex
+/// held.
+class PoolExecutor {
+ public:
+  explicit PoolExecutor(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) {}
+
+  /// Does nothing if there is no memory for it.
+  template <class F>
+  void try_post(F function) noexcept {
+    const auto registry_lock = dispatcher_.registry()->lock();
+    try {
+      const auto executor = dispatcher_.executor();
+      if (executor && !dispatcher_.registry()->closed()) asio::post(*executor, std::move(function));
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  /// Not if the timer is destroyed before.
+  template <class F>
+  void after(std::unique_ptr<asio::steady_timer>& timer, Duration delay, F function) {
+    const auto registry_lock = dispatcher_.registry()->lock();
+    const auto executor = dispatcher_.executor();
+    if (!executor || dispatcher_.registry()->closed()) return;
+    const auto at = deadline_after(Clock::now(), delay).value_or(Clock::time_point::max());
+    timer = std::make_unique<asio::steady_timer>(*executor, at);
+    timer->async_wait([function = std::move(function)](std::error_code ec) mutable {
+      if (!ec) function();
+    });
+  }
+
+ private:
+  Dispatcher& dispatcher_;
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Which slots of a pool may start a worker now. When many workers are due at once, one is spawned in each turn of the
+/// loop, so that other handlers run in between, and only so many start at a time, so that each of them is ready in
+/// time.
+///
+/// Pure: no I/O, no clock. No function allocates but the constructor.
+class StartQueue {
+ public:
+  /// How many workers start at a time, with so many cores.
+  static constexpr std::size_t limit(std::size_t cores) noexcept { return std::max<std::size_t>(16, 8 * cores); }
+
+  StartQueue(std::size_t slots, std::size_t most) : waiting_(slots), most_(most) {}
+
+  std::size_t most() const noexcept { return most_; }
+
+  /// A worker is due in that slot. True if it may be started now. Otherwise next() returns the slot later. Each slot
+  /// has one worker due at a time.
+  bool begin(std::size_t slot) noexcept {
+    if (!turn_taken_ && starting_ < most_) return take();
+    waiting_[(first_ + count_++) % waiting_.size()] = slot;
+    return false;
+  }
+  /// After a worker was spawned, other handlers have run. Returns a slot in which a worker may be started now.
+  std::optional<std::size_t> next() noexcept {
+    turn_taken_ = false;
+    if (count_ == 0 || starting_ >= most_) return std::nullopt;
+    const std::size_t slot = waiting_[first_];
+    first_ = (first_ + 1) % waiting_.size();
+    --count_;
+    take();
+    return slot;
+  }
+  /// A worker that was started is ready, or has ended. True if next() must be called, after other handlers have run.
+  bool settled() noexcept {
+    --starting_;
+    return count_ != 0 && !turn_taken_;
+  }
+
+ private:
+  bool take() noexcept {
+    ++starting_;
+    return turn_taken_ = true;
+  }
+
+  std::vector<std::size_t> waiting_;  // a ring
+  std::size_t first_ = 0, count_ = 0;
+  const std::size_t most_;
+  std::size_t starting_ = 0;
+  bool turn_taken_ = false;
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,100 @@
+// Which workers of a pool may start when many are due at once.
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <gtest/gtest.h>
+#include <optional>
+#include <random>
+#include <set>
+#include <vector>
+
+#include <drover/pool/detail/start_queue.hpp>
+
+namespace {
+
+using drover::detail::StartQueue;
+
+TEST(StartQueue, StartsALoneWorkerAtOnce) {
+  StartQueue queue(4, 2);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_TRUE(queue.begin(3));
+    EXPECT_EQ(queue.next(), std::nullopt);
+    EXPECT_FALSE(queue.settled());
+  }
+}
+
+TEST(StartQueue, StartsOneInEachTurnAndTheOthersInOrder) {
+  StartQueue queue(5, 10);
+  EXPECT_TRUE(queue.begin(4));
+  for (const std::size_t slot : {0, 3, 1, 2}) EXPECT_FALSE(queue.begin(slot));
+  for (const std::size_t slot : {0, 3, 1, 2}) EXPECT_EQ(queue.next(), slot);
+  EXPECT_EQ(queue.next(), std::nullopt);
+}
+
+TEST(StartQueue, StartsNoMoreAtATimeThanItsLimit) {
+  StartQueue queue(5, 2);
+  EXPECT_TRUE(queue.begin(0));
+  EXPECT_EQ(queue.next(), std::nullopt);
+  EXPECT_TRUE(queue.begin(1));
+  EXPECT_FALSE(queue.begin(2));
+  EXPECT_FALSE(queue.begin(3));
+  EXPECT_EQ(queue.next(), std::nullopt) << "two start already";
+  EXPECT_TRUE(queue.settled()) << "one of those that wait may start";
+  EXPECT_EQ(queue.next(), 2u);
+  EXPECT_FALSE(queue.settled()) << "after the turn that was taken next() is called in any case";
+  EXPECT_EQ(queue.next(), 3u);
+}
+
+TEST(StartQueue, LimitGrowsWithTheCores) {
+  EXPECT_EQ(StartQueue::limit(1), 16u);
+  EXPECT_EQ(StartQueue::limit(64), 512u);
+}
+
+// Random lives of slots against a model: each worker that is due starts once, in order, never too many at a time.
+TEST(StartQueue, RandomSequencesMatchAModel) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 2000; ++round) {
+    const std::size_t slots = 1 + random() % 9, most = 1 + random() % 4;
+    StartQueue queue(slots, most);
+    std::set<std::size_t> idle, starting;
+    std::deque<std::size_t> waiting;
+    for (std::size_t i = 0; i < slots; ++i) idle.insert(i);
+    bool turn_taken = false;
+    for (int step = 0; step < 60; ++step) {
+      switch (random() % 3) {
+        case 0:
+          if (!idle.empty()) {
+            const std::size_t slot = *std::next(idle.begin(), static_cast<std::ptrdiff_t>(random() % idle.size()));
+            idle.erase(slot);
+            const bool begins = !turn_taken && starting.size() < most;
+            ASSERT_EQ(queue.begin(slot), begins);
+            turn_taken = turn_taken || begins;
+            if (begins)
+              starting.insert(slot);
+            else
+              waiting.push_back(slot);
+          }
+          break;
+        case 1: {
+          const auto next = queue.next();
+          turn_taken = !waiting.empty() && starting.size() < most;
+          ASSERT_EQ(next.has_value(), turn_taken);
+          if (!next) break;
+          ASSERT_EQ(*next, waiting.front());
+          waiting.pop_front();
+          starting.insert(*next);
+          break;
+        }
+        default:
+          if (!starting.empty()) {
+            idle.insert(*starting.begin());
+            starting.erase(starting.begin());
+            ASSERT_EQ(queue.settled(), !waiting.empty() && !turn_taken);
+          }
+      }
+      ASSERT_LE(starting.size(), most);
+    }
+  }
+}
+
+}  // namespace
