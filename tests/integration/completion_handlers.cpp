@@ -6,6 +6,7 @@
 #include <thread>
 
 #include <asio/detached.hpp>
+#include <asio/multiple_exceptions.hpp>
 #include <asio/use_future.hpp>
 
 #include "support/calls.hpp"
@@ -38,6 +39,8 @@ TEST_F(Completion, ThatThrowsHarmsNoWorker) {
     while (ended < count && Clock::now() < until) {
       try {
         context.run_one_for(10ms);
+      } catch (const asio::multiple_exceptions&) {  // of two handlers of results that came together
+        thrown += 2;
       } catch (const std::exception&) {
         ++thrown;
       }

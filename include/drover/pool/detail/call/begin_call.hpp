@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -14,8 +13,7 @@
 #include <asio/associated_executor.hpp>
 #include <asio/async_result.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/execution.hpp>
-#include <asio/prefer.hpp>
+#include <asio/cancellation_signal.hpp>
 #include <asio/use_awaitable.hpp>
 
 #include <drover/detail/config.hpp>
@@ -78,45 +76,55 @@ struct CompletionSignature<void> {
   using type = void(std::exception_ptr);
 };
 
-template <class R, class Handler>
-class CallCompletion final : public Completion {
+/// The result, or a default-constructed one and the failure.
+template <class R>
+R open_or_default(const Outcome& outcome, std::size_t spare, std::exception_ptr& failure) {
+  try {
+    return open_outcome<R>(outcome, spare);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  return R();
+}
+
+/// The parts of a CallCompletion that do not depend on the result's type. They are compiled once.
+class CallCompletionBase : public Completion {
  public:
-  CallCompletion(Handler handler, const asio::any_io_executor& executor)
-      : slot_(asio::get_associated_cancellation_slot(handler)),
-        work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
-        handler_(std::move(handler)) {}
+  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
+
+ protected:
+  CallCompletionBase(asio::cancellation_slot slot, const asio::any_io_executor& executor);
+
+  /// Nobody cancels it any more. Returns what keeps the context running meanwhile.
+  asio::any_io_executor close() noexcept;
+
+ private:
+  asio::cancellation_slot slot_;
+  asio::any_io_executor work_;
+};
+
+template <class R, class Handler>
+class CallCompletion final : public CallCompletionBase {
+ public:
+  CallCompletion(Handler handler, asio::cancellation_slot slot, const asio::any_io_executor& executor)
+      : CallCompletionBase(slot, executor), handler_(std::move(handler)) {}
 
   void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
-    if (slot_.is_connected()) slot_.clear();
+    const asio::any_io_executor work = close();
     std::exception_ptr failure;
     Handler handler(std::move(handler_));
-    const asio::any_io_executor work(std::move(work_));
     if constexpr (std::is_void_v<R>) {
-      try {
-        open_outcome<R>(outcome, call->spare_memory);
-      } catch (...) {
-        failure = std::current_exception();
-      }
+      open_or_default<R>(outcome, call->spare_memory, failure);
       Call::give_back(std::move(call));
       std::move(handler)(failure);
     } else {
-      std::optional<R> result;
-      try {
-        result.emplace(open_outcome<R>(outcome, call->spare_memory));
-      } catch (...) {
-        failure = std::current_exception();
-      }
+      R result = open_or_default<R>(outcome, call->spare_memory, failure);
       Call::give_back(std::move(call));
-      if (!result) result.emplace();
-      std::move(handler)(failure, std::move(*result));
+      std::move(handler)(failure, std::move(result));
     }
   }
 
-  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
-
  private:
-  asio::associated_cancellation_slot_t<Handler> slot_;
-  asio::any_io_executor work_;
   Handler handler_;
 };
 
@@ -134,26 +142,28 @@ class PendingCall {
   /// Completes `handler` when the call has ended.
   template <class R, class Handler>
   void await(Handler handler) {
-    const auto executor = asio::get_associated_executor(handler, asio::any_io_executor{});
-    auto slot = asio::get_associated_cancellation_slot(handler);
-    Completion* const completion =
-        call_->construct_completion<CallCompletion<R, Handler>>(std::move(handler), executor);
-    if (slot.is_connected())
-      slot.assign([weak = call_->weak_from_this()](asio::cancellation_type type) {
-        if (type != asio::cancellation_type::none) cancel(weak.lock());
-      });
-    await(completion, executor);
+    const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
+    const asio::cancellation_slot slot = asio::get_associated_cancellation_slot(handler);
+    await(call_->construct_completion<CallCompletion<R, Handler>>(std::move(handler), slot, executor), slot, executor);
   }
 
   static void cancel(std::shared_ptr<Call> call);
 
  private:
-  void await(Completion* completion, const asio::any_io_executor& executor);
+  void await(Completion* completion, asio::cancellation_slot slot, const asio::any_io_executor& executor);
   void cancel_unawaited();
 
   std::shared_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<Call> call_;
 };
+
+/// Waits for the end of a call. Calls with the same type of result share the code.
+template <class R>
+asio::awaitable<R> await_result(PendingCall pending) {
+  return asio::async_initiate<const asio::use_awaitable_t<>, typename CompletionSignature<R>::type>(
+      [pending = std::move(pending)](auto handler) mutable { pending.template await<R>(std::move(handler)); },
+      asio::use_awaitable);
+}
 
 /// Encodes one argument of a call.
 template <class T>
@@ -183,11 +193,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
     encoder.put(routine.view());
     (detail::put_argument(encoder, call->request, std::forward<A>(arguments)), ...);
     submit(*dispatcher, call, options);
-    return asio::async_initiate<const asio::use_awaitable_t<>, typename CompletionSignature<R>::type>(
-        [pending = PendingCall(dispatcher, std::move(call))](auto handler) mutable {
-          pending.template await<R>(std::move(handler));
-        },
-        asio::use_awaitable);
+    return await_result<R>(PendingCall(dispatcher, std::move(call)));
   } catch (...) {
     return failed<R>(std::current_exception());
   }

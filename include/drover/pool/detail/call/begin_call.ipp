@@ -6,6 +6,9 @@
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/execution.hpp>
+#include <asio/prefer.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -39,7 +42,21 @@ DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& c
   dispatcher.submit(call, options);
 }
 
-DROVER_INLINE void PendingCall::await(Completion* completion, const asio::any_io_executor& executor) {
+DROVER_INLINE CallCompletionBase::CallCompletionBase(asio::cancellation_slot slot,
+                                                     const asio::any_io_executor& executor)
+    : slot_(slot), work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)) {}
+
+DROVER_INLINE asio::any_io_executor CallCompletionBase::close() noexcept {
+  if (slot_.is_connected()) slot_.clear();
+  return std::move(work_);
+}
+
+DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation_slot slot,
+                                      const asio::any_io_executor& executor) {
+  if (slot.is_connected())
+    slot.assign([weak = call_->weak_from_this()](asio::cancellation_type type) {
+      if (type != asio::cancellation_type::none) cancel(weak.lock());
+    });
   const std::shared_ptr<Call> call = std::exchange(call_, nullptr);
   if (dispatcher_->set_completion(call, executor, completion)) return;
   dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);  // its context is destroyed
