@@ -151,7 +151,7 @@ TEST(LinkChooser, ForgetsRemovedLinksAndTheirCalls) {
   EXPECT_EQ(chooser.choose(), nullptr);
 }
 
-TEST(LinkChooser, OffersTheBusyLinkThatWasUsedLeastRecentlyForACallAhead) {
+TEST(LinkChooser, OffersTheBusyLinkThatWasUsedLastForACallAhead) {
   Chooser chooser(1);
   std::array<FakeLink, 4> links;
   for (FakeLink& link : links) {
@@ -164,17 +164,17 @@ TEST(LinkChooser, OffersTheBusyLinkThatWasUsedLeastRecentlyForACallAhead) {
     use(chooser, links[i]);
   }
   EXPECT_EQ(chooser.choose(), nullptr);
-  EXPECT_EQ(chooser.choose_ahead(), &links[2]);
-  links[2].quick = false;  // it has its call ahead
-  chooser.changed(links[2]);
+  EXPECT_EQ(chooser.choose_ahead(), &links[1]);
+  links[1].quick = false;  // it has its call ahead
+  chooser.changed(links[1]);
   EXPECT_EQ(chooser.choose_ahead(), &links[3]);
   links[3].ready = false;
-  EXPECT_EQ(chooser.choose_ahead(), &links[1]);
-  chooser.remove(links[1]);
+  EXPECT_EQ(chooser.choose_ahead(), &links[2]);
+  chooser.remove(links[2]);
   EXPECT_EQ(chooser.choose_ahead(), nullptr) << "the rest is not quick";
   EXPECT_EQ(chooser.in_flight(), 3u);
-  release(chooser, links[2]);
-  EXPECT_EQ(chooser.choose(), &links[2]) << "a link with room for calls is chosen for them again";
+  release(chooser, links[1]);
+  EXPECT_EQ(chooser.choose(), &links[1]) << "a link with room for calls is chosen for them again";
 }
 
 // Random lives of links: the choice is always one of those that least_loaded() could choose.

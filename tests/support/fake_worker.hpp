@@ -98,8 +98,8 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
     }
     dispatcher_->run_completions(false);
   }
-  /// Its process has exited.
-  void die() {
+  /// Its process has exited. `read_all`: no result of it is lost.
+  void die(bool read_all = true) {
     CallQueue ended;
     {
       const auto held = lock();
@@ -108,7 +108,10 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
       const auto end = [&](Call& call) {
         if (dispatcher_->end_in_flight(call, CallEvent::worker_ended)) ended.push(call.shared_from_this());
       };
-      if (Call* const ahead = link.ahead()) end(*ahead);
+      if (Call* const ahead = link.ahead()) {
+        const auto call = ahead->shared_from_this();
+        if (dispatcher_->end_ahead(*ahead, read_all)) ended.push(call);
+      }
       link.slots().for_each([&](const std::shared_ptr<Call>& call) { end(*call); });
     }
     dispatcher_->run_completions(false);
@@ -170,7 +173,7 @@ class FakeWorkers : public testing::Test {
   };
 
   /// Calls f(argument). The call begins before this returns.
-  Caller& call(int argument, CallOptions options = {}) {
+  Caller& call(int argument, CallOptions options = {}, std::string rest = {}) {
     callers_.push_back(std::make_unique<Caller>());
     Caller& caller = *callers_.back();
     const auto ended = [&caller](std::exception_ptr failure, int value) {
@@ -187,10 +190,19 @@ class FakeWorkers : public testing::Test {
         caller.text = error.what();
       }
     };
-    asio::co_spawn(context_, drover::detail::begin_call<int>(dispatcher_, options, "f", argument),
+    asio::co_spawn(context_, drover::detail::begin_call<int>(dispatcher_, options, "f", argument, std::move(rest)),
                    asio::bind_cancellation_slot(caller.cancellation.slot(), ended));
     run();
     return caller;
+  }
+  /// A call with arguments that are too large to be sent twice.
+  Caller& call_large(int argument) { return call(argument, {}, std::string(100'000, 'x')); }
+  /// The result of a call that the worker answers.
+  std::optional<int> call_and_answer(FakeWorker& worker, int argument) {
+    Caller& caller = call(argument);
+    if (const auto sent = worker.next()) worker.answer(*sent);
+    run();
+    return caller.value;
   }
   /// Runs what is ready now.
   void run() {
@@ -218,7 +230,7 @@ class FakeWorkers : public testing::Test {
     return worker;
   }
   static bool is_ahead(const std::optional<Received>& call) {
-    return call && call->header.status == drover::detail::ahead_flag;
+    return call && (call->header.status & drover::detail::ahead_flag) != 0;
   }
   std::size_t queued() {
     const auto held = dispatcher_->lock();

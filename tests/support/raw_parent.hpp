@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include <drover/os/credentials.hpp>
@@ -133,6 +134,7 @@ class Worker {
   std::uint64_t last_call = 0;
   std::optional<std::uint64_t> last_begun;  // as DRAINING has said last
   std::uint16_t core = 0;                   // that calls say they come from
+  std::uint8_t next_status = 0;             // of the next CALL
 
   /// Reads HELLO, checks who has sent it.
   void expect_hello() {
@@ -169,11 +171,18 @@ class Worker {
     (encoder.put(args), ...);
     FrameHeader header;
     header.type = FrameType::call;
+    header.status = std::exchange(next_status, std::uint8_t{0});
     header.slot = static_cast<std::uint32_t>(1000 + ++last_call);
     header.id = last_call;
     header.core = core;
     data.queue(header, body);
     return last_call;
+  }
+  /// Sent ahead: see ahead_flag.
+  template <class... Args>
+  std::uint64_t call_ahead(std::string_view name, const Args&... args) {
+    next_status = drover::detail::ahead_flag;
+    return call(name, args...);
   }
   template <class... Args>
   std::uint64_t call(std::string_view name, const Args&... args) {

@@ -43,12 +43,14 @@ enum class ResultStatus : std::uint8_t {
   cancelled,
   message_too_large
 };
-/// Added to the status of a RESULT: the routine took less time than it takes to sleep and to wake up. Only a hint.
-inline constexpr std::uint8_t quick_flag = 0x80;
-/// The status of a CALL that was sent ahead. It begins when all calls before it have ended and the socket has taken
+/// In the status of a CALL that was sent ahead. It begins when all calls before it have ended and the socket has taken
 /// their RESULTs, so that the parent knows after a crash which call had begun. RECALL asks for it back: if it has not
 /// begun, it never will, and RECALLED says so. Otherwise its RESULT follows.
 inline constexpr std::uint8_t ahead_flag = 0x80;
+/// In the status of a CALL: the parent may send calls ahead, and wants to know whether the routine is quick.
+inline constexpr std::uint8_t wants_quick_flag = 0x40;
+/// In the status of the RESULT of such a CALL: the routine took less time than it takes to sleep and to wake up.
+inline constexpr std::uint8_t quick_flag = 0x80;
 
 struct FrameHeader {
   std::uint32_t size = 0;  // of the body, in bytes

@@ -44,8 +44,8 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::recalled))
     refuse("frame of unknown type " + std::to_string(type));
   const bool result = header.type == FrameType::result;
-  const unsigned flag = result ? quick_flag : header.type == FrameType::call ? ahead_flag : 0;
-  if ((header.status & ~flag) > (result ? static_cast<unsigned>(ResultStatus::message_too_large) : 0))
+  const unsigned flags = result ? quick_flag : header.type == FrameType::call ? ahead_flag | wants_quick_flag : 0;
+  if ((header.status & ~flags) > (result ? static_cast<unsigned>(ResultStatus::message_too_large) : 0))
     refuse("frame of unknown status " + std::to_string(header.status));
   if (header.size > max_body_)
     refuse((header.type == FrameType::hello ? "greeting with the names of all routines of " : "frame of ") +

@@ -92,7 +92,7 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
     if (foreign())
       for (Slot& slot : slots_) (void)slot.timer.release();
     for (Slot& slot : slots_) slot.timer.reset();
-    if (!dispatcher_->refusal()) dispatcher_->refuse(gone);
+    dispatcher_->refuse_for_good(gone);
     dropped.append(dispatcher_->take_queued_calls());
   }
   Dispatcher::complete_all_with_error(std::move(dropped), gone);

@@ -103,7 +103,7 @@ inline void CallLoop::accept(const Frame& frame) {
   current_cancelled_ = early_cancels_.erase(call.id) != 0;
   state_.last_read.store(call.id, std::memory_order_release);
   add_one(state_.read);
-  if (call.status == ahead_flag && !state_.gate.begin(call.id)) return given_back(call.id);
+  if ((call.status & ahead_flag) != 0 && !state_.gate.begin(call.id)) return given_back(call.id);
   try {
     dispatch(frame);
   } catch (const std::bad_alloc&) {
@@ -213,7 +213,7 @@ inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, Frame
   FrameHeader header;
   header.type = FrameType::result;
   header.status = static_cast<std::uint8_t>(status);
-  if (quick) header.status |= quick_flag;
+  if (quick && (call.status & wants_quick_flag) != 0) header.status |= quick_flag;
   header.slot = call.slot;
   header.id = call.id;
   header.core = current_core();

@@ -73,6 +73,10 @@ inline void CallLoop::connection_lost() {
 
 inline void CallLoop::go_on() {
   over_.clear();
+  if (lost_ && next_) {
+    next_.reset();
+    held_ = false;
+  }
   if (data_.wants_write() && !full_) flush();
   if (full_ && !parent_gone_) waits_.watch_writable();
   if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
@@ -81,11 +85,12 @@ inline void CallLoop::go_on() {
 }
 
 /// The next call was sent ahead, and its turn has not come. The loop goes on when the last coroutine has ended or the
-/// socket takes more data.
+/// socket takes more data. If a RESULT could not be sent, its turn never comes: the parent cannot know that it has
+/// begun.
 inline bool CallLoop::must_wait() {
-  if (!next_ || next_->header.status != ahead_flag) return false;
+  if (!next_ || (next_->header.status & ahead_flag) == 0) return false;
   if (coroutines_.empty() && data_.wants_write() && !full_) flush();
-  return !coroutines_.empty() || full_;
+  return lost_ || !coroutines_.empty() || full_;
 }
 
 inline void CallLoop::writable() {

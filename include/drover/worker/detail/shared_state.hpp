@@ -78,7 +78,8 @@ class BeginGate {
   }
 
   // The calls that have passed, each in its place, and in the lowest bit which way. After a recall the parent sends
-  // nothing ahead until the next RESULT. So of four calls in a row at most three have yet to pass on the main thread.
+  // nothing ahead until it has another RESULT (DataLink::send_nothing_ahead). So at most three calls in a row have yet
+  // to pass on the main thread.
   std::array<std::atomic<std::uint64_t>, 8> passed_{};
 };
 

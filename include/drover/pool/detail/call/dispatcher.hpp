@@ -6,7 +6,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -22,8 +21,10 @@
 #include <drover/os/detail/cpu.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_admission.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
@@ -69,7 +70,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     }
     auto call = std::make_shared<Call>();
     call->dispatcher = weak_from_this();
-    call->spare_memory = spare_memory(max_message_size_);
+    call->spare_memory = spare_memory(admission_.max_message_size());
     return call;
   }
 
@@ -117,6 +118,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     refusal_ = std::move(cause);
     keeps_queue_ = keeps_queue;
   }
+  /// The same for good, unless they fail already. Waiting calls are not sent any more.
+  void refuse_for_good(const Cause& cause) { refuse(refusal_ ? std::move(refusal_) : cause); }
   const Cause& refusal() const noexcept { return refusal_; }
   /// Sets the event when no caller waits for a call any more, queued or in flight; at once if none does.
   void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
@@ -145,6 +148,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
   /// complete it after unlocking.
   bool end_in_flight(Call& call, CallEvent event);
+  /// The same for a call that was sent ahead to a worker that has exited. It goes back to the queue if it has certainly
+  /// not begun: no result of the call before it can have been lost. run_completions() has to follow.
+  bool end_ahead(Call& call, bool has_not_begun);
 
   /// The link's worker drains by itself and has begun no call after `last_begun`. Those calls go back to the front of
   /// the queue. If new calls are refused, they end with that failure. run_completions() has to follow.
@@ -173,7 +179,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
   void cancel_idle_timer() noexcept {
-    if (io_ && deadlines_.empty() && !recall_at_) {
+    if (io_ && deadlines_.empty() && !sent_ahead_.next_look()) {
       armed_at_.reset();
       io_->timer.cancel();
     }
@@ -184,9 +190,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued)
       : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
-        tags_(worker.tags.value()),
-        max_message_size_(worker.max_message_size),
-        max_queued_(max_queued),
+        admission_(worker, max_queued),
         spin_(worker.spin) {}
 
   struct Io {  // refers to the context
@@ -204,10 +208,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void poll_for_results() noexcept;
   void return_borrowed(Call& call) noexcept;
   void release_slot(Call& call) noexcept;
-  void return_to_queue(const std::shared_ptr<Call>& call);
+  void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
   void watch_calls_ahead() noexcept;
-  void recall_late_calls(Clock::time_point now);
+  void recall(Call& call);
+  void recall_late_calls(Clock::time_point now) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void flush_gathered();
@@ -222,9 +227,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   const ForkEpoch epoch_;
   const std::shared_ptr<ContextRegistry> registry_;
-  const std::set<std::string> tags_;
-  const std::size_t max_message_size_;
-  const std::optional<std::size_t> max_queued_;
+  const CallAdmission admission_;
   Spin spin_;
 
   std::mutex mutex_;
@@ -233,9 +236,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   CallQueue queue_;
-  CallQueue sent_ahead_;  // calls in that state for which no RECALL was sent, the oldest first
-  Deadline recall_at_;    // the next look at them
-  std::uint64_t recall_turn_ = 0;
+  CallsAhead sent_ahead_;
   CompletionQueue completions_;
   bool batch_ = false;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()

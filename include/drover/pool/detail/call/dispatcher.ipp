@@ -13,27 +13,11 @@ inline std::optional<std::exception_ptr> Dispatcher::reason_to_refuse(const Call
                                                                       const CallOptions& options) const {
   if (foreign()) return forked_copy();
   if (refusal_) return refusal_();
-  const std::set<std::string>& tags = options.tags.value();
-  if (!std::includes(tags_.begin(), tags_.end(), tags.begin(), tags.end())) {
-    std::string wanted;
-    for (const auto& tag : tags)
-      if (!tags_.contains(tag)) wanted += (wanted.empty() ? "" : ", ") + tag;
-    return std::make_exception_ptr(Error(
-        Errc::no_such_worker, "no worker has these tags: " + wanted + " (CallOptions::tags, WorkerOptions::tags)"));
-  }
-  if (call.request.size() > max_message_size_)
-    return std::make_exception_ptr(
-        Error(Errc::message_too_large, "the arguments take " + std::to_string(call.request.size()) +
-                                           " bytes, WorkerOptions::max_message_size allows " +
-                                           std::to_string(max_message_size_)));
-  if (options.deadline && *options.deadline <= Duration::zero())
-    return std::make_exception_ptr(
-        Error(Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' had already passed"));
-  return std::nullopt;
+  return admission_.reason_to_refuse(call, options);
 }
 
-/// How long a call that was sent ahead waits for its turn before it is recalled: this long, at most twice.
-inline constexpr Duration recall_after = std::chrono::milliseconds(1);
+/// Not a large one, which might have to be sent twice.
+inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving; }
 
 /// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
 /// sleep after each short call until the next one arrives.
@@ -43,8 +27,7 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   const bool ahead = link.in_flight() == link.slots().capacity();
   advance(*call, ahead ? CallEvent::sent_ahead : CallEvent::sent);
   if (ahead) {
-    call->ahead_since = recall_turn_;
-    sent_ahead_.push(call);
+    sent_ahead_.add(call);
     watch_calls_ahead();
   }
   const bool gathered_before = link.has_gathered();
@@ -108,12 +91,16 @@ inline void Dispatcher::release_slot(Call& call) noexcept {
   Call* const next = link.release_slot(call);
   if (next != nullptr) advance(*next, CallEvent::turn_came);
   chooser_.changed(link);
-  if (next != nullptr && next->state == CallState::abandoned) start_kill_after(*next);
+  if (next == nullptr || next->state != CallState::abandoned) return;
+  try {
+    start_kill_after(*next);
+  } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
+  }
 }
 
 /// Its worker has not begun it. If new calls are refused, it ends with that failure.
-inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call) {
-  const CallStep todo = advance(*call, CallEvent::returned);
+inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallEvent event) {
+  const CallStep todo = advance(*call, event);
   if (todo.releases_slot) release_slot(*call);
   if (!todo.enters_queue) {
     deadlines_.remove(*call);
@@ -129,29 +116,30 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call) {
 
 /// Looks at the calls that were sent ahead in a while, if there is another worker for them.
 inline void Dispatcher::watch_calls_ahead() noexcept {
-  if (recall_at_ || sent_ahead_.empty() || chooser_.size() < 2) return;
-  recall_at_ = Clock::now() + recall_after;
+  if (chooser_.size() < 2 || !sent_ahead_.begin_looking()) return;
   try {
-    if (!armed_at_ || *recall_at_ < *armed_at_) arm();
+    if (!armed_at_ || *sent_ahead_.next_look() < *armed_at_) arm();
   } catch (...) {  // no memory: the next call that is sent ahead tries again
-    recall_at_.reset();
+    sent_ahead_.stop_looking();
   }
+}
+
+inline void Dispatcher::recall(Call& call) {
+  if (std::exchange(call.recalled, true)) return;
+  if (call.state == CallState::ahead) sent_ahead_.remove(call);
+  call.link->send_nothing_ahead();
+  call.link->worker().send_recall(call.id);
 }
 
 /// Calls that were sent ahead and are still not begun after a while wait behind a long call. They are recalled, so that
 /// another worker can run them.
-inline void Dispatcher::recall_late_calls(Clock::time_point now) {
-  if (!recall_at_ || *recall_at_ > now) return;
-  recall_at_.reset();
-  if (refusal_ && !keeps_queue_) return;  // a stop: what was sent is still run
-  while (!sent_ahead_.empty() && sent_ahead_.front().ahead_since != recall_turn_) {
-    const std::shared_ptr<Call> call = sent_ahead_.pop();
-    call->recalled = true;
-    call->link->send_nothing_ahead();
-    call->link->worker().send_recall(call->id);
+inline void Dispatcher::recall_late_calls(Clock::time_point now) noexcept {
+  if (!sent_ahead_.is_due(now)) return;
+  if (refusal_ && !keeps_queue_) return sent_ahead_.stop_looking();  // a stop: what was sent is still run
+  try {
+    sent_ahead_.look(now, [this](Call& call) { recall(call); });
+  } catch (...) {  // the control socket is lost, and there was no memory to report that: the worker's exit does
   }
-  ++recall_turn_;
-  if (!sent_ahead_.empty()) recall_at_ = now + recall_after;
 }
 
 inline void Dispatcher::flush_gathered() {
@@ -171,10 +159,8 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   auto refusal = reason_to_refuse(*call, options);
   DataLink* link = nullptr;
   if (!refusal && queue_.empty()) link = chooser_.choose();
-  if (!refusal && link == nullptr && max_queued_ && queued() >= *max_queued_)
-    refusal = std::make_exception_ptr(Error(Errc::overloaded, "the queue is full: " + std::to_string(queued()) +
-                                                                  " calls are waiting (PoolOptions::max_queued)"));
-  if (!refusal && link == nullptr && queue_.empty()) link = chooser_.choose_ahead();
+  if (!refusal && link == nullptr) refusal = admission_.reason_not_to_queue(queued());
+  if (!refusal && link == nullptr && queue_.empty() && may_go_ahead(*call)) link = chooser_.choose_ahead();
   if (refusal) {
     advance(*call, CallEvent::refused);
     call->keep({std::move(*refusal), {}, {}});
@@ -196,7 +182,7 @@ inline void Dispatcher::send_queued() {
   if (foreign()) return;
   while (!queue_.empty()) {
     DataLink* link = chooser_.choose();
-    if (link == nullptr) link = chooser_.choose_ahead();
+    if (link == nullptr && may_go_ahead(queue_.front())) link = chooser_.choose_ahead();
     if (link == nullptr) return;
     auto call = queue_.pop();
     try {
@@ -223,18 +209,7 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  CallStep todo = advance(call, event);
-  if (todo.enters_queue) {  // its worker has exited and had not begun it
-    if (!refusal_ || keeps_queue_) {
-      release_slot(call);
-      queue_.push_front(call.shared_from_this());
-      send_queued();
-      return false;
-    }
-    advance(call, CallEvent::refused);
-    todo.next = CallState::ended;
-    todo.answers_caller = true;
-  }
+  const CallStep todo = advance(call, event);
   deadlines_.remove(call);
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
@@ -244,6 +219,16 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   }
   notify_if_unawaited();
   return todo.answers_caller;
+}
+
+inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
+  if (!has_not_begun) {
+    advance(call, CallEvent::turn_came);
+    return end_in_flight(call, CallEvent::worker_ended);
+  }
+  return_to_queue(call.shared_from_this(), CallEvent::worker_ended);
+  send_queued();
+  return false;
 }
 
 inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
@@ -257,7 +242,7 @@ inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
   auto calls = link.slots().all();
   std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
-  for (const auto& call : calls) return_to_queue(call);
+  for (const auto& call : calls) return_to_queue(call, CallEvent::returned);
   send_queued();
 }
 
@@ -266,7 +251,7 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   const std::shared_ptr<Call> call = link.find_recalled(id);
   if (!call) return true;  // it has come back in another way
   if (!call->recalled) return false;
-  return_to_queue(call);
+  return_to_queue(call, CallEvent::returned);
   send_queued();
   return true;
 }
@@ -308,15 +293,24 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
   if (todo.cancels_in_worker) {
     call.link->worker().send_cancel(call.id);
-    if (&call != call.link->ahead()) start_kill_after(call);  // otherwise the worker would die for the call before it
+    Call* const ahead = call.link->ahead();
+    if (&call == ahead) {  // the worker must not die for a call that it has not begun
+      if (call.kill_after) deadlines_.add(call, Clock::time_point::max());  // reserves its place
+      recall(call);
+    } else {
+      if (ahead != nullptr && call.kill_after) recall(*ahead);  // it must not die with this one
+      start_kill_after(call);
+    }
   }
   notify_if_unawaited();
   return todo.answers_caller;
 }
 
 inline void Dispatcher::start_kill_after(Call& call) {
-  if (const auto kill_at = deadline_after(Clock::now(), call.kill_after); call.kill_after && kill_at)
-    time(call, *kill_at);
+  if (!call.kill_after) return;
+  // RECALLED of a call that has not begun may be under way.
+  const Duration least = call.recalled ? Duration(std::chrono::milliseconds(100)) : Duration::zero();
+  if (const auto kill_at = deadline_after(Clock::now(), std::max(*call.kill_after, least))) time(call, *kill_at);
 }
 
 inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
@@ -350,13 +344,16 @@ inline void Dispatcher::time(Call& call, Clock::time_point at) {
 
 inline void Dispatcher::arm() {
   const auto registry_lock = registry_->lock();
-  if (!io_ || registry_->closed() || (deadlines_.empty() && !recall_at_)) return;
-  armed_at_ = deadlines_.empty() ? recall_at_ : earlier(deadlines_.next(), recall_at_);
-  io_->timer.expires_at(*armed_at_);
+  if (!io_ || registry_->closed() || (deadlines_.empty() && !sent_ahead_.next_look())) return;
+  armed_at_.reset();  // until the timer waits
+  const Clock::time_point next = *earlier(deadlines_.next(), sent_ahead_.next_look());
+  if (next == Clock::time_point::max()) return;
+  io_->timer.expires_at(next);
   io_->timer.async_wait([self = weak_from_this()](std::error_code ec) {
     if (ec) return;
     if (const auto dispatcher = self.lock()) dispatcher->on_timer();
   });
+  armed_at_ = next;
 }
 
 inline std::string late_text(const Call& call) {

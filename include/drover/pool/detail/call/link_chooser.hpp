@@ -81,10 +81,10 @@ class LinkChooser {
     return nullptr;
   }
 
-  /// For a call that no worker can take now: a worker to which it can be sent ahead, the one that has been busy with
-  /// its call for longest. Null if there is none.
+  /// For a call that no worker can take now: a worker to which it can be sent ahead. The one whose call is the newest:
+  /// one that has been busy for long may be so for longer. Null if there is none.
   Link* choose_ahead() noexcept {
-    while (Link* const link = ahead_.last) {
+    while (Link* const link = ahead_.first) {
       if (link->has_room_ahead()) return link;
       unlist(*link);
     }

@@ -107,15 +107,19 @@ inline void WorkerConnection::data_broken() {
 
 /// A socket that the program has closed is not read: its number may be another file by now.
 inline void WorkerConnection::read_rest() {
-  if (control_.is_intact()) control_.read(1000);
   close_calls();
-  if (worker_.lifecycle.was_ready() && data_.is_intact()) read_results(std::numeric_limits<int>::max());
+  if (control_.is_intact()) control_.read(1000);
+  if (!worker_.lifecycle.was_ready() || !data_.is_intact()) return;
+  data_.shut_down_reading();  // behind a wrapper the worker may still run
+  read_results(std::numeric_limits<int>::max());
 }
 
 inline void WorkerConnection::end_calls(CallQueue& ended) {
   dispatcher_.remove_link(data_);
-  if (Call* const ahead = data_.ahead())  // first: it has not begun
-    if (dispatcher_.end_in_flight(*ahead, CallEvent::worker_ended)) ended.push(ahead->shared_from_this());
+  if (Call* const ahead = data_.ahead()) {  // first: its turn has not come
+    const std::shared_ptr<Call> call = ahead->shared_from_this();
+    if (dispatcher_.end_ahead(*ahead, data_.has_read_all())) ended.push(call);
+  }
   data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
     if (dispatcher_.end_in_flight(*call, CallEvent::worker_ended)) ended.push(call);
   });

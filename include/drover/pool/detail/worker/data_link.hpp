@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <sys/socket.h>
 #include <system_error>
 #include <utility>
 
@@ -72,7 +73,12 @@ class DataLink {
     auto call = slots_.find(0, id);
     return call ? call : slots_.find(1, id);
   }
+  /// Until its next quick result.
   void send_nothing_ahead() noexcept { quick_ = false; }
+  /// All results that the worker has sent are known: what has none has not ended.
+  bool has_read_all() const noexcept { return has_read_all_; }
+  /// The worker can't send any more. What it has sent can still be read.
+  void shut_down_reading() noexcept { ::shutdown(channel_->fd(), SHUT_RD); }
   CallSlots& slots() noexcept { return slots_; }
   const CallSlots& slots() const noexcept { return slots_; }
   /// Should the program have closed the socket, its number may be another file's.
@@ -93,6 +99,7 @@ class DataLink {
     if (foreign) (void)watch_.release();
     watch_.reset();
     channel_.reset();
+    has_read_all_ = false;
   }
   void take_calls(bool on) noexcept { takes_calls_ = on; }
 
@@ -107,7 +114,8 @@ class DataLink {
     call->link = this;
     FrameHeader header;
     header.type = FrameType::call;
-    if (slots_.in_flight() == slots_.capacity()) header.status = ahead_flag;
+    if (slots_.capacity() == 1) header.status = wants_quick_flag;
+    if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;
@@ -170,6 +178,7 @@ class DataLink {
   /// Reads at most so many times, or until nothing is left; then the socket is watched again. Bounded: a worker that
   /// answers as fast as it is asked would keep this thread for ever.
   void read(int times) {
+    has_read_all_ = false;
     if (!channel_ || failed_ || owner_.foreign()) return;  // nothing counts that follows nonsense
     try {
       Channel::Received received{};
@@ -177,6 +186,7 @@ class DataLink {
         received = channel_->receive();
         while (const auto frame = channel_->next()) listener_.result(find(frame->header), outcome_of(*frame));
       } while (--times > 0 && received == Channel::Received::some);
+      has_read_all_ = received != Channel::Received::some && !channel_->short_of_memory();
       if (received == Channel::Received::closed) return listener_.data_closed();
       if (channel_->short_of_memory()) return await_memory();
       await_readable();
@@ -284,7 +294,8 @@ class DataLink {
   std::uint16_t core_ = 0;              // where the last call came from
   std::uint16_t worker_core_ = 0;       // where the last answer came from
   bool takes_calls_ = false;
-  bool quick_ = false;     // its last result had the quick_flag
+  bool quick_ = false;  // its last result had the quick_flag
+  bool has_read_all_ = false;
   bool gathered_ = false;  // frames wait for flush_gathered()
   bool failed_ = false;
   bool on_context_ = false;  // in a handler of the worker's context
