@@ -1,0 +1,147 @@
+// T-26: how long the start of a large pool takes, and for how long at a time it keeps the parent's loop from other
+// work.
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <exception>
+#include <optional>
+#include <string>
+#include <sys/resource.h>
+#include <utility>
+#include <vector>
+
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+
+#include "support/coroutine.hpp"
+#include "support/longest.hpp"
+#include "support/raw.hpp"
+
+namespace {
+
+using bench::Clock;
+using bench::Placement;
+using namespace std::chrono_literals;
+
+/// 1000, or DROVER_BENCH_WORKERS.
+std::size_t worker_count() {
+  const char* text = std::getenv("DROVER_BENCH_WORKERS");
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 1000;
+}
+
+/// Raises the limit of open files, of which a worker takes three in the parent.
+void allow_descriptors(std::size_t workers) {
+  const rlim_t needed = 3 * workers + 64;
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur >= needed) return;
+  limit.rlim_cur = std::min(needed, limit.rlim_max);
+  if (limit.rlim_cur < needed || ::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    throw bench::Unavailable(std::to_string(workers) + " workers take " + std::to_string(needed) +
+                             " open files, of which the system allows fewer (ulimit -n)");
+}
+
+class Blocked {
+ public:
+  /// Times one piece of work during which the loop does nothing else.
+  template <class Work>
+  auto time(Work work) {
+    const auto begin = Clock::now();
+    const double cpu = bench::thread_cpu();
+    const auto result = work();
+    latest_ = bench::microseconds(Clock::now() - begin) / 1000;
+    latest_cpu_ = (bench::thread_cpu() - cpu) / 1000;
+    return result;
+  }
+  void count() {
+    longest_ = std::max(longest_, latest_);
+    longest_cpu_ = std::max(longest_cpu_, latest_cpu_);
+  }
+  void report(benchmark::State& state, Clock::duration total) const {
+    state.counters["longest_ms"] = longest_;
+    state.counters["longest_cpu_ms"] = longest_cpu_;
+    state.counters["total_ms"] = bench::microseconds(total) / 1000;
+    state.counters["size"] = static_cast<double>(worker_count());
+  }
+
+ private:
+  double latest_ = 0, latest_cpu_ = 0, longest_ = 0, longest_cpu_ = 0;
+};
+
+/// The least that a loop can be blocked: it starts the program again with posix_spawn(3), one worker at a turn.
+void start_raw(benchmark::State& state) {
+  bench::pin_parent(Placement::anywhere);
+  allow_descriptors(worker_count());
+  for ([[maybe_unused]] auto _ : state) {
+    Blocked blocked;
+    std::vector<bench::RawWorker> workers;
+    workers.reserve(worker_count());
+    const auto begin = Clock::now();
+    for (std::size_t i = 0; i < worker_count(); ++i) {
+      blocked.time([&] { return &workers.emplace_back(Placement::anywhere); });
+      blocked.count();
+    }
+    for (auto& worker : workers) worker.wait_until_ready();
+    const auto total = Clock::now() - begin;
+    state.SetIterationTime(bench::seconds(total));
+    blocked.report(state, total);
+    for (auto& worker : workers) worker.request_stop();
+    for (auto& worker : workers) worker.wait_for_exit();
+  }
+}
+
+asio::awaitable<void> start_pool(std::optional<drover::WorkerPool>* pool) {
+  drover::PoolOptions options;
+  options.size = worker_count();
+  options.worker = bench::worker_options(Placement::anywhere);
+  options.start_timeout = 300s;
+  options.shutdown_grace = 0s;
+  pool->emplace(co_await drover::WorkerPool::start(options));
+}
+
+asio::awaitable<void> stop_pool(std::optional<drover::WorkerPool>* pool) { co_await (*pool)->stop(); }
+
+void start_drover(benchmark::State& state) {
+  bench::pin_parent(Placement::anywhere);
+  allow_descriptors(worker_count());
+  for ([[maybe_unused]] auto _ : state) {
+    asio::io_context context;
+    const auto work = asio::make_work_guard(context);
+    std::optional<drover::WorkerPool> pool;
+    bool done = false;
+    std::exception_ptr failure;
+    const auto completed = [&](std::exception_ptr error) {
+      done = true;
+      failure = error;
+    };
+    Blocked blocked;
+    const auto begin = Clock::now();
+    asio::co_spawn(context, start_pool(&pool), completed);
+    while (!done) {
+      if (blocked.time([&] { return context.poll_one(); }) > 0)
+        blocked.count();
+      else
+        ::usleep(50);  // nothing to do: this core is for the workers
+    }
+    const auto total = Clock::now() - begin;
+    if (failure) std::rethrow_exception(failure);
+    state.SetIterationTime(bench::seconds(total));
+    blocked.report(state, total);
+    done = false;
+    asio::co_spawn(context, stop_pool(&pool), completed);
+    while (!done) context.run_one();
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (bench::run_if_raw_worker(argc, argv)) return 0;
+  drover::Routines none;
+  if (bench::in_worker()) return drover::serve(none);
+
+  bench::add("T-26/raw", 1, start_raw);
+  bench::add("T-26/drover", 1, start_drover);
+  return bench::run(argc, argv);
+}
