@@ -133,14 +133,14 @@ def _decades(values):
 def growth_chart(result):
     """Lines over the size, with logarithmic axes. A line that is flat is a cost that does not grow."""
     series, axis = result["growth"]["series"], result["growth"]["axis"]
-    left, right, bottom = 84, WIDTH - 60, TOP + 250
+    left, right, bottom = 84, WIDTH - 40, TOP + 250
     sizes = [size for one in series for size, *_ in one["points"]]
     values = [value for one in series for _, _, span in one["points"] for value in span]
     x_low, x_high = math.log10(min(sizes)), math.log10(max(max(sizes), min(sizes) * 2))
     y_low, y_high = _decades(values)
 
     def x(size):
-        return left + (math.log10(size) - x_low) / (x_high - x_low) * (right - left)
+        return left + 36 + (math.log10(size) - x_low) / (x_high - x_low) * (right - left - 60)
 
     def y(value):
         return bottom - (math.log10(value) - y_low) / (y_high - y_low) * (bottom - TOP)

@@ -63,6 +63,7 @@ class Figure:
     full_rounds: int = 1000
     series: tuple = ()
     axis: str = ""  # what the sizes of the series are
+    size: int = 0  # that the title names, if a quick run measures a smaller one
     note: str = ""
 
     def benchmark(self, method):

@@ -123,11 +123,11 @@ def _all():
     yield Figure("T-26/blocked", "Start of 1,000 workers: longest turn of the parent's loop", "ms", "start", value=5,
                  names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
                  counters={"raw": "longest_ms", "drover": "longest_ms"}, quick_rounds=1, full_rounds=3,
-                 note=notes.START_MANY)
+                 size=1000, note=notes.START_MANY)
     yield Figure("T-26/total", "Start of 1,000 workers", "ms", "start",
                  names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
                  counters={"raw": "total_ms", "drover": "total_ms"}, quick_rounds=1, full_rounds=3,
-                 note=notes.START_MANY)
+                 size=1000, note=notes.START_MANY)
 
 
 def _growth():
@@ -145,8 +145,8 @@ def _growth():
             series.append(Series("lock + std::unordered_map", lines["map"]))
         methods = tuple(name for name in names if name != "raw" or with_map or "ratio" in fields)
         return Figure(f"T-12/{name}", f"ResourcePool: {title}", unit, "growth", methods=methods, names=names,
-                      counters=dict.fromkeys(names, counter), series=tuple(series), axis="keys", quick_rounds=1,
-                      full_rounds=3, note=notes.GROWTH, **fields)
+                      counters=dict.fromkeys(names, counter), series=tuple(series), axis="keys", size=sizes[-1],
+                      quick_rounds=1, full_rounds=3, note=notes.GROWTH, **fields)
 
     among = {"raw": "the same among 1000"}
     map_label = {"raw": "lock + std::unordered_map"}

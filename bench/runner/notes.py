@@ -34,10 +34,10 @@ OPEN_LOOP = ("Calls arrive at random, at 80 % of the rate that 8 callers reach, 
 TOGETHER = ("N deadlines are due at the same time. For calls, the parent's loop stands still until they are. The "
             "deadlines of children are set in the reaper thread without processes, of which no machine has 16,000.")
 GROWTH = ("CPU time of one thread. The costs of one key are those of the same key again and again, so that the sizes "
-          "of the caches do not matter; any key and new keys show what they add. raw is a lock and a "
-          "std::unordered_map, which rehashes all keys at once. The longest operation is the longest acquire, or the "
-          "longest turn of the loop while all keys expire at the same time or are cleared. A quick run ends at "
-          "100,000 keys.")
+          "of the caches do not matter; `any` and `new` show what they add. raw is a lock and a std::unordered_map "
+          "(with any key only a look-up), which rehashes all keys at once. The longest operation is the longest "
+          "acquire, or the longest turn of the loop while all keys expire at the same time or are cleared. A quick "
+          "run ends at 100,000 keys.")
 THREADS = ("Each thread acquires and releases 1000 keys of its own, in one pool. The threads are pinned to two "
            "cores, so that four share them. One thread is the baseline. `one lock` looks up and counts under one "
            "lock.")

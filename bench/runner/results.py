@@ -22,6 +22,9 @@ def summarise(figure, rounds):
               "target": figure.target, "ratio_target": figure.ratio or None, "raw": None, "drover": None, "ratio": None,
               "met": None, "raw_is": figure.label("raw"),
               "others": {}, "peers": {}, "costs": {}, "note": figure.note, "rounds": len(rounds)}
+    sizes = {s["drover"].counters.get("size", figure.size) for s in rounds if "drover" in s}
+    if sizes and sizes != {figure.size}:
+        result["title"] += f" (measured with {number(max(sizes))} only)"
     in_series = {method for series in figure.series for method in series.sizes}
     for method in figure.methods:
         if not values(method):
