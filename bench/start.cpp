@@ -1,9 +1,11 @@
 // T-26: how long the start of a large pool takes, and for how long at a time it keeps the parent's loop from other
-// work.
+// work. T-14/idle: how often the threads of such a pool wake up afterwards, when no calls are made.
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <sys/resource.h>
@@ -99,6 +101,36 @@ asio::awaitable<void> start_pool(std::optional<drover::WorkerPool>* pool) {
   pool->emplace(co_await drover::WorkerPool::start(options));
 }
 
+/// How often the threads of a process have gone to sleep, see proc_pid_status(5).
+double sleeps(const std::string& process) {
+  double count = 0;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/" + process + "/task")) {
+    std::ifstream status(thread.path() / "status");
+    const std::string wanted = "voluntary_ctxt_switches:";
+    for (std::string line; std::getline(status, line);)
+      if (line.starts_with(wanted)) count += std::stod(line.substr(wanted.size()));
+  }
+  return count;
+}
+
+/// Runs the loop for a while without work: 5 s, or 1 s in a quick run. A thread that makes a system call has woken up,
+/// and goes to sleep again.
+void stay_idle(benchmark::State& state, asio::io_context& context, const drover::WorkerPool& pool) {
+  const auto all_workers = [&] {
+    double count = 0;
+    for (const auto& worker : pool.workers()) count += sleeps(std::to_string(worker.pid));
+    return count;
+  };
+  const char* text = std::getenv("DROVER_BENCH_SECONDS");
+  const std::chrono::duration<double> time(10 * (text != nullptr ? std::atof(text) : 0.5));
+  context.run_for(100ms);  // the workers settle
+  const double workers = all_workers(), parent = sleeps("self");
+  context.run_for(std::chrono::duration_cast<std::chrono::milliseconds>(time));
+  state.counters["parent_sleeps"] = std::max(0.0, sleeps("self") - parent - 1);  // one is the wait for the end
+  state.counters["worker_sleeps"] = all_workers() - workers;
+  state.counters["idle_s"] = time.count();
+}
+
 asio::awaitable<void> stop_pool(std::optional<drover::WorkerPool>* pool) { co_await (*pool)->stop(); }
 
 void start_drover(benchmark::State& state) {
@@ -127,6 +159,7 @@ void start_drover(benchmark::State& state) {
     if (failure) std::rethrow_exception(failure);
     state.SetIterationTime(bench::seconds(total));
     blocked.report(state, total);
+    stay_idle(state, context, *pool);
     done = false;
     asio::co_spawn(context, stop_pool(&pool), completed);
     while (!done) context.run_one();

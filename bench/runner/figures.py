@@ -88,6 +88,11 @@ def _all():
     yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=10, methods=("drover",),
                  limits=(Limit("descriptors", at_most=3, text="<= 3 descriptors"),),
                  note=notes.MEMORY)
+    yield Figure("T-14/idle", "1,000 idle workers: how often the parent's threads wake up", "times", "start",
+                 methods=("drover",), names={"drover": "T-26/drover"}, counters={"drover": "parent_sleeps"},
+                 limits=(Limit("parent_sleeps", at_most=0, text="no wake-up of the parent in 5 s"),
+                         Limit("worker_sleeps", at_most=0, text="none of a worker")),
+                 quick_rounds=1, full_rounds=3, size=1000, note=notes.IDLE)
     yield Figure("T-15", "SIGKILL of the parent until 64 idle workers have exited", "ms", "scale", ratio=2.0,
                  labels={"raw": "64 plain children at end of file"},
                  note=notes.DEATH)

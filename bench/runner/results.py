@@ -94,8 +94,10 @@ def _missed(figure, result):
         elif other["value"] > bound:
             missed.append(f"{figure.label(method)} {number(other['value'])} {figure.unit}")
     for limit in figure.limits:
-        if not limit.holds(result["costs"].get("drover", {})):
-            missed.append(f"not {limit.text}")
+        counters = result["costs"].get("drover", {})
+        if not limit.holds(counters):
+            found = f" ({number(counters[limit.counter])})" if limit.counter in counters else ""
+            missed.append(f"not {limit.text}{found}")
     for name, peer in result["peers"].items():
         if not any(prefix == "*" or name.startswith(prefix) for prefix in figure.ahead_of):
             continue
