@@ -198,6 +198,7 @@ def main():
               "something.", file=sys.stderr)
     for line in run.left_out:
         print(line, file=sys.stderr)
+    known = set(run.left_out)
     run.measure()
     found = [results.summarise(figure, run.samples[figure.id]) for figure in run.figures]
 
@@ -207,6 +208,9 @@ def main():
     results.write(out, found, about)
     charts.write(out, found)
     terminal_table(found)
+    for line in dict.fromkeys(run.left_out):
+        if line not in known:
+            print(line)
     print(f"\n{out}/results.md, results.json and charts/*.svg")
     if run.broken:
         print("\nBroken benchmarks:\n" + "\n".join(run.broken), file=sys.stderr)
