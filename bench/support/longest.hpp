@@ -19,7 +19,8 @@ inline double thread_cpu() {
 
 /// The times of many short operations of this thread, in microseconds of its CPU time: a thread that the kernel takes
 /// off its core in the middle of an operation is not a long operation. Reading the CPU time is a system call. It is
-/// read after every 64th operation, and after each that looks long, so that such a result includes up to 63 short ones.
+/// read after every eighth operation, and after each that looks long, so that such a result includes up to seven short
+/// ones.
 class OperationTimes {
  public:
   explicit OperationTimes(std::size_t expected = 0) { times_.reserve(expected); }
@@ -29,7 +30,7 @@ class OperationTimes {
     const double taken = microseconds(Clock::now() - began_);
     const bool looks_long = taken >= 50;
     double counts = taken;
-    if (looks_long || ++unread_ == 64) {
+    if (looks_long || ++unread_ == 8) {
       const double now = thread_cpu();
       if (looks_long) counts = std::min(taken, now - read_);
       read_ = now;
@@ -37,8 +38,6 @@ class OperationTimes {
     }
     times_.push_back(static_cast<float>(counts));
   }
-
-  double longest() const { return times_.empty() ? 0 : *std::max_element(times_.begin(), times_.end()); }
 
   /// The longest of the same operations, which have run twice in the same order: the shorter time of each counts. What
   /// a busy machine does at a random moment rarely meets the same operation again.
