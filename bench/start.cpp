@@ -123,9 +123,16 @@ void stay_idle(benchmark::State& state, asio::io_context& context, const drover:
   };
   const char* text = std::getenv("DROVER_BENCH_SECONDS");
   const std::chrono::duration<double> time(10 * (text != nullptr ? std::atof(text) : 0.5));
-  context.run_for(100ms);  // the workers settle
+  // run_for() would wake up once a second.
+  const auto run_for = [&](std::chrono::duration<double> wait) {
+    bool over = false;
+    asio::steady_timer timer(context, std::chrono::duration_cast<Clock::duration>(wait));
+    timer.async_wait([&](std::error_code) { over = true; });
+    while (!over) context.run_one();
+  };
+  run_for(100ms);  // the workers settle
   const double workers = all_workers(), parent = sleeps("self");
-  context.run_for(std::chrono::duration_cast<std::chrono::milliseconds>(time));
+  run_for(time);
   state.counters["parent_sleeps"] = std::max(0.0, sleeps("self") - parent - 1);  // one is the wait for the end
   state.counters["worker_sleeps"] = all_workers() - workers;
   state.counters["idle_s"] = time.count();
