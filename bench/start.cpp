@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <exception>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -43,31 +44,48 @@ void allow_descriptors(std::size_t workers) {
                              " open files, of which the system allows fewer (ulimit -n)");
 }
 
+/// How long this thread has waited for a core, in microseconds, see the kernel's documentation of schedstats. 0 where
+/// the kernel does not tell.
+double waited_for_core() {
+  static const bench::Descriptor file(::open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC));
+  char text[128] = {};
+  if (file.get() < 0 || ::pread(file.get(), text, sizeof text - 1, 0) <= 0) return 0;
+  char* end = nullptr;
+  std::strtoull(text, &end, 10);  // the time on a core
+  return static_cast<double>(std::strtoull(end, nullptr, 10)) / 1000;
+}
+
+/// The longest piece of work during which the loop does nothing else. The time in which it had no core because workers
+/// were using it does not count; that in which it was suspended by vfork(2) does.
 class Blocked {
  public:
   /// Times one piece of work during which the loop does nothing else.
   template <class Work>
   auto time(Work work) {
+    const double waited = waited_for_core(), cpu = bench::thread_cpu();
     const auto begin = Clock::now();
-    const double cpu = bench::thread_cpu();
     const auto result = work();
-    latest_ = bench::microseconds(Clock::now() - begin) / 1000;
+    latest_wall_ = bench::microseconds(Clock::now() - begin) / 1000;
     latest_cpu_ = (bench::thread_cpu() - cpu) / 1000;
+    latest_ = std::max(latest_cpu_, latest_wall_ - (waited_for_core() - waited) / 1000);
     return result;
   }
   void count() {
     longest_ = std::max(longest_, latest_);
     longest_cpu_ = std::max(longest_cpu_, latest_cpu_);
+    longest_wall_ = std::max(longest_wall_, latest_wall_);
   }
   void report(benchmark::State& state, Clock::duration total) const {
     state.counters["longest_ms"] = longest_;
     state.counters["longest_cpu_ms"] = longest_cpu_;
+    state.counters["longest_wall_ms"] = longest_wall_;
     state.counters["total_ms"] = bench::microseconds(total) / 1000;
     state.counters["size"] = static_cast<double>(worker_count());
   }
 
  private:
-  double latest_ = 0, latest_cpu_ = 0, longest_ = 0, longest_cpu_ = 0;
+  double latest_ = 0, latest_cpu_ = 0, latest_wall_ = 0;
+  double longest_ = 0, longest_cpu_ = 0, longest_wall_ = 0;
 };
 
 /// The least that a loop can be blocked: it starts the program again with posix_spawn(3), one worker at a turn.

@@ -43,8 +43,9 @@ THREADS = ("Each thread acquires and releases 1000 keys of its own, in one pool.
            "cores, so that four share them. One thread is the baseline. `one lock` looks up and counts under one "
            "lock.")
 START_MANY = ("The longest turn of the parent's loop during WorkerPool::start. raw is posix_spawn of the same "
-              "program, one at a turn, and a socket. Everything runs on two cores, on which the workers start as "
-              "well, so that the loop may also have to wait for a core. A quick run starts 64 workers.")
+              "program, one at a turn, and a socket. The workers start on the same two cores; the time for which the "
+              "loop has to wait for a core does not count, that for which a spawn suspends it does. A quick run "
+              "starts 64 workers.")
 SIGNATURE = ("A file with calls of eleven signatures beside the same file with one: a tenth of the difference. Code "
              "is the text of the object file. drover/src.hpp is compiled elsewhere.")
 IDLE = ("Voluntary context switches of all threads within 5 s (in a quick run 1 s) in which no call is made, without "
