@@ -1,4 +1,4 @@
-"""Counts what one operation takes, exactly: the instructions with callgrind, the system calls with strace."""
+"""Counts what one operation takes: the instructions with callgrind, the system calls with strace."""
 
 import re
 import shutil
