@@ -1,5 +1,5 @@
 // T-7: the latency of one call with 64 bytes in each direction. T-7s: the same with WorkerOptions::spin. T-8: the rate
-// of such calls with 64 in flight.
+// of such calls with 64 in flight. T-17: the rate with 64 callers and the default max_in_flight.
 #include <array>
 #include <string>
 #include <sys/socket.h>
@@ -127,10 +127,11 @@ asio::awaitable<void> all_callers(drover::LocalWorker* worker, const std::string
   co_await callers.wait();
 }
 
-asio::awaitable<void> calls_drover(benchmark::State* state, Placement placement) {
+/// 64 callers. A max_in_flight of 0 stands for the default.
+asio::awaitable<void> calls_drover(benchmark::State* state, Placement placement, std::size_t max_in_flight) {
   const auto executor = co_await asio::this_coro::executor;
   auto options = bench::worker_options(placement);
-  options.max_in_flight = in_flight;
+  if (max_in_flight != 0) options.max_in_flight = max_in_flight;
   drover::LocalWorker worker(executor, options);
   co_await worker.start();
   const std::string payload(payload_size, 'x');
@@ -165,7 +166,9 @@ int main(int argc, char** argv) {
     if (!one) bench::add_coroutine("T-7s" + where + "drover", 50000, placement, call_drover, placement, spins);
     bench::add("T-8" + where + "raw", 300, calls_raw, placement, false);
     bench::add("T-8" + where + "batched", 300, calls_raw, placement, true);
-    bench::add_coroutine("T-8" + where + "drover", 300, placement, calls_drover, placement);
+    bench::add_coroutine("T-8" + where + "drover", 300, placement, calls_drover, placement, std::size_t{in_flight});
+    bench::add_coroutine("T-17" + where + "raw", 60, placement, calls_drover, placement, std::size_t{2});
+    bench::add_coroutine("T-17" + where + "drover", 60, placement, calls_drover, placement, std::size_t{0});
   }
   return bench::run(argc, argv);
 }

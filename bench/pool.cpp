@@ -1,12 +1,12 @@
 // T-10: how much a second worker on a second core adds. "raw" is a pool of one worker. "machine" is two processes that
 // do the work without being called, which shows what the machine can reach.
 // T-16: what one caller pays for the size of its pool. "raw" is a pool of one worker.
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <sys/wait.h>
 #include <vector>
 
+#include "support/burn.hpp"
 #include "support/coroutine.hpp"
 #include "support/raw.hpp"
 
@@ -17,41 +17,9 @@ using bench::Placement;
 
 constexpr int calls = 100;  // for each worker in one iteration
 
-/// CPU-bound work that the compiler cannot shorten: each step needs the one before.
-std::uint64_t burn(std::uint64_t steps) {
-  std::uint64_t x = 88172645463325252u;
-  for (std::uint64_t i = 0; i < steps; ++i) {
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-  }
-  return x;
-}
-
-double cpu_seconds() {
-  timespec now{};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
-}
-
-/// The number of steps that take 1 ms of CPU time.
-std::uint64_t one_millisecond() {
-  static const std::uint64_t steps = [] {
-    constexpr std::uint64_t probe = 2'000'000;
-    double best = 1e9;
-    for (int i = 0; i < 5; ++i) {
-      const double begin = cpu_seconds();
-      benchmark::DoNotOptimize(burn(probe));
-      best = std::min(best, cpu_seconds() - begin);
-    }
-    return static_cast<std::uint64_t>(static_cast<double>(probe) / best / 1000);
-  }();
-  return steps;
-}
-
 void machine(benchmark::State& state, int processes) {
   bench::pin_parent(Placement::anywhere);
-  const auto steps = one_millisecond();
+  const auto steps = bench::one_millisecond();
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     const auto begin = Clock::now();
@@ -59,7 +27,7 @@ void machine(benchmark::State& state, int processes) {
     for (int i = 0; i < processes; ++i) {
       const pid_t pid = bench::checked(::fork(), "fork");
       if (pid == 0) {
-        for (int call = 0; call < calls; ++call) benchmark::DoNotOptimize(burn(steps));
+        for (int call = 0; call < calls; ++call) benchmark::DoNotOptimize(bench::burn(steps));
         ::_exit(0);
       }
       children.push_back(pid);
@@ -84,7 +52,7 @@ asio::awaitable<void> do_all(drover::WorkerPool* pool, int workers, std::uint64_
 }
 
 asio::awaitable<void> pool_of(benchmark::State* state, int workers) {
-  const auto steps = one_millisecond();
+  const auto steps = bench::one_millisecond();
   drover::PoolOptions options;
   options.size = static_cast<std::size_t>(workers);
   options.worker = bench::worker_options(Placement::anywhere);
@@ -125,14 +93,14 @@ asio::awaitable<void> one_caller(benchmark::State* state, int workers) {
 
 int main(int argc, char** argv) {
   drover::Routines routines;
-  routines.add("burn", burn).add("echo", [](std::string text) { return text; });
+  routines.add("burn", bench::burn).add("echo", [](std::string text) { return text; });
   if (bench::in_worker()) return drover::serve(routines);
 
   bench::add_coroutine("T-10/raw", 8, Placement::anywhere, pool_of, 1);
   bench::add_coroutine("T-10/drover", 8, Placement::anywhere, pool_of, 2);
   bench::add("T-10/machine", 8, machine, 2);
   bench::add_coroutine("T-16/raw", 50000, Placement::one_core, one_caller, 1);
-  for (const int workers : {64, 256})
+  for (const int workers : {8, 64, 256})
     bench::add_coroutine("T-16/" + std::to_string(workers) + "/drover", 50000, Placement::one_core, one_caller,
                          workers);
   return bench::run(argc, argv);

@@ -16,18 +16,22 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from runner import charts, results  # noqa: E402
+from runner import charts, results, text  # noqa: E402
+from runner.compiler import Compiler, Signatures  # noqa: E402
+from runner.counting import Instructions, SystemCalls  # noqa: E402
 from runner.figures import FIGURES, PEER_PROGRAMS  # noqa: E402
-from runner.programs import Broken, Compiler, Instructions, Programs, describe_machine, find_peers  # noqa: E402
+from runner.machine import describe_machine  # noqa: E402
+from runner.programs import Broken, Programs, Unavailable, find_peers  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+# The sizes of a quick run: of a large parent, of a ResourcePool that grows, of a pool whose start is measured.
+QUICK_SIZES = {"DROVER_BENCH_MEMORY_MB": "512", "DROVER_BENCH_KEYS": "100000", "DROVER_BENCH_WORKERS": "64"}
 QUICK_SLOW_PEERS = ("4GB", "64MiB")  # figures whose peers are too slow for a quick run
 
 
@@ -37,7 +41,7 @@ def arguments():
                         help="the build folder (default: the newest one below build/ that has benchmarks)")
     parser.add_argument("--out", type=Path,
                         help="the folder for the results (default: bench-results in the build folder)")
-    parser.add_argument("--quick", action="store_true", help="take less than three minutes; the figures are rough")
+    parser.add_argument("--quick", action="store_true", help="take less than four minutes; the figures are rough")
     parser.add_argument("--only", action="append", metavar="T-7",
                         help="measure this figure, or those below it; may be given several times")
     parser.add_argument("--rounds", type=int, help="the number of rounds (default: 7, or 3 with --quick)")
@@ -45,7 +49,8 @@ def arguments():
                         help="the time for one method in one round (default: 0.5, or 0.1 with --quick)")
     parser.add_argument("--cores", help="the two cores to use (default: the first two allowed ones, such as 0,1)")
     parser.add_argument("--no-peers", action="store_true", help="measure only drover and its baselines")
-    parser.add_argument("--no-instructions", action="store_true", help="do not count instructions with valgrind")
+    parser.add_argument("--no-instructions", action="store_true",
+                        help="do not count instructions and system calls with valgrind and strace")
     parser.add_argument("--seed", type=int, help="the seed of the random order")
     return parser.parse_args()
 
@@ -99,29 +104,33 @@ class Run:
         tiny = self.build / "bench" / "bench_tiny"
         self.environment = dict(os.environ) | {"DROVER_BENCH_CORES": self.cores, "DROVER_BENCH_TINY": str(tiny)}
         if options.quick:
-            self.environment["DROVER_BENCH_MEMORY_MB"] = "512"
+            self.environment |= QUICK_SIZES
         timeout = 120 if options.quick else 600
         bench = self.build / "bench"
         self.programs = Programs(bench, self.environment, timeout)
         self.compiler = Compiler(bench, timeout)
-        self.figures = [f for f in FIGURES if belongs(f, options.only)]
+        self.measures = {"program": self.programs, "compile": self.compiler, "signature": Signatures(self.compiler),
+                         "instructions": Instructions(self.programs, not options.no_instructions),
+                         "system calls": SystemCalls(self.programs, not options.no_instructions)}
+        self.figures = [f for f in FIGURES if belongs(f, options.only) and (f.quick_rounds or not options.quick)]
         if not self.figures:
             sys.exit("There is no figure " + " or ".join(options.only))
         self.peers, self.left_out = {}, []
         if not options.no_peers:
             self.peers, self.left_out = find_peers(self.build, self.environment, PEER_PROGRAMS, timeout)
         if options.quick:
-            self.left_out.append("A quick run uses 512 MB for 4 GB, runs the compiler once and leaves slow peers out.")
+            self.left_out.append("A quick run uses 512 MB for 4 GB, 100,000 keys for more, and 64 workers for 1,000. "
+                                 "It takes slow figures once, and leaves slow peers and these figures out: "
+                                 + ", ".join(f.id for f in FIGURES if not f.quick_rounds) + ".")
         self.broken = []
         self.samples = {figure.id: [] for figure in self.figures}
 
     def methods(self, figure, round_number):
         """Returns (name, function) for each method and peer to run for the figure in this round."""
-        if not figure.program:
-            if self.options.quick and round_number > 0:
-                return []
-            return [(m, lambda m=m: self.compiler.run(figure, m, self.seconds)) for m in figure.methods]
-        found = [(m, lambda m=m: self.programs.run(figure, m, self.seconds)) for m in figure.methods]
+        if round_number >= (figure.quick_rounds if self.options.quick else figure.full_rounds):
+            return []
+        measure = self.measures[figure.kind]
+        found = [(m, lambda m=m: measure.run(figure, m, self.seconds)) for m in figure.methods]
         slow = self.options.quick and (round_number > 0 or any(part in figure.id for part in QUICK_SLOW_PEERS))
         for peer in [] if slow else self.peers.get(figure.id, []):
             found.append((peer.name, lambda peer=peer: peer.run(figure, self.seconds)))
@@ -136,6 +145,7 @@ class Run:
             plans.append(plan)
         progress = Progress(sum(len(methods) for plan in plans for _, methods in plan))
         for number, plan in enumerate(plans):
+            self.programs.begin_round()
             for figure, methods in plan:
                 order.shuffle(methods)
                 found = {}
@@ -150,6 +160,9 @@ class Run:
             progress.say(f"round {number + 1} of {self.rounds}: {time.monotonic() - progress.began:.0f} s")
 
     def report_broken(self, progress, figure, name, error):
+        if isinstance(error, Unavailable):
+            self.left_out.append(f"{figure.id} was not measured: {error}")
+            return
         line = f"{figure.id}, {name}: {error}"
         progress.say(f"BROKEN {line}")
         if name in figure.methods:
@@ -157,36 +170,13 @@ class Run:
         else:  # a broken peer does not make the run fail
             self.left_out.append(f"{name} did not measure {figure.id} in one of the rounds: {error}")
 
-    def count_instructions(self, found):
-        valgrind = shutil.which("valgrind")
-        if self.options.no_instructions or not valgrind:
-            reason = "" if valgrind else ": valgrind is not installed"
-            self.left_out.append(f"Instructions were not counted{reason}.")
-            return
-        per_iteration = {"T-7/1c": (1, 500, 1500), "T-8/1c": (2048, 1, 2)}  # calls in an iteration, short run, long run
-        for result in found:
-            if result["id"] not in per_iteration:
-                continue
-            figure = next(f for f in self.figures if f.id == result["id"])
-            operations, few, many = per_iteration[figure.id]
-            for method in ("raw", "drover"):
-                with tempfile.TemporaryDirectory() as folder:
-                    counter = Instructions(self.programs, valgrind, Path(folder))
-                    try:
-                        counted = counter.run(figure, method, few, many, operations)
-                    except Broken as error:
-                        self.left_out.append(f"Instructions of {figure.id}, {method} were not counted: {error}")
-                        continue
-                costs = result["costs"].setdefault(method, {})
-                costs.update({f"instructions_{process}": count for process, count in counted.items()})
-
 
 def terminal_table(found):
     rows = [("figure", "raw", "drover", "", "ratio", "best", "met", "peers")]
     for r in found:
-        peers = ", ".join(f"{name} {results.number(p['value'])}" for name, p in r["peers"].items())
+        peers = ", ".join(f"{name} {text.number(p['value'])}" for name, p in r["peers"].items())
         ratios = [f"{r[kind]:.2f}" if r.get(kind) is not None else "" for kind in ("ratio", "ratio_best")]
-        rows.append((r["id"], results.number(r["raw"]), results.number(r["drover"]), r["unit"], *ratios,
+        rows.append((r["id"], text.number(r["raw"]), text.number(r["drover"]), r["unit"], *ratios,
                      results.verdict(r).replace("**", ""), peers))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
@@ -208,10 +198,9 @@ def main():
               "something.", file=sys.stderr)
     for line in run.left_out:
         print(line, file=sys.stderr)
+    known = set(run.left_out)
     run.measure()
     found = [results.summarise(figure, run.samples[figure.id]) for figure in run.figures]
-    if not options.quick:
-        run.count_instructions(found)
 
     out = (options.out or run.build / "bench-results").resolve()
     about = {"mode": "a quick run" if options.quick else "a full run", "rounds": run.rounds, "seconds": run.seconds,
@@ -219,6 +208,9 @@ def main():
     results.write(out, found, about)
     charts.write(out, found)
     terminal_table(found)
+    for line in dict.fromkeys(run.left_out):
+        if line not in known:
+            print(line)
     print(f"\n{out}/results.md, results.json and charts/*.svg")
     if run.broken:
         print("\nBroken benchmarks:\n" + "\n".join(run.broken), file=sys.stderr)

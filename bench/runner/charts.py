@@ -1,9 +1,9 @@
-"""Draws SVG charts: one for each figure, and one of all ratios of drover to raw."""
+"""Draws SVG charts: one of bars for each figure, a second one of lines for a figure of growth, and an overview."""
 
 import math
 from html import escape
 
-from .results import number
+from .text import chart_name, number
 
 WIDTH, ROW, BAR, TOP = 820, 34, 20, 78
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -14,11 +14,13 @@ STYLE = """
   font-variant-numeric:tabular-nums}
  .grid{stroke:#e9ecf0} .drover{fill:#0f766e} .raw{fill:#94a3b8} .peer{fill:#d9b48f} .other{fill:#cbd5e1}
  .range{stroke:#14181f;stroke-opacity:.45;stroke-width:1.5}
+ .line-drover{fill:none;stroke:#0f766e;stroke-width:2.5} .line-raw{fill:none;stroke:#94a3b8;stroke-width:2}
  .target{stroke:#dc2626;stroke-width:2} .missed{fill:#dc2626} .met{fill:#0f766e} .me{font-weight:700}
  @media (prefers-color-scheme: dark){
  .paper{fill:#12161c} .frame{stroke:#2a313b} .title,.value{fill:#f1f4f8} .value{stroke:#12161c}
  .text{fill:#c9d0da} .faint{fill:#8a94a3}
  .grid{stroke:#232a33} .drover{fill:#2dd4bf} .raw{fill:#64748b} .peer{fill:#b08457} .other{fill:#475569}
+ .line-drover{stroke:#2dd4bf} .line-raw{stroke:#64748b}
  .range{stroke:#f1f4f8} .target{stroke:#f87171} .missed{fill:#f87171} .met{fill:#2dd4bf}}
 """
 
@@ -114,10 +116,55 @@ def figure_chart(result):
         body.append(_whisker(scale, y, span))
         beyond = max(scale(value), min(scale(span[1]), scale.right + 8) if span else 0)
         body.append(_text(beyond + 8, y + 15, number(value), "value"))
-    verdict = "met" if result["met"] else "missed: " + ", ".join(result["missed"])
-    body.append(_text(24, height - 16, f"Target: {result['target']}", "faint"))
-    body.append(_text(WIDTH - 24, height - 16, verdict, f"faint {'met' if result['met'] else 'missed'}", "end"))
+    if result["target"]:
+        verdict = "met" if result["met"] else "missed: " + ", ".join(result["missed"])
+        body.append(_text(24, height - 16, f"Target: {result['target']}", "faint"))
+        body.append(_text(WIDTH - 24, height - 16, verdict, f"faint {'met' if result['met'] else 'missed'}", "end"))
     return _document(height, body, f"{result['id']}: {result['title']}")
+
+
+def _decades(values):
+    """The powers of ten that enclose the values. A single value gets a decade of its own."""
+    low = math.floor(math.log10(min(values)) + 1e-9)
+    high = math.ceil(math.log10(max(values)) - 1e-9)
+    return low, max(high, low + 1)
+
+
+def growth_chart(result):
+    """Lines over the size, with logarithmic axes. A line that is flat is a cost that does not grow."""
+    series, axis = result["growth"]["series"], result["growth"]["axis"]
+    left, right, bottom = 84, WIDTH - 40, TOP + 250
+    sizes = [size for one in series for size, *_ in one["points"]]
+    values = [value for one in series for _, _, span in one["points"] for value in span]
+    x_low, x_high = math.log10(min(sizes)), math.log10(max(max(sizes), min(sizes) * 2))
+    y_low, y_high = _decades(values)
+
+    def x(size):
+        return left + 36 + (math.log10(size) - x_low) / (x_high - x_low) * (right - left - 60)
+
+    def y(value):
+        return bottom - (math.log10(value) - y_low) / (y_high - y_low) * (bottom - TOP)
+
+    body = [_text(24, 34, f"{result['id']}  {result['title']}", "title"),
+            _text(24, 56, f"{result['unit']}, by {axis}; both scales are logarithmic", "faint")]
+    for decade in range(y_low, y_high + 1):
+        at = y(10.0**decade)
+        body.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
+        body.append(_text(left - 10, at + 4, number(10.0**decade), "faint", "end"))
+    for size in sorted(set(sizes)):
+        body.append(_text(x(size), bottom + 18, number(size), "faint", "middle"))
+    for index, one in enumerate(series):
+        css = "drover" if index == 0 else "raw"
+        path = "".join(f"{'L' if at else 'M'}{x(size):.1f} {y(value):.1f}"
+                       for at, (size, value, _) in enumerate(one["points"]))
+        body.append(f'<path class="line-{css}" d="{path}"/>')
+        for size, value, (low, high) in one["points"]:
+            body.append(f'<path class="range" d="M{x(size):.1f} {y(low):.1f}V{y(high):.1f}"/>')
+            body.append(f'<circle class="{css}" cx="{x(size):.1f}" cy="{y(value):.1f}" r="4"/>')
+            body.append(_text(x(size), y(value) - 9, number(value), "value", "middle"))
+        body.append(f'<rect class="{css}" x="{left + 220 * index}" y="{bottom + 34}" width="12" height="12" rx="2"/>')
+        body.append(_text(left + 220 * index + 20, bottom + 45, one["name"], "text"))
+    return _document(bottom + 62, body, f"{result['id']}: {result['title']}, by {axis}")
 
 
 def overview_chart(found):
@@ -153,7 +200,9 @@ def write(folder, found):
     charts.mkdir(parents=True, exist_ok=True)
     for result in found:
         if result["drover"] is not None:
-            (charts / f"{result['id'].replace('/', '-')}.svg").write_text(figure_chart(result))
+            (charts / f"{chart_name(result['id'])}.svg").write_text(figure_chart(result))
+        if result["growth"]:
+            (charts / f"{chart_name(result['id'])}-growth.svg").write_text(growth_chart(result))
     overview = overview_chart(found)
     if overview:
         (charts / "overview.svg").write_text(overview)

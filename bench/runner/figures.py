@@ -1,87 +1,10 @@
-"""The figures: what is measured, in which unit, against what, and the target."""
+"""The figures: what is measured, in which unit, against what, and the target. figure.py explains the fields."""
 
-from dataclasses import dataclass, field
+from . import notes
+from .figure import Count, Figure, Limit, Series
 
-
-@dataclass(frozen=True)
-class Limit:
-    """A bound on one of drover's counters, beside the ratio."""
-
-    counter: str
-    at_most: float = 0.0
-    equals: str = ""  # another counter that must not be exceeded
-    text: str = ""
-
-    def holds(self, counters):
-        if self.counter not in counters:
-            return False
-        if self.equals:
-            return counters[self.counter] <= counters.get(self.equals, -1)
-        return counters[self.counter] <= self.at_most
-
-
-@dataclass(frozen=True)
-class Figure:
-    id: str
-    title: str
-    unit: str
-    program: str = ""  # empty: run.py measures it itself
-    ratio: float = 0.0  # the bound on drover / raw: at most, or at least if more is better; 0: none
-    value: float = 0.0  # the bound on drover's number; 0: none
-    more_is_better: bool = False
-    ahead_of: tuple = ()  # the beginnings of the names of peers that drover has to beat; "*": all
-    limits: tuple = ()
-    methods: tuple = ("raw", "drover")
-    names: dict = field(default_factory=dict)  # method: name of its benchmark, if not FIGURE/METHOD
-    labels: dict = field(default_factory=dict)  # method: its description in the results
-    note: str = ""
-
-    def benchmark(self, method):
-        return self.names.get(method, f"{self.id}/{method}")
-
-    def label(self, method):
-        return self.labels.get(method, method)
-
-    @property
-    def target(self):
-        sign = ">=" if self.more_is_better else "<="
-        parts = []
-        if self.value:
-            parts.append(f"{sign} {self.value:g} {self.unit}")
-        if self.ratio:
-            parts.append(f"{sign} {self.ratio:g} x {self.label('raw')}")
-        parts += [limit.text for limit in self.limits]
-        if "*" in self.ahead_of:
-            parts.append("ahead of every peer")
-        elif self.ahead_of:
-            parts.append("ahead of " + ", ".join(self.ahead_of))
-        return "; ".join(parts)
-
-
-SPAWN = ("The parent's memory is in pages of 4 KiB. All children inherit stdin, stdout and stderr. drover's child also "
-         "gets a process group, an empty signal mask, default dispositions and no other descriptor.")
 SPAWN_LABELS = {"raw": "posix_spawn", "clean": "posix_spawn, child as drover's",
                 "threads": "posix_spawn, child as drover's, reaper thread"}
-START = ("raw executes the same program again and waits until its Asio loop has sent a byte. drover's worker has also "
-         "sent the names of its routines and started its control thread.")
-STOP = ("raw is one byte on a socket, on which main() of the child returns, and waitid(). No calls are in flight. "
-        "drover also kills what is left of the process group.")
-ECHO = ("raw is write, epoll_wait and read of 64 bytes on both sides. drover's 64 bytes are a std::string in each "
-        "direction, with the routine's name and a header of 24 bytes.")
-BULK = ("raw sends from one buffer and receives into one buffer, with a send buffer as wide as drover's. `raw, default "
-        "buffer` has the kernel's. drover's std::string is moved in, borrowed, or passed by reference and copied. The "
-        "routine sees it as a std::string_view.")
-SPIN = ("raw sleeps in epoll_wait, as in T-7. drover's parent and worker poll for 1 ms after each call, each on a core "
-        "of its own. `raw, both sides spin` is the least that is possible.")
-SIZE = ("Parent and workers share one core. One caller, 64 B, p50. raw is a pool of one worker.")
-POOL_KEYS = ("1000 std::string keys in random order, one thread, CPU time. raw is the least that an acquire and a "
-             "release take: a lock, a look-up and a count, then a lock and a count. `lock + look-up` does not count.")
-COMPILE = ("The sources are in bench/compile/. The target holds for programs that compile drover/src.hpp once. Without "
-           "that, every file compiles all of drover. The whole program has both sides in one file.")
-MEMORY = ("Private pages, for workers that have run a call. The kernel's memory, such as that of sockets, is not "
-          "counted.")
-DEATH = ("raw children are forked copies that call _exit(). drover's workers return from serve() and run the "
-         "destructors of static objects.")
 POOL_LABELS = {"raw": "lock + look-up + count, lock + count", "drover": "drover", "lookup": "lock + look-up",
                "try_acquire": "drover, try_acquire", "release()": "drover, co_await release()"}
 
@@ -95,34 +18,36 @@ def _resource_pool(state, keys, order="any"):
 def _all():
     for size in ("10MB", "4GB"):
         yield Figure(f"T-1/{size}", f"Process::spawn to the first byte, {size} parent", "us", "spawn", ratio=1.05,
-                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SPAWN)
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=notes.SPAWN)
     for size in ("10MB", "4GB"):
         yield Figure(f"T-2/{size}", f"Caller blocked in Process::spawn, {size} parent", "us", "spawn", ratio=1.15,
-                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=SPAWN)
-    yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, methods=("raw", "drover", "threads"),
-                 note=START,
+                     methods=("raw", "drover", "clean", "threads", "fork+exec"), labels=SPAWN_LABELS, note=notes.SPAWN)
+    yield Figure("T-3", "LocalWorker::start", "us", "lifecycle", ratio=1.10, fair=1.02, note=notes.START,
+                 methods=("raw", "drover", "threads"),
                  labels={"raw": "raw re-execution", "threads": "raw, child as drover's, control and reaper threads"})
-    yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, methods=("raw", "drover", "threads"),
+    yield Figure("T-4", "Process::reap(0s)", "us", "lifecycle", ratio=1.35, fair=0.9,
+                 methods=("raw", "drover", "threads"),
                  labels={"raw": "kill + waitid", "threads": "raw, reaper thread"},
                  note="drover also checks the process before the signal, sends SIGCONT and kills the process group.")
-    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, note=STOP,
+    yield Figure("T-5", "LocalWorker::stop(0s), idle", "us", "lifecycle", ratio=1.5, fair=1.05, note=notes.STOP,
                  methods=("raw", "drover", "threads"),
                  labels={"raw": "raw stop message", "threads": "raw, reply, control and reaper threads"})
     yield Figure("T-6", "WorkerPool::stop(), 64 idle workers", "us", "lifecycle", ratio=1.3,
-                 labels={"raw": "64 raw stops"}, note=STOP,
+                 labels={"raw": "64 raw stops"}, note=notes.STOP,
                  limits=(Limit("threads_with_64", equals="threads_with_1",
                                text="no more threads than with one worker"),))
     for cores, ratio, ahead in (("1c", 1.25, ("*",)), ("2c", 1.05, ("grpc", "zeromq"))):
         yield Figure(f"T-7/{cores}", f"One call, 64 B, {cores}, p50", "us", "call", ratio=ratio, ahead_of=ahead,
                      methods=("raw", "drover") if cores == "1c" else ("raw", "drover", "spinning"),
-                     labels={"raw": "raw epoll", "spinning": "raw, both sides spin"}, note=ECHO)
-    yield Figure("T-7s/2c", "One call, 64 B, with spin, 2c, p50", "us", "call", ratio=0.2, ahead_of=("*",),
+                     labels={"raw": "raw epoll", "spinning": "raw, both sides spin"}, note=notes.ECHO)
+    yield Figure("T-7s/2c", "One call, 64 B, with spin, 2c, p50", "us", "call", ratio=0.2, ahead_of=("*",), ahead_by=4,
                  methods=("raw", "drover", "spinning"), names={"raw": "T-7/2c/raw", "spinning": "T-7/2c/spinning"},
-                 labels={"raw": "raw epoll", "drover": "drover, spin", "spinning": "raw, both sides spin"}, note=SPIN)
+                 labels={"raw": "raw epoll", "drover": "drover, spin", "spinning": "raw, both sides spin"},
+                 note=notes.SPIN)
     for cores, ratio in (("1c", 2.5), ("2c", 1.8)):
         yield Figure(f"T-8/{cores}", f"Calls, 64 in flight, {cores}", "1/s", "call", ratio=ratio, more_is_better=True,
                      ahead_of=("*",), methods=("raw", "drover", "batched"),
-                     labels={"raw": "64 separate writes", "batched": "raw, one write"}, note=ECHO)
+                     labels={"raw": "64 separate writes", "batched": "raw, one write"}, note=notes.ECHO)
     for size in ("1MiB", "64MiB"):
         for cores in ("1c", "2c"):
             base = f"T-9/{size}/{cores}"
@@ -130,10 +55,10 @@ def _all():
             labels = {"raw": "raw socket", "default": "raw, default buffer", "raw-fresh": "raw, memory freed",
                       "copied": "drover, argument copied"}
             yield Figure(base, f"{size} one way, moved in, {cores}", "GiB/s", "payload", ratio=0.75,
-                         more_is_better=True, ahead_of=("*",), names=names, labels=labels, note=BULK,
+                         more_is_better=True, ahead_of=("*",), names=names, labels=labels, note=notes.BULK,
                          methods=("raw", "drover", "copied", "default", "raw-fresh"))
             yield Figure(f"{base}/borrowed", f"{size} one way, borrowed, {cores}", "GiB/s", "payload", ratio=0.95,
-                         more_is_better=True, names=names | {"drover": f"{base}/borrowed"}, note=BULK,
+                         more_is_better=True, names=names | {"drover": f"{base}/borrowed"}, note=notes.BULK,
                          labels={"raw": "raw socket", "drover": "drover, borrowed"})
     yield Figure("T-10", "Calls of 1 ms CPU time, 2 workers on 2 cores", "1/s", "pool", ratio=0.97, more_is_better=True,
                  methods=("raw", "drover", "one"), names={"raw": "T-10/machine", "one": "T-10/raw"},
@@ -142,34 +67,156 @@ def _all():
     for state, ratio in (("held", 1.15), ("idle", 2.0)):
         names = _resource_pool(state, 1000)
         yield Figure(f"T-11/{state}", f"ResourcePool: acquire and release, {state} key", "ns", "resource_pool",
-                     ratio=ratio, methods=("raw", "drover", "lookup", "try_acquire", "release()"), note=POOL_KEYS,
+                     ratio=ratio, methods=("raw", "drover", "lookup", "try_acquire", "release()"), note=notes.POOL_KEYS,
                      names=names | {"raw": names["pair"], "lookup": names["raw"]}, labels=POOL_LABELS)
-    for state in ("held", "idle"):
-        yield Figure(f"T-12/{state}", f"ResourcePool: {state} key among a million", "ns", "resource_pool",
-                     ratio=2.0, methods=("raw", "drover"),
-                     labels={"raw": "the same among 1000 keys"},
-                     names={"raw": f"acquire_drop/{state}/hot/1000/real_time/threads:1",
-                            "drover": f"acquire_drop/{state}/hot/1000000/real_time/threads:1"},
-                     note="Always the same key, so that the sizes of the caches do not matter. CPU time.")
-    yield Figure("T-12/memory", "ResourcePool: memory of an idle key among a million", "B", "scale", value=200,
+    yield from _growth()
+    yield Figure("T-12/memory", "ResourcePool: memory of an idle key among a million", "B", "scale", value=140,
                  labels={"raw": "std::unordered_map"},
                  note="The bytes that malloc has handed out, without the key and the value of 8 bytes each.")
     for level in ("O0", "O2"):
         yield Figure(f"T-13/{level}", f"Compile a file with one call, -{level}, CPU time", "s", ratio=1.15,
+                     bounds={"header-only": 6} if level == "O0" else {},
+                     kind="compile", quick_rounds=1,
                      methods=("raw", "drover", "header-only", "program"),
                      labels={"raw": "selective Asio", "drover": "drover, DROVER_SEPARATE_COMPILATION",
                              "header-only": "drover, header-only", "program": "drover, header-only, whole program"},
                      limits=(Limit("memory_mib", at_most=350, text="peak memory <= 350 MiB"),),
-                     note=COMPILE)
+                     note=notes.COMPILE)
+        yield Figure(f"T-13/signature/{level}", f"Each further signature of a call, -{level}, CPU time", "ms", value=40,
+                     kind="signature", quick_rounds=1, methods=("drover",), note=notes.SIGNATURE,
+                     limits=(Limit("code_kb", at_most=3, text="<= 3 KB of code"),))
     yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=10, methods=("drover",),
                  limits=(Limit("descriptors", at_most=3, text="<= 3 descriptors"),),
-                 note=MEMORY)
+                 note=notes.MEMORY)
+    yield Figure("T-14/idle", "1,000 idle workers: how often the parent's threads wake up", "times", "start",
+                 methods=("drover",), names={"drover": "T-26/drover"}, counters={"drover": "parent_sleeps"},
+                 limits=(Limit("parent_sleeps", at_most=0, text="no wake-up of the parent in 5 s"),
+                         Limit("worker_sleeps", at_most=0, text="none of a worker")),
+                 quick_rounds=1, full_rounds=3, size=1000, note=notes.IDLE)
     yield Figure("T-15", "SIGKILL of the parent until 64 idle workers have exited", "ms", "scale", ratio=2.0,
                  labels={"raw": "64 plain children at end of file"},
-                 note=DEATH)
-    for workers in (64, 256):
+                 note=notes.DEATH)
+    for workers in (8, 64):
         yield Figure(f"T-16/{workers}", f"One caller in a pool of {workers}, 64 B, p50", "us", "pool", ratio=1.15,
-                     names={"raw": "T-16/raw"}, labels={"raw": "pool of 1"}, note=SIZE)
+                     names={"raw": "T-16/raw"}, labels={"raw": "pool of 1"}, note=notes.SIZE)
+    yield Figure("T-16/256", "One caller in a pool of 256, 64 B, p50", "us", "pool", ratio=1.15,
+                 methods=("raw", "8", "64", "drover"), names={"raw": "T-16/raw", "8": "T-16/8/drover",
+                                                              "64": "T-16/64/drover"},
+                 labels={"raw": "pool of 1"}, note=notes.SIZE, axis="workers",
+                 series=(Series("drover", {"raw": 1, "8": 8, "64": 64, "drover": 256}),))
+    yield Figure("T-16/instructions", "Parent's instructions of a call in a pool of 256", "instructions", "pool",
+                 kind="instructions", ratio=1.1, names={"raw": "T-16/raw", "drover": "T-16/256/drover"},
+                 labels={"raw": "pool of 1"}, counters={"raw": "parent", "drover": "parent"}, quick_rounds=0,
+                 full_rounds=1, count=Count(1000, 3000, worker=False),
+                 note="Counted as T-19, in the parent only.")
+    for cores in ("1c", "2c"):
+        yield Figure(f"T-17/{cores}", f"64 callers, one worker, default options, {cores}", "1/s", "call", ratio=0.8,
+                     more_is_better=True, methods=("raw", "drover", "64"), names={"64": f"T-8/{cores}/drover"},
+                     labels={"raw": "max_in_flight = 2", "64": "max_in_flight = 64"}, note=notes.DEFAULTS)
+    yield from _open_loop()
+    yield from _counted()
+    yield from _together()
+    for state in ("held", "idle"):
+        yield Figure(f"T-21/{state}", f"ResourcePool: acquire and release on two threads, {state} keys", "1/s",
+                     "resource_pool_threads", ratio=1.3, more_is_better=True,
+                     methods=("raw", "drover", "4", "locked-1", "locked-2", "locked-4"), note=notes.THREADS,
+                     names={"raw": f"T-21/{state}/1", "drover": f"T-21/{state}/2", "4": f"T-21/{state}/4"}
+                     | {f"locked-{count}": f"T-21/locked/{count}" for count in (1, 2, 4)},
+                     labels={"raw": "one thread", "drover": "two threads"},
+                     series=(Series("drover", {"raw": 1, "drover": 2, "4": 4}),
+                             Series("one lock", {f"locked-{count}": count for count in (1, 2, 4)})), axis="threads")
+    yield Figure("T-26/blocked", "Start of 1,000 workers: longest turn of the parent's loop", "ms", "start", value=5,
+                 names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
+                 counters={"raw": "longest_ms", "drover": "longest_ms"}, quick_rounds=1, full_rounds=3,
+                 size=1000, note=notes.START_MANY)
+    yield Figure("T-26/total", "Start of 1,000 workers", "ms", "start",
+                 names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
+                 counters={"raw": "total_ms", "drover": "total_ms"}, quick_rounds=1, full_rounds=3,
+                 size=1000, note=notes.START_MANY)
+
+
+def _growth():
+    sizes = [10**power for power in range(3, 8)]
+    pool = {str(size): f"T-12/pool/{size}" for size in sizes}
+    lines = {"drover": {str(size): size for size in sizes}, "map": {f"map-{size}": size for size in sizes}}
+
+    def figure(name, title, unit, counter, with_map, **fields):
+        ends = {"raw": f"T-12/map/{sizes[-1]}" if with_map else f"T-12/pool/{sizes[0]}",
+                "drover": f"T-12/pool/{sizes[-1]}"}
+        maps = {f"map-{size}": f"T-12/map/{size}" for size in sizes} if with_map else {}
+        names = ends | pool | maps
+        series = [Series("drover", lines["drover"])]
+        if with_map:
+            series.append(Series("lock + std::unordered_map", lines["map"]))
+        methods = tuple(name for name in names if name != "raw" or with_map or "ratio" in fields)
+        return Figure(f"T-12/{name}", f"ResourcePool: {title}", unit, "growth", methods=methods, names=names,
+                      counters=dict.fromkeys(names, counter), series=tuple(series), axis="keys", size=sizes[-1],
+                      quick_rounds=1, full_rounds=3, note=notes.GROWTH, **fields)
+
+    among = {"raw": "the same among 1000"}
+    map_label = {"raw": "lock + std::unordered_map"}
+    yield figure("held", "held key among ten million", "ns", "held_ns", False, ratio=1.2, labels=among)
+    yield figure("idle", "idle key among ten million", "ns", "idle_ns", False, ratio=1.2, labels=among)
+    yield figure("any", "any idle key of ten million", "ns", "any_ns", True, labels=map_label)
+    yield figure("new", "new key, up to ten million", "ns", "grow_ns", True, labels=map_label)
+    yield figure("longest-acquire", "longest acquire while it grows to ten million keys", "us", "longest_acquire_us",
+                 True, value=1000, labels=map_label)
+    yield figure("longest-expiry", "longest turn while ten million keys expire", "us", "longest_expire_us", False,
+                 value=1000)
+    yield figure("longest-clear", "longest turn while ten million keys are cleared", "us", "longest_clear_us", False,
+                 value=1000)
+
+
+def _open_loop():
+    def figure(name, title, raw, drover, **fields):
+        loads = {"raw": raw, "drover": drover} if raw else {"drover": drover}
+        counters = {method: f"{load}_p99_us" for method, load in loads.items()}
+        for part in ("p50", "p999"):
+            counters |= {f"{method}, {part}": f"{load}_{part}_us" for method, load in loads.items()}
+        counters |= fields.pop("extra", {})
+        labels = {"raw": raw or "", "drover": "drover"} | fields.pop("labels", {})
+        labels |= {f"raw, {part}": f"{labels['raw']}, {part}" for part in ("p50", "p999")}
+        return Figure(f"T-18/{name}", title, "us", "open_loop", methods=tuple(counters), counters=counters,
+                      labels=labels, names=dict.fromkeys(counters, "T-18"), note=notes.OPEN_LOOP, quick_rounds=1,
+                      **fields)
+
+    def nothing_lost(load):
+        return (Limit(f"{load}_lost", at_most=0, text="nothing lost"),)
+
+    yield figure("plain", "Open loop at 80 %: p99", "", "plain", limits=nothing_lost("plain"))
+    yield figure("slow", "Open loop, 1 % slow calls: p99 of the others", "plain", "slow",
+                 labels={"raw": "without slow calls"}, limits=nothing_lost("slow"))
+    yield figure("kill-after", "Open loop, 1 % slow calls with kill_after: p99 of the others", "slow", "kill_after",
+                 ratio=1.2, labels={"raw": "without kill_after"}, limits=nothing_lost("kill_after"))
+    yield figure("kills", "Open loop, 20 workers killed a second: p99", "plain", "kills", ratio=1.5,
+                 labels={"raw": "without kills", "no-backoff": "replaced at once"},
+                 extra={"no-backoff": "kills_no_backoff_p99_us"}, limits=nothing_lost("kills"))
+
+
+def _counted():
+    counts = {"instructions": {"parent": 2400, "worker": 1500}, "system calls": {"parent": 4, "worker": 3}}
+    for kind, bounds in counts.items():
+        for process, bound in bounds.items():
+            name = kind.replace(" ", "-")
+            yield Figure(f"T-19/{name}/{process}", f"{kind.capitalize()} of a call, {process}", kind, "call", kind=kind,
+                         value=bound, names={"raw": "T-7/1c/raw", "drover": "T-7/1c/drover"},
+                         labels={"raw": "raw epoll"}, counters={"raw": process, "drover": process}, quick_rounds=1,
+                         full_rounds=1, count=Count(1000, 3000), note=notes.COUNTED)
+    for process in ("parent", "worker"):
+        yield Figure(f"T-19/in-flight/{process}", f"Instructions of a call, 64 in flight, {process}", "instructions",
+                     "call", kind="instructions", names={"raw": "T-8/1c/raw", "drover": "T-8/1c/drover"},
+                     labels={"raw": "64 separate writes"}, counters={"raw": process, "drover": process}, quick_rounds=0,
+                     full_rounds=1, count=Count(1, 2, operations=2048), note=notes.COUNTED)
+
+
+def _together():
+    for kind, title in (("children", "of children"), ("queued", "of calls that wait"),
+                        ("in-flight", "of calls in flight")):
+        yield Figure(f"T-20/{kind}", f"Each of 16,000 deadlines {title} that are due together", "us", "deadlines",
+                     ratio=2.0, methods=("raw", "4000", "drover"), labels={"raw": "each of 1000"},
+                     names={"raw": f"T-20/{kind}/1000", "4000": f"T-20/{kind}/4000", "drover": f"T-20/{kind}/16000"},
+                     series=(Series("drover", {"raw": 1000, "4000": 4000, "drover": 16000}),), axis="deadlines",
+                     quick_rounds=1, note=notes.TOGETHER)
 
 
 FIGURES = tuple(_all())

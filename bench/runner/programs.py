@@ -1,12 +1,10 @@
-"""Runs one method once: a Google Benchmark program, a peer, or the compiler. Returns a Sample or raises Broken."""
+"""Runs one method once: a Google Benchmark program, or a peer. Returns a Sample or raises Broken."""
 
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,10 @@ BENCH = Path(__file__).resolve().parent.parent
 
 class Broken(Exception):
     """A benchmark failed. Slowness alone is no failure, unless it exceeds the time limit."""
+
+
+class Unavailable(Broken):
+    """The machine lacks something that the figure needs. The results say what, and the run does not fail."""
 
 
 @dataclass
@@ -38,7 +40,7 @@ def _run(command, environment, seconds):
     return done.stdout
 
 
-def _filter(name):
+def benchmark_filter(name):
     """An extended regular expression that matches one benchmark. re.escape() escapes more than POSIX allows."""
     escaped = re.sub(r"([.^$*+?()\[\]{}|\\])", r"\\\1", name)
     return f"--benchmark_filter=^{escaped}(/|$)"
@@ -47,18 +49,41 @@ def _filter(name):
 class Programs:
     """The benchmark programs of one build."""
 
-    STANDARD = ("name", "run_name", "run_type", "repetitions", "repetition_index", "threads", "iterations", "real_time",
-                "cpu_time", "time_unit", "family_index", "per_family_instance_index", "value", "aggregate_name")
+    NO_COUNTERS = ("name", "run_name", "run_type", "repetitions", "repetition_index", "threads", "iterations",
+                   "real_time", "cpu_time", "time_unit", "family_index", "per_family_instance_index", "value",
+                   "aggregate_name")
+    UNAVAILABLE = "unavailable: "  # how the message of bench::Unavailable begins
 
     def __init__(self, folder, environment, timeout):
         self.folder, self.environment, self.timeout = folder, environment, timeout
+        self.shared = {}  # benchmarks of this round that several figures take a counter from: Sample or Broken
 
     def path(self, program):
         return self.folder / f"bench_{program}"
 
+    def begin_round(self):
+        self.shared.clear()
+
     def run(self, figure, method, seconds):
+        counter = figure.counters.get(method)
+        if counter is None:
+            return self._run_benchmark(figure, method, seconds)
+        key = figure.program, figure.benchmark(method)
+        if key not in self.shared:
+            try:
+                self.shared[key] = self._run_benchmark(figure, method, seconds)
+            except Broken as error:
+                self.shared[key] = error
+        found = self.shared[key]
+        if isinstance(found, Broken):
+            raise found
+        if counter not in found.counters:
+            raise Broken(f"{key[1]} has no counter {counter}")
+        return Sample(found.counters[counter], found.counters)
+
+    def _run_benchmark(self, figure, method, seconds):
         name = figure.benchmark(method)
-        command = [str(self.path(figure.program)), _filter(name),
+        command = [str(self.path(figure.program)), benchmark_filter(name),
                    "--benchmark_format=json", f"--benchmark_min_time={seconds:g}"]
         text = _run(command, self.environment | {"DROVER_BENCH_SECONDS": str(seconds)}, self.timeout)
         try:
@@ -69,9 +94,12 @@ class Programs:
             raise Broken(f"{command[0]} has no benchmark {name}")
         entry = found[0]
         if entry.get("error_occurred") or entry.get("skipped"):
-            raise Broken(f"{name}: {entry.get('error_message') or entry.get('skip_message')}")
+            said = entry.get("error_message") or entry.get("skip_message") or "it failed"
+            if said.startswith(self.UNAVAILABLE):
+                raise Unavailable(said[len(self.UNAVAILABLE):])
+            raise Broken(f"{name}: {said}")
         counters = {key: value for key, value in entry.items()
-                    if key not in self.STANDARD and isinstance(value, (int, float))}
+                    if key not in self.NO_COUNTERS and isinstance(value, (int, float))}
         # A benchmark without the counter "value" is a loop on one thread, whose CPU time is the result.
         return Sample(entry["value"] if "value" in entry else entry["cpu_time"], counters)
 
@@ -120,113 +148,3 @@ def find_peers(build, environment, expected, timeout):
         for figure, *peer in offered:
             found.setdefault(figure, []).append(Peer(peer[0] if peer else name, command, environment, timeout))
     return found, left_out
-
-
-class Compiler:
-    """T-13: compiles with the options of the benchmarks. The driver and the compiler proper are measured together."""
-
-    SOURCES = {"raw": "selective_asio.cpp", "drover": "drover_call.cpp", "header-only": "drover_call.cpp",
-               "program": "drover_program.cpp"}
-
-    def __init__(self, folder, timeout):
-        self.timeout = timeout
-        try:
-            described = json.loads((folder / "compiler.json").read_text())
-        except (OSError, ValueError):
-            raise Broken(f"{folder}/compiler.json is missing: configure with -DDROVER_BUILD_BENCH=ON") from None
-        includes = [f"-I{path}" for path in dict.fromkeys(described["include"]) if path and path != "/usr/include"]
-        definitions = [f"-D{name}" for name in described["definitions"]
-                       if name not in ("", "DROVER_SEPARATE_COMPILATION")]
-        self.command = [described["compiler"], "-std=c++20", *includes, *definitions]
-
-    def versions(self):
-        """The versions of the compiler, and of the Asio that it includes."""
-        def output(arguments, text=None):
-            return subprocess.run([*arguments], input=text, capture_output=True, text=True, timeout=self.timeout).stdout
-
-        compiler = output([self.command[0], "--version"]).split("\n")[0]
-        source = "#include <asio/version.hpp>\nASIO_VERSION"
-        words = output([*self.command, "-E", "-P", "-x", "c++", "-"], source).split()
-        asio = int(words[-1]) if words and words[-1].isdigit() else 0
-        return {"compiler": compiler, "asio": f"{asio // 100000}.{asio // 100 % 1000}.{asio % 100}"}
-
-    def run(self, figure, method, seconds):
-        source = BENCH / "compile" / self.SOURCES[method]
-        level = figure.id.rsplit("/", 1)[1]
-        separate = ["-DDROVER_SEPARATE_COMPILATION"] if method == "drover" else []
-        command = [*self.command, *separate, f"-{level}", "-c", str(source), "-o", os.devnull]
-        # RUSAGE_CHILDREN counts all children that have exited, so each compilation has a process of its own.
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.close(reading)
-                done = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout,
-                                      stdin=subprocess.DEVNULL, env=os.environ | {"CCACHE_DISABLE": "1"})
-                used = resource.getrusage(resource.RUSAGE_CHILDREN)
-                result = [used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, done.stderr[-500:]]
-                os.write(writing, json.dumps(result).encode())
-                code = done.returncode
-            finally:
-                os._exit(code)
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            text = pipe.read()
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
-            raise Broken(f"{' '.join(command)} failed: {text}")
-        cpu, memory, _ = json.loads(text)
-        return Sample(cpu, {"memory_mib": memory})
-
-
-class Instructions:
-    """Counts the instructions of one operation in the parent and in the worker, with callgrind, in user space only. The
-    difference of a longer and a shorter run leaves out what is done once. Unlike times, the counts hardly vary."""
-
-    def __init__(self, programs, valgrind, folder):
-        self.programs, self.valgrind, self.folder = programs, valgrind, folder
-
-    def _count(self, figure, method, iterations):
-        for old in self.folder.glob("callgrind.*"):
-            old.unlink()
-        program = str(self.programs.path(figure.program))
-        command = [self.valgrind, "--tool=callgrind", "--trace-children=yes",
-                   f"--callgrind-out-file={self.folder}/callgrind.%p", program, _filter(figure.benchmark(method))]
-        variables = {"DROVER_BENCH_ITERATIONS": str(iterations), "DROVER_BENCH_SELF": program}
-        started = subprocess.Popen(command, env=self.programs.environment | variables, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True)
-        try:
-            output, _ = started.communicate(timeout=self.programs.timeout)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.communicate()
-            raise Broken(f"{figure.id}/{method} did not exit under callgrind") from None
-        if started.returncode != 0 or "ERROR OCCURRED" in output:
-            raise Broken(f"{figure.id}/{method} failed under callgrind")
-        counts = {"parent": 0, "worker": 0}
-        for path in self.folder.glob("callgrind.*"):
-            process = "parent" if path.name.split(".")[1] == str(started.pid) else "worker"
-            for line in path.read_text().splitlines():
-                if line.startswith("totals:"):
-                    counts[process] += int(line.split()[1])
-        return counts
-
-    def run(self, figure, method, few, many, operations=1):
-        less, more = self._count(figure, method, few), self._count(figure, method, many)
-        return {process: (more[process] - less[process]) / (many - few) / operations for process in more}
-
-
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
-def describe_machine(cores):
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    memory = next((line.split()[1] for line in lines if line.startswith("MemTotal:")), "0")
-    return {"processor": processor(), "cores": os.cpu_count(), "pinned_to": cores,
-            "memory_gib": round(int(memory) / 2**20, 1), "kernel": os.uname().release.split("-")[0],
-            "load_before": round(os.getloadavg()[0], 2), "python": sys.version.split()[0],
-            "date": time.strftime("%Y-%m-%d %H:%M:%S%z")}

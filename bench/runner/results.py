@@ -3,22 +3,12 @@
 import json
 from statistics import median
 
+from . import growth
+from .text import number
+
 
 def _range(values):
     return [min(values), max(values)]
-
-
-def number(value):
-    """Formats a number with three digits, for people."""
-    if value is None:
-        return ""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:.3g}k"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"
 
 
 def summarise(figure, rounds):
@@ -32,13 +22,17 @@ def summarise(figure, rounds):
               "target": figure.target, "ratio_target": figure.ratio or None, "raw": None, "drover": None, "ratio": None,
               "met": None, "raw_is": figure.label("raw"),
               "others": {}, "peers": {}, "costs": {}, "note": figure.note, "rounds": len(rounds)}
+    sizes = {s["drover"].counters.get("size", figure.size) for s in rounds if "drover" in s}
+    if sizes and sizes != {figure.size}:
+        result["title"] += f" (measured with {number(max(sizes))} only)"
+    in_series = {method for series in figure.series for method in series.sizes}
     for method in figure.methods:
         if not values(method):
             continue
         middle = median(values(method))
         if method in ("raw", "drover"):
             result[method], result[f"{method}_range"] = middle, _range(values(method))
-        else:
+        elif method not in in_series:
             result["others"][figure.label(method)] = {"value": middle, "range": _range(values(method))}
         counters = {}
         for samples in rounds:
@@ -46,22 +40,33 @@ def summarise(figure, rounds):
                 counters.setdefault(name, []).append(value)
         if counters and method in ("raw", "drover"):
             result["costs"][method] = {name: median(found) for name, found in counters.items()}
-    ratios = [s["drover"].value / s["raw"].value for s in rounds if "drover" in s and "raw" in s and s["raw"].value]
+    ratios = _ratios(rounds, "raw")
     if ratios:
-        result["ratio"], result["ratio_range"] = median(ratios), _range(ratios)
+        result["ratio"], result["ratio_range"], result["ratios"] = median(ratios), _range(ratios), len(ratios)
         best = "p90" if figure.more_is_better else "p10"
         deciles = [s["drover"].counters[best] / s["raw"].counters[best] for s in rounds
                    if "drover" in s and "raw" in s and s["drover"].counters.get(best) and s["raw"].counters.get(best)]
         if deciles:  # other processes disturb these least
             result["ratio_best"] = median(deciles)
 
+    fair = _ratios(rounds, "threads")
+    if fair:
+        result["fair"], result["fair_range"], result["fair_is"] = median(fair), _range(fair), figure.label("threads")
+    result["growth"] = growth.summarise(figure, rounds)
+
     for name in sorted({name for samples in rounds for name in samples} - set(figure.methods)):
         note = next((s[name].note for s in rounds if name in s), "")
         result["peers"][name] = {"value": median(values(name)), "range": _range(values(name)), "note": note}
     result["missed"] = _missed(figure, result)
-    if result["drover"] is not None:
+    if result["drover"] is not None and figure.target:
         result["met"] = not result["missed"]
     return result
+
+
+def _ratios(rounds, baseline):
+    """Of drover to the baseline in each round that has both."""
+    both = [(s["drover"].value, s[baseline].value) for s in rounds if "drover" in s and baseline in s]
+    return [drover / other for drover, other in both if other]
 
 
 def _missed(figure, result):
@@ -75,22 +80,36 @@ def _missed(figure, result):
             missed.append("there is no ratio")
         elif (result["ratio"] < figure.ratio) if more else (result["ratio"] > figure.ratio):
             missed.append(f"{result['ratio']:.2f} x {figure.label('raw')}")
+    if figure.fair:
+        if result.get("fair") is None:
+            missed.append(f"there is no ratio to {figure.label('threads')}")
+        elif result["fair"] > figure.fair:
+            missed.append(f"{result['fair']:.2f} x {figure.label('threads')}")
     if figure.value and result["drover"] > figure.value:
         missed.append(f"{number(result['drover'])} {figure.unit}")
+    for method, bound in figure.bounds.items():
+        other = result["others"].get(figure.label(method))
+        if other is None:
+            missed.append(f"{figure.label(method)} was not measured")
+        elif other["value"] > bound:
+            missed.append(f"{figure.label(method)} {number(other['value'])} {figure.unit}")
     for limit in figure.limits:
-        if not limit.holds(result["costs"].get("drover", {})):
-            missed.append(f"not {limit.text}")
+        counters = result["costs"].get("drover", {})
+        if not limit.holds(counters):
+            found = f" ({number(counters[limit.counter])})" if limit.counter in counters else ""
+            missed.append(f"not {limit.text}{found}")
     for name, peer in result["peers"].items():
         if not any(prefix == "*" or name.startswith(prefix) for prefix in figure.ahead_of):
             continue
-        if (peer["value"] >= result["drover"]) if more else (peer["value"] <= result["drover"]):
-            missed.append(f"behind {name}")
+        ahead = result["drover"] / peer["value"] if more else peer["value"] / result["drover"]
+        if ahead <= figure.ahead_by:
+            missed.append(f"behind {name}" if ahead <= 1 else f"{ahead:.1f} x ahead of {name}")
     return missed
 
 
 def verdict(result):
     if result["met"] is None:
-        return "not measured"
+        return "no target" if result["drover"] is not None else "not measured"
     return "met" if result["met"] else "**not met**: " + ", ".join(result["missed"])
 
 
@@ -103,9 +122,24 @@ def cost_text(costs):
     else:
         parts.append("")
     parts.append(f"{costs['allocations']:.3g}" if "allocations" in costs else "")
-    for process in ("parent", "worker"):
-        parts.append(f"{costs[f'instructions_{process}']:.0f}" if f"instructions_{process}" in costs else "")
     return parts
+
+
+def _ratio(value, span=None):
+    """1.21 (1.18..1.30)"""
+    if value is None:
+        return ""
+    return f"{value:.2f}" + (f" ({span[0]:.2f}..{span[1]:.2f})" if span and span[0] != span[1] else "")
+
+
+def _row(result):
+    others = [f"{name} {number(p['value'])}" for name, p in {**result["peers"], **result["others"]}.items()]
+    if result.get("fair") is not None:
+        others.insert(0, f"{_ratio(result['fair'], result['fair_range'])} x {result['fair_is']}")
+    cells = [result["id"], f"{result['title']}, {result['unit']}", number(result["raw"]), number(result["drover"]),
+             _ratio(result["ratio"], result.get("ratio_range")), _ratio(result.get("ratio_best")),
+             str(result["rounds"]), result["target"], verdict(result), ", ".join(others)]
+    return "| " + " | ".join(cells) + " |"
 
 
 def markdown(results, run):
@@ -113,24 +147,16 @@ def markdown(results, run):
     lines = ["# Results", "",
              f"{machine['date']}, {machine['processor']}, {machine['cores']} cores (pinned to {machine['pinned_to']}), "
              f"Linux {machine['kernel']}, {machine['compiler']}, Asio {machine['asio']}, load {machine['load_before']} "
-             f"before the run. {run['mode'].capitalize()}: medians of {run['rounds']} rounds. The ranges are in "
-             "results.json. A ratio is drover / raw within a round. `best` is the ratio of the best deciles.", "",
-             "| figure | | raw | drover | ratio | best | target | met | peers and prototypes |",
-             "|---|---|---:|---:|---:|---:|---|---|---|"]
-    def ratio(value):
-        return "" if value is None else f"{value:.2f}"
-
-    for r in results:
-        others = [f"{name} {number(p['value'])}" for name, p in {**r["peers"], **r["others"]}.items()]
-        unit = r["unit"]
-        lines.append(f"| {r['id']} | {r['title']}, {unit} | {number(r['raw'])} | {number(r['drover'])} | "
-                     f"{ratio(r['ratio'])} | {ratio(r.get('ratio_best'))} | {r['target']} | {verdict(r)} | "
-                     f"{', '.join(others)} |")
+             f"before the run. {run['mode'].capitalize()} of {run['rounds']} rounds. raw and drover are medians over "
+             "the rounds. The ratio is drover / raw within a round: the median, and in parentheses the smallest and "
+             "the largest of all rounds. `best` is the ratio of the best deciles. results.json has all ranges.", "",
+             "| figure | | raw | drover | ratio (range) | best | rounds | target | met | peers and prototypes |",
+             "|---|---|---:|---:|---:|---:|---:|---|---|---|"]
+    lines += [_row(result) for result in results]
+    lines += growth.markdown(results)
     lines += ["", "## Costs of one operation", "", "CPU time is that of the parent + that of the worker, with the "
-              "kernel's part. Allocations are calls of operator new in the calling thread. Instructions are those in "
-              "user space, counted by callgrind.", "",
-              "| figure | method | CPU time | allocations | instructions, parent | worker |",
-              "|---|---|---:|---:|---:|---:|"]
+              "kernel's part. Allocations are calls of operator new in the calling thread.", "",
+              "| figure | method | CPU time | allocations |", "|---|---|---:|---:|"]
     for r in results:
         for method, costs in r["costs"].items():
             text = cost_text(costs)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <sys/types.h>
 #include <time.h>
@@ -129,6 +130,12 @@ inline std::int64_t iterations(double a_second) {
   const char* text = std::getenv("DROVER_BENCH_SECONDS");
   return std::max<std::int64_t>(1, static_cast<std::int64_t>((text ? std::atof(text) : 0.5) * a_second));
 }
+
+/// The machine lacks what a benchmark needs. run.py then leaves its figure out, and prints the text.
+class Unavailable : public std::runtime_error {
+ public:
+  explicit Unavailable(const std::string& why) : runtime_error("unavailable: " + why) {}
+};
 
 /// Registers function(state, arguments...). An exception from it ends this benchmark only.
 template <class Function, class... Arguments>
