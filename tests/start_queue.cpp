@@ -1,5 +1,6 @@
 // Which workers of a pool may start when many are due at once.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <deque>
 #include <gtest/gtest.h>
@@ -26,8 +27,9 @@ TEST(StartQueue, StartsALoneWorkerAtOnce) {
 TEST(StartQueue, StartsOneInEachTurnAndTheOthersInOrder) {
   StartQueue queue(5, 10);
   EXPECT_TRUE(queue.begin(4));
-  for (const std::size_t slot : {0, 3, 1, 2}) EXPECT_FALSE(queue.begin(slot));
-  for (const std::size_t slot : {0, 3, 1, 2}) EXPECT_EQ(queue.next(), slot);
+  constexpr std::array<std::size_t, 4> order{0, 3, 1, 2};
+  for (const std::size_t slot : order) EXPECT_FALSE(queue.begin(slot));
+  for (const std::size_t slot : order) EXPECT_EQ(queue.next(), slot);
   EXPECT_EQ(queue.next(), std::nullopt);
 }
 
