@@ -159,7 +159,7 @@ TEST(LinkChooser, OffersTheBusyLinkThatWasUsedLastForACallAhead) {
     chooser.add(link);
   }
   EXPECT_EQ(chooser.choose_ahead(), nullptr) << "an idle link takes the call itself";
-  for (std::size_t i : {2, 0, 3, 1}) {
+  for (const std::size_t i : std::array<std::size_t, 4>{2, 0, 3, 1}) {
     links[i].quick = i != 0;
     use(chooser, links[i]);
   }
