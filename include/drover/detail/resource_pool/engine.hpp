@@ -20,6 +20,7 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/runner.hpp>
+#include <drover/detail/resource_pool/spin_mutex.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
 #include <drover/detail/resource_pool/wait.hpp>
 #include <drover/timeout.hpp>
@@ -98,12 +99,12 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   /// To be called after each transition. Unlocks if there are actions to perform. What there is not enough memory for
   /// is tried again after the next transition.
-  void carry_out(std::unique_lock<std::mutex>& lock) noexcept {
+  void carry_out(std::unique_lock<SpinMutex>& lock) noexcept {
     if (!armed_) arm_timer();
     if (machine_.has_actions()) perform_actions(lock);
   }
 
-  mutable std::mutex mutex_;  // guards all other members but runner_
+  mutable SpinMutex mutex_;  // guards all other members but runner_
   StateMachine<Entry, Lookup> machine_;
 
  private:
@@ -111,7 +112,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   // Carrying out the decisions of the state machine ---------------------------------------------
 
-  void perform_actions(std::unique_lock<std::mutex>& lock) noexcept {
+  void perform_actions(std::unique_lock<SpinMutex>& lock) noexcept {
     const std::shared_ptr<Engine> self = this->shared_from_this();
     auto actions = machine_.take_actions();
     lock.unlock();
