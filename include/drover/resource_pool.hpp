@@ -278,7 +278,10 @@ class ResourcePool {
       callbacks.on_event = [on_event = std::move(on_event_given)](auto kind, const Key& key, const auto& error) {
         on_event(Event{static_cast<typename Event::Kind>(kind), key, error});  // the same enumerators
       };
-    const detail::resource_pool::Rules rules{options.ttl, options.max_idle, callbacks.on_event != nullptr};
+    const bool events = callbacks.on_event != nullptr;
+    const bool one_order = events || options.max_idle;
+    const detail::resource_pool::Rules rules{options.ttl, options.max_idle, events,
+                                             one_order ? 1 : detail::resource_pool::default_shards()};
     return std::make_shared<Impl>(executor, rules, std::move(callbacks));
   }
 

@@ -103,7 +103,7 @@ class Driver {
     callbacks.finalizer = [this](Value& value) { return finalize(value); };
     callbacks.on_error = [this](const std::exception_ptr&) { ++errors; };
     impl_ = std::make_shared<Impl>(context_.get_executor(),
-                                   drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false},
+                                   drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false, rules.shards},
                                    std::move(callbacks));
   }
   Driver(const Driver&) = delete;
@@ -143,7 +143,7 @@ class Driver {
       --alive_[value.which.key];
       discarded_.insert(value.which);
     }
-    impl_->discard(*entry);
+    entry->owner().discard(*entry);
     settle();
   }
 
@@ -152,7 +152,7 @@ class Driver {
     Lease lease = std::move(leases.at(id));
     leases.erase(id);
     auto* const entry = lease.reference.take();
-    await(impl_->release_and_wait(*entry), wait, cancelled);
+    await(entry->owner().release_and_wait(*entry), wait, cancelled);
   }
   void expire(int key, int wait) { await(impl_->expire(key), wait, false); }
   void clear(int key, int wait) { await(impl_->clear(key), wait, false); }

@@ -38,8 +38,7 @@ class SpinMutex {
       __builtin_ia32_pause();
 #endif
     }
-    while (state_.exchange(awaited, std::memory_order_acquire) != free)
-      state_.wait(awaited, std::memory_order_relaxed);
+    while (state_.exchange(awaited, std::memory_order_acquire) != free) state_.wait(awaited, std::memory_order_relaxed);
   }
 
   std::atomic<std::uint32_t> state_{free};

@@ -24,7 +24,8 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 struct Rules {
   Duration ttl{};
   std::optional<std::size_t> max_idle;
-  bool events = false;  // whether events are recorded
+  bool events = false;     // whether events are recorded
+  std::size_t shards = 1;  // more than one only without max_idle and without events: these need one order for all keys
 };
 
 /// See ResourcePool::Stats.
@@ -54,14 +55,15 @@ class StateMachine {
     return {count(State::creating) + referenced + pending, referenced, pending};
   }
 
-  /// The entries being finalized, then the idle ones in the order of their expiry.
   template <class F>
-  void for_each_pending(F f) const {
+  void for_each_finalizing(F f) const {
     ending_.for_each([&f](const Entry& entry) {
       if (entry.state == State::finalizing) f(entry);
     });
-    idle_.for_each(f);
   }
+
+  /// The next ones are in the order of their expiry. Null if there is none.
+  const Entry* first_idle() const noexcept { return idle_.empty() ? nullptr : &idle_.front(); }
 
   /// When the first idle entry expires.
   Deadline next_due() const noexcept {
@@ -221,26 +223,21 @@ class StateMachine {
     begin_finalizing(entry);
   }
 
-  /// Clears all entries. Returns an event that is set when all that are ending now have ended; null if there are none.
-  /// If this throws, nothing has changed.
-  std::shared_ptr<ChainedEvent> clear() {
-    auto all_ended = std::make_shared<ChainedEvent>();
+  /// To be called before clear(). Returns an event for it.
+  std::shared_ptr<ChainedEvent> prepare_clear() {
     ending_.reserve_barrier();
-    table_.for_each([this](Entry& entry) { clear(entry); });
-    while (!discarded_.empty()) clear(discarded_.front());
-    if (ending_.empty()) return nullptr;
-    ending_.wait_for_all(all_ended);
-    return all_ended;
+    return std::make_shared<ChainedEvent>();
   }
 
-  /// Expires at most `limit` of the due entries. Returns true if there may be more.
-  bool expire_due(Clock::time_point now, std::size_t limit) noexcept {
-    for (; !idle_.empty() && idle_.front().deadline <= now; --limit) {
-      if (limit == 0) return true;
-      expire(idle_.front());
-    }
-    return false;
+  /// Clears all entries. There is at least one. The event is set when all that are ending now have ended.
+  void clear(std::shared_ptr<ChainedEvent> all_ended) noexcept {
+    table_.for_each([this](Entry& entry) { clear(entry); });
+    while (!discarded_.empty()) clear(discarded_.front());
+    ending_.wait_for_all(std::move(all_ended));
   }
+
+  /// Expires the first of the idle entries. There is one.
+  void expire_first() noexcept { expire(idle_.front()); }
 
   /// The pool is destroyed: its idle values are destroyed with it, without being finalized, and no value is kept any
   /// more.
@@ -367,14 +364,15 @@ class StateMachine {
     });
   }
 
-  Rules rules_;
+  // A hit uses the first members: all of them are in one or two lines of the cache.
+  List<Entry> idle_;  // in the order of their deadlines
   KeyTable<Entry, Lookup> table_;
-  List<Entry> idle_;       // in the order of their deadlines
+  std::array<std::size_t, 7> states_{};
+  ActionCollector<Entry> actions_;
+  Rules rules_;
   List<Entry> discarded_;  // in State::discarded
   EndingEntries<Entry> ending_;
-  std::array<std::size_t, 7> states_{};
   std::size_t entries_ = 0;
-  ActionCollector<Entry> actions_;
   EventQueue<Entry> events_;
   bool closed_ = false;
 };
