@@ -62,7 +62,10 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     const Disposal disposal;
     if (actions.to_delete != nullptr) Disposal::destroy_later(*actions.to_delete);
     if (actions.deliver_events) shards_.front().deliver_events(self);  // a pool with events has one shard
-    run_tasks(self, actions.to_run);
+    for (Disposable* task = actions.to_run; task != nullptr;) {
+      auto& entry = static_cast<Entry&>(*std::exchange(task, task->next_task));
+      entry.owner().run(self, entry);
+    }
     Disposal::set_later(std::move(actions.to_set));
   }
 
@@ -76,49 +79,50 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     if (!timer_armed()) arm_for(next_due());
   }
 
+  bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
+
  protected:
+  /// Begins to end the entries of a clear(). Other handlers run between the pieces, unless there is no memory for that.
+  void clear_in_pieces(std::shared_ptr<Engine> self) noexcept {
+    if (!clear_piece()) return;
+    std::shared_ptr<Rest> rest;
+    try {
+      rest = std::make_shared<Rest>(self);
+    } catch (...) {
+      return clear_all();
+    }
+    (void)runner_.try_post([rest] {
+      auto engine = std::exchange(rest->engine, nullptr);
+      engine->clear_in_pieces(engine);
+    });  // if this fails, the destructor of the rest ends them
+  }
+
   virtual ~Engine() = default;  // virtual only because GCC warns of a class with friends otherwise
 
   const Shards<Shard> shards_;
 
  private:
-  /// The factories and finalizers of a clear() that are left for a later handler. If the context is destroyed first,
-  /// they run at once, which ends those that need it.
+  /// The entries of a clear() that are left for a later handler. If the context is destroyed first, they end at once.
   struct Rest {
-    Rest(std::shared_ptr<Engine> e, Disposable* t) noexcept : engine(std::move(e)), tasks(t) {}
+    explicit Rest(std::shared_ptr<Engine> e) noexcept : engine(std::move(e)) {}
     Rest(const Rest&) = delete;
     Rest& operator=(const Rest&) = delete;
     ~Rest() {
-      const Disposal disposal;
-      while (tasks != nullptr) run_piece(engine, tasks);
+      if (engine) engine->clear_all();
     }
 
-    const std::shared_ptr<Engine> engine;
-    Disposable* tasks;
+    std::shared_ptr<Engine> engine;
   };
 
-  /// Other handlers run between the pieces, unless there is no memory for that.
-  void run_tasks(const std::shared_ptr<Engine>& self, Disposable* tasks) noexcept {
-    run_piece(self, tasks);
-    if (tasks == nullptr) return;
-    std::shared_ptr<Rest> rest;
-    try {
-      rest = std::make_shared<Rest>(self, tasks);
-    } catch (...) {
-      while (tasks != nullptr) run_piece(self, tasks);
-      return;
-    }
-    (void)runner_.try_post([rest] {
-      const Disposal disposal;
-      rest->engine->run_tasks(rest->engine, std::exchange(rest->tasks, nullptr));
-    });  // if this fails, the destructor of the rest runs them
+  bool clear_piece() noexcept {
+    const Disposal disposal;
+    std::size_t limit = piece;
+    bool more = false;
+    for (Shard& shard : shards_) more |= shard.clear_some(limit);
+    return more;
   }
-
-  /// Removes what it has run from `tasks`. Call it while there is a Disposal.
-  static void run_piece(const std::shared_ptr<Engine>& self, Disposable*& tasks) noexcept {
-    for (std::size_t i = 0; i < piece && tasks != nullptr; ++i) {
-      auto& entry = static_cast<Entry&>(*std::exchange(tasks, tasks->next_task));
-      entry.owner().run(self, entry);
+  void clear_all() noexcept {
+    while (clear_piece()) {
     }
   }
 
@@ -137,7 +141,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   /// With the timer's lock.
   void arm_for(Deadline due) noexcept {
-    if (!due || closed_) return;
+    if (!due || closed()) return;
     try {
       timer_.arm(*due, this->weak_from_this());
       set_armed(true);
@@ -203,7 +207,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   Runner<Entry> runner_;
   SpinMutex timer_mutex_;
   std::atomic<bool> armed_{false};
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
   typename Time::Timer timer_;
 };
 

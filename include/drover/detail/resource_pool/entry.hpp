@@ -64,15 +64,15 @@ struct Entry : Disposable {
   std::atomic<std::uint32_t> references{0};
   std::uint32_t pending_events = 0;  // the events that refer to this entry and are not delivered yet
   State state = State::queued;
-  bool expired = false;                    // finalize it at its last release, whatever the ttl is
-  bool cleared = false;                    // clear() was called for it
-  bool detached = false;                   // discard() has separated it from its key: not in the table
-  bool finalizer_failed_to_begin = false;  // for want of memory
+  bool finalizer_failed_to_begin = false;  // for want of memory; set without the lock
+  bool expired : 1 = false;                // finalize it at its last release, whatever the ttl is
+  bool cleared : 1 = false;                // clear() was called for it
+  bool detached : 1 = false;               // discard() has separated it from its key: not in the table
+  std::uint32_t round = 0;                 // see EndingEntries
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Waiters<Entry>> waiters;
   PendingEvents<Entry> spare_events;  // room for all events that it may still have, unless it is revived
-  std::uint64_t ending_number = 0;    // its number in EndingEntries
 };
 
 /// A list of entries that it does not own. An entry is in at most one list.
@@ -94,6 +94,15 @@ class List {
     (entry.previous != nullptr ? entry.previous->next : first_) = entry.next;
     (entry.next != nullptr ? entry.next->previous : last_) = entry.previous;
     entry.previous = entry.next = nullptr;
+  }
+
+  /// Takes all entries of another list.
+  void append(List& other) noexcept {
+    if (other.empty()) return;
+    (last_ != nullptr ? last_->next : first_) = other.first_;
+    other.first_->previous = last_;
+    last_ = std::exchange(other.last_, nullptr);
+    other.first_ = nullptr;
   }
 
   template <class F>

@@ -44,10 +44,11 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     Shard& shard = shards_.of(hash);
     auto lock = shard.lock();
     Entry* const entry = shard.machine().find(lookup_, hash, key);
-    if (entry == nullptr || (entry->state != State::leased && entry->state != State::idle)) return {};
-    shard.machine().acquire(*entry);
+    const bool usable = entry != nullptr && (entry->state == State::leased || entry->state == State::idle);
+    if (usable) shard.machine().acquire(*entry);
+    Reference reference = usable ? Reference(*entry) : Reference();
     shard.carry_out(lock);
-    return Reference(*entry);
+    return reference;
   }
 
   template <class Lease, class K>
@@ -93,20 +94,16 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
 
   asio::awaitable<void> clear() {
     std::vector<std::shared_ptr<ChainedEvent>> ended;
-    Actions<Entry> actions;
     {
       const AllLocked locked(shards_);
       // What may throw comes before the first transition.
       for (Shard& shard : shards_)
         if (shard.machine().counts().total > 0) ended.push_back(shard.machine().prepare_clear());
       auto event = ended.begin();
-      for (Shard& shard : shards_) {
-        if (shard.machine().counts().total == 0) continue;
-        shard.machine().clear(*event++);
-        actions.append(shard.machine().take_actions());
-      }
+      for (Shard& shard : shards_)
+        if (shard.machine().counts().total > 0) shard.machine().clear(*event++);
     }
-    this->perform(this->shared_from_this(), std::move(actions));
+    this->clear_in_pieces(this->shared_from_this());
     return done_after_all(std::move(ended));
   }
 
@@ -162,6 +159,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
           shard.carry_out(lock);
           return reference;
         }
+        shard.carry_out(lock);
       }
     }
     auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, shard);  // allocated without the lock
@@ -207,7 +205,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::exception_ptr error;
     {
       const auto lock = entry.owner().lock();
-      if (entry.state == State::leased) return true;
+      if (entry.owner().machine().is_leased(entry)) return true;
       if (entry.waiters) error = entry.waiters->error;
     }
     if (error) std::rethrow_exception(error);

@@ -71,6 +71,14 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
     carry_out(held);
   }
 
+  /// Begins to end entries that were cleared, see StateMachine::clear_some().
+  bool clear_some(std::size_t& limit) noexcept {
+    auto held = lock();
+    const bool more = machine_.clear_some(limit);
+    carry_out(held);
+    return more;
+  }
+
   // References ----------------------------------------------------------------------------------
 
   void release(Entry& entry) noexcept {
@@ -119,7 +127,7 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
     auto& runner = engine_.runner();
     if (entry.state != State::finalizing)
       runner.run_factory(owner(engine), entry);
-    else if (runner.has_finalizer())
+    else if (runner.has_finalizer() && !engine_.closed())
       runner.run_finalizer(owner(engine), entry);
     else
       Disposal::destroy_later(entry);
