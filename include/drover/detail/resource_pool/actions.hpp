@@ -27,7 +27,7 @@ struct Actions {
 
   Disposable* to_run = nullptr;  // the factories and finalizers to call, chained by next_task
   Disposable* last_to_run = nullptr;
-  Entry* to_delete = nullptr;  // chained by chain; call StateMachine::deleted() afterwards
+  Entry* to_delete = nullptr;  // chained by chain; call StateMachine::emptied() once their values are destroyed
   EventChain to_set;
   bool deliver_events = false;  // a delivery of events has to begin
 };
@@ -51,6 +51,7 @@ class ActionCollector {
     empty_ = false;
   }
 
+  /// The entry is removed, and without a reference.
   void delete_entry(Entry& entry) noexcept {
     entry.chain = std::exchange(actions_.to_delete, &entry);
     empty_ = false;

@@ -68,6 +68,7 @@ struct Entry : Disposable {
   bool expired : 1 = false;                // finalize it at its last release, whatever the ttl is
   bool cleared : 1 = false;                // clear() was called for it
   bool detached : 1 = false;               // discard() has separated it from its key: not in the table
+  bool emptied : 1 = false;                // removed, and its value is destroyed
   std::uint32_t round = 0;                 // see EndingEntries
   const Key key;
   std::unique_ptr<Value> value;

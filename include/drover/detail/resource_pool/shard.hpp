@@ -156,12 +156,14 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
       destroy_value(*entry);
       return Disposal::report_end_later(*entry);
     }
-    std::size_t deleted = 0;
-    for (; entry != nullptr; ++deleted) delete std::exchange(entry, entry->chain);
-    std::shared_ptr<Engine> kept;
-    const auto held = lock();
-    machine_.deleted(deleted);
-    if (machine_.entries() == 0) kept = std::move(keeps_engine_);  // released after the lock
+    for (Entry* e = entry; e != nullptr; e = e->chain) e->value.reset();
+    std::shared_ptr<Engine> kept;  // released after the lock
+    {
+      const auto held = lock();
+      entry = machine_.emptied(entry);
+      if (machine_.entries() == 0) kept = std::move(keeps_engine_);
+    }
+    while (entry != nullptr) delete std::exchange(entry, entry->chain);
   }
 
   void report_end(Disposable& disposable) noexcept override {

@@ -130,8 +130,8 @@ class StateMachine {
       case State::queued:  // its factory has not begun, and no coroutine waits any more
         entry.previous->waiters->successor = nullptr;
         entry.state = State::removed;
-        return defer_delete(entry);
-      case State::removed: return defer_delete(entry);
+        return actions_.delete_entry(entry);
+      case State::removed: return actions_.delete_entry(entry);
       case State::creating:  // its value is kept idle once created
       case State::idle:
       case State::finalizing: return;
@@ -166,7 +166,7 @@ class StateMachine {
     entry.waiters->error = std::move(error);
     remove(entry);
     if (entry.references.load(std::memory_order_relaxed) > 0) return false;
-    defer_delete(entry);
+    actions_.delete_entry(entry);
     return true;
   }
 
@@ -183,7 +183,7 @@ class StateMachine {
         begin_creating(*successor);
       }
     }
-    if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
+    if (entry.references.load(std::memory_order_relaxed) == 0) actions_.delete_entry(entry);
   }
 
   /// Returns true if the entry is being finalized now. ends_if_expired() knows that before.
@@ -261,6 +261,7 @@ class StateMachine {
   /// more.
   void close() noexcept {
     closed_ = true;
+    drop_events();  // a destroyed pool reports no event
     for (std::size_t limit = piece; clear_some(limit);) limit = piece;
     while (!idle_.empty()) {
       Entry& entry = idle_.front();
@@ -281,14 +282,24 @@ class StateMachine {
   bool has_actions() const noexcept { return !actions_.empty(); }
   Actions<Entry> take_actions() noexcept { return actions_.take(); }
 
-  /// This number of entries from take_actions() has been deleted.
-  void deleted(std::size_t entries) noexcept { entries_ -= entries; }
+  /// The values of these entries, a chain from take_actions(), are destroyed. Returns those that are to be deleted now.
+  /// The others have events that are being delivered, and are deleted after that.
+  Entry* emptied(Entry* entries) noexcept {
+    Entry* to_delete = nullptr;
+    while (entries != nullptr) {
+      Entry& entry = *std::exchange(entries, entries->chain);
+      entry.emptied = true;
+      if (entry.pending_events > 0) continue;
+      entry.chain = std::exchange(to_delete, &entry);
+      --entries_;
+    }
+    return to_delete;
+  }
 
   /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
   /// none, the delivery has ended.
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
     finish_events(delivered);
-    if (closed_) drop_events();  // a destroyed pool reports no event
     return events_.take(piece);
   }
 
@@ -370,16 +381,12 @@ class StateMachine {
   /// Without a call of the finalizer.
   void remove_and_delete(Entry& entry) noexcept {
     remove(entry);
-    defer_delete(entry);
+    actions_.delete_entry(entry);
   }
 
   void remove(Entry& entry) noexcept {
     if (!entry.detached) table_.erase(entry);
     states_.change(entry, State::removed);
-  }
-
-  void defer_delete(Entry& entry) noexcept {
-    if (entry.pending_events == 0) actions_.delete_entry(entry);
   }
 
   void record_event(EventKind kind, Entry& entry, std::exception_ptr error = {}) noexcept {
@@ -392,9 +399,7 @@ class StateMachine {
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
     delivered.for_each([this](const PendingEvent<Entry>& event) {
       Entry& entry = *event.entry;
-      if (--entry.pending_events == 0 && entry.state == State::removed &&
-          entry.references.load(std::memory_order_relaxed) == 0)
-        defer_delete(entry);
+      if (--entry.pending_events == 0 && entry.emptied) actions_.delete_entry(entry);
     });
   }
 
