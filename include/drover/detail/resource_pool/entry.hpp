@@ -54,6 +54,18 @@ struct Entry : Disposable {
     return false;
   }
 
+  Waiters<Entry>& make_waiters() {
+    if (!waiters) waiters = std::make_unique<Waiters<Entry>>();
+    return *waiters;
+  }
+
+  /// An event that is set when this entry has ended.
+  std::shared_ptr<ChainedEvent> end_event() {
+    std::shared_ptr<ChainedEvent>& event = make_waiters().ended;
+    if (!event) event = std::make_shared<ChainedEvent>();
+    return event;
+  }
+
   // The members that a hit uses come first, near each other.
   Entry* chain = nullptr;  // the next entry in its bucket of the table; after its removal, the next one to delete
   const std::size_t hash;

@@ -68,7 +68,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
       auto lock = shard.lock();
       Entry* const entry = shard.machine().find(lookup_, hash, key);
       if (entry != nullptr) {
-        if (shard.machine().ends_if_expired(*entry)) ended = shard.machine().end_event(*entry);
+        if (shard.machine().ends_if_expired(*entry)) ended = entry->end_event();
         shard.machine().expire(*entry);
       }
       shard.carry_out(lock);
@@ -85,7 +85,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
       auto lock = shard.lock();
       Entry* const entry = shard.machine().find(lookup_, hash, key);
       if (entry == nullptr) throw std::out_of_range("drover::ResourcePool::clear: there is no such key");
-      ended = shard.machine().end_event(*entry);
+      ended = entry->end_event();
       shard.machine().clear(*entry);
       shard.carry_out(lock);
     }

@@ -97,7 +97,7 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
       auto held = lock();
       machine_.release(entry, now);
       try {
-        if (entry.state == State::finalizing && !entry.cleared) ended = machine_.end_event(entry);
+        if (entry.state == State::finalizing && !entry.cleared) ended = entry.end_event();
       } catch (...) {  // the release cannot fail, only the waiting
         carry_out(held);
         throw;

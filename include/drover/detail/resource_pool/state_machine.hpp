@@ -16,18 +16,11 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/rules.hpp>
 #include <drover/detail/resource_pool/state_counts.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
-
-/// The options of a pool that decide about its entries.
-struct Rules {
-  Duration ttl{};
-  std::optional<std::size_t> max_idle;
-  bool events = false;     // whether events are recorded
-  std::size_t shards = 1;  // more than one only without max_idle and without events: these need one order for all keys
-};
 
 /// The states of all entries and every decision about them, as plain data: no lock, no clock, no executor. The
 /// transitions collect the resulting actions, and take_actions() returns them, to be performed without the lock.
@@ -112,8 +105,7 @@ class StateMachine {
   /// The key is being finalized: its next value will be created after that. The caller gets a reference to it. The
   /// entry was given to prepare().
   void queue_after(Entry& finalizing, Entry& fresh) {
-    if (!finalizing.waiters) finalizing.waiters = std::make_unique<Waiters<Entry>>();
-    finalizing.waiters->successor = &fresh;
+    finalizing.make_waiters().successor = &fresh;
     fresh.previous = &finalizing;
     ++entries_;
     add_reference(fresh);
@@ -270,13 +262,6 @@ class StateMachine {
     }
   }
 
-  /// An event that is set when this entry has ended.
-  std::shared_ptr<ChainedEvent> end_event(Entry& entry) {
-    if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
-    if (!entry.waiters->ended) entry.waiters->ended = std::make_shared<ChainedEvent>();
-    return entry.waiters->ended;
-  }
-
   // Actions and events ---------------------------------------------------------------------------
 
   bool has_actions() const noexcept { return !actions_.empty(); }
@@ -397,16 +382,15 @@ class StateMachine {
   void drop_events() noexcept { finish_events(events_.take_all()); }
 
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
-    delivered.for_each([this](const PendingEvent<Entry>& event) {
-      Entry& entry = *event.entry;
-      if (--entry.pending_events == 0 && entry.emptied) actions_.delete_entry(entry);
+    EventQueue<Entry>::finish(delivered, [this](Entry& entry) {
+      if (entry.emptied) actions_.delete_entry(entry);
     });
   }
 
   // A hit uses the first members: all of them are in one or two lines of the cache.
   List<Entry> idle_;  // in the order of their deadlines
-  KeyTable<Entry, Lookup> table_;
   StateCounts states_;
+  KeyTable<Entry, Lookup> table_;
   ActionCollector<Entry> actions_;
   Rules rules_;
   List<Entry> discarded_;  // in State::discarded

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+
+#include <drover/timeout.hpp>
+
+namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
+
+/// The options of a pool that decide about its entries.
+struct Rules {
+  Duration ttl{};
+  std::optional<std::size_t> max_idle;
+  bool events = false;     // whether events are recorded
+  std::size_t shards = 1;  // more than one only without max_idle and without events: these need one order for all keys
+};
+
+}}}}  // namespace drover::v1::detail::resource_pool
