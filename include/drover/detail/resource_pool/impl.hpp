@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -119,23 +118,31 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     return sum;
   }
 
-  /// First the keys being finalized, then the idle ones in the order of their expiry.
+  /// First the keys being finalized, then the idle ones in the order of their expiry. Locks one shard at a time.
   std::vector<Key> pending() const {
+    struct Idle {
+      std::vector<std::pair<Clock::time_point, Key>> keys;  // by their deadlines
+      std::size_t next = 0;
+    };
     std::vector<Key> keys;
-    std::vector<const Entry*> next_idle;  // of each shard
-    const AllLocked locked(shards_);
+    keys.reserve(counts().pending);
+    std::vector<Idle> idle;
     for (const Shard& shard : shards_) {
+      Idle& of_shard = idle.emplace_back();
+      of_shard.keys.reserve(shard.idle());
+      const auto held = shard.lock();
       shard.machine().for_each_finalizing([&](const Entry& entry) { keys.push_back(entry.key); });
-      if (const Entry* const idle = shard.machine().first_idle()) next_idle.push_back(idle);
+      shard.machine().for_each_idle([&](const Entry& entry) { of_shard.keys.emplace_back(entry.deadline, entry.key); });
     }
-    while (!next_idle.empty()) {
-      auto& first = *std::min_element(next_idle.begin(), next_idle.end(),
-                                      [](const Entry* a, const Entry* b) { return a->deadline < b->deadline; });
-      keys.push_back(first->key);
-      first = first->next;
-      if (first == nullptr) std::erase(next_idle, nullptr);
+    for (;;) {
+      Idle* first = nullptr;
+      for (Idle& of_shard : idle)
+        if (of_shard.next < of_shard.keys.size() &&
+            (first == nullptr || of_shard.keys[of_shard.next].first < first->keys[first->next].first))
+          first = &of_shard;
+      if (first == nullptr) return keys;
+      keys.push_back(std::move(first->keys[first->next++].second));
     }
-    return keys;
   }
 
  private:

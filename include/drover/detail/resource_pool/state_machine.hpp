@@ -47,8 +47,13 @@ class StateMachine {
     backlog_.for_each_finalizing(table_, ending_.round(), f);
   }
 
-  /// The next ones are in the order of their expiry. Null if there is none.
-  const Entry* first_idle() const noexcept { return idle_.empty() ? nullptr : &idle_.front(); }
+  std::size_t idle() const noexcept { return states_[State::idle]; }
+
+  /// In the order of their expiry.
+  template <class F>
+  void for_each_idle(F f) const {
+    idle_.for_each(std::move(f));
+  }
 
   /// When the first idle entry expires.
   Deadline next_due() const noexcept {
