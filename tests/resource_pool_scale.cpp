@@ -86,7 +86,7 @@ TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   callbacks.factory =
       std::make_unique<drover::detail::resource_pool::TypedFactory<int, int, decltype(factory)>>(factory);
   const auto impl = std::make_shared<Impl>(
-      context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false}, std::move(callbacks));
+      context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false, 8}, std::move(callbacks));
   pool_test::run(context, [&]() -> asio::awaitable<void> {
     for (int key = 0; key < count; ++key) {
       pool_model::FakeTime::current += 1us;

@@ -24,7 +24,8 @@ class SpinMutex {
   }
 
   void unlock() noexcept {
-    if (state_.exchange(free, std::memory_order_release) == awaited) state_.notify_one();
+    // Sequentially consistent: the store comes before notify_one() looks for threads that sleep.
+    if (state_.exchange(free) == awaited) state_.notify_one();
   }
 
  private:
