@@ -57,6 +57,7 @@ Sequence random_sequence(std::uint64_t seed, int length) {
     sequence.rules.max_idle = random() % 4;
   else if (random() % 2 == 0)
     sequence.rules.shards = 3;
+  sequence.rules.clear_piece = random() % 2 == 0 ? 1 : 64;
   // Each sequence prefers some steps, so that sequences reach different states.
   std::vector<double> weights{4, 2, 2, 1, 1, 0.5, 0.5, 0.1, 1.5, 4, 3};
   for (double& weight : weights) weight *= 0.2 + static_cast<double>(random() % 100) / 50;

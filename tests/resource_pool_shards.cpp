@@ -176,7 +176,7 @@ TEST(SpinMutex, ExcludesOtherThreads) {
 }
 
 // The owner holds the lock for so long that the others stop spinning.
-TEST(SpinMutex, WakesThreadsThatSleep) {
+TEST(SpinMutex, LetsInThreadsThatSleep) {
   for (int round = 0; round < 20; ++round) {
     SpinMutex mutex;
     std::atomic<int> about_to = 0, done = 0;

@@ -102,9 +102,10 @@ class Driver {
         std::move(factory));
     callbacks.finalizer = [this](Value& value) { return finalize(value); };
     callbacks.on_error = [this](const std::exception_ptr&) { ++errors; };
-    impl_ = std::make_shared<Impl>(context_.get_executor(),
-                                   drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false, rules.shards},
-                                   std::move(callbacks));
+    impl_ = std::make_shared<Impl>(
+        context_.get_executor(),
+        drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false, rules.shards, rules.clear_piece},
+        std::move(callbacks));
   }
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;

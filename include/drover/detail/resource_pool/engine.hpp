@@ -17,7 +17,6 @@
 #include <drover/detail/resource_pool/runner.hpp>
 #include <drover/detail/resource_pool/shard.hpp>
 #include <drover/detail/resource_pool/shards.hpp>
-#include <drover/detail/resource_pool/spin_mutex.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
 #include <drover/timeout.hpp>
 
@@ -37,6 +36,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
       : shards_(rules.shards, *this, rules),
+        clear_piece_(rules.clear_piece),
         runner_(executor, std::move(callbacks)),
         timer_(asio::query(executor, asio::execution::context), runner_.registry()) {}
 
@@ -116,7 +116,7 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
 
   bool clear_piece() noexcept {
     const Disposal disposal;
-    std::size_t limit = piece;
+    std::size_t limit = clear_piece_;
     bool more = false;
     for (Shard& shard : shards_) more |= shard.clear_some(limit);
     return more;
@@ -204,8 +204,9 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
   /// When expiry is tried again that failed for want of memory.
   static constexpr Duration retry_after = std::chrono::milliseconds(10);
 
+  const std::size_t clear_piece_;
   Runner<Entry> runner_;
-  SpinMutex timer_mutex_;
+  std::mutex timer_mutex_;  // guards the timer, and armed_ with it
   std::atomic<bool> armed_{false};
   std::atomic<bool> closed_{false};
   typename Time::Timer timer_;

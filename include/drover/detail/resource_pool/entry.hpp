@@ -15,12 +15,13 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
+/// The states of a hit come first: StateCounts has their numbers in the cache line of the lock.
 enum class State : std::uint8_t {
+  leased,      // in the table, with at least one reference
+  idle,        // without a reference, kept in the list of idle entries
   queued,      // waits until the previous value of its key is finalized; not in the table yet
   creating,    // the factory runs or is about to run
-  leased,      // in the table, with at least one reference
   discarded,   // leased, but no longer in the table
-  idle,        // without a reference, kept in the list of idle entries
   finalizing,  // the finalizer runs or is about to run
   removed,     // no longer in the table; leases that outlived a clear() may still refer to the entry
 };

@@ -45,7 +45,7 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
   Shard(Engine& engine, const Rules& rules) noexcept : engine_(engine), machine_(rules) {}
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
-  virtual ~Shard() = default;
+  virtual ~Shard() = default;  // virtual only because GCC warns of a class with friends otherwise
 
   Engine& engine() const noexcept { return engine_; }
 
