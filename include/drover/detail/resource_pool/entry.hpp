@@ -46,6 +46,10 @@ struct Entry : Disposable {
 
   Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
+  /// When it expires. While idle.
+  Clock::time_point deadline() const noexcept { return Clock::time_point(Clock::duration(this->ticks)); }
+  void set_deadline(Clock::time_point at) noexcept { this->ticks = at.time_since_epoch().count(); }
+
   /// Releases a reference without the lock, unless it is the last one. Returns true if it did.
   bool release_shared() noexcept {
     auto count = references.load(std::memory_order_relaxed);
@@ -54,6 +58,8 @@ struct Entry : Disposable {
         return true;
     return false;
   }
+
+  bool ends_if_expired() const noexcept { return state == State::idle || state == State::finalizing; }
 
   Waiters<Entry>& make_waiters() {
     if (!waiters) waiters = std::make_unique<Waiters<Entry>>();
@@ -70,9 +76,8 @@ struct Entry : Disposable {
   // The members that a hit uses come first, near each other.
   Entry* chain = nullptr;  // the next entry in its bucket of the table; after its removal, the next one to delete
   const std::size_t hash;
-  Entry* previous = nullptr;     // in the list that contains the entry; of a queued entry: the one that it waits for
-  Entry* next = nullptr;         // in that list
-  Clock::time_point deadline{};  // while idle
+  Entry* previous = nullptr;  // in the list that contains the entry; of a queued entry: the one that it waits for
+  Entry* next = nullptr;      // in that list
   // The number of leases and of waiting coroutines. It increases, and falls to zero, only with the lock held.
   std::atomic<std::uint32_t> references{0};
   std::uint32_t pending_events = 0;  // the events that refer to this entry and are not delivered yet
@@ -88,6 +93,21 @@ struct Entry : Disposable {
   std::unique_ptr<Waiters<Entry>> waiters;
   PendingEvents<Entry> spare_events;  // room for all events that it may still have, unless it is revived
 };
+
+/// The values of a chain of entries are destroyed. Returns the entries that no event refers to any more, and subtracts
+/// their number from `entries`. The others are deleted later.
+template <class Entry>
+Entry* take_deletable(Entry* chain, std::size_t& entries) noexcept {
+  Entry* deletable = nullptr;
+  while (chain != nullptr) {
+    Entry& entry = *std::exchange(chain, chain->chain);
+    entry.emptied = true;
+    if (entry.pending_events > 0) continue;
+    entry.chain = std::exchange(deletable, &entry);
+    --entries;
+  }
+  return deletable;
+}
 
 /// A list of entries that it does not own. An entry is in at most one list.
 template <class Entry>

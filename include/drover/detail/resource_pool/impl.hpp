@@ -67,7 +67,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
       auto lock = shard.lock();
       Entry* const entry = shard.machine().find(lookup_, hash, key);
       if (entry != nullptr) {
-        if (shard.machine().ends_if_expired(*entry)) ended = entry->end_event();
+        if (entry->ends_if_expired()) ended = entry->end_event();
         shard.machine().expire(*entry);
       }
       shard.carry_out(lock);
@@ -132,7 +132,8 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
       of_shard.keys.reserve(shard.idle());
       const auto held = shard.lock();
       shard.machine().for_each_finalizing([&](const Entry& entry) { keys.push_back(entry.key); });
-      shard.machine().for_each_idle([&](const Entry& entry) { of_shard.keys.emplace_back(entry.deadline, entry.key); });
+      shard.machine().for_each_idle(
+          [&](const Entry& entry) { of_shard.keys.emplace_back(entry.deadline(), entry.key); });
     }
     for (;;) {
       Idle* first = nullptr;

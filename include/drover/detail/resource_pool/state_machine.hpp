@@ -1,6 +1,6 @@
 #pragma once
 
-#include <chrono>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -8,7 +8,6 @@
 #include <optional>
 #include <utility>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/clear_backlog.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
@@ -57,8 +56,8 @@ class StateMachine {
 
   /// When the first idle entry expires.
   Deadline next_due() const noexcept {
-    if (idle_.empty() || idle_.front().deadline == Clock::time_point::max()) return std::nullopt;
-    return idle_.front().deadline;
+    if (idle_.empty() || idle_.front().deadline() == Clock::time_point::max()) return std::nullopt;
+    return idle_.front().deadline();
   }
 
   bool closed() const noexcept { return closed_; }
@@ -183,7 +182,7 @@ class StateMachine {
     if (entry.references.load(std::memory_order_relaxed) == 0) actions_.delete_entry(entry);
   }
 
-  /// Returns true if the entry is being finalized now. ends_if_expired() knows that before.
+  /// Returns true if the entry is being finalized now. Entry::ends_if_expired() knows that before.
   bool expire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::idle:
@@ -196,10 +195,6 @@ class StateMachine {
         return true;
       default: entry.expired = true; return false;
     }
-  }
-
-  static bool ends_if_expired(const Entry& entry) noexcept {
-    return entry.state == State::idle || entry.state == State::finalizing;
   }
 
   /// The value is bad: its key can have a new value at once, and its leases keep the bad one. Does nothing if the entry
@@ -274,17 +269,7 @@ class StateMachine {
 
   /// The values of these entries, a chain from take_actions(), are destroyed. Returns those that are to be deleted now.
   /// The others have events that are being delivered, and are deleted after that.
-  Entry* emptied(Entry* entries) noexcept {
-    Entry* to_delete = nullptr;
-    while (entries != nullptr) {
-      Entry& entry = *std::exchange(entries, entries->chain);
-      entry.emptied = true;
-      if (entry.pending_events > 0) continue;
-      entry.chain = std::exchange(to_delete, &entry);
-      --entries_;
-    }
-    return to_delete;
-  }
+  Entry* emptied(Entry* entries) noexcept { return take_deletable(entries, entries_); }
 
   /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
   /// none, the delivery has ended.
@@ -347,9 +332,10 @@ class StateMachine {
     if (entry.expired) record_event(EventKind::expired, entry);
     if (entry.expired || rules_.ttl == Duration::zero()) return begin_finalizing(entry);
     states_.change(entry, State::idle);
-    entry.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
+    auto deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
     // Another thread may have read the clock later and got the lock first. The list stays in the order of deadlines.
-    if (!idle_.empty() && idle_.back().deadline > entry.deadline) entry.deadline = idle_.back().deadline;
+    if (!idle_.empty()) deadline = std::max(deadline, idle_.back().deadline());
+    entry.set_deadline(deadline);
     idle_.push_back(entry);
     if (!rules_.max_idle || states_[State::idle] <= *rules_.max_idle) return;
     Entry& least_recent = idle_.front();
