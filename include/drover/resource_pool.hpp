@@ -79,6 +79,8 @@ namespace drover { inline namespace v1 {
 /// *Threads:* any thread may call any member, with the usual exception of moving and destroying the pool. Threads that
 /// use different keys rarely wait for each other, unless the pool has max_idle or on_event: one lock then guards all
 /// keys. Equal runs under a lock, and so does Key's copy constructor in pending_cleanup(): neither may use the pool.
+/// *Memory:* some 130 bytes for each idle key beside key and value. A lock and what belongs to it take 0.8 KiB; a pool
+/// has 8 of these for each processor, at most 32.
 ///
 /// @tparam Key copyable. Look-ups also take types that stand for a key: any string view for std::string keys, or any
 ///   type that Hash and Equal accept if both are transparent ([unord.req]).

@@ -25,7 +25,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 /// The shards of a ResourcePool and what they share: the functions of the program, the timer, and what carries out the
 /// decisions of their state machines. It lives until the pool and all entries are destroyed.
 ///
-/// Whatever concerns all keys takes the locks of all shards. It comes before the shards' locks to take the timer's.
+/// What concerns all keys at once takes the locks of all shards. The timer's lock is taken before those of the shards.
 template <class Key, class Value, class Lookup, class Time>
 class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
  public:
@@ -69,8 +69,8 @@ class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Ti
     Disposal::set_later(std::move(actions.to_set));
   }
 
-  /// True if a wait of the timer is pending, or its due entries are being processed. Once it is false, it is false for
-  /// every thread that has locked a shard after the timer did.
+  /// True if a wait of the timer is pending, or its due entries are being processed. The timer stores false before it
+  /// locks the shards to look for the next entry, so a thread that adds an entry after that look sees it.
   bool timer_armed() const noexcept { return armed_.load(std::memory_order_relaxed); }
 
   /// Without any lock: arms the timer for the first entry that expires, unless it is armed.

@@ -10,11 +10,12 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// How many shards a pool has, so that threads on all processors rarely want the same one at once.
+/// How many shards a pool has, so that threads on all processors rarely want the same one at once. A shard takes less
+/// than a kilobyte.
 inline std::size_t default_shards() noexcept {
   static const std::size_t count = [] {
     const std::size_t processors = std::thread::hardware_concurrency();
-    return processors <= 1 ? std::size_t{1} : std::min(8 * std::bit_ceil(processors), std::size_t{64});
+    return processors <= 1 ? std::size_t{1} : std::min(8 * std::bit_ceil(processors), std::size_t{32});
   }();
   return count;
 }
