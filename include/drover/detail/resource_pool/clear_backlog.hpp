@@ -48,9 +48,8 @@ class ClearBacklog {
   /// limited.
   template <class Table>
   Entry* find_one(const Table& table, std::uint32_t round) noexcept {
-    if (!discarded_.empty()) return &discarded_.front();
     if (!idle_.empty()) return &idle_.front();
-    if (in_use_ == 0) return nullptr;
+    if (in_use_ == 0) return discarded_.empty() ? nullptr : &discarded_.front();
     // A growing table moves entries to later buckets only.
     for (std::size_t i = 0; i < 4 * piece && next_bucket_ < table.buckets(); ++i, ++next_bucket_)
       for (Entry* entry = table.first_in(next_bucket_); entry != nullptr; entry = entry->chain)
