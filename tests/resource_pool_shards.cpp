@@ -1,5 +1,6 @@
 // The keys of a pool are spread over shards. For the program that makes no difference.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -14,6 +15,7 @@
 
 #include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
 #include <asio/io_context.hpp>
 
 #include <drover/detail/resource_pool/impl.hpp>
@@ -114,6 +116,45 @@ TEST(ResourcePoolShards, ListIdleKeysInTheOrderOfTheirExpiry) {
   pool.make_idle();
   EXPECT_EQ(pool.impl->pending(), pool.order);
   EXPECT_EQ(pool.impl->counts().pending, static_cast<std::size_t>(keys));
+}
+
+// More than a shard lists at once.
+TEST(ResourcePoolShards, ListManyKeysInPieces) {
+  constexpr int many = 20'000;
+  Sharded pool;
+  std::vector<int> idle;
+  Sharded::Lease discarded;
+  run(pool.context, [&]() -> asio::awaitable<void> {
+    for (int key = 0; key < many; ++key) {
+      FakeTime::current += 1us;
+      const auto lease = co_await pool.impl->acquire<Sharded::Lease>(key);
+    }
+    discarded = co_await pool.impl->acquire<Sharded::Lease>(7);
+    for (int key = 0; key < many; ++key)
+      if (key != 7 && key != 8) idle.push_back(key);
+  });
+  pool.slow = 8;
+  asio::co_spawn(pool.context, pool.impl->expire(8), asio::detached);
+  pool.turn();
+  auto with_8 = idle;
+  with_8.insert(with_8.begin(), 8);
+  EXPECT_EQ(pool.impl->pending(), with_8);
+
+  pool.slow = 7;
+  auto* const entry = discarded.reference.take();
+  entry->owner().discard(*entry);
+  entry->owner().release(*entry);
+  pool.turn();
+  EXPECT_EQ(pool.impl->pending().size(), idle.size() + 2) << "the discarded one is being finalized";
+
+  (void)pool.impl->clear();
+  auto cleared = pool.impl->pending();
+  EXPECT_EQ(cleared.size(), pool.impl->counts().pending);
+  std::sort(cleared.begin(), cleared.end());
+  EXPECT_EQ(std::adjacent_find(cleared.begin(), cleared.end()), cleared.end()) << "a key is listed twice";
+  pool.gate->set();
+  pool.turn();
+  EXPECT_TRUE(pool.impl->pending().empty());
 }
 
 TEST(ResourcePoolShards, ExpireInOrderIfManyAreDue) {

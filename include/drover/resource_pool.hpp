@@ -262,8 +262,7 @@ class ResourcePool {
   /// their expiry. A key with discarded values may occur more than once. If other threads use the pool meanwhile, the
   /// keys are not all listed as they are at one time.
   ///
-  /// *Complexity:* linear. The keys of one shard are copied with the lock of that shard held. Stats::pending_cleanup is
-  /// a counter.
+  /// *Complexity:* linear. No lock is held for more than a thousand keys. Stats::pending_cleanup is a counter.
   std::vector<Key> pending_cleanup() const { return impl().pending(); }
 
  private:

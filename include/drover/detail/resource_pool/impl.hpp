@@ -16,6 +16,7 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/pending_keys.hpp>
 #include <drover/detail/resource_pool/shards.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
 #include <drover/detail/resource_pool/wait.hpp>
@@ -118,33 +119,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     return sum;
   }
 
-  /// First the keys being finalized, then the idle ones in the order of their expiry. Locks one shard at a time.
-  std::vector<Key> pending() const {
-    struct Idle {
-      std::vector<std::pair<Clock::time_point, Key>> keys;  // by their deadlines
-      std::size_t next = 0;
-    };
-    std::vector<Key> keys;
-    keys.reserve(counts().pending);
-    std::vector<Idle> idle;
-    for (const Shard& shard : shards_) {
-      Idle& of_shard = idle.emplace_back();
-      of_shard.keys.reserve(shard.idle());
-      const auto held = shard.lock();
-      shard.machine().for_each_finalizing([&](const Entry& entry) { keys.push_back(entry.key); });
-      shard.machine().for_each_idle(
-          [&](const Entry& entry) { of_shard.keys.emplace_back(entry.deadline(), entry.key); });
-    }
-    for (;;) {
-      Idle* first = nullptr;
-      for (Idle& of_shard : idle)
-        if (of_shard.next < of_shard.keys.size() &&
-            (first == nullptr || of_shard.keys[of_shard.next].first < first->keys[first->next].first))
-          first = &of_shard;
-      if (first == nullptr) return keys;
-      keys.push_back(std::move(first->keys[first->next++].second));
-    }
-  }
+  std::vector<Key> pending() const { return PendingKeys<Shard>::list(shards_); }
 
  private:
   using Engine::shards_;

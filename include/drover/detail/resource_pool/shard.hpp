@@ -56,11 +56,6 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
   Machine& machine() noexcept { return machine_; }
   const Machine& machine() const noexcept { return machine_; }
 
-  std::size_t idle() const noexcept {
-    const auto held = lock();
-    return machine_.idle();
-  }
-
   /// To be called after each transition. Unlocks if there is anything to do. What there is not enough memory for is
   /// tried again after the next transition.
   void carry_out(Lock& lock) noexcept {

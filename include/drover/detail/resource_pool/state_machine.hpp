@@ -38,6 +38,13 @@ class StateMachine {
 
   Counts counts() const noexcept { return states_.counts(); }
 
+  const KeyTable<Entry, Lookup>& table() const noexcept { return table_; }
+
+  bool is_finalizing(const Entry& entry) const noexcept {
+    return entry.state == State::finalizing ||
+           (entry.state != State::creating && backlog_.contains(entry, ending_.round()));
+  }
+
   template <class F>
   void for_each_finalizing(F f) const {
     ending_.for_each([&f](const Entry& entry) {
@@ -46,7 +53,14 @@ class StateMachine {
     backlog_.for_each_finalizing(table_, ending_.round(), f);
   }
 
-  std::size_t idle() const noexcept { return states_[State::idle]; }
+  /// Those being finalized that are not in the table.
+  template <class F>
+  void for_each_detached(F f) const {
+    if (detached_ == 0) return;
+    for_each_finalizing([&](const Entry& entry) {
+      if (entry.detached) f(entry);
+    });
+  }
 
   /// In the order of their expiry.
   template <class F>
@@ -204,6 +218,7 @@ class StateMachine {
     if (entry.state != State::leased) return;
     table_.erase(entry);
     entry.detached = true;
+    ++detached_;
     states_.change(entry, State::discarded);
     discarded_.push_back(entry);
     record_event(EventKind::discarded, entry);
@@ -361,7 +376,10 @@ class StateMachine {
   }
 
   void remove(Entry& entry) noexcept {
-    if (!entry.detached) table_.erase(entry);
+    if (entry.detached)
+      --detached_;
+    else
+      table_.erase(entry);
     states_.change(entry, State::removed);
   }
 
@@ -387,7 +405,8 @@ class StateMachine {
   List<Entry> discarded_;  // in State::discarded
   EndingEntries<Entry> ending_;
   ClearBacklog<Entry> backlog_;
-  std::size_t to_keep_ = 0;  // in State::creating and not cleared
+  std::size_t to_keep_ = 0;   // in State::creating and not cleared
+  std::size_t detached_ = 0;  // discarded and not removed
   std::size_t entries_ = 0;
   EventQueue<Entry> events_;
   bool closed_ = false;
