@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <utility>
 #include <vector>
 
+#include <drover/detail/resource_pool/entry.hpp>
 #include <drover/detail/resource_pool/shards.hpp>
 #include <drover/timeout.hpp>
 
