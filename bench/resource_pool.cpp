@@ -233,7 +233,7 @@ void in_coroutine(benchmark::State& state, Order order, asio::awaitable<void> (*
 void sizes(benchmark::internal::Benchmark* benchmark) { benchmark->Arg(1)->Arg(1'000)->Arg(1'000'000)->UseRealTime(); }
 void sizes_and_threads(benchmark::internal::Benchmark* benchmark) {
   sizes(benchmark);
-  benchmark->Threads(1)->Threads(4);
+  benchmark->Threads(1)->Threads(2)->Threads(4);
 }
 
 template <class Run>

@@ -259,6 +259,43 @@ TEST(ResourcePoolDestruction, LeaseOutlivesThePoolUnfinalized) {
   EXPECT_EQ(value.use_count(), 1);
 }
 
+TEST(ResourcePoolDestruction, DestroysValuesWithUndeliveredEvents) {
+  asio::io_context context;
+  const auto value = std::make_shared<int>(1);
+  int events = 0;
+  std::optional<Pool> pool;
+  pool.emplace(
+      context.get_executor(), [&](const std::string&) { return value; },
+      Pool::Options{.ttl = 1h, .on_event = [&](const Pool::Event&) { ++events; }});
+  run(context, [&]() -> asio::awaitable<void> { const auto lease = co_await pool->acquire("a"); });
+  EXPECT_TRUE(pool->try_acquire("a"));  // "revived", which is not delivered yet
+  pool.reset();
+  EXPECT_EQ(value.use_count(), 1);
+  context.restart();
+  context.run();
+  EXPECT_EQ(events, 1) << "a destroyed pool reports no event";
+}
+
+TEST(ResourcePoolDestruction, OfTheLastLeaseInsideOnEvent) {
+  asio::io_context context;
+  const auto value = std::make_shared<int>(1);
+  Pool::Lease lease;
+  bool dropped = false;
+  Pool pool(context.get_executor(), [&](const std::string&) { return value; },
+            {.ttl = 1h, .on_event = [&](const Pool::Event& event) {
+               if (event.kind != Pool::Event::Kind::finalized) return;
+               lease = Pool::Lease{};
+               dropped = true;
+               EXPECT_EQ(value.use_count(), 1) << "the value waits for the end of the delivery";
+               EXPECT_EQ(event.key, "a");
+             }});
+  run(context, [&]() -> asio::awaitable<void> {
+    lease = co_await pool.acquire("a");
+    co_await pool.clear("a");
+  });
+  EXPECT_TRUE(dropped);
+}
+
 TEST(ResourcePoolDestruction, RunningFactoryStillServesItsWaiters) {
   asio::io_context context;
   const Gate gate = make_gate();

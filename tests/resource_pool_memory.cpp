@@ -300,4 +300,34 @@ TEST(ResourcePoolMemory, DestructionOfThePoolMayMeetTheShortage) {
   EXPECT_GT(first, 5);
 }
 
+// An event is recorded, and there is no memory for its delivery, neither then nor when the pool is destroyed.
+TEST(ResourcePoolMemory, DestructionOfThePoolDropsUndeliverableEvents) {
+  int first = 0;
+  do {
+    failures = 0;
+    asio::io_context context;
+    int waiting = 1;
+    Lease lease;
+    std::optional<Pool> pool(std::in_place, context.get_executor(), create,
+                             Pool::Options{.ttl = 1h, .on_event = [](const Pool::Event&) {}});
+    asio::co_spawn(context, waiter(pool->acquire(1), &waiting, &lease), asio::detached);
+    context.poll();
+    EXPECT_EQ(waiting, 0);
+    lease = Lease();
+    spared = first;
+    failures_left = 1000;
+    {
+      const Shortage shortage;
+      try {
+        lease = pool->try_acquire(1).value_or(Lease());
+      } catch (const std::bad_alloc&) {
+      }
+      lease = Lease();
+      pool.reset();
+    }
+    EXPECT_EQ(alive, 0) << first;
+  } while (failures != 0 && ++first < 1000);
+  EXPECT_GT(first, 1);
+}
+
 }  // namespace

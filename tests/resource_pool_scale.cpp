@@ -50,7 +50,7 @@ using namespace std::chrono_literals;
 using Key = std::uint64_t;
 using Value = std::uint64_t;
 
-TEST(ResourcePoolScale, IdleKeyTakesLessThan200Bytes) {
+TEST(ResourcePoolScale, IdleKeyTakesAtMost140Bytes) {
   constexpr std::uint64_t count = 1'000'000;
   asio::io_context context;
   drover::ResourcePool<Key, Value> pool(context.get_executor(), [](Key key) { return key; }, {.ttl = 1h});
@@ -63,7 +63,7 @@ TEST(ResourcePoolScale, IdleKeyTakesLessThan200Bytes) {
       static_cast<double>(allocated - before) / static_cast<double>(count) + buckets - sizeof(Key) - sizeof(Value);
   RecordProperty("bytes_per_idle_key", std::to_string(each));
   std::cout << each << " bytes for each idle key beside key and value\n";
-  EXPECT_LT(each, 200);
+  EXPECT_LE(each, 140);
   EXPECT_EQ(pool.stats().pending_cleanup, count);
   for (Key key = 0; key < count; key += 1001) EXPECT_TRUE(pool.try_acquire(key));
   pool_test::run(context, [&]() -> asio::awaitable<void> { co_await pool.clear(); });
@@ -86,7 +86,7 @@ TEST(ResourcePoolScale, ManyIdleKeysNeedOneTimer) {
   callbacks.factory =
       std::make_unique<drover::detail::resource_pool::TypedFactory<int, int, decltype(factory)>>(factory);
   const auto impl = std::make_shared<Impl>(
-      context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false}, std::move(callbacks));
+      context.get_executor(), drover::detail::resource_pool::Rules{1h, std::nullopt, false, 8}, std::move(callbacks));
   pool_test::run(context, [&]() -> asio::awaitable<void> {
     for (int key = 0; key < count; ++key) {
       pool_model::FakeTime::current += 1us;

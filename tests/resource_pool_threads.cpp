@@ -31,7 +31,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int keys = 4;
+constexpr int most_keys = 400;
 
 /// Checks for what must never happen: two live values of one key, a value finalized twice, a finalized value leased.
 struct Resource {
@@ -79,7 +79,10 @@ class Threads {
 };
 
 struct Storm {
-  std::atomic<int> alive[keys] = {};
+  explicit Storm(int k) : keys(k) {}
+
+  const int keys;
+  std::atomic<int> alive[most_keys] = {};
   std::atomic<int> made{0}, finalized{0}, failures{0};
 
   std::unique_ptr<Resource> make(int key) {
@@ -96,7 +99,7 @@ struct Storm {
     std::mt19937 random(seed);
     std::vector<Pool::Lease> leases;
     for (int i = 0; i < steps; ++i) {
-      const int key = static_cast<int>(random() % keys);
+      const int key = static_cast<int>(random() % static_cast<unsigned>(keys));
       std::optional<Pool::Lease> tried;
       bool failed = false;
       switch (random() % (clears ? 10 : 8)) {
@@ -141,8 +144,8 @@ struct Storm {
 };
 
 // Values expire within microseconds, so that expiry races with everything else.
-void storm(asio::any_io_executor executor, drover::Duration ttl, bool clears) {
-  Storm storm;
+void storm(asio::any_io_executor executor, drover::Duration ttl, bool clears, int keys = 4) {
+  Storm storm(keys);
   {
     Pool pool(executor,
               [&](int key) -> asio::awaitable<std::unique_ptr<Resource>> {
@@ -178,6 +181,13 @@ TEST(ResourcePoolThreads, StormOnAThreadPoolFinalizesEachValueOnce) {
 TEST(ResourcePoolThreads, StormWithClearFinalizesEachValueOnce) {
   asio::thread_pool threads(2);
   for (const drover::Duration ttl : {0us, 50us}) storm(asio::make_strand(threads), ttl, true);
+  threads.join();
+}
+
+// A clear() leaves most of the keys for later.
+TEST(ResourcePoolThreads, StormOverManyKeysFinalizesEachValueOnce) {
+  asio::thread_pool threads(2);
+  for (const drover::Duration ttl : {0ms, 2ms, 1000ms}) storm(threads.get_executor(), ttl, true, most_keys);
   threads.join();
 }
 

@@ -102,9 +102,10 @@ class Driver {
         std::move(factory));
     callbacks.finalizer = [this](Value& value) { return finalize(value); };
     callbacks.on_error = [this](const std::exception_ptr&) { ++errors; };
-    impl_ = std::make_shared<Impl>(context_.get_executor(),
-                                   drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false},
-                                   std::move(callbacks));
+    impl_ = std::make_shared<Impl>(
+        context_.get_executor(),
+        drover::detail::resource_pool::Rules{rules.ttl, rules.max_idle, false, rules.shards, rules.clear_piece},
+        std::move(callbacks));
   }
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
@@ -143,7 +144,7 @@ class Driver {
       --alive_[value.which.key];
       discarded_.insert(value.which);
     }
-    impl_->discard(*entry);
+    entry->owner().discard(*entry);
     settle();
   }
 
@@ -152,7 +153,7 @@ class Driver {
     Lease lease = std::move(leases.at(id));
     leases.erase(id);
     auto* const entry = lease.reference.take();
-    await(impl_->release_and_wait(*entry), wait, cancelled);
+    await(entry->owner().release_and_wait(*entry), wait, cancelled);
   }
   void expire(int key, int wait) { await(impl_->expire(key), wait, false); }
   void clear(int key, int wait) { await(impl_->clear(key), wait, false); }

@@ -23,6 +23,7 @@ using Time = drover::Clock::time_point;
 struct Rules {
   drover::Duration ttl{};
   std::optional<std::size_t> max_idle;
+  std::size_t shards = 1, clear_piece = 64;  // of the pool; the model has none
 };
 
 /// One value of one key, from the first time it was asked for.
@@ -52,6 +53,8 @@ struct Discarded {
 class Model {
  public:
   explicit Model(Rules rules) : rules_(rules) {}
+
+  const Rules& rules() const { return rules_; }
 
   std::map<int, Entry> entries;
   std::map<Generation, Discarded> discarded;

@@ -15,8 +15,19 @@ inline constexpr std::size_t piece = 64;
 /// The decisions of the state machine's transitions. They are performed without the lock.
 template <class Entry>
 struct Actions {
+  /// Adds the actions of another shard, to be performed after these. They must delete nothing.
+  void append(Actions&& later) noexcept {
+    if (later.to_run != nullptr) {
+      (last_to_run != nullptr ? last_to_run->next_task : to_run) = later.to_run;
+      last_to_run = later.last_to_run;
+    }
+    to_set.append(std::move(later.to_set));
+    deliver_events |= later.deliver_events;
+  }
+
   Disposable* to_run = nullptr;  // the factories and finalizers to call, chained by next_task
-  Entry* to_delete = nullptr;    // chained by chain; call StateMachine::deleted() afterwards
+  Disposable* last_to_run = nullptr;
+  Entry* to_delete = nullptr;  // chained by chain; call StateMachine::emptied() once their values are destroyed
   EventChain to_set;
   bool deliver_events = false;  // a delivery of events has to begin
 };
@@ -29,18 +40,18 @@ class ActionCollector {
 
   Actions<Entry> take() noexcept {
     empty_ = true;
-    last_to_run_ = nullptr;
     return std::exchange(actions_, Actions<Entry>{});
   }
 
   /// The factory or the finalizer, depending on the state of the entry.
   void run(Entry& entry) noexcept {
-    (last_to_run_ != nullptr ? last_to_run_->next_task : actions_.to_run) = &entry;
-    last_to_run_ = &entry;
+    (actions_.last_to_run != nullptr ? actions_.last_to_run->next_task : actions_.to_run) = &entry;
+    actions_.last_to_run = &entry;
     entry.next_task = nullptr;
     empty_ = false;
   }
 
+  /// The entry is removed, and without a reference.
   void delete_entry(Entry& entry) noexcept {
     entry.chain = std::exchange(actions_.to_delete, &entry);
     empty_ = false;
@@ -60,7 +71,6 @@ class ActionCollector {
 
  private:
   Actions<Entry> actions_;
-  Entry* last_to_run_ = nullptr;
   bool empty_ = true;
 };
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <drover/detail/resource_pool/event_chain.hpp>
+#include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
@@ -13,7 +14,10 @@ struct Disposable {
   explicit Disposable(Disposer& d) noexcept : disposer(&d) {}
 
   Disposer* const disposer;
-  Disposable* next_task = nullptr;  // the next entry in Actions::to_run or in a queue of a Disposal
+  union {
+    Disposable* next_task = nullptr;  // the next entry in Actions::to_run or in a queue of a Disposal
+    Clock::rep ticks;                 // while idle, and so in neither of them: see Entry::deadline()
+  };
 };
 
 /// The owner of entries, which does the work that a Disposal has queued for them.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -10,37 +11,47 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The entries that are ending: those that are being finalized, and those that were cleared while being created. They
-/// are numbered in the order in which they began to end, so that clear() can wait for all that were ending when it was
-/// called, and for no later one.
+/// The entries that are ending: those that are being finalized, and those that were cleared while being created. A
+/// clear() of all keys ends a round. It waits for the entries of its round and of those before, and for no later one.
+/// The round of an entry is the one in which it was added to the table: a clear() ends all that are in it.
 template <class Entry>
 class EndingEntries {
  public:
+  std::uint32_t round() const noexcept { return round_; }
+
+  /// An entry of this round.
   void add(Entry& entry) noexcept {
-    entry.ending_number = ++last_number_;
+    ++in_round_;
     entries_.push_back(entry);
   }
+  /// An entry that end_round() has counted.
+  void add_counted(Entry& entry) noexcept { entries_.push_back(entry); }
 
   /// The entry has ended. Calls `wake` with each event that only waited for this entry.
   template <class Wake>
   void remove(Entry& entry, Wake wake) noexcept {
     entries_.erase(entry);
-    while (!barriers_.empty() && (entries_.empty() || entries_.front().ending_number > barriers_.front().last_number)) {
-      wake(barriers_.front().event);
-      barriers_.erase(barriers_.begin());
+    if (entry.round == round_) {
+      --in_round_;
+      return;
+    }
+    const auto first = round_ - static_cast<std::uint32_t>(rounds_.size());
+    --rounds_[entry.round - first].left;
+    while (!rounds_.empty() && rounds_.front().left == 0) {
+      wake(rounds_.front().event);
+      rounds_.erase(rounds_.begin());
     }
   }
 
-  /// Makes room for the next wait_for_all().
-  void reserve_barrier() { barriers_.reserve(barriers_.size() + 1); }
+  /// Makes room for the next end_round().
+  void reserve_round() { rounds_.reserve(rounds_.size() + 1); }
 
-  /// The event is set when all entries that are ending now have ended. There is at least one. Call reserve_barrier()
-  /// before.
-  void wait_for_all(std::shared_ptr<ChainedEvent> event) noexcept {
-    barriers_.push_back({entries_.back().ending_number, std::move(event)});
+  /// This number of entries will be added, with add_counted(). The event is set when they and all that are ending now
+  /// have ended. There is at least one. Call reserve_round() before.
+  void end_round(std::size_t to_add, std::shared_ptr<ChainedEvent> event) noexcept {
+    rounds_.push_back({std::exchange(in_round_, 0) + to_add, std::move(event)});
+    ++round_;
   }
-
-  bool empty() const noexcept { return entries_.empty(); }
 
   template <class F>
   void for_each(F f) const {
@@ -48,15 +59,16 @@ class EndingEntries {
   }
 
  private:
-  /// Waits for the entries up to this number.
-  struct Barrier {
-    std::uint64_t last_number;
+  /// A round that has ended, with entries that have not.
+  struct Round {
+    std::size_t left;
     std::shared_ptr<ChainedEvent> event;
   };
 
   List<Entry> entries_;
-  std::uint64_t last_number_ = 0;
-  std::vector<Barrier> barriers_;
+  std::uint32_t round_ = 0;
+  std::size_t in_round_ = 0;  // the entries of this round that are ending
+  std::vector<Round> rounds_;
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -1,340 +1,214 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/awaitable.hpp>
-#include <asio/error.hpp>
 #include <asio/execution_context.hpp>
 #include <asio/query.hpp>
-#include <asio/system_error.hpp>
 
+#include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/disposal.hpp>
-#include <drover/detail/resource_pool/entry.hpp>
-#include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/runner.hpp>
+#include <drover/detail/resource_pool/shard.hpp>
+#include <drover/detail/resource_pool/shards.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
-#include <drover/detail/resource_pool/wait.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The state machine of a ResourcePool, its lock, and what carries out its decisions. It lives until the pool and all
-/// entries are destroyed.
+/// The shards of a ResourcePool and what they share: the functions of the program, the timer, and what carries out the
+/// decisions of their state machines. It lives until the pool and all entries are destroyed.
 ///
-/// Each operation takes the lock, makes a transition of the state machine, and calls carry_out(). What may throw comes
-/// before the transition: the destructor of a Reference takes the lock, and a transition must be carried out.
+/// What concerns all keys at once takes the locks of all shards. The timer's lock is taken before those of the shards.
 template <class Key, class Value, class Lookup, class Time>
-class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>,
-               public TimerTarget,
-               public RunnerOwner<Entry<Key, Value, Engine<Key, Value, Lookup, Time>>>,
-               private Disposer {
+class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
  public:
-  using Entry = resource_pool::Entry<Key, Value, Engine>;
-  using Reference = resource_pool::Reference<Entry>;
+  using Shard = resource_pool::Shard<Key, Value, Lookup, Time>;
+  using Entry = typename Shard::Entry;
+  using Reference = typename Shard::Reference;
   using Callbacks = resource_pool::Callbacks<Key, Value>;
 
   Engine(const asio::any_io_executor& executor, Rules rules, Callbacks callbacks)
-      : machine_(rules),
+      : shards_(rules.shards, *this, rules),
+        clear_piece_(rules.clear_piece),
         runner_(executor, std::move(callbacks)),
         timer_(asio::query(executor, asio::execution::context), runner_.registry()) {}
 
   /// The pool is destroyed. Running factories and finalizers continue, nothing new begins, leases stay valid.
   void close() {
+    const auto self = this->shared_from_this();
     {
-      std::unique_lock lock(mutex_);
-      machine_.close();
-      if (machine_.entries() > 0) self_ = this->shared_from_this();
+      const std::lock_guard held(timer_mutex_);
+      closed_ = true;
       timer_.cancel();
-      carry_out(lock);
     }
+    for (Shard& shard : shards_) shard.close();
     // A pool that is part of a value is destroyed before the rest of that value, together with its own values.
     Disposal::run_queued_work();
   }
 
-  // References ----------------------------------------------------------------------------------
+  // For the shards ------------------------------------------------------------------------------
 
-  void release(Entry& entry) noexcept {
-    if (entry.release_shared()) return;
-    const auto now = time_for_ttl();
-    std::unique_lock lock(mutex_);
-    machine_.release(entry, now);
-    carry_out(lock);
-  }
+  Runner<Entry>& runner() noexcept { return runner_; }
 
-  asio::awaitable<void> release_and_wait(Entry& entry) {
-    if (entry.release_shared()) return done();
-    std::shared_ptr<ChainedEvent> ended;
-    const auto now = time_for_ttl();
-    {
-      std::unique_lock lock(mutex_);
-      machine_.release(entry, now);
-      try {
-        if (entry.state == State::finalizing && !entry.cleared) ended = machine_.end_event(entry);
-      } catch (...) {  // the release cannot fail, only the waiting
-        carry_out(lock);
-        throw;
-      }
-      carry_out(lock);
-    }
-    return done_after(std::move(ended));
-  }
-
-  void discard(Entry& entry) {
-    std::unique_lock lock(mutex_);
-    machine_.discard(entry);
-    carry_out(lock);
-  }
-
- protected:
-  virtual ~Engine() = default;  // virtual only because GCC warns of a class with friends otherwise
-
-  /// To be called after each transition. Unlocks if there are actions to perform. What there is not enough memory for
-  /// is tried again after the next transition.
-  void carry_out(std::unique_lock<std::mutex>& lock) noexcept {
-    if (!armed_) arm_timer();
-    if (machine_.has_actions()) perform_actions(lock);
-  }
-
-  mutable std::mutex mutex_;  // guards all other members but runner_
-  StateMachine<Entry, Lookup> machine_;
-
- private:
-  friend Entry;  // converts its Disposer to an Engine
-
-  // Carrying out the decisions of the state machine ---------------------------------------------
-
-  void perform_actions(std::unique_lock<std::mutex>& lock) noexcept {
-    const std::shared_ptr<Engine> self = this->shared_from_this();
-    auto actions = machine_.take_actions();
-    lock.unlock();
+  /// Carries out decisions, without any lock.
+  void perform(const std::shared_ptr<Engine>& self, Actions<Entry> actions) noexcept {
     const Disposal disposal;
     if (actions.to_delete != nullptr) Disposal::destroy_later(*actions.to_delete);
-    if (actions.deliver_events && !runner_.deliver_events(self)) retry_delivery();
-    run_tasks(self, actions.to_run);
+    if (actions.deliver_events) shards_.front().deliver_events(self);  // a pool with events has one shard
+    for (Disposable* task = actions.to_run; task != nullptr;) {
+      auto& entry = static_cast<Entry&>(*std::exchange(task, task->next_task));
+      entry.owner().run(self, entry);
+    }
     Disposal::set_later(std::move(actions.to_set));
   }
 
-  /// The factories and finalizers of a clear() that are left for a later handler. If the context is destroyed first,
-  /// they run at once, which ends those that need it.
+  /// True if a wait of the timer is pending, or its due entries are being processed. The timer stores false before it
+  /// locks the shards to look for the next entry, so a thread that adds an entry after that look sees it.
+  bool timer_armed() const noexcept { return armed_.load(std::memory_order_relaxed); }
+
+  /// Without any lock: arms the timer for the first entry that expires, unless it is armed.
+  void arm_timer() noexcept {
+    const std::lock_guard held(timer_mutex_);
+    if (!timer_armed()) arm_for(next_due());
+  }
+
+  bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
+
+ protected:
+  /// Begins to end the entries of a clear(). Other handlers run between the pieces, unless there is no memory for that.
+  void clear_in_pieces(std::shared_ptr<Engine> self) noexcept {
+    if (!clear_piece()) return;
+    std::shared_ptr<Rest> rest;
+    try {
+      rest = std::make_shared<Rest>(self);
+    } catch (...) {
+      return clear_all();
+    }
+    (void)runner_.try_post([rest] {
+      auto engine = std::exchange(rest->engine, nullptr);
+      engine->clear_in_pieces(engine);
+    });  // if this fails, the destructor of the rest ends them
+  }
+
+  virtual ~Engine() = default;  // virtual only because GCC warns of a class with friends otherwise
+
+  const Shards<Shard> shards_;
+
+ private:
+  /// The entries of a clear() that are left for a later handler. If the context is destroyed first, they end at once.
   struct Rest {
-    Rest(std::shared_ptr<Engine> e, Disposable* t) noexcept : engine(std::move(e)), tasks(t) {}
+    explicit Rest(std::shared_ptr<Engine> e) noexcept : engine(std::move(e)) {}
     Rest(const Rest&) = delete;
     Rest& operator=(const Rest&) = delete;
     ~Rest() {
-      const Disposal disposal;
-      while (tasks != nullptr) engine->run_piece(engine, tasks);
+      if (engine) engine->clear_all();
     }
 
-    const std::shared_ptr<Engine> engine;
-    Disposable* tasks;
+    std::shared_ptr<Engine> engine;
   };
 
-  /// Other handlers run between the pieces, unless there is no memory for that.
-  void run_tasks(const std::shared_ptr<Engine>& self, Disposable* tasks) noexcept {
-    run_piece(self, tasks);
-    if (tasks == nullptr) return;
-    std::shared_ptr<Rest> rest;
-    try {
-      rest = std::make_shared<Rest>(self, tasks);
-    } catch (...) {
-      while (tasks != nullptr) run_piece(self, tasks);
-      return;
+  bool clear_piece() noexcept {
+    const Disposal disposal;
+    std::size_t limit = clear_piece_;
+    bool more = false;
+    for (Shard& shard : shards_) more |= shard.clear_some(limit);
+    return more;
+  }
+  void clear_all() noexcept {
+    while (clear_piece()) {
     }
-    (void)runner_.try_post([rest] {
-      const Disposal disposal;
-      rest->engine->run_tasks(rest->engine, std::exchange(rest->tasks, nullptr));
-    });  // if this fails, the destructor of the rest runs them
-  }
-
-  /// Removes what it has run from `tasks`. Call it while there is a Disposal.
-  void run_piece(const std::shared_ptr<Engine>& self, Disposable*& tasks) noexcept {
-    for (std::size_t i = 0; i < piece && tasks != nullptr; ++i) {
-      auto& entry = static_cast<Entry&>(*std::exchange(tasks, tasks->next_task));
-      if (entry.state != State::finalizing)
-        runner_.run_factory(self, entry);
-      else if (runner_.has_finalizer())
-        runner_.run_finalizer(self, entry);
-      else
-        Disposal::destroy_later(entry);
-    }
-  }
-
-  /// An entry that is being finalized without a finalizer, or else a chain of entries in State::removed.
-  void destroy(Disposable& disposable) noexcept override {
-    auto* entry = static_cast<Entry*>(&disposable);
-    if (entry->state == State::finalizing) {
-      destroy_value(*entry);
-      return Disposal::report_end_later(*entry);
-    }
-    std::size_t deleted = 0;
-    for (; entry != nullptr; ++deleted) delete std::exchange(entry, entry->chain);
-    std::shared_ptr<Engine> self;
-    const std::lock_guard lock(mutex_);
-    machine_.deleted(deleted);
-    if (machine_.entries() == 0) self = std::move(self_);  // released after the lock
-  }
-
-  void report_end(Disposable& disposable) noexcept override {
-    auto& entry = static_cast<Entry&>(disposable);
-    std::exception_ptr error;
-    if (entry.finalizer_failed_to_begin) error = std::make_exception_ptr(std::bad_alloc());
-    end_finalizing(entry, std::move(error));
-  }
-
-  /// Without the lock.
-  void end_finalizing(Entry& entry, std::exception_ptr error) {
-    std::unique_lock lock(mutex_);
-    if (error && !machine_.closed()) {
-      lock.unlock();
-      runner_.report_error(error);
-      lock.lock();
-    }
-    machine_.finalizer_ended(entry, std::move(error));
-    carry_out(lock);
-  }
-
-  void retry_delivery() noexcept {
-    const std::lock_guard lock(mutex_);
-    machine_.retry_delivery();
-  }
-
-  static void destroy_value(Entry& entry) noexcept {
-    // A lease that outlived clear() may still use it.
-    if (entry.references.load(std::memory_order_acquire) == 0) entry.value.reset();
-  }
-
-  // Reports of the runner -----------------------------------------------------------------------
-
-  /// A destroyed pool calls no factory and no finalizer.
-  bool may_run() override {
-    const std::lock_guard lock(mutex_);
-    return !machine_.closed();
-  }
-
-  void factory_ended(Entry& entry, std::unique_ptr<Value> value, std::exception_ptr error) override {
-    const auto now = time_for_ttl();
-    std::unique_lock lock(mutex_);
-    if (!error) {
-      machine_.factory_succeeded(entry, std::move(value), now);
-      return carry_out(lock);
-    }
-    const bool unseen = machine_.factory_failed(entry, error) && !machine_.closed();
-    carry_out(lock);
-    if (lock.owns_lock()) lock.unlock();
-    if (unseen) runner_.report_error(error);
-  }
-
-  void finalizer_ended(Entry& entry, std::exception_ptr error) override {
-    // The value is destroyed before any waiting coroutine sees its end.
-    {
-      const Disposal disposal;
-      destroy_value(entry);
-      Disposal::run_queued_work();
-    }
-    end_finalizing(entry, std::move(error));
-  }
-
-  void abandoned(Entry& entry, std::exception_ptr error) noexcept override {
-    if (error) {
-      if (entry.state == State::creating) return factory_ended(entry, nullptr, std::move(error));
-      entry.finalizer_failed_to_begin = true;
-      const Disposal disposal;
-      return Disposal::destroy_later(entry);
-    }
-    std::unique_lock lock(mutex_);
-    if (entry.state == State::creating)
-      machine_.factory_failed(entry, aborted());
-    else
-      machine_.finalizer_ended(entry, nullptr);
-    carry_out(lock);
-  }
-
-  /// The exception of a factory that will not end.
-  static std::exception_ptr aborted() noexcept {
-    try {
-      return std::make_exception_ptr(asio::system_error(asio::error::operation_aborted));
-    } catch (...) {  // its text takes memory
-      return std::current_exception();
-    }
-  }
-
-  PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) override {
-    std::unique_lock lock(mutex_);
-    auto events = machine_.next_events(delivered);
-    if (events.empty()) carry_out(lock);
-    return events;
-  }
-
-  void drop_events(const PendingEvents<Entry>& delivered) noexcept override {
-    std::unique_lock lock(mutex_);
-    machine_.drop_events(delivered);
-    carry_out(lock);
   }
 
   // Expiry --------------------------------------------------------------------------------------
 
-  /// The time from which a ttl counts. Does not read the clock if there is no ttl.
-  Clock::time_point time_for_ttl() const noexcept {
-    return machine_.ttl() == Duration::zero() ? Clock::time_point{} : Time::now();
+  /// When the first idle entry expires.
+  Deadline next_due() const noexcept {
+    Deadline first;
+    for (const Shard& shard : shards_) {
+      const auto held = shard.lock();
+      const Deadline due = shard.machine().next_due();
+      if (due && (!first || *due < *first)) first = due;
+    }
+    return first;
   }
 
-  void arm_timer() noexcept {
-    if (const Deadline due = machine_.next_due()) arm_timer(*due);
-  }
-
-  void arm_timer(Clock::time_point at) noexcept {
+  /// With the timer's lock.
+  void arm_for(Deadline due) noexcept {
+    if (!due || closed()) return;
     try {
-      timer_.arm(at, this->weak_from_this());
-      armed_ = true;
+      timer_.arm(*due, this->weak_from_this());
+      set_armed(true);
     } catch (...) {  // not enough memory
     }
   }
 
+  void set_armed(bool armed) noexcept { armed_.store(armed, std::memory_order_relaxed); }
+
   void timer_fired() noexcept override {
-    std::unique_lock lock(mutex_);
-    armed_ = false;
-    const Deadline due = machine_.next_due();
-    if (!due || *due > Time::now()) return carry_out(lock);
-    armed_ = true;  // until the due entries have been processed
-    lock.unlock();
+    {
+      const std::lock_guard held(timer_mutex_);
+      set_armed(false);
+      const Deadline due = next_due();
+      if (!due || *due > Time::now()) return arm_for(due);
+      set_armed(true);  // until the due entries have been processed
+    }
     post_expiry();
   }
 
   void timer_failed() noexcept override {
-    const std::lock_guard lock(mutex_);
-    armed_ = false;
-    arm_timer(Time::now() + retry_after);
+    const std::lock_guard held(timer_mutex_);
+    set_armed(false);
+    arm_for(Time::now() + retry_after);
   }
 
   void post_expiry() noexcept {
     const auto self = this->shared_from_this();
-    if (!runner_.try_post([self] { self->expire_due(); })) timer_failed();
+    if (!runner_.try_post([self] { self->expire_due(self); })) timer_failed();
   }
 
   /// Many values may be due at once. Other handlers run between the pieces.
-  void expire_due() noexcept {
-    std::unique_lock lock(mutex_);
-    const bool more = machine_.expire_due(Time::now(), piece);
-    armed_ = more;
-    carry_out(lock);
-    if (lock.owns_lock()) lock.unlock();
+  void expire_due(const std::shared_ptr<Engine>& self) noexcept {
+    Actions<Entry> actions;
+    bool more = false;
+    {
+      const AllLocked locked(shards_);
+      more = expire_piece(Time::now(), actions);
+      set_armed(more);
+    }
+    if (!more) arm_timer();
+    perform(self, std::move(actions));
     if (more) post_expiry();
+  }
+
+  /// Expires due entries of all shards, the first one first. Returns true if there may be more.
+  bool expire_piece(Clock::time_point now, Actions<Entry>& actions) noexcept {
+    for (std::size_t i = 0;; ++i) {
+      Shard* first = nullptr;
+      for (Shard& shard : shards_) {
+        const Deadline due = shard.machine().next_due();
+        if (due && *due <= now && (first == nullptr || *due < *first->machine().next_due())) first = &shard;
+      }
+      if (first == nullptr || i == piece) return first != nullptr;
+      first->machine().expire_first();
+      actions.append(first->machine().take_actions());
+    }
   }
 
   /// When expiry is tried again that failed for want of memory.
   static constexpr Duration retry_after = std::chrono::milliseconds(10);
 
-  bool armed_ = false;            // a wait of the timer is pending, or its due entries are being processed
-  std::shared_ptr<Engine> self_;  // set while the pool is destroyed and entries remain
+  const std::size_t clear_piece_;
   Runner<Entry> runner_;
+  std::mutex timer_mutex_;  // guards the timer, and armed_ with it
+  std::atomic<bool> armed_{false};
+  std::atomic<bool> closed_{false};
   typename Time::Timer timer_;
 };
 

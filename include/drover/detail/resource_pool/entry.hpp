@@ -15,12 +15,13 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
+/// The states of a hit come first: StateCounts has their numbers in the cache line of the lock.
 enum class State : std::uint8_t {
+  leased,      // in the table, with at least one reference
+  idle,        // without a reference, kept in the list of idle entries
   queued,      // waits until the previous value of its key is finalized; not in the table yet
   creating,    // the factory runs or is about to run
-  leased,      // in the table, with at least one reference
   discarded,   // leased, but no longer in the table
-  idle,        // without a reference, kept in the list of idle entries
   finalizing,  // the finalizer runs or is about to run
   removed,     // no longer in the table; leases that outlived a clear() may still refer to the entry
 };
@@ -45,6 +46,10 @@ struct Entry : Disposable {
 
   Owner& owner() const noexcept { return static_cast<Owner&>(*disposer); }
 
+  /// When it expires. While idle.
+  Clock::time_point deadline() const noexcept { return Clock::time_point(Clock::duration(this->ticks)); }
+  void set_deadline(Clock::time_point at) noexcept { this->ticks = at.time_since_epoch().count(); }
+
   /// Releases a reference without the lock, unless it is the last one. Returns true if it did.
   bool release_shared() noexcept {
     auto count = references.load(std::memory_order_relaxed);
@@ -54,26 +59,55 @@ struct Entry : Disposable {
     return false;
   }
 
+  bool ends_if_expired() const noexcept { return state == State::idle || state == State::finalizing; }
+
+  Waiters<Entry>& make_waiters() {
+    if (!waiters) waiters = std::make_unique<Waiters<Entry>>();
+    return *waiters;
+  }
+
+  /// An event that is set when this entry has ended.
+  std::shared_ptr<ChainedEvent> end_event() {
+    std::shared_ptr<ChainedEvent>& event = make_waiters().ended;
+    if (!event) event = std::make_shared<ChainedEvent>();
+    return event;
+  }
+
   // The members that a hit uses come first, near each other.
   Entry* chain = nullptr;  // the next entry in its bucket of the table; after its removal, the next one to delete
   const std::size_t hash;
-  Entry* previous = nullptr;     // in the list that contains the entry; of a queued entry: the one that it waits for
-  Entry* next = nullptr;         // in that list
-  Clock::time_point deadline{};  // while idle
+  Entry* previous = nullptr;  // in the list that contains the entry; of a queued entry: the one that it waits for
+  Entry* next = nullptr;      // in that list
   // The number of leases and of waiting coroutines. It increases, and falls to zero, only with the lock held.
   std::atomic<std::uint32_t> references{0};
   std::uint32_t pending_events = 0;  // the events that refer to this entry and are not delivered yet
   State state = State::queued;
-  bool expired = false;                    // finalize it at its last release, whatever the ttl is
-  bool cleared = false;                    // clear() was called for it
-  bool detached = false;                   // discard() has separated it from its key: not in the table
-  bool finalizer_failed_to_begin = false;  // for want of memory
+  bool finalizer_failed_to_begin = false;  // for want of memory; set without the lock
+  bool expired : 1 = false;                // finalize it at its last release, whatever the ttl is
+  bool cleared : 1 = false;                // clear() was called for it
+  bool detached : 1 = false;               // discard() has separated it from its key: not in the table
+  bool emptied : 1 = false;                // removed, and its value is destroyed
+  std::uint32_t round = 0;                 // see EndingEntries
   const Key key;
   std::unique_ptr<Value> value;
   std::unique_ptr<Waiters<Entry>> waiters;
   PendingEvents<Entry> spare_events;  // room for all events that it may still have, unless it is revived
-  std::uint64_t ending_number = 0;    // its number in EndingEntries
 };
+
+/// The values of a chain of entries are destroyed. Returns the entries that no event refers to any more, and subtracts
+/// their number from `entries`. The others are deleted later.
+template <class Entry>
+Entry* take_deletable(Entry* chain, std::size_t& entries) noexcept {
+  Entry* deletable = nullptr;
+  while (chain != nullptr) {
+    Entry& entry = *std::exchange(chain, chain->chain);
+    entry.emptied = true;
+    if (entry.pending_events > 0) continue;
+    entry.chain = std::exchange(deletable, &entry);
+    --entries;
+  }
+  return deletable;
+}
 
 /// A list of entries that it does not own. An entry is in at most one list.
 template <class Entry>
@@ -94,6 +128,15 @@ class List {
     (entry.previous != nullptr ? entry.previous->next : first_) = entry.next;
     (entry.next != nullptr ? entry.next->previous : last_) = entry.previous;
     entry.previous = entry.next = nullptr;
+  }
+
+  /// Takes all entries of another list.
+  void append(List& other) noexcept {
+    if (other.empty()) return;
+    (last_ != nullptr ? last_->next : first_) = other.first_;
+    other.first_->previous = last_;
+    last_ = std::exchange(other.last_, nullptr);
+    other.first_ = nullptr;
   }
 
   template <class F>

@@ -87,6 +87,14 @@ class EventQueue {
     return PendingEvents<Entry>(std::exchange(first_, rest));
   }
 
+  /// These events are delivered. Calls the function with each entry of which no event is left.
+  template <class F>
+  static void finish(const PendingEvents<Entry>& delivered, F none_left) {
+    delivered.for_each([&](const PendingEvent<Entry>& event) {
+      if (--event.entry->pending_events == 0) none_left(*event.entry);
+    });
+  }
+
   /// Ends the running delivery.
   PendingEvents<Entry> take_all() noexcept {
     delivering_ = false;

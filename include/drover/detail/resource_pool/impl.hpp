@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -17,6 +16,8 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/pending_keys.hpp>
+#include <drover/detail/resource_pool/shards.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>
 #include <drover/detail/resource_pool/wait.hpp>
 
@@ -30,6 +31,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
  public:
   using typename Engine::Entry;
   using typename Engine::Reference;
+  using typename Engine::Shard;
 
   using Engine::Engine;
 
@@ -39,12 +41,14 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   Reference try_acquire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
-    std::unique_lock lock(mutex_);
-    Entry* const entry = machine_.find(lookup_, hash, key);
-    if (entry == nullptr || (entry->state != State::leased && entry->state != State::idle)) return {};
-    machine_.acquire(*entry);
-    carry_out(lock);
-    return Reference(*entry);
+    Shard& shard = shards_.of(hash);
+    auto lock = shard.lock();
+    Entry* const entry = shard.machine().find(lookup_, hash, key);
+    const bool usable = entry != nullptr && (entry->state == State::leased || entry->state == State::idle);
+    if (usable) shard.machine().acquire(*entry);
+    Reference reference = usable ? Reference(*entry) : Reference();
+    shard.carry_out(lock);
+    return reference;
   }
 
   template <class Lease, class K>
@@ -58,15 +62,16 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   asio::awaitable<void> expire(const K& key) {
     const std::size_t hash = lookup_.hash(key);
+    Shard& shard = shards_.of(hash);
     std::shared_ptr<ChainedEvent> ended;
     {
-      std::unique_lock lock(mutex_);
-      Entry* const entry = machine_.find(lookup_, hash, key);
+      auto lock = shard.lock();
+      Entry* const entry = shard.machine().find(lookup_, hash, key);
       if (entry != nullptr) {
-        if (machine_.ends_if_expired(*entry)) ended = machine_.end_event(*entry);
-        machine_.expire(*entry);
+        if (entry->ends_if_expired()) ended = entry->end_event();
+        shard.machine().expire(*entry);
       }
-      carry_out(lock);
+      shard.carry_out(lock);
     }
     return done_after(std::move(ended));
   }
@@ -74,45 +79,50 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   asio::awaitable<void> clear(const K& key) {
     const std::size_t hash = lookup_.hash(key);
+    Shard& shard = shards_.of(hash);
     std::shared_ptr<ChainedEvent> ended;
     {
-      std::unique_lock lock(mutex_);
-      Entry* const entry = machine_.find(lookup_, hash, key);
+      auto lock = shard.lock();
+      Entry* const entry = shard.machine().find(lookup_, hash, key);
       if (entry == nullptr) throw std::out_of_range("drover::ResourcePool::clear: there is no such key");
-      ended = machine_.end_event(*entry);
-      machine_.clear(*entry);
-      carry_out(lock);
+      ended = entry->end_event();
+      shard.machine().clear(*entry);
+      shard.carry_out(lock);
     }
     return done_after(std::move(ended));
   }
 
   asio::awaitable<void> clear() {
-    std::shared_ptr<ChainedEvent> ended;
+    std::vector<std::shared_ptr<ChainedEvent>> ended;
     {
-      std::unique_lock lock(mutex_);
-      ended = machine_.clear();
-      carry_out(lock);
+      const AllLocked locked(shards_);
+      // What may throw comes before the first transition.
+      for (Shard& shard : shards_)
+        if (shard.machine().counts().total > 0) ended.push_back(shard.machine().prepare_clear());
+      auto event = ended.begin();
+      for (Shard& shard : shards_)
+        if (shard.machine().counts().total > 0) shard.machine().clear(*event++);
     }
-    return done_after(std::move(ended));
+    this->clear_in_pieces(this->shared_from_this());
+    return done_after_all(std::move(ended));
   }
 
   Counts counts() const {
-    const std::lock_guard lock(mutex_);
-    return machine_.counts();
+    const AllLocked locked(shards_);
+    Counts sum{};
+    for (const Shard& shard : shards_) {
+      const Counts counts = shard.machine().counts();
+      sum.total += counts.total;
+      sum.referenced += counts.referenced;
+      sum.pending += counts.pending;
+    }
+    return sum;
   }
 
-  std::vector<Key> pending() const {
-    std::vector<Key> keys;
-    const std::lock_guard lock(mutex_);
-    keys.reserve(machine_.counts().pending);
-    machine_.for_each_pending([&](const Entry& entry) { keys.push_back(entry.key); });
-    return keys;
-  }
+  std::vector<Key> pending() const { return PendingKeys<Shard>::list(shards_); }
 
  private:
-  using Engine::carry_out;
-  using Engine::machine_;
-  using Engine::mutex_;
+  using Engine::shards_;
 
   // Acquire -------------------------------------------------------------------------------------
 
@@ -121,35 +131,38 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   template <class K>
   Reference begin_acquire(K&& key, std::shared_ptr<ChainedEvent>& ready) {
     const std::size_t hash = lookup_.hash(key);
+    Shard& shard = shards_.of(hash);
+    auto& machine = shard.machine();
     {
-      std::unique_lock lock(mutex_);
-      if (Entry* const found = machine_.find(lookup_, hash, key)) {
-        if (Entry* const entry = machine_.acquire(*found)) {
+      auto lock = shard.lock();
+      if (Entry* const found = machine.find(lookup_, hash, key)) {
+        if (Entry* const entry = machine.acquire(*found)) {
           Reference reference(*entry);
           if (entry->state != State::leased) ready = entry->waiters->ready;
-          carry_out(lock);
+          shard.carry_out(lock);
           return reference;
         }
+        shard.carry_out(lock);
       }
     }
-    auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, *this);  // allocated without the lock
+    auto fresh = std::make_unique<Entry>(Key(std::forward<K>(key)), hash, shard);  // allocated without the lock
     fresh->waiters = std::make_unique<Waiters<Entry>>();
     fresh->waiters->ready = std::make_shared<ChainedEvent>();
-    machine_.prepare(*fresh);
-    std::unique_lock lock(mutex_);
-    if (machine_.closed()) throw asio::system_error(asio::error::operation_aborted);
-    Entry* const found = machine_.find(lookup_, hash, fresh->key);  // another thread may have inserted it meanwhile
-    Entry* entry = found != nullptr ? machine_.acquire(*found) : nullptr;
+    machine.prepare(*fresh);
+    auto lock = shard.lock();
+    if (machine.closed()) throw asio::system_error(asio::error::operation_aborted);
+    Entry* const found = machine.find(lookup_, hash, fresh->key);  // another thread may have inserted it meanwhile
+    Entry* entry = found != nullptr ? machine.acquire(*found) : nullptr;
     if (entry == nullptr) {
       if (found != nullptr)
-        machine_.queue_after(*found, *fresh);
+        machine.queue_after(*found, *fresh);
       else
-        machine_.insert(*fresh);
+        machine.insert(*fresh);
       entry = fresh.release();
     }
     Reference reference(*entry);
     if (entry->state != State::leased) ready = entry->waiters->ready;
-    carry_out(lock);
+    shard.carry_out(lock);
     return reference;
   }
 
@@ -158,12 +171,11 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
   static asio::awaitable<Lease> acquire_after(Reference reference, std::shared_ptr<ChainedEvent> ready) {
     for (;;) {
       co_await done_after(ready);
-      auto& impl = static_cast<Impl&>(reference.get()->owner());
-      if (impl.is_ready(*reference.get())) break;
+      if (is_ready(*reference.get())) break;
       // The value was cleared or discarded before this coroutine was resumed.
       const Key key = reference.get()->key;
       ready.reset();
-      reference = impl.begin_acquire(key, ready);
+      reference = static_cast<Impl&>(reference.get()->owner().engine()).begin_acquire(key, ready);
       if (!ready) break;
     }
     Lease lease(std::move(reference));
@@ -172,11 +184,11 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
 
   /// For a coroutine that has waited: true if it can use the value, false if it has to acquire the key again. Throws
   /// the exception of the factory.
-  bool is_ready(const Entry& entry) const {
+  static bool is_ready(const Entry& entry) {
     std::exception_ptr error;
     {
-      const std::lock_guard lock(mutex_);
-      if (entry.state == State::leased) return true;
+      const auto lock = entry.owner().lock();
+      if (entry.owner().machine().is_leased(entry)) return true;
       if (entry.waiters) error = entry.waiters->error;
     }
     if (error) std::rethrow_exception(error);

@@ -101,6 +101,9 @@ class KeyTable {
     --size_;
   }
 
+  /// The first entry in a bucket, or null. The others are chained to it.
+  Entry* first_in(std::size_t number) const noexcept { return bucket(number); }
+
   /// The function must not change the table.
   template <class F>
   void for_each(F f) const {

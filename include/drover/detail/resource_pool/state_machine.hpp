@@ -1,7 +1,6 @@
 #pragma once
 
-#include <array>
-#include <chrono>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -9,28 +8,18 @@
 #include <optional>
 #include <utility>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/detail/resource_pool/actions.hpp>
+#include <drover/detail/resource_pool/clear_backlog.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/rules.hpp>
+#include <drover/detail/resource_pool/state_counts.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
-
-/// The options of a pool that decide about its entries.
-struct Rules {
-  Duration ttl{};
-  std::optional<std::size_t> max_idle;
-  bool events = false;  // whether events are recorded
-};
-
-/// See ResourcePool::Stats.
-struct Counts {
-  std::size_t total, referenced, pending;
-};
 
 /// The states of all entries and every decision about them, as plain data: no lock, no clock, no executor. The
 /// transitions collect the resulting actions, and take_actions() returns them, to be performed without the lock.
@@ -43,30 +32,46 @@ class StateMachine {
 
   // Queries -------------------------------------------------------------------------------------
 
-  template <class K>
-  Entry* find(const Lookup& lookup, std::size_t hash, const K& key) const {
-    return table_.find(lookup, hash, key);
+  bool is_leased(const Entry& entry) const noexcept {
+    return entry.state == State::leased && entry.round == ending_.round();
   }
 
-  Counts counts() const noexcept {
-    const std::size_t referenced = count(State::leased) + count(State::discarded);
-    const std::size_t pending = count(State::idle) + count(State::finalizing);
-    return {count(State::creating) + referenced + pending, referenced, pending};
+  Counts counts() const noexcept { return states_.counts(); }
+
+  const KeyTable<Entry, Lookup>& table() const noexcept { return table_; }
+
+  bool is_finalizing(const Entry& entry) const noexcept {
+    return entry.state == State::finalizing ||
+           (entry.state != State::creating && backlog_.contains(entry, ending_.round()));
   }
 
-  /// The entries being finalized, then the idle ones in the order of their expiry.
   template <class F>
-  void for_each_pending(F f) const {
+  void for_each_finalizing(F f) const {
     ending_.for_each([&f](const Entry& entry) {
       if (entry.state == State::finalizing) f(entry);
     });
-    idle_.for_each(f);
+    backlog_.for_each_finalizing(table_, ending_.round(), f);
+  }
+
+  /// Those being finalized that are not in the table.
+  template <class F>
+  void for_each_detached(F f) const {
+    if (detached_ == 0) return;
+    for_each_finalizing([&](const Entry& entry) {
+      if (entry.detached) f(entry);
+    });
+  }
+
+  /// In the order of their expiry.
+  template <class F>
+  void for_each_idle(F f) const {
+    idle_.for_each(std::move(f));
   }
 
   /// When the first idle entry expires.
   Deadline next_due() const noexcept {
-    if (idle_.empty() || idle_.front().deadline == Clock::time_point::max()) return std::nullopt;
-    return idle_.front().deadline;
+    if (idle_.empty() || idle_.front().deadline() == Clock::time_point::max()) return std::nullopt;
+    return idle_.front().deadline();
   }
 
   bool closed() const noexcept { return closed_; }
@@ -75,6 +80,14 @@ class StateMachine {
   Duration ttl() const noexcept { return rules_.ttl; }
 
   // Transitions ---------------------------------------------------------------------------------
+
+  /// Null if the key is missing.
+  template <class K>
+  Entry* find(const Lookup& lookup, std::size_t hash, const K& key) {
+    Entry* const entry = table_.find(lookup, hash, key);
+    if (entry != nullptr) catch_up(*entry);
+    return entry;
+  }
 
   /// Makes room for the events of an entry that is not in the pool yet, so that no transition has to allocate one.
   void prepare(Entry& fresh) const {
@@ -102,18 +115,15 @@ class StateMachine {
   /// The key is missing: its value will be created. The caller gets a reference to it. The entry was given to
   /// prepare().
   void insert(Entry& fresh) noexcept {
-    table_.insert(fresh);
     ++entries_;
-    ++states_[index(fresh.state = State::creating)];
     add_reference(fresh);
-    actions_.run(fresh);
+    begin_creating(fresh);
   }
 
   /// The key is being finalized: its next value will be created after that. The caller gets a reference to it. The
   /// entry was given to prepare().
   void queue_after(Entry& finalizing, Entry& fresh) {
-    if (!finalizing.waiters) finalizing.waiters = std::make_unique<Waiters<Entry>>();
-    finalizing.waiters->successor = &fresh;
+    finalizing.make_waiters().successor = &fresh;
     fresh.previous = &finalizing;
     ++entries_;
     add_reference(fresh);
@@ -121,6 +131,7 @@ class StateMachine {
 
   void release(Entry& entry, Clock::time_point now) noexcept {
     if (entry.references.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    catch_up(entry);
     switch (entry.state) {
       case State::leased: return become_idle(entry, now);
       case State::discarded:
@@ -129,8 +140,8 @@ class StateMachine {
       case State::queued:  // its factory has not begun, and no coroutine waits any more
         entry.previous->waiters->successor = nullptr;
         entry.state = State::removed;
-        return defer_delete(entry);
-      case State::removed: return defer_delete(entry);
+        return actions_.delete_entry(entry);
+      case State::removed: return actions_.delete_entry(entry);
       case State::creating:  // its value is kept idle once created
       case State::idle:
       case State::finalizing: return;
@@ -138,28 +149,34 @@ class StateMachine {
   }
 
   void factory_succeeded(Entry& entry, std::unique_ptr<Value> value, Clock::time_point now) noexcept {
+    catch_up(entry);
+    if (!entry.cleared) --to_keep_;
     entry.value = std::move(value);
     actions_.set_event(entry.waiters->ready);
     record_event(EventKind::made, entry);
     if (entry.cleared) {
-      set_state(entry, State::finalizing);
+      states_.change(entry, State::finalizing);
       return actions_.run(entry);
     }
     entry.waiters.reset();
-    if (entry.references.load(std::memory_order_relaxed) > 0) return set_state(entry, State::leased);
+    if (entry.references.load(std::memory_order_relaxed) > 0) return states_.change(entry, State::leased);
     become_idle(entry, now);
   }
 
   /// Returns true if no coroutine waits for the value, so that no coroutine receives the error.
   bool factory_failed(Entry& entry, std::exception_ptr error) noexcept {
+    catch_up(entry);
     actions_.set_event(entry.waiters->ready);
     actions_.set_event(entry.waiters->ended);
-    if (entry.cleared) finish_ending(entry);
+    if (entry.cleared)
+      finish_ending(entry);
+    else
+      --to_keep_;
     record_event(EventKind::failed, entry, error);
     entry.waiters->error = std::move(error);
     remove(entry);
     if (entry.references.load(std::memory_order_relaxed) > 0) return false;
-    defer_delete(entry);
+    actions_.delete_entry(entry);
     return true;
   }
 
@@ -173,15 +190,13 @@ class StateMachine {
       actions_.set_event(entry.waiters->ended);
       if (Entry* const successor = std::exchange(entry.waiters->successor, nullptr)) {
         successor->previous = nullptr;
-        table_.insert(*successor);
-        ++states_[index(successor->state = State::creating)];
-        actions_.run(*successor);
+        begin_creating(*successor);
       }
     }
-    if (entry.references.load(std::memory_order_relaxed) == 0) defer_delete(entry);
+    if (entry.references.load(std::memory_order_relaxed) == 0) actions_.delete_entry(entry);
   }
 
-  /// Returns true if the entry is being finalized now. ends_if_expired() knows that before.
+  /// Returns true if the entry is being finalized now. Entry::ends_if_expired() knows that before.
   bool expire(Entry& entry) noexcept {
     switch (entry.state) {
       case State::idle:
@@ -196,17 +211,15 @@ class StateMachine {
     }
   }
 
-  static bool ends_if_expired(const Entry& entry) noexcept {
-    return entry.state == State::idle || entry.state == State::finalizing;
-  }
-
   /// The value is bad: its key can have a new value at once, and its leases keep the bad one. Does nothing if the entry
   /// is already ending.
   void discard(Entry& entry) noexcept {
+    catch_up(entry);
     if (entry.state != State::leased) return;
     table_.erase(entry);
     entry.detached = true;
-    set_state(entry, State::discarded);
+    ++detached_;
+    states_.change(entry, State::discarded);
     discarded_.push_back(entry);
     record_event(EventKind::discarded, entry);
   }
@@ -217,35 +230,46 @@ class StateMachine {
     entry.cleared = true;
     if (entry.state == State::idle) idle_.erase(entry);
     if (entry.state == State::discarded) discarded_.erase(entry);
-    if (entry.state == State::creating) return ending_.add(entry);
-    begin_finalizing(entry);
+    if (entry.state != State::creating) return begin_finalizing(entry);
+    --to_keep_;
+    ending_.add(entry);
   }
 
-  /// Clears all entries. Returns an event that is set when all that are ending now have ended; null if there are none.
-  /// If this throws, nothing has changed.
-  std::shared_ptr<ChainedEvent> clear() {
-    auto all_ended = std::make_shared<ChainedEvent>();
-    ending_.reserve_barrier();
-    table_.for_each([this](Entry& entry) { clear(entry); });
-    while (!discarded_.empty()) clear(discarded_.front());
-    if (ending_.empty()) return nullptr;
-    ending_.wait_for_all(all_ended);
-    return all_ended;
+  /// To be called before clear(). Returns an event for it.
+  std::shared_ptr<ChainedEvent> prepare_clear() {
+    ending_.reserve_round();
+    return std::make_shared<ChainedEvent>();
   }
 
-  /// Expires at most `limit` of the due entries. Returns true if there may be more.
-  bool expire_due(Clock::time_point now, std::size_t limit) noexcept {
-    for (; !idle_.empty() && idle_.front().deadline <= now; --limit) {
-      if (limit == 0) return true;
-      expire(idle_.front());
+  /// Clears all entries. There is at least one. The event is set when all that are ending now have ended. Only counts:
+  /// clear_some() does the rest. Until then catch_up() does it for the entry that an operation is about.
+  void clear(std::shared_ptr<ChainedEvent> all_ended) noexcept {
+    const std::size_t in_use = states_[State::leased] + std::exchange(to_keep_, 0);
+    ending_.end_round(in_use + states_[State::idle] + states_[State::discarded], std::move(all_ended));
+    backlog_.add(idle_, discarded_, in_use);
+    for (const State state : {State::leased, State::idle, State::discarded}) states_.move(state, State::finalizing);
+  }
+
+  /// Begins to end at most `limit` entries of clear(), and reduces the limit by their number. Returns true if there are
+  /// more.
+  bool clear_some(std::size_t& limit) noexcept {
+    for (; limit > 0; --limit) {
+      Entry* const entry = backlog_.find_one(table_, ending_.round());
+      if (entry == nullptr) break;
+      begin_clearing(*entry);
     }
-    return false;
+    return !backlog_.empty();
   }
+
+  /// Expires the first of the idle entries. There is one.
+  void expire_first() noexcept { expire(idle_.front()); }
 
   /// The pool is destroyed: its idle values are destroyed with it, without being finalized, and no value is kept any
   /// more.
   void close() noexcept {
     closed_ = true;
+    drop_events();  // a destroyed pool reports no event
+    for (std::size_t limit = piece; clear_some(limit);) limit = piece;
     while (!idle_.empty()) {
       Entry& entry = idle_.front();
       idle_.erase(entry);
@@ -253,26 +277,19 @@ class StateMachine {
     }
   }
 
-  /// An event that is set when this entry has ended.
-  std::shared_ptr<ChainedEvent> end_event(Entry& entry) {
-    if (!entry.waiters) entry.waiters = std::make_unique<Waiters<Entry>>();
-    if (!entry.waiters->ended) entry.waiters->ended = std::make_shared<ChainedEvent>();
-    return entry.waiters->ended;
-  }
-
   // Actions and events ---------------------------------------------------------------------------
 
   bool has_actions() const noexcept { return !actions_.empty(); }
   Actions<Entry> take_actions() noexcept { return actions_.take(); }
 
-  /// This number of entries from take_actions() has been deleted.
-  void deleted(std::size_t entries) noexcept { entries_ -= entries; }
+  /// The values of these entries, a chain from take_actions(), are destroyed. Returns those that are to be deleted now.
+  /// The others have events that are being delivered, and are deleted after that.
+  Entry* emptied(Entry* entries) noexcept { return take_deletable(entries, entries_); }
 
   /// For the running delivery: the next events, after those of the previous call have been delivered. If there are
   /// none, the delivery has ended.
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) noexcept {
     finish_events(delivered);
-    if (closed_) drop_events();  // a destroyed pool reports no event
     return events_.take(piece);
   }
 
@@ -286,12 +303,27 @@ class StateMachine {
   }
 
  private:
-  static constexpr std::size_t index(State state) noexcept { return static_cast<std::size_t>(state); }
-  std::size_t count(State state) const noexcept { return states_[index(state)]; }
+  void begin_creating(Entry& entry) noexcept {
+    table_.insert(entry);
+    ++to_keep_;
+    entry.round = ending_.round();
+    states_.begin(entry, State::creating);
+    actions_.run(entry);
+  }
 
-  void set_state(Entry& entry, State state) noexcept {
-    --states_[index(entry.state)];
-    ++states_[index(entry.state = state)];
+  /// To be called before any decision about an entry that may be in the table.
+  void catch_up(Entry& entry) noexcept {
+    if (entry.round != ending_.round() && backlog_.contains(entry, ending_.round())) begin_clearing(entry);
+  }
+
+  /// Does for an entry in the backlog what clear() has decided, and counted.
+  void begin_clearing(Entry& entry) noexcept {
+    backlog_.remove(entry);
+    entry.cleared = true;
+    ending_.add_counted(entry);
+    if (entry.state == State::creating) return;
+    entry.state = State::finalizing;
+    actions_.run(entry);
   }
 
   Entry* add_reference(Entry& entry) noexcept {
@@ -304,7 +336,7 @@ class StateMachine {
     if (rules_.events) EventQueue<Entry>::reserve(entry, 1);
     idle_.erase(entry);
     entry.references.store(1, std::memory_order_relaxed);
-    set_state(entry, State::leased);
+    states_.change(entry, State::leased);
     record_event(EventKind::revived, entry);
     return &entry;
   }
@@ -314,12 +346,13 @@ class StateMachine {
     if (closed_) return remove_and_delete(entry);
     if (entry.expired) record_event(EventKind::expired, entry);
     if (entry.expired || rules_.ttl == Duration::zero()) return begin_finalizing(entry);
-    set_state(entry, State::idle);
-    entry.deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
+    states_.change(entry, State::idle);
+    auto deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
     // Another thread may have read the clock later and got the lock first. The list stays in the order of deadlines.
-    if (!idle_.empty() && idle_.back().deadline > entry.deadline) entry.deadline = idle_.back().deadline;
+    if (!idle_.empty()) deadline = std::max(deadline, idle_.back().deadline());
+    entry.set_deadline(deadline);
     idle_.push_back(entry);
-    if (!rules_.max_idle || count(State::idle) <= *rules_.max_idle) return;
+    if (!rules_.max_idle || states_[State::idle] <= *rules_.max_idle) return;
     Entry& least_recent = idle_.front();
     idle_.erase(least_recent);
     record_event(EventKind::evicted, least_recent);
@@ -327,7 +360,7 @@ class StateMachine {
   }
 
   void begin_finalizing(Entry& entry) noexcept {
-    set_state(entry, State::finalizing);
+    states_.change(entry, State::finalizing);
     ending_.add(entry);
     actions_.run(entry);
   }
@@ -339,16 +372,15 @@ class StateMachine {
   /// Without a call of the finalizer.
   void remove_and_delete(Entry& entry) noexcept {
     remove(entry);
-    defer_delete(entry);
+    actions_.delete_entry(entry);
   }
 
   void remove(Entry& entry) noexcept {
-    if (!entry.detached) table_.erase(entry);
-    set_state(entry, State::removed);
-  }
-
-  void defer_delete(Entry& entry) noexcept {
-    if (entry.pending_events == 0) actions_.delete_entry(entry);
+    if (entry.detached)
+      --detached_;
+    else
+      table_.erase(entry);
+    states_.change(entry, State::removed);
   }
 
   void record_event(EventKind kind, Entry& entry, std::exception_ptr error = {}) noexcept {
@@ -359,22 +391,23 @@ class StateMachine {
   void drop_events() noexcept { finish_events(events_.take_all()); }
 
   void finish_events(const PendingEvents<Entry>& delivered) noexcept {
-    delivered.for_each([this](const PendingEvent<Entry>& event) {
-      Entry& entry = *event.entry;
-      if (--entry.pending_events == 0 && entry.state == State::removed &&
-          entry.references.load(std::memory_order_relaxed) == 0)
-        defer_delete(entry);
+    EventQueue<Entry>::finish(delivered, [this](Entry& entry) {
+      if (entry.emptied) actions_.delete_entry(entry);
     });
   }
 
-  Rules rules_;
+  // A hit uses the first members: all of them are in one or two lines of the cache.
+  List<Entry> idle_;  // in the order of their deadlines
+  StateCounts states_;
   KeyTable<Entry, Lookup> table_;
-  List<Entry> idle_;       // in the order of their deadlines
+  ActionCollector<Entry> actions_;
+  Rules rules_;
   List<Entry> discarded_;  // in State::discarded
   EndingEntries<Entry> ending_;
-  std::array<std::size_t, 7> states_{};
+  ClearBacklog<Entry> backlog_;
+  std::size_t to_keep_ = 0;   // in State::creating and not cleared
+  std::size_t detached_ = 0;  // discarded and not removed
   std::size_t entries_ = 0;
-  ActionCollector<Entry> actions_;
   EventQueue<Entry> events_;
   bool closed_ = false;
 };

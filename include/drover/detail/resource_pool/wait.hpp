@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include <asio/awaitable.hpp>
 
@@ -21,6 +22,12 @@ asio::awaitable<Result> done_with(Result result) {
 
 /// Completes when the event is set; at once if it is null.
 asio::awaitable<void> done_after(std::shared_ptr<AsyncEvent> event);
+
+/// Completes when all of the events are set.
+template <class Event>
+asio::awaitable<void> done_after_all(std::vector<std::shared_ptr<Event>> events) {
+  for (auto& event : events) co_await done_after(std::move(event));
+}
 
 }}}}  // namespace drover::v1::detail::resource_pool
 
