@@ -45,7 +45,7 @@ class PendingKeys {
     const auto held = shard.lock();
     if (shard.machine().counts().pending > most_at_once) return false;
     shard.machine().for_each_finalizing([this](const Entry& entry) { add_finalizing(entry); });
-    shard.machine().for_each_idle([this](const Entry& entry) { add_idle(entry); });
+    shard.machine().idle().for_each([this](const Entry& entry) { add_idle(entry); });
     return true;
   }
 

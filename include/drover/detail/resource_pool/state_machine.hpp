@@ -1,11 +1,8 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <utility>
 
 #include <drover/detail/resource_pool/actions.hpp>
@@ -14,6 +11,7 @@
 #include <drover/detail/resource_pool/entry.hpp>
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
+#include <drover/detail/resource_pool/idle_entries.hpp>
 #include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/detail/resource_pool/rules.hpp>
 #include <drover/detail/resource_pool/state_counts.hpp>
@@ -62,17 +60,10 @@ class StateMachine {
     });
   }
 
-  /// In the order of their expiry.
-  template <class F>
-  void for_each_idle(F f) const {
-    idle_.for_each(std::move(f));
-  }
+  const IdleEntries<Entry>& idle() const noexcept { return idle_; }
 
   /// When the first idle entry expires.
-  Deadline next_due() const noexcept {
-    if (idle_.empty() || idle_.front().deadline() == Clock::time_point::max()) return std::nullopt;
-    return idle_.front().deadline();
-  }
+  Deadline next_due() const noexcept { return idle_.next_due(); }
 
   bool closed() const noexcept { return closed_; }
   /// The number of entries that have not been deleted yet.
@@ -105,11 +96,8 @@ class StateMachine {
       case State::finalizing:
         if (!entry.waiters || entry.waiters->successor == nullptr) return nullptr;
         return add_reference(*entry.waiters->successor);
-      case State::queued:
-      case State::discarded:
-      case State::removed: break;  // they are not in the table
+      default: return nullptr;  // not in the table
     }
-    return nullptr;
   }
 
   /// The key is missing: its value will be created. The caller gets a reference to it. The entry was given to
@@ -246,7 +234,7 @@ class StateMachine {
   void clear(std::shared_ptr<ChainedEvent> all_ended) noexcept {
     const std::size_t in_use = states_[State::leased] + std::exchange(to_keep_, 0);
     ending_.end_round(in_use + states_[State::idle] + states_[State::discarded], std::move(all_ended));
-    backlog_.add(idle_, discarded_, in_use);
+    backlog_.add(idle_.list(), discarded_, in_use);
     for (const State state : {State::leased, State::idle, State::discarded}) states_.move(state, State::finalizing);
   }
 
@@ -347,11 +335,7 @@ class StateMachine {
     if (entry.expired) record_event(EventKind::expired, entry);
     if (entry.expired || rules_.ttl == Duration::zero()) return begin_finalizing(entry);
     states_.change(entry, State::idle);
-    auto deadline = deadline_after(now, rules_.ttl).value_or(Clock::time_point::max());
-    // Another thread may have read the clock later and got the lock first. The list stays in the order of deadlines.
-    if (!idle_.empty()) deadline = std::max(deadline, idle_.back().deadline());
-    entry.set_deadline(deadline);
-    idle_.push_back(entry);
+    idle_.add(entry, deadline_after(now, rules_.ttl));
     if (!rules_.max_idle || states_[State::idle] <= *rules_.max_idle) return;
     Entry& least_recent = idle_.front();
     idle_.erase(least_recent);
@@ -397,7 +381,7 @@ class StateMachine {
   }
 
   // A hit uses the first members: all of them are in one or two lines of the cache.
-  List<Entry> idle_;  // in the order of their deadlines
+  IdleEntries<Entry> idle_;
   StateCounts states_;
   KeyTable<Entry, Lookup> table_;
   ActionCollector<Entry> actions_;
