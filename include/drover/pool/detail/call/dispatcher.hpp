@@ -257,3 +257,4 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #include <drover/pool/detail/call/call.ipp>
 #endif
 #include <drover/pool/detail/call/dispatcher.ipp>
+#include <drover/pool/detail/call/dispatcher_timer.ipp>
