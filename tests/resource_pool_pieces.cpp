@@ -126,4 +126,30 @@ TEST(ResourcePoolPieces, EndWithTheContext) {
   }
 }
 
+// The entries whose events are being delivered while others expire are deleted as well, and the pool with them.
+TEST(ResourcePoolPieces, ValuesThatExpireTogetherWithEventsLeaveNothing) {
+  asio::io_context context;
+  std::weak_ptr<int> captured;
+  int expired = 0, finalized = 0;
+  {
+    const auto token = std::make_shared<int>();
+    captured = token;
+    Pool::Options options = pieces_options();
+    options.on_event = [token, &expired, &finalized](const Pool::Event& event) {
+      expired += event.kind == Pool::Event::Kind::expired;
+      finalized += event.kind == Pool::Event::Kind::finalized;
+    };
+    Pool pool(context.get_executor(), [](int) { return std::make_unique<Value>(nullptr); }, std::move(options));
+    run(context, [&] { return make_idle(pool); });
+    run(context, [&]() -> asio::awaitable<void> {
+      while (finalized < keys) co_await pool_test::breathe(1);
+    });
+    EXPECT_EQ(expired, keys);
+    EXPECT_EQ(pool.stats().total_entries, 0u);
+  }
+  context.restart();
+  context.run();
+  EXPECT_TRUE(captured.expired()) << "an entry was left, which keeps the pool's engine";
+}
+
 }  // namespace

@@ -171,6 +171,30 @@ TEST_F(SendAhead, CallThatBeganAfterAllIsNotTakenBack) {
   other.answer(*held_up);
 }
 
+// Between the answer of the worker's main thread and that of its control thread nobody knows whether the second call
+// has begun. A third one behind it could begin without a result before it.
+TEST_F(SendAhead, NothingBehindACallThatMayHaveGoneBack) {
+  auto busy = quick_worker();
+  FakeWorker other(context_, dispatcher_);
+  call(7);
+  const auto held_up = other.next();
+  call(1);
+  Caller& second = call(2);
+  const auto running = busy->next(), waiting = busy->next();
+  ASSERT_TRUE(held_up && running && is_ahead(waiting));
+  ASSERT_TRUE(run_until([&] { return !busy->recalled.empty(); }));
+  busy->answer(*running);
+  Caller& third = call(3);
+  EXPECT_FALSE(busy->next());
+  EXPECT_TRUE(busy->give_back(waiting->header.id));
+  busy->answer(*busy->next());
+  busy->answer(*busy->next());
+  run();
+  EXPECT_EQ(second.value, 20);
+  EXPECT_EQ(third.value, 30);
+  other.answer(*held_up);
+}
+
 TEST_F(SendAhead, CallGivenBackAfterItsTurnGoesBackToTheQueue) {
   auto busy = quick_worker();
   FakeWorker other(context_, dispatcher_);

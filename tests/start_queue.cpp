@@ -47,6 +47,17 @@ TEST(StartQueue, StartsNoMoreAtATimeThanItsLimit) {
   EXPECT_EQ(queue.next(), 3u);
 }
 
+TEST(StartQueue, ForgoneTurnIsGivenByTheNextEnd) {
+  StartQueue queue(3, 2);
+  EXPECT_TRUE(queue.begin(0));
+  EXPECT_FALSE(queue.begin(1));
+  queue.forgo_turn();  // nobody could be told to call next()
+  EXPECT_TRUE(queue.settled());
+  EXPECT_EQ(queue.next(), 1u);
+  queue.forgo_turn();
+  EXPECT_TRUE(queue.begin(2));
+}
+
 TEST(StartQueue, LimitGrowsWithTheCores) {
   EXPECT_EQ(StartQueue::limit(1), 16u);
   EXPECT_EQ(StartQueue::limit(64), 512u);

@@ -41,18 +41,26 @@ class PendingKeys {
 
   /// Returns false if there are too many.
   bool add_at_once(const Shard& shard) {
-    idle_.back().reserve(most_at_once);
-    const auto held = shard.lock();
-    if (shard.machine().counts().pending > most_at_once) return false;
-    shard.machine().for_each_finalizing([this](const Entry& entry) { add_finalizing(entry); });
-    shard.machine().idle().for_each([this](const Entry& entry) { add_idle(entry); });
-    return true;
+    for (std::size_t room = 0;;) {
+      {
+        const auto held = shard.lock();
+        const std::size_t pending = shard.machine().counts().pending;
+        if (pending > most_at_once) return false;
+        if (pending <= room) {
+          shard.machine().for_each_finalizing([this](const Entry& entry) { add_finalizing(entry); });
+          shard.machine().idle().for_each([this](const Entry& entry) { add_idle(entry); });
+          return true;
+        }
+        room = pending + pending / 8;  // others may come meanwhile
+      }
+      make_room(room);
+    }
   }
 
   void add_in_pieces(const Shard& shard) {
     const std::size_t first_finalizing = finalizing_.size();
     for (std::size_t bucket = 0, buckets = 1; bucket < buckets;) {
-      idle_.back().reserve(idle_.back().size() + 2 * most_at_once);
+      make_room(2 * most_at_once);
       const auto held = shard.lock();
       const auto& machine = shard.machine();
       buckets = machine.table().buckets();
@@ -67,6 +75,13 @@ class PendingKeys {
     // A table that grows meanwhile moves entries to later buckets, where they were found again.
     unique(finalizing_, first_finalizing);
     unique(idle_.back(), 0);
+  }
+
+  /// Before the lock, under which nothing should have to be moved.
+  void make_room(std::size_t count) {
+    for (std::vector<Item>* items : {&idle_.back(), &finalizing_})
+      if (items->capacity() - items->size() < count)
+        items->reserve(std::max(items->size() + count, 2 * items->capacity()));
   }
 
   static void unique(std::vector<Item>& items, std::size_t first) {

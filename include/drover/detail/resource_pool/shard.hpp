@@ -181,7 +181,7 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
       engine_.runner().report_error(error);
       held.lock();
     }
-    machine_.finalizer_ended(entry, std::move(error));
+    machine_.finalizer_ended(entry, error);  // which is destroyed after the lock: it may hold a lease
     carry_out(held);
   }
 
@@ -248,7 +248,7 @@ class alignas(64) Shard final : public RunnerOwner<Entry<Key, Value, Shard<Key, 
   PendingEvents<Entry> next_events(const PendingEvents<Entry>& delivered) override {
     auto held = lock();
     auto events = machine_.next_events(delivered);
-    if (events.empty()) carry_out(held);
+    carry_out(held);  // entries whose last event is delivered are deleted
     return events;
   }
 

@@ -41,7 +41,9 @@ class FirstStart {
 
  private:
   void make_room() {
-    if (const auto room = std::exchange(room_, nullptr)) room->set();
+    if (!room_) return;
+    room_->set();  // throws without memory, and is tried again with the next worker
+    room_.reset();
   }
 
   const std::size_t size_;

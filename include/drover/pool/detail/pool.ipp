@@ -117,8 +117,7 @@ inline void PoolImpl::worker_answered(WorkerSession& session) {
 
 inline void PoolImpl::has_lived(std::size_t at) {
   const auto held = lock();
-  Slot& slot = slots_[at];
-  slot.timer.reset();
+  Slot& slot = slots_[at];  // its timer may be another one by now
   if (!slot.down && slot.supervisor.proved_itself()) emit(Event::Kind::recovered, std::nullopt);
 }
 
@@ -224,9 +223,10 @@ inline void PoolImpl::start_again(std::size_t at) {
 /// With the mutex held. Starts the next worker that waits for it, after other handlers have run. If there is no memory
 /// for that, the end of the next start tries again.
 inline void PoolImpl::give_turn() noexcept {
-  executor_.try_post([weak = weak_from_this()] {
+  const bool posted = executor_.try_post([weak = weak_from_this()] {
     if (const auto pool = weak.lock()) pool->start_next();
   });
+  if (!posted) starts_.forgo_turn();
 }
 
 inline void PoolImpl::start_next() {

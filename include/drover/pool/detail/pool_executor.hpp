@@ -19,14 +19,17 @@ class PoolExecutor {
  public:
   explicit PoolExecutor(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) {}
 
-  /// Does nothing if there is no memory for it.
+  /// False if there is no memory for it.
   template <class F>
-  void try_post(F function) noexcept {
+  bool try_post(F function) noexcept {
     const auto registry_lock = dispatcher_.registry()->lock();
     try {
       const auto executor = dispatcher_.executor();
-      if (executor && !dispatcher_.registry()->closed()) asio::post(*executor, std::move(function));
+      if (!executor || dispatcher_.registry()->closed()) return false;
+      asio::post(*executor, std::move(function));
+      return true;
     } catch (const std::bad_alloc&) {
+      return false;
     }
   }
   /// Not if the timer is destroyed before.

@@ -38,6 +38,8 @@ class StartQueue {
     take();
     return slot;
   }
+  /// next() will not be called after the last spawn.
+  void forgo_turn() noexcept { turn_taken_ = false; }
   /// A worker that was started is ready, or has ended. True if next() must be called, after other handlers have run.
   bool settled() noexcept {
     --starting_;

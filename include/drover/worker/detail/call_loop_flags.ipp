@@ -73,11 +73,11 @@ inline void CallLoop::connection_lost() {
 
 inline void CallLoop::go_on() {
   over_.clear();
+  if (data_.wants_write() && !full_) flush();
   if (lost_ && next_) {
     next_.reset();
     held_ = false;
   }
-  if (data_.wants_write() && !full_) flush();
   if (full_ && !parent_gone_) waits_.watch_writable();
   if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
   if (done()) return finish();

@@ -119,7 +119,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     keeps_queue_ = keeps_queue;
   }
   /// The same for good, unless they fail already. Waiting calls are not sent any more.
-  void refuse_for_good(const Cause& cause) { refuse(refusal_ ? std::move(refusal_) : cause); }
+  void refuse_for_good(const Cause& cause) {
+    keeps_queue_ = false;
+    if (!refusal_) refuse(cause);
+  }
   const Cause& refusal() const noexcept { return refusal_; }
   /// Sets the event when no caller waits for a call any more, queued or in flight; at once if none does.
   void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
@@ -215,6 +218,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void recall_late_calls(Clock::time_point now) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
+  void cancel_in_worker(Call& call) noexcept;
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   template <class F>

@@ -263,7 +263,14 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const CallStep todo = advance(call, event);
   if (todo.leaves_queue) queue_.remove(call);
   if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
-  if (todo.cancels_in_worker) {
+  if (todo.cancels_in_worker) cancel_in_worker(call);
+  notify_if_unawaited();
+  return todo.answers_caller;
+}
+
+/// As far as there is memory: the caller is completed in any case.
+inline void Dispatcher::cancel_in_worker(Call& call) noexcept {
+  try {
     call.link->worker().send_cancel(call.id);
     Call* const ahead = call.link->ahead();
     if (&call == ahead) {  // the worker must not die for a call that it has not begun
@@ -273,9 +280,8 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
       if (ahead != nullptr && call.kill_after) recall(*ahead);  // it must not die with this one
       start_kill_after(call);
     }
+  } catch (...) {  // its slot is free when the routine or the worker ends
   }
-  notify_if_unawaited();
-  return todo.answers_caller;
 }
 
 inline void Dispatcher::start_kill_after(Call& call) {

@@ -67,7 +67,10 @@ inline void Dispatcher::on_timer() {
       auto keep_alive = call.shared_from_this();
       if (end_for_caller(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
-    arm();
+    try {
+      arm();
+    } catch (const std::bad_alloc&) {  // the next call with a deadline tries again; these callers do not wait for that
+    }
   }
   for (auto& [call, text] : expired) {
     // A statement of its own: the Error that is copied here is destroyed before the caller, perhaps on another thread,

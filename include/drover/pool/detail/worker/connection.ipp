@@ -108,6 +108,7 @@ inline void WorkerConnection::data_broken() {
 /// A socket that the program has closed is not read: its number may be another file by now.
 inline void WorkerConnection::read_rest() {
   close_calls();
+  data_.assume_unread();
   if (control_.is_intact()) control_.read(1000);
   if (!worker_.lifecycle.was_ready() || !data_.is_intact()) return;
   data_.shut_down_reading();  // behind a wrapper the worker may still run

@@ -61,10 +61,10 @@ class DataLink {
   /// Calls that the worker runs or is about to run: without the one that was sent ahead.
   std::size_t in_flight() const noexcept { return slots_.in_flight() - (ahead_ != nullptr ? 1 : 0); }
   /// The worker runs one call at a time, and its last one was so short that it would have to wait for the next one: one
-  /// more may be sent ahead.
+  /// more may be sent ahead. Not behind a call that may have gone back: its RESULT would not come before.
   bool has_room_ahead() const noexcept {
     return quick_ && ahead_ == nullptr && slots_.capacity() == 1 && slots_.in_flight() == 1 && takes_calls_ &&
-           channel_ && first_->state == CallState::running;
+           channel_ && first_->state == CallState::running && !first_->recalled;
   }
   /// The call that was sent ahead. Null if there is none.
   Call* ahead() const noexcept { return ahead_; }
@@ -77,6 +77,7 @@ class DataLink {
   void send_nothing_ahead() noexcept { quick_ = false; }
   /// All results that the worker has sent are known: what has none has not ended.
   bool has_read_all() const noexcept { return has_read_all_; }
+  void assume_unread() noexcept { has_read_all_ = false; }
   /// The worker can't send any more. What it has sent can still be read.
   void shut_down_reading() noexcept { ::shutdown(channel_->fd(), SHUT_RD); }
   CallSlots& slots() noexcept { return slots_; }
