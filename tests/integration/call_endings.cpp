@@ -145,6 +145,7 @@ TEST_F(QueuedCall, IsNotSentToAWorkerThatHasExited) {
       const bool ready = co_await soon([&] { return pool.stats().ready == 1; });
       EXPECT_TRUE(ready);
       const pid_t holder = round % 2 == 0 ? co_await pool.call<int>("hold_sockets") : 0;
+      (void)co_await pool.call<std::string>("doze", 1);  // a slow one, so that nothing is sent ahead to this worker
       auto last = pool.call("exit_answered", 0);
       std::vector<asio::awaitable<int>> waiting;
       for (int i = 0; i < 5; ++i) waiting.push_back(pool.call<int>("square", i));

@@ -115,7 +115,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
       link.slots().for_each([&](const std::shared_ptr<Call>& call) { end(*call); });
     }
     dispatcher_->run_completions(false);
-    Dispatcher::complete_all_with_error(
+    complete_all_with_error(
         std::move(ended), [] { return std::make_exception_ptr(drover::Error(Errc::worker_exited, "it has exited")); });
   }
   bool give_back(std::uint64_t call) {

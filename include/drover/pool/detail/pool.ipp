@@ -149,7 +149,7 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
       start_successor(session.slot(), dropped);  // its worker may have waited for this exit
     refusal = dispatcher_->refusal();
   }
-  Dispatcher::complete_all_with_error(std::move(dropped), refusal);
+  complete_all_with_error(std::move(dropped), refusal);
 }
 
 /// A worker that drains keeps its calls, and its slot gets another worker at once. One such predecessor a slot: a
@@ -259,7 +259,7 @@ inline void PoolImpl::launch(std::size_t at) {
       replace(at, cause, std::nullopt, {}, dropped);
       refusal = dispatcher_->refusal();
     }
-    Dispatcher::complete_all_with_error(std::move(dropped), refusal);
+    complete_all_with_error(std::move(dropped), refusal);
   }
 }
 

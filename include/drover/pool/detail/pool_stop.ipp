@@ -40,7 +40,7 @@ inline void PoolImpl::begin_stop(Timeout grace) {
     session->stop(grace);
     if (const auto cut = deadline_after(now, options_.shutdown_timeout)) session->shorten_stop(*cut);
   }
-  Dispatcher::complete_all_with_error(std::move(dropped), refusal);
+  complete_all_with_error(std::move(dropped), refusal);
 }
 
 inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
@@ -95,7 +95,7 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
     dispatcher_->refuse_for_good(gone);
     dropped.append(dispatcher_->take_queued_calls());
   }
-  Dispatcher::complete_all_with_error(std::move(dropped), gone);
+  complete_all_with_error(std::move(dropped), gone);
 }
 
 inline void PoolImpl::abandon() noexcept {

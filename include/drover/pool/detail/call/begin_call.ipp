@@ -9,6 +9,7 @@
 #include <asio/cancellation_signal.hpp>
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
+#include <asio/query.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -51,6 +52,31 @@ DROVER_INLINE asio::any_io_executor CallCompletionBase::close() noexcept {
   return std::move(work_);
 }
 
+/// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
+DROVER_INLINE bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
+                           const asio::any_io_executor& executor) {
+  bool ended = false;
+  {
+    auto held = dispatcher.lock();
+    const bool same_executor = dispatcher.executor() == executor;
+    std::shared_ptr<ContextRegistry> registry = dispatcher.registry();
+    if (!same_executor) {  // to look the registry up takes locks of the context
+      if (held.owns_lock()) held.unlock();
+      registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+      held = dispatcher.lock();
+    }
+    const auto registry_lock = registry->lock();
+    if (registry->closed()) return false;
+    call->registry = registry;
+    call->same_executor = same_executor;
+    call->set_completion(completion);
+    registry->add(call);
+    ended = call->has_outcome;
+  }
+  if (ended) call->post_completion();
+  return true;
+}
+
 DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation_slot slot,
                                       const asio::any_io_executor& executor) {
   if (slot.is_connected())
@@ -58,7 +84,7 @@ DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation
       if (type != asio::cancellation_type::none) cancel(weak.lock());
     });
   const std::shared_ptr<Call> call = std::exchange(call_, nullptr);
-  if (dispatcher_->set_completion(call, executor, completion)) return;
+  if (publish(*dispatcher_, call, completion, executor)) return;
   dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);  // its context is destroyed
   call->destroy(completion);                                  // last: it may own what the call borrows
 }

@@ -125,6 +125,9 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   /// Posts the completion to the coroutine's executor, with the kept outcome.
   void post_completion();
 
+  /// Posts the completion with a failure. Without the dispatcher's mutex.
+  static void complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure);
+
   static void complete_with_kept_outcome(std::shared_ptr<Call> call);
 
   /// For completions: posts complete_with_kept_outcome() and does nothing else.

@@ -94,6 +94,17 @@ DROVER_INLINE void Call::post_completion() {
   if (const auto self = registry->remove(*this)) completion_->post(std::static_pointer_cast<Call>(self));
 }
 
+DROVER_INLINE void Call::complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure) {
+  const auto dispatcher = call->dispatcher.lock();
+  if (!dispatcher) return;
+  {
+    const auto held = dispatcher->lock();
+    call->keep({std::move(failure), {}, {}});
+    if (call->completion() == nullptr) return;  // not awaited yet
+  }
+  call->post_completion();
+}
+
 DROVER_INLINE void Call::complete_with_kept_outcome(std::shared_ptr<Call> call) {
   const Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
   Completion* const completion = call->completion_;

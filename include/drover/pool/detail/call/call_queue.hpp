@@ -68,4 +68,9 @@ class CallQueue {
   std::size_t size_ = 0;
 };
 
+/// Completes calls that have failed. Without the dispatcher's mutex.
+inline void complete_all_with_error(CallQueue calls, const Cause& cause) {
+  while (!calls.empty()) Call::complete_with_error(calls.pop(), failure_of(cause));
+}
+
 }}}  // namespace drover::v1::detail

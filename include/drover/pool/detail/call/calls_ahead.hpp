@@ -7,6 +7,7 @@
 
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -33,12 +34,23 @@ class CallsAhead {
   }
   void stop_looking() noexcept { next_.reset(); }
 
-  bool is_due(Clock::time_point now) const noexcept { return next_ && *next_ <= now; }
-  /// A look. `recall` removes the call that it is given. Throws what it throws; the next look goes on then.
-  template <class Recall>
-  void look(Clock::time_point now, Recall recall) {
+  /// Asks for the call back: RECALL.
+  void recall(Call& call) {
+    if (std::exchange(call.recalled, true)) return;
+    if (call.state == CallState::ahead) calls_.remove(call);
+    call.link->send_nothing_ahead();
+    call.link->worker().send_recall(call.id);
+  }
+  /// The look, if its time has come. Calls that are late wait behind a long call. They are recalled, so that another
+  /// worker can run them.
+  void recall_late(Clock::time_point now) noexcept {
+    if (!next_ || *next_ > now) return;
     next_ = now + pause;
-    while (!calls_.empty() && calls_.front().ahead_since != look_) recall(calls_.front());
+    try {
+      while (!calls_.empty() && calls_.front().ahead_since != look_) recall(calls_.front());
+    } catch (...) {  // the control socket is lost, and there was no memory to report that: the worker's exit does
+      return;
+    }
     ++look_;
     if (calls_.empty()) next_.reset();
   }

@@ -13,7 +13,6 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/query.hpp>
-#include <asio/steady_timer.hpp>
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/detail/context/spin.hpp>
@@ -24,6 +23,7 @@
 #include <drover/pool/detail/call/call_admission.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/call_timer.hpp>
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
@@ -42,7 +42,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued));
     const auto held = made->registry_->lock();
     if (!made->registry_->closed()) {
-      made->io_.emplace(executor);
+      made->executor_ = executor;
+      made->timer_.open(executor);
       made->registry_->add(made);
     }
     return made;
@@ -58,7 +59,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
   /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
   /// and to be used under the registry's lock.
-  std::optional<asio::any_io_executor> executor() const { return io_ ? std::optional(io_->executor) : std::nullopt; }
+  const std::optional<asio::any_io_executor>& executor() const noexcept { return executor_; }
 
   // ---- the caller's side, without the mutex ----
 
@@ -86,9 +87,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Ends a call from the parent's side. If the caller waits, its completion is posted with `failure`.
   void cancel(Call& call, CallEvent event, std::exception_ptr failure);
-
-  /// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
-  bool set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor, Completion* completion);
 
   /// The owner is destroyed.
   void close() noexcept {
@@ -168,25 +166,15 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool run_completions(bool inside) { return completions_.run(*this, inside); }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept { return queue_.size() + ahead_; }
+  std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
 
-  /// Posts the completion of a call that has failed. Call without the mutex.
-  static void complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure);
-  /// The same for several calls.
-  static void complete_all_with_error(CallQueue calls, const Cause& cause) {
-    while (!calls.empty()) complete_with_error(calls.pop(), failure_of(cause));
-  }
-
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
-  void cancel_idle_timer() noexcept {
-    if (io_ && deadlines_.empty() && !sent_ahead_.next_look()) {
-      armed_at_.reset();
-      io_->timer.cancel();
-    }
-  }
+  void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
+  /// For CallTimer.
+  void on_timer();
 
  private:
   friend class CompletionQueue;
@@ -196,26 +184,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
         admission_(worker, max_queued),
         spin_(worker.spin) {}
 
-  struct Io {  // refers to the context
-    explicit Io(const asio::any_io_executor& ex) : executor(ex), timer(ex) {}
-    asio::any_io_executor executor;
-    asio::steady_timer timer;
-  };
-
   void notify_if_unawaited() {
-    if (unawaited_event_ && queue_.empty() && running_ == 0) std::exchange(unawaited_event_, nullptr)->set();
+    if (unawaited_event_ && queue_.empty() && counts_.awaited == 0) std::exchange(unawaited_event_, nullptr)->set();
   }
-  void count(CallState before, CallState after) noexcept;
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
-  void return_borrowed(Call& call) noexcept;
   void release_slot(Call& call) noexcept;
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
   void watch_calls_ahead() noexcept;
-  void recall(Call& call);
-  void recall_late_calls(Clock::time_point now) noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call) noexcept;
@@ -223,10 +201,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   template <class F>
   bool post(F function);
-  std::optional<std::exception_ptr> reason_to_refuse(const Call& call, const CallOptions& options) const;
   void time(Call& call, Clock::time_point at);
-  void arm();
-  void on_timer();
   void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
@@ -235,7 +210,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   Spin spin_;
 
   std::mutex mutex_;
-  std::optional<Io> io_;  // empty once the context is destroyed
+  std::optional<asio::any_io_executor> executor_;  // empty once the context is destroyed
   Cause refusal_;
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
@@ -244,13 +219,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CompletionQueue completions_;
   bool batch_ = false;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
-  Deadlines<Call> deadlines_;
-  Deadline armed_at_;
+  CallTimer timer_{registry_};
   std::uint64_t timer_turn_ = 0;
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
-  std::size_t running_ = 0;  // calls in flight whose callers wait, those that were sent ahead included
-  std::size_t ahead_ = 0;    // of these, calls that were sent ahead
+  CallCounts counts_;
   std::uint64_t calls_ = 0;
   std::uint64_t served_ = 0;
 };

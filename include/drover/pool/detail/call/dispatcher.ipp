@@ -9,13 +9,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::optional<std::exception_ptr> Dispatcher::reason_to_refuse(const Call& call,
-                                                                      const CallOptions& options) const {
-  if (foreign()) return forked_copy();
-  if (refusal_) return refusal_();
-  return admission_.reason_to_refuse(call, options);
-}
-
 /// Not a large one, which might have to be sent twice.
 inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving; }
 
@@ -50,26 +43,8 @@ inline void Dispatcher::poll_for_results() noexcept {
   }
 }
 
-inline void Dispatcher::count(CallState before, CallState after) noexcept {
-  const auto is_running = [](CallState state) { return state == CallState::running || state == CallState::ahead; };
-  if (is_running(before)) --running_;
-  if (is_running(after)) ++running_;
-  if (before == CallState::ahead) --ahead_;
-  if (after == CallState::ahead) ++ahead_;
-}
-
-/// Every change of a call's state after it was submitted.
-inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
-  const CallStep todo = step(call.state, event);
-  count(call.state, todo.next);
-  if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
-  call.state = todo.next;
-  // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
-  if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
-  return todo;
-}
-
-inline void Dispatcher::return_borrowed(Call& call) noexcept {
+/// The caller gets back what it lent.
+inline void return_borrowed(Call& call) noexcept {
   try {
     call.request.return_borrowed();
   } catch (...) {  // no memory to complete the message
@@ -78,12 +53,23 @@ inline void Dispatcher::return_borrowed(Call& call) noexcept {
   }
 }
 
+/// Every change of a call's state after it was submitted.
+inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
+  const CallStep todo = step(call.state, event);
+  counts_.changed(call.state, todo.next);
+  if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
+  call.state = todo.next;
+  // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
+  if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
+  return todo;
+}
+
 /// There was no memory to send it.
 inline void Dispatcher::send_failed(Call& call) noexcept {
-  count(call.state, CallState::ended);
+  counts_.changed(call.state, CallState::ended);
   if (call.state == CallState::ahead) sent_ahead_.remove(call);
   call.state = CallState::ended;
-  deadlines_.remove(call);
+  timer_.remove(call);
 }
 
 inline void Dispatcher::release_slot(Call& call) noexcept {
@@ -103,11 +89,11 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
   const CallStep todo = advance(*call, event);
   if (todo.releases_slot) release_slot(*call);
   if (!todo.enters_queue) {
-    deadlines_.remove(*call);
+    timer_.remove(*call);
   } else if (refusal_ && !keeps_queue_) {
     call->keep({failure_of(refusal_), {}, {}});
     advance(*call, CallEvent::refused);
-    deadlines_.remove(*call);
+    timer_.remove(*call);
     completions_.push(call);
   } else {
     queue_.push_front(call);
@@ -128,7 +114,11 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   const auto held = lock();
   ++calls_;
   call->kill_after = options.kill_after;
-  auto refusal = reason_to_refuse(*call, options);
+  std::optional<std::exception_ptr> refusal;
+  if (foreign() || refusal_)
+    refusal = foreign() ? forked_copy() : refusal_();
+  else
+    refusal = admission_.reason_to_refuse(*call, options);
   DataLink* link = nullptr;
   if (!refusal && queue_.empty()) link = chooser_.choose();
   if (!refusal && link == nullptr) refusal = admission_.reason_not_to_queue(queued());
@@ -173,7 +163,7 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
   while (!queue_.empty()) {
     auto call = queue_.pop();
     advance(*call, CallEvent::refused);
-    deadlines_.remove(*call);
+    timer_.remove(*call);
     dropped.push(std::move(call));
   }
   notify_if_unawaited();
@@ -182,7 +172,7 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   const CallStep todo = advance(call, event);
-  deadlines_.remove(call);
+  timer_.remove(call);
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
@@ -232,20 +222,9 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
 template <class F>
 bool Dispatcher::post(F function) {
   const auto registry_lock = registry_->lock();
-  if (!io_ || registry_->closed()) return false;
-  asio::post(io_->executor, std::move(function));
+  if (!executor_ || registry_->closed()) return false;
+  asio::post(*executor_, std::move(function));
   return true;
-}
-
-inline void Dispatcher::complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure) {
-  const auto dispatcher = call->dispatcher.lock();
-  if (!dispatcher) return;
-  {
-    const auto held = dispatcher->lock();
-    call->keep({std::move(failure), {}, {}});
-    if (call->completion() == nullptr) return;  // not awaited yet
-  }
-  call->post_completion();
 }
 
 inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {
@@ -255,14 +234,14 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
     const auto held = lock();
     if (!end_for_caller(call, event)) return;
   }
-  complete_with_error(std::move(keep_alive), std::move(failure));
+  Call::complete_with_error(std::move(keep_alive), std::move(failure));
 }
 
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const CallStep todo = advance(call, event);
   if (todo.leaves_queue) queue_.remove(call);
-  if (todo.leaves_queue || todo.cancels_in_worker) deadlines_.remove(call);
+  if (todo.leaves_queue || todo.cancels_in_worker) timer_.remove(call);
   if (todo.cancels_in_worker) cancel_in_worker(call);
   notify_if_unawaited();
   return todo.answers_caller;
@@ -274,10 +253,10 @@ inline void Dispatcher::cancel_in_worker(Call& call) noexcept {
     call.link->worker().send_cancel(call.id);
     Call* const ahead = call.link->ahead();
     if (&call == ahead) {  // the worker must not die for a call that it has not begun
-      if (call.kill_after) deadlines_.add(call, Clock::time_point::max());  // reserves its place
-      recall(call);
+      if (call.kill_after) timer_.reserve(call);
+      sent_ahead_.recall(call);
     } else {
-      if (ahead != nullptr && call.kill_after) recall(*ahead);  // it must not die with this one
+      if (ahead != nullptr && call.kill_after) sent_ahead_.recall(*ahead);  // it must not die with this one
       start_kill_after(call);
     }
   } catch (...) {  // its slot is free when the routine or the worker ends
@@ -291,35 +270,12 @@ inline void Dispatcher::start_kill_after(Call& call) {
   if (const auto kill_at = deadline_after(Clock::now(), std::max(*call.kill_after, least))) time(call, *kill_at);
 }
 
-inline bool Dispatcher::set_completion(const std::shared_ptr<Call>& call, const asio::any_io_executor& executor,
-                                       Completion* completion) {
-  bool ended = false;
-  {
-    auto held = lock();
-    const bool same_executor = io_ && io_->executor == executor;
-    std::shared_ptr<ContextRegistry> registry = registry_;
-    if (!same_executor) {  // to look the registry up takes locks of the context
-      if (held.owns_lock()) held.unlock();
-      registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
-      held = lock();
-    }
-    const auto registry_lock = registry->lock();
-    if (registry->closed()) return false;
-    call->registry = registry;
-    call->same_executor = same_executor;
-    call->set_completion(completion);
-    registry->add(call);
-    ended = call->has_outcome;
-  }
-  if (ended) call->post_completion();
-  return true;
-}
-
 inline void Dispatcher::context_destroyed() noexcept {
   CallQueue completions;
   {
     const auto held = lock();
-    io_.reset();
+    executor_.reset();
+    timer_.close();
     completions.append(completions_.take_all());
   }
   while (!completions.empty()) completions.pop()->post_completion();  // not to a context that is being destroyed

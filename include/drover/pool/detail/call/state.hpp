@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -99,5 +100,17 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
   }
   return {.next = ended};
 }
+
+/// How many calls are in a worker.
+struct CallCounts {
+  std::size_t awaited = 0;  ///< their callers wait; those that were sent ahead included
+  std::size_t ahead = 0;
+
+  constexpr void changed(CallState before, CallState after) noexcept {
+    const auto is_awaited = [](CallState state) { return state == CallState::running || state == CallState::ahead; };
+    awaited = awaited - is_awaited(before) + is_awaited(after);
+    ahead = ahead - (before == CallState::ahead) + (after == CallState::ahead);
+  }
+};
 
 }}}  // namespace drover::v1::detail

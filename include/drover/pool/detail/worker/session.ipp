@@ -73,7 +73,7 @@ void WorkerSession::change(Decide decide) {
     take_queued().swap(refused);
     refusal = dispatcher_->refusal();
   }
-  Dispatcher::complete_all_with_error(std::move(refused), refusal);
+  complete_all_with_error(std::move(refused), refusal);
 }
 
 /// If nobody else could take them.

@@ -46,7 +46,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
     connection_.close();
   }
   const bool answers_wait = dispatcher_->run_completions(false);
-  Dispatcher::complete_all_with_error(std::move(calls), cause);
+  complete_all_with_error(std::move(calls), cause);
   // A caller is completed before those who wait for the end.
   if (answers_wait && on_executor && process_events_.post([self = shared_from_this()] {
         self->calls_answered();
@@ -119,7 +119,7 @@ inline void WorkerSession::detach(const Cause& gone) noexcept {
     if (starting && !worker_.start_failure) worker_.start_failure = failure_of(gone);
     connection_.fail_status(gone);
   }
-  Dispatcher::complete_all_with_error(std::move(calls), gone);
+  complete_all_with_error(std::move(calls), gone);
   complete(actions);
 }
 
