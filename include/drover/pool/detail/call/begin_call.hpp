@@ -39,6 +39,10 @@ void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed);
 /// Sends the encoded call, queues it, or ends it at once.
 void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
 
+/// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
+bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
+             const asio::any_io_executor& executor);
+
 template <class T>
 asio::awaitable<T> failed(std::exception_ptr failure) {
   std::rethrow_exception(failure);

@@ -52,7 +52,6 @@ DROVER_INLINE asio::any_io_executor CallCompletionBase::close() noexcept {
   return std::move(work_);
 }
 
-/// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
 DROVER_INLINE bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
                            const asio::any_io_executor& executor) {
   bool ended = false;
