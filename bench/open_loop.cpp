@@ -33,7 +33,7 @@ struct Load {
   bool backoff = true;
 };
 
-/// What has become of the calls of one load.
+/// Counts how the calls of one load have ended.
 struct Outcome {
   std::vector<int> ends;          // of each call
   std::vector<double> latencies;  // of the calls that are not slow, from the time at which each was due

@@ -119,7 +119,7 @@ asio::awaitable<void> start_pool(std::optional<drover::WorkerPool>* pool) {
   pool->emplace(co_await drover::WorkerPool::start(options));
 }
 
-/// How often the threads of a process have gone to sleep, see proc_pid_status(5).
+/// Counts how often the threads of a process have gone to sleep, see proc_pid_status(5).
 double sleeps(const std::string& process) {
   double count = 0;
   for (const auto& thread : std::filesystem::directory_iterator("/proc/" + process + "/task")) {

@@ -97,7 +97,7 @@ TEST(CallState, ExpiredOrCancelledInTheQueueIsNeverSent) {
   }
 }
 
-// What was sent ahead has not begun: the exit of the worker does not end it.
+// A call that was sent ahead has not begun: the exit of its worker does not end it.
 TEST(CallState, SentAheadGoesBackToTheQueueUntilItsTurnComes) {
   for (const CallEvent event : {CallEvent::worker_ended, CallEvent::returned}) {
     const CallStep done = step(CallState::ahead, event);

@@ -35,6 +35,13 @@ using namespace support;
 
 class Reap : public Processes {};
 
+/// Its leader exits at SIGTERM; the rest of the group, whose pid it says, does not.
+Command leader_with_survivor(const ReadPipe& pipe) {
+  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
+  command.out = pipe.stdio();
+  return command;
+}
+
 // In `sh -c 'program; true'` the shell exits at SIGTERM at once. The program still has term_grace to clean up, and
 // wait() reports the shell's exit without waiting for the program.
 TEST_F(Reap, GroupKeepsItsGraceAfterTheLeadersExit) {
@@ -110,9 +117,7 @@ TEST_F(Reap, KillsSurvivorsWithoutAFreeDescriptor) {
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
   ReadPipe pipe;
-  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
-  command.out = pipe.stdio();
-  auto process = Process::spawn(command);
+  auto process = Process::spawn(leader_with_survivor(pipe));
   const pid_t survivor = pipe.pid();
   asio::io_context context;
   const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
@@ -126,9 +131,7 @@ TEST_F(Reap, KillsSurvivorsWithoutAFreeDescriptor) {
 // A second reap may shorten the grace of the rest of the group, even after the leader has been collected.
 TEST_F(Reap, SecondReapShortensTheGroupsGrace) {
   ReadPipe pipe;
-  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
-  command.out = pipe.stdio();
-  auto process = Process::spawn(command);
+  auto process = Process::spawn(leader_with_survivor(pipe));
   const pid_t grandchild = pipe.pid();
   asio::io_context context;
   const auto start = Clock::now();
@@ -147,8 +150,7 @@ TEST_F(Reap, OfADestroyedOwnerKillsTheRestOfTheGroup) {
   ReadPipe pipe;
   drover::detail::SpawnOptions extras;
   extras.term_grace = 100ms;
-  Command command = child({"fork", "ignore", "15", "say-pid", "pause", "end", "pause"});
-  command.out = pipe.stdio();
+  const Command command = leader_with_survivor(pipe);
   const auto child = drover::detail::ChildProcess::spawn(command, extras);
   const pid_t grandchild = pipe.pid();
   child->reap({.patience = 0ms, .term_grace = 60s});

@@ -152,73 +152,74 @@ TEST_F(SendAhead, LateCallIsRecalledAndGoesToAnotherWorker) {
   EXPECT_EQ(slow.value, 10);
 }
 
-TEST_F(SendAhead, CallThatBeganAfterAllIsNotTakenBack) {
-  auto busy = quick_worker();
-  FakeWorker other(context_, dispatcher_);
-  call(7);
-  const auto held_up = other.next();
-  Caller &first = call(1), &second = call(2);
-  const auto running = busy->next(), waiting = busy->next();
-  ASSERT_TRUE(held_up && running && is_ahead(waiting));
-  ASSERT_TRUE(run_until([&] { return !busy->recalled.empty(); }));
-  busy->answer(*running);  // the worker begins the next one before RECALL arrives
-  busy->answer(*waiting);
+/// A worker that runs a call and has another one ahead, beside a worker that is busy until the end of the test.
+class RecalledCall : public FakeWorkers {
+ protected:
+  void SetUp() override {
+    busy_ = quick_worker();
+    other_ = std::make_unique<FakeWorker>(context_, dispatcher_);
+    call(7);
+    held_up_ = other_->next();
+    first_ = &call(1);
+    second_ = &call(2);
+    running_ = busy_->next();
+    waiting_ = busy_->next();
+    ASSERT_TRUE(held_up_ && running_ && is_ahead(waiting_));
+  }
+  void TearDown() override {
+    if (held_up_) other_->answer(*held_up_);
+    run();
+    other_.reset();
+    busy_.reset();
+    FakeWorkers::TearDown();
+  }
+
+  std::unique_ptr<FakeWorker> busy_, other_;
+  std::optional<Received> held_up_, running_, waiting_;
+  Caller *first_ = nullptr, *second_ = nullptr;
+};
+
+TEST_F(RecalledCall, ThatBeganAfterAllIsNotTakenBack) {
+  ASSERT_TRUE(run_until([&] { return !busy_->recalled.empty(); }));
+  busy_->answer(*running_);  // the worker begins the next one before RECALL arrives
+  busy_->answer(*waiting_);
   run();
-  EXPECT_EQ(first.value, 10);
-  EXPECT_EQ(second.value, 20);
-  EXPECT_TRUE(busy->give_back(waiting->header.id)) << "too late, which is no error";
-  EXPECT_FALSE(busy->give_back(waiting->header.id + 1)) << "never sent";
-  other.answer(*held_up);
+  EXPECT_EQ(first_->value, 10);
+  EXPECT_EQ(second_->value, 20);
+  EXPECT_TRUE(busy_->give_back(waiting_->header.id)) << "too late, which is no error";
+  EXPECT_FALSE(busy_->give_back(waiting_->header.id + 1)) << "never sent";
 }
 
 // Between the answer of the worker's main thread and that of its control thread nobody knows whether the second call
 // has begun. A third one behind it could begin without a result before it.
-TEST_F(SendAhead, NothingBehindACallThatMayHaveGoneBack) {
-  auto busy = quick_worker();
-  FakeWorker other(context_, dispatcher_);
-  call(7);
-  const auto held_up = other.next();
-  call(1);
-  Caller& second = call(2);
-  const auto running = busy->next(), waiting = busy->next();
-  ASSERT_TRUE(held_up && running && is_ahead(waiting));
-  ASSERT_TRUE(run_until([&] { return !busy->recalled.empty(); }));
-  busy->answer(*running);
+TEST_F(RecalledCall, IsFollowedByNone) {
+  ASSERT_TRUE(run_until([&] { return !busy_->recalled.empty(); }));
+  busy_->answer(*running_);
   Caller& third = call(3);
-  EXPECT_FALSE(busy->next());
-  EXPECT_TRUE(busy->give_back(waiting->header.id));
-  busy->answer(*busy->next());
-  busy->answer(*busy->next());
+  EXPECT_FALSE(busy_->next());
+  EXPECT_TRUE(busy_->give_back(waiting_->header.id));
+  busy_->answer(*busy_->next());
+  busy_->answer(*busy_->next());
   run();
-  EXPECT_EQ(second.value, 20);
+  EXPECT_EQ(second_->value, 20);
   EXPECT_EQ(third.value, 30);
-  other.answer(*held_up);
 }
 
-TEST_F(SendAhead, CallGivenBackAfterItsTurnGoesBackToTheQueue) {
-  auto busy = quick_worker();
-  FakeWorker other(context_, dispatcher_);
-  call(7);
-  const auto held_up = other.next();
-  call(1);
-  Caller& second = call(2);
-  const auto running = busy->next(), waiting = busy->next();
-  ASSERT_TRUE(held_up && running && is_ahead(waiting));
-  if (busy->recalled.empty()) {
-    EXPECT_FALSE(busy->give_back(waiting->header.id)) << "nobody has asked for it yet";
+TEST_F(RecalledCall, AfterItsTurnGoesBackToTheQueue) {
+  if (busy_->recalled.empty()) {
+    EXPECT_FALSE(busy_->give_back(waiting_->header.id)) << "nobody has asked for it yet";
   }
-  ASSERT_TRUE(run_until([&] { return !busy->recalled.empty(); }));
-  busy->answer(*running);
+  ASSERT_TRUE(run_until([&] { return !busy_->recalled.empty(); }));
+  busy_->answer(*running_);
   EXPECT_EQ(in_flight(), 2u);
-  EXPECT_TRUE(busy->give_back(waiting->header.id));
-  const auto again = busy->next();
+  EXPECT_TRUE(busy_->give_back(waiting_->header.id));
+  const auto again = busy_->next();
   ASSERT_TRUE(again);
   EXPECT_EQ(again->argument, 2);
-  EXPECT_GT(again->header.id, waiting->header.id);
-  busy->answer(*again);
+  EXPECT_GT(again->header.id, waiting_->header.id);
+  busy_->answer(*again);
   run();
-  EXPECT_EQ(second.value, 20);
-  other.answer(*held_up);
+  EXPECT_EQ(second_->value, 20);
 }
 
 TEST_F(SendAhead, NothingIsRecalledFromTheOnlyWorker) {

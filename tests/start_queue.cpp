@@ -1,4 +1,4 @@
-// Which workers of a pool may start when many are due at once.
+// StartQueue decides which workers of a pool may start when many are due at once.
 #include <algorithm>
 #include <array>
 #include <cstddef>

@@ -2,11 +2,15 @@
 #include <atomic>
 #include <barrier>
 #include <chrono>
+#include <fcntl.h>
 #include <future>
 #include <gtest/gtest.h>
 #include <memory>
+#include <poll.h>
 #include <string>
+#include <sys/stat.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include <asio/co_spawn.hpp>
@@ -150,10 +154,15 @@ TEST_F(Completion, SendsACallBeforeItYieldsTheThread) {
     co_await worker.start();
     auto longer = worker.call<std::string>("doze", 30000);
     co_await worker.call<std::string>("doze", 20);
-    auto call = worker.call("append", folder.file("numbers"), 1);
-    for (const auto until = Clock::now() + 10s; folder.numbers("numbers").empty() && Clock::now() < until;)
-      std::this_thread::sleep_for(1ms);
-    EXPECT_EQ(folder.numbers("numbers"), std::vector{1});  // while the caller still keeps the thread
+    const std::string fifo = folder.file("numbers");
+    EXPECT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+    const drover::UniqueFd reader(::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    auto call = worker.call("append", fifo, 1);
+    pollfd readable{reader.get(), POLLIN, 0};
+    EXPECT_EQ(::poll(&readable, 1, 10'000), 1) << "it does not run while the caller keeps the thread";
+    char text[8];
+    EXPECT_EQ(::read(reader.get(), text, sizeof text), 2);
+    EXPECT_EQ(std::string(text, 2), "1\n");
     co_await std::move(call);
     co_await worker.stop(0s);
     EXPECT_TRUE((co_await failure_of(std::move(longer))) == Errc::stopping);

@@ -10,6 +10,7 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 
+#include "support/callers.hpp"
 #include "support/calls.hpp"
 
 namespace {
@@ -17,34 +18,6 @@ namespace {
 using namespace support;
 
 class CallsAhead : public Calls {};
-
-struct Tally {
-  int good = 0, exited = 0, stopping = 0, other = 0, left = 0;
-  std::string text;
-};
-
-asio::awaitable<void> keep_calling(WorkerPool& pool, std::shared_ptr<Tally> tally, int calls) {
-  for (int i = 0; i < calls && tally->stopping == 0; ++i) {
-    Failure failure;
-    try {
-      const int square = co_await pool.call<int>("square", i % 1000);
-      tally->good += square == (i % 1000) * (i % 1000);
-      continue;
-    } catch (...) {
-      failure = describe(std::current_exception());
-    }
-    ++(failure == Errc::worker_exited ? tally->exited : failure == Errc::stopping ? tally->stopping : tally->other);
-    if (!(failure == Errc::stopping)) tally->text = failure.text;
-  }
-  --tally->left;
-}
-
-std::shared_ptr<Tally> spawn_callers(const asio::any_io_executor& executor, WorkerPool& pool, int callers, int calls) {
-  const auto tally = std::make_shared<Tally>();
-  tally->left = callers;
-  for (int i = 0; i < callers; ++i) asio::co_spawn(executor, keep_calling(pool, tally, calls), asio::detached);
-  return tally;
-}
 
 // The worker is killed again and again while 16 calls wait. The one that it runs fails, the one behind it does not.
 asio::awaitable<void> killed_under_load(std::size_t size) {
@@ -79,31 +52,31 @@ TEST_F(CallsAhead, DeathTakesOneCallWithItOnFourThreads) {
 }
 
 // Crashes inside a routine: the call behind it has not begun.
-asio::awaitable<void> crash_under_load() {
-  PoolOptions options = call_pool(1);
-  options.restart.backoff = 1ms;
-  options.restart.max_restarts = 1000;
-  WorkerPool pool = co_await WorkerPool::start(options);
-  const auto executor = co_await asio::this_coro::executor;
-  for (int round = 0; round < 20; ++round) {
-    const auto tally = spawn_callers(executor, pool, 4, 25);
-    int crashed = 0;
-    try {
-      co_await pool.call<void>("crash", SIGABRT);
-    } catch (const Error& error) {
-      crashed = error.code() == Errc::worker_exited;
-    }
-    EXPECT_EQ(crashed, 1);
-    while (tally->left != 0) co_await pause_for(1ms);
-    EXPECT_EQ(tally->good, 100) << tally->exited << " exited, " << tally->other << " others; the last: " << tally->text;
-  }
-  co_await pool.stop();
-}
 TEST_F(CallsAhead, CrashTakesOnlyItsOwnCallWithIt) {
-  on_one_thread([] { return crash_under_load(); });
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    options.restart.max_restarts = 1000;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto executor = co_await asio::this_coro::executor;
+    for (int round = 0; round < 20; ++round) {
+      const auto tally = spawn_callers(executor, pool, 4, 25);
+      int crashed = 0;
+      try {
+        co_await pool.call<void>("crash", SIGABRT);
+      } catch (const Error& error) {
+        crashed = error.code() == Errc::worker_exited;
+      }
+      EXPECT_EQ(crashed, 1);
+      while (tally->left != 0) co_await pause_for(1ms);
+      EXPECT_EQ(tally->good, 100) << tally->exited << " exited, " << tally->other
+                                  << " others; the last: " << tally->text;
+    }
+    co_await pool.stop();
+  });
 }
 
-// Of two workers one becomes busy for long. What was sent ahead to it comes back.
+// One of two workers becomes busy for long. It gives back the call that was sent ahead.
 asio::awaitable<void> beside_a_long_call(std::string routine) {
   WorkerPool pool = co_await WorkerPool::start(call_pool(2));
   const auto executor = co_await asio::this_coro::executor;
@@ -131,43 +104,45 @@ TEST_F(CallsAhead, NoneWaitsBehindALongPlainRoutine) {
 }
 
 // Coroutine routines would overlap if the worker began what it has received.
-asio::awaitable<void> no_overlap() {
-  WorkerPool pool = co_await WorkerPool::start(call_pool(1));
-  const auto executor = co_await asio::this_coro::executor;
-  const auto tally = spawn_callers(executor, pool, 4, 200);
-  int most = 0, left = 8;
-  for (int i = 0; i < 8; ++i)
-    asio::co_spawn(
-        executor,
-        [](WorkerPool& calls, int& seen, int& running) -> asio::awaitable<void> {
-          for (int n = 0; n < 20; ++n) {
-            const int at_once = co_await calls.call<int>("overlap");
-            seen = std::max(seen, at_once);
-          }
-          --running;
-        }(pool, most, left),
-        asio::detached);
-  while (tally->left != 0 || left != 0) co_await pause_for(1ms);
-  EXPECT_EQ(most, 1) << "max_in_flight is 1";
-  EXPECT_EQ(tally->good, 800);
-  co_await pool.stop();
-}
-TEST_F(CallsAhead, NeverRunsBesideTheOneBefore) { on_one_thread(no_overlap); }
-
-// A stop under load: what a worker has is finished, and nothing hangs or is lost.
-asio::awaitable<void> stop_under_load() {
-  for (int round = 0; round < 20; ++round) {
-    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
-    const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, 12, 1000000);
-    while (tally->good < 100 + 37 * round) co_await pause_for(1ms);
-    // Each caller ends with the stop: its next calls are refused at once.
+TEST_F(CallsAhead, NeverRunsBesideTheOneBefore) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    const auto executor = co_await asio::this_coro::executor;
+    const auto tally = spawn_callers(executor, pool, 4, 200);
+    int most = 0, left = 8;
+    for (int i = 0; i < 8; ++i)
+      asio::co_spawn(
+          executor,
+          [](WorkerPool& calls, int& seen, int& running) -> asio::awaitable<void> {
+            for (int n = 0; n < 20; ++n) {
+              const int at_once = co_await calls.call<int>("overlap");
+              seen = std::max(seen, at_once);
+            }
+            --running;
+          }(pool, most, left),
+          asio::detached);
+    while (tally->left != 0 || left != 0) co_await pause_for(1ms);
+    EXPECT_EQ(most, 1) << "max_in_flight is 1";
+    EXPECT_EQ(tally->good, 800);
     co_await pool.stop();
-    EXPECT_EQ(tally->exited + tally->other, 0) << tally->text;
-    EXPECT_EQ(pool.stats().in_flight, 0u);
-    EXPECT_EQ(pool.stats().queued, 0u);
-    while (tally->left != 0) co_await pause_for(1ms);
-  }
+  });
 }
-TEST_F(CallsAhead, StopUnderLoadLosesNone) { on_one_thread(stop_under_load); }
+
+// A stop under load: each worker finishes the calls that it has, and none is lost.
+TEST_F(CallsAhead, StopUnderLoadLosesNone) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    for (int round = 0; round < 20; ++round) {
+      WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+      const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, 12, 1000000);
+      while (tally->good < 100 + 37 * round) co_await pause_for(1ms);
+      // Each caller ends with the stop: its next calls are refused at once.
+      co_await pool.stop();
+      EXPECT_EQ(tally->exited + tally->other, 0) << tally->text;
+      EXPECT_EQ(pool.stats().in_flight, 0u);
+      EXPECT_EQ(pool.stats().queued, 0u);
+      while (tally->left != 0) co_await pause_for(1ms);
+    }
+  });
+}
 
 }  // namespace

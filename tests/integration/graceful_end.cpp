@@ -7,6 +7,7 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 
+#include "support/callers.hpp"
 #include "support/calls.hpp"
 
 namespace {
@@ -15,38 +16,14 @@ using namespace support;
 
 class GracefulExit : public Calls {};
 
-struct Tally {
-  int good = 0, stopping = 0, exited = 0, other = 0, left = 0;
-  std::string text;
-};
-
-asio::awaitable<void> keep_calling(WorkerPool& pool, std::shared_ptr<Tally> tally, int calls) {
-  for (int i = 0; i < calls; ++i) {
-    Failure failure;
-    try {
-      const int square = co_await pool.call<int>("square", i % 1000);
-      tally->good += square == (i % 1000) * (i % 1000);
-      continue;
-    } catch (...) {
-      failure = describe(std::current_exception());
-    }
-    ++(failure == Errc::stopping ? tally->stopping : failure == Errc::worker_exited ? tally->exited : tally->other);
-    tally->text = failure.text;
-  }
-  --tally->left;
-}
-
 /// Signals one worker after another while calls are in flight all the time.
 asio::awaitable<void> signalled_under_load(int signo, std::size_t max_in_flight) {
   PoolOptions options = call_pool(2);
   options.worker.max_in_flight = max_in_flight;
   options.restart.backoff = 1ms;
   WorkerPool pool = co_await WorkerPool::start(options);
-  const auto tally = std::make_shared<Tally>();
   constexpr int callers = 32, calls = 200, between_signals = 250;
-  tally->left = callers;
-  const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  for (int i = 0; i < callers; ++i) asio::co_spawn(executor, keep_calling(pool, tally, calls), asio::detached);
+  const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
   std::mt19937 random(5);
   for (int next = between_signals; tally->left != 0; co_await pause_for(1ms)) {
     if (tally->good < next) continue;

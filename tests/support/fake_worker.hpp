@@ -39,7 +39,7 @@ using drover::detail::FrameReader;
 using drover::detail::FrameType;
 using drover::detail::Outcome;
 
-/// What a worker of one call at a time has received.
+/// A CALL that a FakeWorker has received.
 struct Received {
   FrameHeader header;
   int argument = 0;

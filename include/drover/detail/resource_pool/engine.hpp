@@ -25,7 +25,7 @@ namespace drover { inline namespace v1 { namespace detail { namespace resource_p
 /// The shards of a ResourcePool and what they share: the functions of the program, the timer, and what carries out the
 /// decisions of their state machines. It lives until the pool and all entries are destroyed.
 ///
-/// What concerns all keys at once takes the locks of all shards. The timer's lock is taken before those of the shards.
+/// An operation on all keys takes the locks of all shards. The timer's lock is taken before those of the shards.
 template <class Key, class Value, class Lookup, class Time>
 class Engine : public std::enable_shared_from_this<Engine<Key, Value, Lookup, Time>>, public TimerTarget {
  public:

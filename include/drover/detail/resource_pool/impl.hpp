@@ -96,7 +96,7 @@ class Impl final : public Engine<Key, Value, Lookup<Key, Hash, Equal>, Time> {
     std::vector<std::shared_ptr<ChainedEvent>> ended;
     {
       const AllLocked locked(shards_);
-      // What may throw comes before the first transition.
+      // Everything that may throw comes before the first transition.
       for (Shard& shard : shards_)
         if (shard.machine().counts().total > 0) ended.push_back(shard.machine().prepare_clear());
       auto event = ended.begin();

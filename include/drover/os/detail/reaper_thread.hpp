@@ -337,8 +337,8 @@ class ReaperThread {
   std::uint64_t wake_ups_ = 0;  // of the present set's thread
   std::map<std::uint64_t, Entry> entries_;
   std::uint64_t last_id_ = 0;
-  // No entry's time is earlier. A time that was removed stays here until it comes: the thread then wakes once in vain,
-  // but need not be woken for each process that is reaped in the meantime.
+  // The earliest time of an entry, or of one that has been removed. The thread then wakes once in vain, but nobody has
+  // to wake it for each process that is reaped in the meantime.
   Deadline next_at_;
   Deadlines<Entry> times_;                                 // of the entries that have one
   Clock::time_point wakes_at_ = Clock::time_point::min();  // the thread does not sleep longer

@@ -5,7 +5,6 @@
 #include <system_error>
 #include <utility>
 
-#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 
 #include <drover/pool/detail/call/dispatcher.hpp>
@@ -22,12 +21,8 @@ class PoolExecutor {
   /// False if there is no memory for it.
   template <class F>
   bool try_post(F function) noexcept {
-    const auto registry_lock = dispatcher_.registry()->lock();
     try {
-      const auto executor = dispatcher_.executor();
-      if (!executor || dispatcher_.registry()->closed()) return false;
-      asio::post(*executor, std::move(function));
-      return true;
+      return dispatcher_.post(std::move(function));
     } catch (const std::bad_alloc&) {
       return false;
     }

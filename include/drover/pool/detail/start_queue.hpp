@@ -7,9 +7,9 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Which slots of a pool may start a worker now. When many workers are due at once, one is spawned in each turn of the
-/// loop, so that other handlers run in between, and only so many start at a time, so that each of them is ready in
-/// time.
+/// Decides which slots of a pool may start a worker now. When many workers are due at once, one is spawned in each turn
+/// of the loop, so that other handlers run in between, and only so many start at a time, so that each of them is ready
+/// in time.
 ///
 /// Pure: no I/O, no clock. No function allocates but the constructor.
 class StartQueue {

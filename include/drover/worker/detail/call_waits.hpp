@@ -19,8 +19,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What the main thread of a worker waits for: calls, room for results, the control thread. Each function does nothing
-/// if its wait is already pending.
+/// Waits, on the main thread of a worker, for calls, for room for results, and for the control thread. Each function
+/// does nothing if its wait is already pending.
 class CallWaits {
  public:
   /// Called on the main thread, from the context.

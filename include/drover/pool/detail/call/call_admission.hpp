@@ -14,7 +14,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Which calls the options of a worker or pool admit.
+/// Refuses the calls that the options of a worker or pool do not admit.
 class CallAdmission {
  public:
   CallAdmission(const WorkerOptions& worker, std::optional<std::size_t> max_queued)

@@ -173,6 +173,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
   void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
+  /// Posts to the executor. False if the context is destroyed. Throws std::bad_alloc.
+  template <class F>
+  bool post(F function);
   /// For CallTimer.
   void on_timer();
 
@@ -199,8 +202,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void cancel_in_worker(Call& call) noexcept;
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
-  template <class F>
-  bool post(F function);
   void time(Call& call, Clock::time_point at);
   void context_destroyed() noexcept override;
 

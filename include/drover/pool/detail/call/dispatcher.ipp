@@ -218,7 +218,6 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   return true;
 }
 
-/// With the mutex held. False if the context is destroyed.
 template <class F>
 bool Dispatcher::post(F function) {
   const auto registry_lock = registry_->lock();

@@ -8,7 +8,7 @@
 
 #include <drover/pool/detail/call/dispatcher.hpp>
 
-/// What a dispatcher does at certain times: deadlines, kill_after, and calls that were sent ahead and are late.
+/// The timer of a dispatcher wakes it for deadlines, for kill_after, and for late calls that were sent ahead.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline void Dispatcher::time(Call& call, Clock::time_point at) {
