@@ -196,7 +196,7 @@ TEST_F(RecalledCall, IsFollowedByNone) {
   ASSERT_TRUE(run_until([&] { return !busy_->recalled.empty(); }));
   busy_->answer(*running_);
   Caller& third = call(3);
-  EXPECT_FALSE(busy_->next());
+  ASSERT_FALSE(busy_->next());
   EXPECT_TRUE(busy_->give_back(waiting_->header.id));
   busy_->answer(*busy_->next());
   busy_->answer(*busy_->next());
