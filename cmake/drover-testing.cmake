@@ -16,11 +16,10 @@ endif()
 # drover_helper(support/name.cpp [library...] [PLAIN]): a program that tests start. A test that has it among its HELPERS
 # finds its path in the macro DROVER_HELPER_NAME.
 #   PLAIN  never sanitized: a sanitizer's signal handlers and its slow exit are not what drover gives a child.
-#   HEADER_ONLY  has a copy of the library of its own, whatever DROVER_DEVELOP_SEPARATE says.
 function(drover_helper source)
-  cmake_parse_arguments(arg "PLAIN;HEADER_ONLY" "" "" ${ARGN})
+  cmake_parse_arguments(arg "PLAIN" "" "" ${ARGN})
   set(library drover_develop)
-  if(arg_HEADER_ONLY OR arg_PLAIN)
+  if(arg_PLAIN)
     set(library drover_header_only)
   endif()
   get_filename_component(name ${source} NAME_WE)
@@ -36,18 +35,14 @@ endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [library...] [HELPERS name...] [HEADER_ONLY] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [TIMEOUT seconds])
+# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [TIMEOUT seconds])
 # name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
 #   NO_PIDFD  run once more, as one test, where pidfd_open() fails.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
 #   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
 function(drover_test source)
-  set(library drover_develop)
-  cmake_parse_arguments(arg "HEADER_ONLY;NO_PIDFD;NO_LEAK_CHECK;SERIAL" "TIMEOUT" "HELPERS" ${ARGN})
-  if(arg_HEADER_ONLY)
-    set(library drover_header_only)
-  endif()
+  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL" "TIMEOUT" "HELPERS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
@@ -56,7 +51,7 @@ function(drover_test source)
 
   add_executable(${target} ${source})
   add_dependencies(drover_tests ${target})
-  target_link_libraries(${target} PRIVATE ${library} GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${target} PRIVATE drover_develop GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   foreach(helper IN LISTS arg_HELPERS)
     string(TOUPPER ${helper} macro)

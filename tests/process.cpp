@@ -20,6 +20,7 @@
 #include <asio/io_context.hpp>
 #include <asio/steady_timer.hpp>
 
+#include <drover/error.hpp>
 #include <drover/os/process.hpp>
 
 #include "support/processes.hpp"
