@@ -53,12 +53,13 @@ TEST_F(GracefulExit, CancelledCallFailsWithTheExitStatus) {
     EventLog log;
     WorkerOptions options = call_worker();
     options.on_event = log.handler();
+    const auto told = std::make_shared<ReadPipe>();
+    options.command.out = told->stdio();
     LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
-    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 30000));
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("nap", 30000, 0));
     const Task<int> queued(co_await asio::this_coro::executor, worker.call<int>("square", 3));
-    // The call has begun once the worker's status reports one call in flight.
-    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    co_await said(told, "napping");
     ::kill(worker.pid(), SIGTERM);
     const Failure of_begun = co_await begun.failure();
     const Failure of_queued = co_await queued.failure();
@@ -83,10 +84,12 @@ TEST_F(GracefulExit, CancelledCallFailsWithTheExitStatus) {
 TEST_F(GracefulExit, SigintLetsACallFinish) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
+    const auto told = std::make_shared<ReadPipe>();
+    options.command.out = told->stdio();
     LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
-    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 300));
-    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("nap", 300, 0));
+    co_await said(told, "napping");
     ::kill(worker.pid(), SIGINT);
     const std::string answer = co_await begun.result();
     EXPECT_EQ(answer, "slept");
@@ -102,10 +105,12 @@ TEST_F(GracefulExit, SigtermDrainsIfTheOptionsSaySo) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::OnTerminate::drain;
+    const auto told = std::make_shared<ReadPipe>();
+    options.command.out = told->stdio();
     LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
-    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 300));
-    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("nap", 300, 0));
+    co_await said(told, "napping");
     ::kill(worker.pid(), SIGTERM);
     const std::string answer = co_await begun.result();
     EXPECT_EQ(answer, "slept");
@@ -120,10 +125,12 @@ TEST_F(GracefulExit, SigtermMayBeLeftToTheParent) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::WorkerOptions::OnTerminate::leave_to_parent;
+    const auto told = std::make_shared<ReadPipe>();
+    options.command.out = told->stdio();
     LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
-    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 200));
-    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("nap", 200, 0));
+    co_await said(told, "napping");
     for (int i = 0; i < 3; ++i) ::kill(worker.pid(), i == 1 ? SIGHUP : SIGTERM);
     const std::string answer = co_await begun.result();
     EXPECT_EQ(answer, "slept");
@@ -141,10 +148,12 @@ TEST_F(GracefulExit, SigtermTakesEffectOnceAStopHasBegun) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = call_worker();
     options.on_terminate = drover::OnTerminate::leave_to_parent;
+    const auto told = std::make_shared<ReadPipe>();
+    options.command.out = told->stdio();
     LocalWorker worker(co_await asio::this_coro::executor, options);
     co_await worker.start();
-    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("doze", 30000));
-    for (drover::WorkerStatus status; status.in_flight != 1;) status = co_await worker.status();
+    const Task<std::string> begun(co_await asio::this_coro::executor, worker.call<std::string>("nap", 30000, 0));
+    co_await said(told, "napping");
     const Task<StopReport> stop(co_await asio::this_coro::executor, worker.stop(20s));
     for (const auto start = Clock::now(); !stop.done() && since(start) < 15s;) {
       ::kill(worker.pid(), SIGTERM);
