@@ -1,15 +1,13 @@
 #pragma once
 
-#include <exception>
 #include <memory>
-#include <optional>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/post.hpp>
-#include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/context/async_event.hpp>
@@ -17,36 +15,19 @@
 #include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
-#include <drover/pool/detail/event_source.hpp>
-#include <drover/pool/detail/first_start.hpp>
-#include <drover/pool/detail/pool_executor.hpp>
-#include <drover/pool/detail/retired_workers.hpp>
-#include <drover/pool/detail/start_queue.hpp>
+#include <drover/pool/detail/slots.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
-#include <drover/pool/supervisor.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The workers of a pool: starts them, replaces those that exit unexpectedly, stops them. Guarded by the dispatcher's
-/// mutex.
-class PoolImpl final : public ContextBound,
-                       public WorkerSupervision,
-                       public RunSignals::Target,
-                       public std::enable_shared_from_this<PoolImpl> {
+/// A pool: its dispatcher and its slots, from their start to their end.
+class PoolImpl final : public ContextBound, public RunSignals::Target, public std::enable_shared_from_this<PoolImpl> {
  public:
   static std::shared_ptr<PoolImpl> create(const asio::any_io_executor& executor, PoolOptions options);
 
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
-
-  // For start_pool().
-  /// False if a worker has failed to start.
-  bool start_first(std::size_t slot);
-  /// Null if another worker may be started now. Otherwise it is to be awaited.
-  std::shared_ptr<AsyncEvent> await_start_room();
-  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
-  /// Workers that exit are replaced from now on. Returns the first failure of a start.
-  std::exception_ptr end_start();
+  PoolSlots& slots() const noexcept { return *slots_; }
 
   /// Takes effect at once.
   void begin_stop(Timeout grace);
@@ -68,70 +49,26 @@ class PoolImpl final : public ContextBound,
   void abandon() noexcept;
   bool foreign() const noexcept { return epoch_.foreign(); }
 
-  const PoolOptions& options() const noexcept { return options_; }
+  const PoolOptions& options() const noexcept { return slots_->options(); }
   std::vector<WorkerMetadata> workers() const;
   PoolStats stats() const;
 
  private:
-  struct Slot {
-    std::shared_ptr<WorkerSession> session;     // the current worker, or the last one
-    std::unique_ptr<asio::steady_timer> timer;  // until a worker is started, or has proved itself
-    Supervisor supervisor;
-    bool down = false;           // given up, and no worker is ready
-    bool starting = false;       // counted by the StartQueue
-    bool successor_due = false;  // its worker drains, and another one is about to be started
-  };
-
   PoolImpl(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
-      : options_(std::move(options)),
-        dispatcher_(std::move(dispatcher)),
-        events_(std::move(events), options_.worker.name),
-        starts_(options_.size, StartQueue::limit(available_cores())),
-        first_start_(options_.size, starts_.most()) {}
+      : dispatcher_(std::move(dispatcher)),
+        events_(std::move(events)),
+        slots_(std::make_shared<PoolSlots>(std::move(options), dispatcher_, events_)) {}
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
-  inline void worker_ready(WorkerSession& session) override;
-  inline void worker_answered(WorkerSession& session) override;
-  inline void worker_leaving(WorkerSession& session) override;
-  inline void worker_exited(WorkerSession& session) override;
   inline void context_destroyed() noexcept override;
   void detach(const Cause& gone) noexcept;
-
-  // With the mutex held.
-  std::shared_ptr<WorkerSession> make_worker(std::size_t slot);  // throws Error if the context is destroyed
-  std::vector<std::shared_ptr<WorkerSession>> sessions() const;
-  void replace(std::size_t at, const std::exception_ptr& cause, std::optional<ExitStatus> exit, Supervisor::Death death,
-               CallQueue& dropped);
-  void start_successor(std::size_t at, CallQueue& dropped);
-  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
-  void start_timer(std::size_t at, Duration delay, void (PoolImpl::*then)(std::size_t));
-  void give_turn() noexcept;
-  void start_is_over(Slot& slot) noexcept;
-  void emit(Event::Kind kind, std::optional<ExitStatus> exit);
-
-  // Without.
-  std::vector<std::shared_ptr<WorkerSession>> all_sessions() const;
-  void start_again(std::size_t at);
-  void start_next();
-  void launch(std::size_t at);
-  std::shared_ptr<WorkerSession> retire(std::size_t at);
-  void has_lived(std::size_t at);
+  PoolSlots::Sessions all_sessions() const;
 
   const ForkEpoch epoch_;
-  const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
-  EventSource events_;
-  PoolExecutor executor_{*dispatcher_};
-  StartQueue starts_;  // of replacements
-  FirstStart first_start_;
-
-  std::vector<Slot> slots_;
-  RetiredWorkers retired_;
-  bool failed_ = false;  // all slots are down
-  bool stopping_ = false;
-  std::uint64_t crashes_ = 0;
-  std::uint64_t restarts_ = 0;
+  const std::shared_ptr<EventSink> events_;  // may be null
+  const std::shared_ptr<PoolSlots> slots_;
 };
 
 /// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.

@@ -8,44 +8,36 @@
 /// How a pool stops, and the destruction of its context or its owner.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::sessions() const {
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  for (const Slot& slot : slots_) all.push_back(slot.session);
-  all.insert(all.end(), retired_.all().begin(), retired_.all().end());
-  return all;
-}
-
-inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::all_sessions() const {
+inline PoolSlots::Sessions PoolImpl::all_sessions() const {
   const auto held = lock();
-  return sessions();
+  return slots_->sessions();
 }
 
 inline void PoolImpl::begin_stop(Timeout grace) {
   CallQueue dropped;
-  std::vector<std::shared_ptr<WorkerSession>> all;
+  PoolSlots::Sessions all;
   Cause refusal;
   {
     const auto held = lock();
-    if (!std::exchange(stopping_, true)) {
+    if (slots_->stop_starting()) {
       dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); });
       dropped.append(dispatcher_->take_queued_calls());
       dispatcher_->cancel_idle_timer();
-      for (Slot& slot : slots_) slot.timer.reset();
     }
     refusal = dispatcher_->refusal();
-    all = sessions();
+    all = slots_->sessions();
   }
   const auto now = Clock::now();
   for (const auto& session : all) {
     session->stop(grace);
-    if (const auto cut = deadline_after(now, options_.shutdown_timeout)) session->shorten_stop(*cut);
+    if (const auto cut = deadline_after(now, options().shutdown_timeout)) session->shorten_stop(*cut);
   }
   complete_all_with_error(std::move(dropped), refusal);
 }
 
 inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
   const auto held = lock();
-  if (stopping_ || failed_) return when_unawaited->set();
+  if (slots_->stopping() || slots_->failed()) return when_unawaited->set();
   dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
   dispatcher_->notify_when_unawaited(std::move(when_unawaited));
 }
@@ -71,11 +63,11 @@ inline void PoolImpl::abort_stop() {
 
 inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared_ptr<PoolImpl> pool, bool leaves,
                                                                      int cancellations) {
-  const std::vector<std::shared_ptr<WorkerSession>> all = pool->all_sessions();
+  const PoolSlots::Sessions all = pool->all_sessions();
   co_await await_ends(all, leaves, cancellations);
   std::vector<StopReport> reports;
   const auto held = pool->lock();
-  for (std::size_t i = 0; i < pool->slots_.size(); ++i) reports.push_back(all[i]->record().stop_report());
+  for (std::size_t i = 0; i < pool->slots_->size(); ++i) reports.push_back(all[i]->record().stop_report());
   co_return reports;
 }
 
@@ -88,10 +80,8 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
   CallQueue dropped;
   {
     const auto held = lock();
-    stopping_ = true;
-    if (foreign())
-      for (Slot& slot : slots_) (void)slot.timer.release();
-    for (Slot& slot : slots_) slot.timer.reset();
+    if (foreign()) slots_->release_timers();
+    slots_->stop_starting();
     dispatcher_->refuse_for_good(gone);
     dropped.append(dispatcher_->take_queued_calls());
   }
@@ -99,11 +89,9 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
 }
 
 inline void PoolImpl::abandon() noexcept {
-  if (events_.sink()) events_.sink()->close();
+  if (events_) events_->close();
   detach(aborted);
-  // Nobody changes the slots any more. They are not copied, because there may be no memory for that.
-  for (const Slot& slot : slots_) slot.session->owner_destroyed();
-  for (const auto& session : retired_.all()) session->owner_destroyed();
+  slots_->owner_destroyed();
   dispatcher_->close();
   std::shared_ptr<ContextBound> self;
   const auto& registry = dispatcher_->registry();

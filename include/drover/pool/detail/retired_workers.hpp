@@ -32,12 +32,6 @@ class RetiredWorkers {
       return true;
     });
   }
-  /// One of that slot has not exited yet.
-  bool runs_in(std::size_t slot) const noexcept {
-    return std::any_of(sessions_.begin(), sessions_.end(), [slot](const auto& retired) {
-      return retired->slot() == slot && !retired->record().lifecycle.has_exited();
-    });
-  }
 
  private:
   Sessions sessions_;

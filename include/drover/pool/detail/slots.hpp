@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <asio/steady_timer.hpp>
+
+#include <drover/detail/context/async_event.hpp>
+#include <drover/os/detail/cpu.hpp>
+#include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/first_start.hpp>
+#include <drover/pool/detail/pool_executor.hpp>
+#include <drover/pool/detail/retired_workers.hpp>
+#include <drover/pool/detail/slot_state.hpp>
+#include <drover/pool/detail/start_queue.hpp>
+#include <drover/pool/detail/worker/session.hpp>
+#include <drover/pool/detail/worker/supervision.hpp>
+#include <drover/pool/options.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// The slots of a pool with their workers. Starts workers, and carries out what each SlotState decides. Guarded by the
+/// dispatcher's mutex.
+class PoolSlots final : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
+ public:
+  using Sessions = std::vector<std::shared_ptr<WorkerSession>>;
+
+  PoolSlots(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
+      : options_(std::move(options)),
+        dispatcher_(std::move(dispatcher)),
+        events_(std::move(events), options_.worker.name),
+        starts_(options_.size, StartQueue::limit(available_cores())),
+        first_start_(options_.size, starts_.most()) {}
+
+  const PoolOptions& options() const noexcept { return options_; }
+
+  // ---- the first start, without the mutex ---------------------------------------------------------------------------
+
+  /// False if a worker has failed to start.
+  bool start_first(std::size_t at);
+  /// Null if another worker may be started now. Otherwise it is to be awaited.
+  std::shared_ptr<AsyncEvent> await_start_room();
+  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
+  /// Workers that exit are replaced from now on. Returns the first failure of a start.
+  std::exception_ptr end_start();
+
+  // ---- with the mutex held ------------------------------------------------------------------------------------------
+
+  /// No further worker is started. False if that was so before.
+  bool stop_starting() noexcept;
+  bool stopping() const noexcept { return stopping_; }
+  /// All slots are down: new calls are refused.
+  bool failed() const noexcept { return failed_; }
+  /// In a forked copy of the program: the timers are not touched.
+  void release_timers() noexcept;
+
+  /// Those in the slots come first, in order.
+  Sessions sessions() const;
+  std::size_t size() const noexcept { return slots_.size(); }
+  std::uint64_t crashes() const noexcept { return crashes_; }
+  std::uint64_t restarts() const noexcept { return restarts_; }
+
+  /// The owner is destroyed, and nobody changes the slots any more.
+  void owner_destroyed() noexcept;
+
+ private:
+  struct Slot {
+    explicit Slot(RestartPolicy policy) : state(policy) {}
+
+    SlotState state;
+    std::shared_ptr<WorkerSession> session;     // the current worker, or the last one
+    std::unique_ptr<asio::steady_timer> timer;  // until a worker is started, or has proved itself
+    bool queued = false;                        // waits in the StartQueue
+    bool counted = false;                       // is counted by the StartQueue
+  };
+
+  std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
+
+  // WorkerSupervision
+  inline void worker_ready(WorkerSession& session) override;
+  inline void worker_answered(WorkerSession& session) override;
+  inline void worker_leaving(WorkerSession& session) override;
+  inline void worker_exited(WorkerSession& session) override;
+
+  // With the mutex held.
+  std::shared_ptr<WorkerSession> make_worker(std::size_t at);  // throws Error if the context is destroyed
+  bool is_current(const WorkerSession& session) const noexcept;
+  void count_death(Supervisor::Death death) noexcept;
+  void carry_out(std::size_t at, const SlotState::Actions& actions, std::optional<ExitStatus> exit = std::nullopt);
+  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
+  void start_timer(std::size_t at, Duration delay, void (PoolSlots::*then)(std::size_t));
+  void give_turn() noexcept;
+  void start_is_over(Slot& slot) noexcept;
+
+  // Without.
+  void start_again(std::size_t at);
+  void start_next();
+  void launch(std::size_t at);
+  std::shared_ptr<WorkerSession> put_worker(std::size_t at);
+  void has_lived(std::size_t at);
+
+  const PoolOptions options_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  EventSource events_;
+  PoolExecutor executor_{*dispatcher_};
+  StartQueue starts_;  // of replacements
+  FirstStart first_start_;
+
+  std::vector<Slot> slots_;
+  RetiredWorkers retired_;
+  bool failed_ = false;
+  bool stopping_ = false;
+  std::uint64_t crashes_ = 0;
+  std::uint64_t restarts_ = 0;
+};
+
+}}}  // namespace drover::v1::detail
+
+#include <drover/pool/detail/slots.ipp>
+#include <drover/pool/detail/slots_start.ipp>

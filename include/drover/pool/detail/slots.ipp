@@ -1,0 +1,139 @@
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include <drover/detail/what_of.hpp>
+#include <drover/error.hpp>
+#include <drover/pool/detail/slots.hpp>
+
+/// What the workers report, and what follows from it.
+namespace drover { inline namespace v1 { namespace detail {
+
+inline bool PoolSlots::is_current(const WorkerSession& session) const noexcept {
+  return session.slot() < slots_.size() && slots_[session.slot()].session.get() == &session;
+}
+
+// ---- reports --------------------------------------------------------------------------------------------------------
+
+inline void PoolSlots::worker_ready(WorkerSession& session) {
+  Slot& slot = slots_[session.slot()];
+  const SlotState::Actions actions = slot.state.worker_ready();
+  if (first_start_.under_way()) return first_start_.one_is_ready();
+  start_is_over(slot);
+  // Half-open: it gets calls, and has to prove itself.
+  if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
+  carry_out(session.slot(), actions);
+}
+
+inline void PoolSlots::worker_answered(WorkerSession& session) {
+  if (is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.worker_answered());
+}
+
+inline void PoolSlots::has_lived(std::size_t at) {
+  const auto held = lock();
+  carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
+}
+
+inline void PoolSlots::worker_leaving(WorkerSession& session) {
+  if (stopping_ || first_start_.under_way() || !is_current(session)) return;
+  const bool served = session.record().answered_a_call;
+  carry_out(session.slot(), slots_[session.slot()].state.worker_leaves(Clock::now(), served));
+}
+
+inline void PoolSlots::worker_exited(WorkerSession& session) {
+  auto cause = session.take_start_failure();
+  CallQueue dropped;
+  Cause refusal;
+  {
+    const auto held = lock();
+    if (stopping_) return;
+    const WorkerRecord& worker = session.record();
+    const auto exit = worker.exit_status();
+    const Supervisor::Death death{.served = worker.answered_a_call,
+                                  .graceful = worker.exited_gracefully(),
+                                  .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after};
+    if (first_start_.under_way()) {
+      if (!cause)
+        cause = std::make_exception_ptr(Error(
+            Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
+      return first_start_.one_failed(std::move(cause));
+    }
+    count_death(death);
+    SlotState& state = slots_[session.slot()].state;
+    if (is_current(session)) {
+      start_is_over(slots_[session.slot()]);
+      const SlotState::Actions actions = state.worker_exited(Clock::now(), death);
+      fail_if_all_are_down(cause, exit, dropped);
+      carry_out(session.slot(), actions, exit);
+    } else {
+      carry_out(session.slot(), state.predecessor_exited(Clock::now(), false));
+    }
+    refusal = dispatcher_->refusal();
+  }
+  complete_all_with_error(std::move(dropped), refusal);
+}
+
+inline void PoolSlots::count_death(Supervisor::Death death) noexcept {
+  if (!death.asked_for && !death.graceful) ++crashes_;
+}
+
+// ---- what follows ---------------------------------------------------------------------------------------------------
+
+inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actions, std::optional<ExitStatus> exit) {
+  const auto emit = [&](Event::Kind kind) { events_.emit(kind, 0, [&](Event& event) { event.exit = exit; }); };
+  if (actions.recovered) emit(Event::Kind::recovered);
+  if (actions.gave_up) emit(Event::Kind::gave_up);
+  if (actions.restarting) emit(Event::Kind::restarting);
+  if (actions.start_in) start_timer(at, *actions.start_in, &PoolSlots::start_again);
+  if (actions.prove && options_.restart.within > Duration::zero())
+    start_timer(at, options_.restart.within, &PoolSlots::has_lived);
+}
+
+inline std::string all_are_down_text(const RestartPolicy& restart, const std::exception_ptr& cause) {
+  std::string why = "in every slot more than " + std::to_string(restart.max_restarts) +
+                    " workers ended within RestartPolicy::within and had answered no call; others are tried after "
+                    "RestartPolicy::max_backoff; the last one";
+  try {
+    if (cause) std::rethrow_exception(cause);
+    return why + " ended";
+  } catch (const std::exception& error) {
+    return why + ": " + what_of(error);
+  }
+}
+
+inline void PoolSlots::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
+                                            CallQueue& dropped) {
+  if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.state.down(); })) return;
+  const std::string why = all_are_down_text(options_.restart, cause);
+  failed_ = true;
+  dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
+  dropped.append(dispatcher_->take_queued_calls());
+}
+
+// ---- the end --------------------------------------------------------------------------------------------------------
+
+inline bool PoolSlots::stop_starting() noexcept {
+  if (std::exchange(stopping_, true)) return false;
+  for (Slot& slot : slots_) slot.timer.reset();
+  return true;
+}
+
+inline void PoolSlots::release_timers() noexcept {
+  for (Slot& slot : slots_) (void)slot.timer.release();
+}
+
+inline PoolSlots::Sessions PoolSlots::sessions() const {
+  Sessions all;
+  for (const Slot& slot : slots_) all.push_back(slot.session);
+  all.insert(all.end(), retired_.all().begin(), retired_.all().end());
+  return all;
+}
+
+/// They are not copied, because there may be no memory for that.
+inline void PoolSlots::owner_destroyed() noexcept {
+  for (const Slot& slot : slots_) slot.session->owner_destroyed();
+  for (const auto& session : retired_.all()) session->owner_destroyed();
+}
+
+}}}  // namespace drover::v1::detail
