@@ -17,8 +17,9 @@ namespace drover { inline namespace v1 {
 /// unexpected `exited`, or `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`;
 /// `reaped` is the last one. `terminate_sent` and `kill_sent` also arrive without `stopping`: after a failed start,
 /// after kill_after, or after bytes that are not a message. `stopped` and `continued` arrive in between, when job
-/// control or a SIGSTOP suspends the process. A pool adds `restarting` before it replaces a worker, `gave_up` when too
-/// many workers of a pool slot have crashed, and `recovered` when a worker of that pool slot has proved itself since.
+/// control or a SIGSTOP suspends the process. A pool adds `restarting` before it replaces a worker that has gone,
+/// `replacing` before it starts the successor of one that is well, `gave_up` when too many workers of a pool slot have
+/// crashed, and `recovered` when a worker of that pool slot has proved itself since.
 struct Event {
   enum class Kind {
     spawned,         ///< the process exists
@@ -29,6 +30,7 @@ struct Event {
     exited,          ///< the process has exited; see `expected` and `exit`
     reaped,          ///< nothing of the process is left, not even a zombie
     restarting,      ///< a pool is about to start a replacement
+    replacing,       ///< a pool is about to start a successor of this worker, which goes on until that is ready
     gave_up,    ///< too many workers of a pool slot have crashed; the pool tries again after RestartPolicy::max_backoff
     recovered,  ///< a worker of a given-up pool slot has answered a call, or lived for RestartPolicy::within
     stopped,    ///< the signal `stopped_by` has suspended the process; reported within a second
@@ -57,6 +59,7 @@ struct Event {
       case Kind::exited: text += expected ? "exited" : "exited unexpectedly"; break;
       case Kind::reaped: text += "reaped"; break;
       case Kind::restarting: text += "restarting"; break;
+      case Kind::replacing: text += "replacing"; break;
       case Kind::gave_up: text += "gave up"; break;
       case Kind::recovered: text += "recovered"; break;
       case Kind::stopped: text += "stopped"; break;

@@ -172,6 +172,11 @@ void add_types(drover::Routines& routines) {
       .add("bytes", [](std::uint64_t count) { return vector<std::byte>(count, std::byte{1}); })
       .add("blob", [](vector<std::byte> bytes) { return bytes; })
       .add("slow_echo", slow_echo)
+      .add("leak",
+           [](std::uint64_t bytes) {
+             static vector<string> leaked;
+             leaked.emplace_back(bytes, 'x');
+           })
       .add("overlap", overlap);
 }
 

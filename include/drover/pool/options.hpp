@@ -125,6 +125,28 @@ struct RestartPolicy {
   Duration max_backoff = std::chrono::seconds(5);
 };
 
+/// When a pool replaces workers that are well. The successor is started first; once it is ready, the worker gets no
+/// more calls, finishes those that it has and exits. One worker of a pool at a time is replaced. If a successor does
+/// not get ready, the worker goes on, and another successor is tried later.
+struct RecyclePolicy {
+  std::uint64_t calls{};  ///< that a worker answers; it may answer some more while its successor starts. 0: no bound
+  Timeout age{};          ///< since it was ready. nullopt: no bound
+  /// Bytes of resident set, looked at once a second for workers that have had calls. 0: no bound. A worker that is not
+  /// below when it is ready fails its start with Errc::start_failed.
+  std::size_t rss{};
+  /// `calls` and `age` of each worker are less by a random part of at most this, so that not all are due together.
+  double jitter = 0.1;
+  /// How long the calls of a replaced worker may take to finish before they are cancelled. nullopt: no bound.
+  Timeout drain{};
+};
+
+/// The result of WorkerPool::reload().
+struct ReloadReport {
+  std::size_t replaced{};             ///< slots that have a new worker
+  std::vector<StopReport> stopped{};  ///< of the workers that were replaced, in the order of their exits
+  Duration elapsed{};
+};
+
 namespace detail {
 inline std::size_t default_pool_size() noexcept {
   const unsigned cores = std::thread::hardware_concurrency();
@@ -145,10 +167,16 @@ struct PoolOptions {
   /// worker.term_grace. So stop() may take longer by that. nullopt: the bound is shutdown_grace + worker.stop_margin.
   Timeout shutdown_timeout{};
   RestartPolicy restart{};
+  /// When workers that are well are replaced.
+  RecyclePolicy recycle{};
   /// As WorkerOptions::spin. The longer one of the two counts.
   Duration spin{};
   /// Calls that may wait for a free worker. The next one fails with Errc::overloaded.
   std::size_t max_queued = 1024;
+  /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot; a
+  /// worker that replaces another one gets the same. The slots are numbered from 0. start() and resize() throw what it
+  /// throws.
+  detail::BraceSafe<std::function<std::map<std::string, std::string>(std::size_t slot)>> slot_env{};
 };
 
 /// A pool at one moment.
@@ -221,6 +249,11 @@ inline void check(const PoolOptions& options) {
   require_not_negative(options.restart.within, "RestartPolicy::within");
   require_not_negative(options.restart.backoff, "RestartPolicy::backoff");
   require_not_negative(options.restart.max_backoff, "RestartPolicy::max_backoff");
+  if (options.recycle.age && *options.recycle.age <= Duration::zero())
+    throw std::invalid_argument("RecyclePolicy::age must be positive; use std::nullopt for no bound");
+  if (!(options.recycle.jitter >= 0 && options.recycle.jitter <= 1))
+    throw std::invalid_argument("RecyclePolicy::jitter must be from 0 to 1");
+  require_not_negative(options.recycle.drain, "RecyclePolicy::drain");
 }
 
 }  // namespace detail

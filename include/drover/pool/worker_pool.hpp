@@ -2,6 +2,7 @@
 
 #include <drover/detail/platform.hpp>
 
+#include <cstddef>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -24,7 +25,8 @@ namespace detail {
 class PoolImpl;
 }
 
-/// A fixed number of workers that share calls. A worker that exits unexpectedly is replaced.
+/// Workers that share calls. A worker that exits unexpectedly is replaced, one that has become old or too large if the
+/// options say so, and all of them by reload().
 ///
 ///     drover::PoolOptions options{.size = 4};
 ///     drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
@@ -77,6 +79,30 @@ class [[nodiscard]] WorkerPool {
   /// *Cancellation:* the first one sends SIGTERM to the workers (and SIGKILL after term_grace); stop() waits for the
   /// exits and throws operation_aborted. The second one ends the wait at once, and the reaper thread goes on alone.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
+
+  /// Replaces all workers, one slot after another, while calls go on. The successor of a worker is started first; once
+  /// it is ready, the worker gets no more calls, finishes those that it has and exits. Without a Command the successors
+  /// run the same one: the program that is at its path by now, unless it is Command::self(). A slot whose worker has
+  /// crashed is started at once. The reload begins when reload() is called; the awaitable only waits. Reloads run one
+  /// after another.
+  ///
+  /// *Errors:* the first successor that does not get ready ends the reload, and reload() throws its error. The workers
+  /// that it has not come to, and those that restart later in their slots, keep their Command.
+  /// std::invalid_argument for a Command without a program; Errc::stopping.
+  /// *Cancellation:* ends the reload and throws operation_aborted. A successor that is not ready is stopped.
+  [[nodiscard]] asio::awaitable<ReloadReport> reload();
+  [[nodiscard]] asio::awaitable<ReloadReport> reload(Command command);
+
+  /// Changes the number of slots, and waits until the workers of new slots are ready, or those of removed slots have
+  /// ended. Slots are added and removed at the end of the numbers. The workers of removed slots get no more calls, and
+  /// have PoolOptions::shutdown_grace to finish those that they have. The change begins when resize() is called; the
+  /// awaitable only waits. A later resize() ends one that still waits for new workers, with operation_aborted.
+  ///
+  /// *Errors:* if a worker of a new slot does not get ready, the new slots are removed, and its error is thrown.
+  /// std::invalid_argument for 0; Errc::stopping; what PoolOptions::slot_env throws.
+  /// *Cancellation:* new slots are removed again. The workers of removed slots get SIGTERM, and the wait goes on until
+  /// they have ended; the second cancellation ends it. Throws operation_aborted.
+  [[nodiscard]] asio::awaitable<void> resize(std::size_t size);
 
   /// Of the workers that take calls.
   std::vector<WorkerMetadata> workers() const;

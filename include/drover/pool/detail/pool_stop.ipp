@@ -14,13 +14,14 @@ inline PoolSlots::Sessions PoolImpl::all_sessions() const {
 }
 
 inline void PoolImpl::begin_stop(Timeout grace) {
+  const auto stopping = [] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); };
   CallQueue dropped;
   PoolSlots::Sessions all;
   Cause refusal;
   {
     const auto held = lock();
-    if (slots_->stop_starting()) {
-      dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); });
+    if (slots_->stop_starting(stopping)) {
+      dispatcher_->refuse(stopping);
       dropped.append(dispatcher_->take_queued_calls());
       dispatcher_->cancel_idle_timer();
     }
@@ -65,10 +66,8 @@ inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared
                                                                      int cancellations) {
   const PoolSlots::Sessions all = pool->all_sessions();
   co_await await_ends(all, leaves, cancellations);
-  std::vector<StopReport> reports;
   const auto held = pool->lock();
-  for (std::size_t i = 0; i < pool->slots_->size(); ++i) reports.push_back(all[i]->record().stop_report());
-  co_return reports;
+  co_return pool->slots_->stop_reports();
 }
 
 inline void PoolImpl::context_destroyed() noexcept {
@@ -81,7 +80,7 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
   {
     const auto held = lock();
     if (foreign()) slots_->release_timers();
-    slots_->stop_starting();
+    slots_->stop_starting(gone);
     dispatcher_->refuse_for_good(gone);
     dropped.append(dispatcher_->take_queued_calls());
   }

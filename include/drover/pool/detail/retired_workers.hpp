@@ -23,6 +23,8 @@ class RetiredWorkers {
     sessions_.reserve(sessions_.size() + 1);
     over.reserve(sessions_.capacity());
   }
+  /// The same for so many calls of add() alone.
+  void reserve(std::size_t count) { sessions_.reserve(sessions_.size() + count); }
   void add(std::shared_ptr<WorkerSession> session) noexcept { sessions_.push_back(std::move(session)); }
   /// Moves those of which nothing is left to `over`.
   void take_over(Sessions& over) noexcept {

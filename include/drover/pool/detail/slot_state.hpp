@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -34,22 +36,24 @@ class SlotState {
   enum class Successor : std::uint8_t { none, waiting /* for its turn */, starting };
 
   struct Actions {
-    std::optional<Duration> start_in{};  ///< start a worker in the slot after that time
-    bool ask_for_turn = false;           ///< of a planned replacement
-    bool start_successor = false;        ///< the turn has come
-    bool promote = false;                ///< the successor becomes the worker
-    bool retire = false;                 ///< and the worker before it gets STOP
-    bool end_turn = false;               ///< the planned replacement is over, or not wanted any more
-    bool drop_successor = false;         ///< stop it
-    bool prove = false;                  ///< call lived() when RestartPolicy::within has passed
-    bool gave_up = false;                ///< events
+    std::optional<Duration> start_in{};    ///< start a worker in the slot after that time
+    bool ask_for_turn = false;             ///< of a planned replacement
+    bool start_successor = false;          ///< the turn has come
+    bool promote = false;                  ///< the successor becomes the worker
+    bool retire = false;                   ///< and the worker before it gets STOP
+    bool withdraw = false;                 ///< it does not wait for its turn any more
+    bool end_turn = false;                 ///< the planned replacement is over
+    bool drop_successor = false;           ///< stop it
+    std::optional<Duration> replace_in{};  ///< call replace() once more after that time
+    bool prove = false;                    ///< call lived() when RestartPolicy::within has passed
+    bool gave_up = false;                  ///< events
     bool recovered = false;
     bool restarting = false;
 
     friend bool operator==(const Actions&, const Actions&) = default;
   };
 
-  explicit SlotState(RestartPolicy policy) : supervisor_(policy) {}
+  explicit SlotState(RestartPolicy policy) : policy_(policy), supervisor_(policy) {}
 
   // ---- the worker ---------------------------------------------------------------------------------------------------
 
@@ -97,12 +101,14 @@ class SlotState {
 
   // ---- a planned replacement ----------------------------------------------------------------------------------------
 
-  /// Somebody wants another worker here, while this one goes on. Without a worker the next start comes at once.
-  Actions replace() noexcept {
+  /// Another worker is wanted here, while this one goes on. Without a worker the next start comes at once. `repeat`: if
+  /// the successor does not get ready, another one is started after a while.
+  Actions replace(bool repeat) noexcept {
     if (closed_ || successor_ != Successor::none) return {};
     if (worker_ == Worker::none) return {.start_in = Duration::zero()};
     if (worker_ == Worker::leaving) return {};
     successor_ = Successor::waiting;
+    repeats_ = repeat;
     return {.ask_for_turn = true};
   }
   Actions turn_came() noexcept {
@@ -113,9 +119,9 @@ class SlotState {
   Actions successor_ready() noexcept {
     if (successor_ != Successor::starting || closed_) return {};
     successor_ = Successor::none;
+    failures_ = 0;
     Actions actions{.promote = true, .prove = supervisor_.gave_up()};
-    if (worker_ == Worker::leaving) ++leavers_;
-    actions.retire = worker_ == Worker::starting || worker_ == Worker::ready;
+    actions.retire = worker_ != Worker::none;
     actions.end_turn = !actions.retire;
     worker_ = Worker::ready;
     return actions;
@@ -127,8 +133,10 @@ class SlotState {
     Actions actions{.end_turn = true};
     if (worker_ == Worker::none)
       schedule(actions, now, {});
-    else
+    else if (worker_ == Worker::leaving)
       replace_leaver(actions, now);
+    else if (repeats_ && !closed_)
+      actions.replace_in = next_try();
     return actions;
   }
   /// Nobody wants the planned replacement any more.
@@ -177,7 +185,7 @@ class SlotState {
   Actions withdraw() noexcept {
     if (successor_ != Successor::waiting) return {};
     successor_ = Successor::none;
-    return {.end_turn = true};
+    return {.withdraw = true};
   }
   void schedule(Actions& actions, Clock::time_point now, Supervisor::Death death) {
     const Supervisor::Decision decision = supervisor_.died(now, death);
@@ -185,6 +193,15 @@ class SlotState {
     if (closed_ || successor_ == Successor::starting) return;  // which takes the place
     actions.restarting = true;
     actions.start_in = decision.delay;
+  }
+  /// When a planned replacement is tried again: as late as a restart, but at least a second later, as there is no
+  /// hurry.
+  Duration next_try() noexcept {
+    Duration delay = std::max<Duration>(policy_.backoff, std::chrono::seconds(1));
+    const Duration longest = std::max(policy_.max_backoff, delay);
+    for (unsigned i = 0; i < failures_ && delay < longest; ++i) delay = delay > longest / 2 ? longest : delay * 2;
+    ++failures_;
+    return delay;
   }
   /// If the worker leaves.
   void replace_leaver(Actions& actions, Clock::time_point now) {
@@ -194,12 +211,15 @@ class SlotState {
     schedule(actions, now, {.served = leaver_served_, .graceful = true});
   }
 
+  RestartPolicy policy_;
   Supervisor supervisor_;
   Worker worker_ = Worker::none;
   Successor successor_ = Successor::none;
   std::size_t leavers_ = 0;    // predecessors that drain by themselves
   bool start_is_due_ = false;  // although the worker still leaves
   bool leaver_served_ = false;
+  bool repeats_ = false;   // the planned replacement
+  unsigned failures_ = 0;  // of successors in a row
   bool closed_ = false;
 };
 

@@ -10,20 +10,37 @@
 /// What the workers report, and what follows from it.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline bool PoolSlots::is_current(const WorkerSession& session) const noexcept {
-  return session.slot() < slots_.size() && slots_[session.slot()].session.get() == &session;
+inline PoolSlots::Slot* PoolSlots::slot_of(const WorkerSession& session) noexcept {
+  return session.slot() < slots_.size() ? &slots_[session.slot()] : nullptr;
+}
+inline bool PoolSlots::is_current(const WorkerSession& session) noexcept {
+  const Slot* const slot = slot_of(session);
+  return slot != nullptr && slot->session.get() == &session;
 }
 
 // ---- reports --------------------------------------------------------------------------------------------------------
 
 inline void PoolSlots::worker_ready(WorkerSession& session) {
-  Slot& slot = slots_[session.slot()];
-  const SlotState::Actions actions = slot.state.worker_ready();
-  if (first_start_.under_way()) return first_start_.one_is_ready();
-  start_is_over(slot);
+  Slot* const slot = slot_of(session);
+  if (slot == nullptr) return;
+  const bool is_successor = slot->successor.get() == &session;
+  if (is_successor) retired_.reserve(1);
+  const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
+  if (first_start_.under_way()) {
+    begin_age(session.slot());
+    return first_start_.one_is_ready();
+  }
+  if (is_successor)
+    promote(session.slot(), actions);
+  else
+    start_is_over(*slot);
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
+  begin_age(session.slot());
   carry_out(session.slot(), actions);
+  if (const auto growth = std::exchange(slot->growth, nullptr))
+    if (--growth->left == 0 && growth == growth_) end_growth(nullptr);
+  advance_reloads();
 }
 
 inline void PoolSlots::worker_answered(WorkerSession& session) {
@@ -32,12 +49,12 @@ inline void PoolSlots::worker_answered(WorkerSession& session) {
 
 inline void PoolSlots::has_lived(std::size_t at) {
   const auto held = lock();
-  carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
+  if (at < slots_.size()) carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
 }
 
 inline void PoolSlots::worker_leaving(WorkerSession& session) {
   if (stopping_ || first_start_.under_way() || !is_current(session)) return;
-  const bool served = session.record().answered_a_call;
+  const bool served = session.record().answered_a_call();
   carry_out(session.slot(), slots_[session.slot()].state.worker_leaves(Clock::now(), served));
 }
 
@@ -50,9 +67,10 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
     if (stopping_) return;
     const WorkerRecord& worker = session.record();
     const auto exit = worker.exit_status();
-    const Supervisor::Death death{.served = worker.answered_a_call,
+    const Supervisor::Death death{.served = worker.answered_a_call(),
                                   .graceful = worker.exited_gracefully(),
-                                  .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after};
+                                  .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after ||
+                                               worker.lifecycle.exit_reason() == ExitReason::stop};
     if (first_start_.under_way()) {
       if (!cause)
         cause = std::make_exception_ptr(Error(
@@ -60,15 +78,25 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
       return first_start_.one_failed(std::move(cause));
     }
     count_death(death);
-    SlotState& state = slots_[session.slot()].state;
-    if (is_current(session)) {
-      start_is_over(slots_[session.slot()]);
-      const SlotState::Actions actions = state.worker_exited(Clock::now(), death);
+    const std::size_t at = session.slot();
+    Slot* const slot = slot_of(session);
+    if (slot == nullptr) return;
+    if (slot->session.get() == &session) {
+      start_is_over(*slot);
+      const SlotState::Actions actions = slot->state.worker_exited(Clock::now(), death);
       fail_if_all_are_down(cause, exit, dropped);
-      carry_out(session.slot(), actions, exit);
+      if (cause) reload_failed(at, slot->session_options, cause);
+      if (!growth_failed(*slot, cause)) carry_out(at, actions, exit);
+    } else if (slot->successor.get() == &session) {
+      successor_failed(at, cause);
+      fail_if_all_are_down(cause, exit, dropped);
     } else {
-      carry_out(session.slot(), state.predecessor_exited(Clock::now(), false));
+      const bool retired = slot->retired.lock().get() == &session;
+      if (retired && !reloads_.empty() && reloads_.front()->slot() == at) reloads_.front()->add(worker.stop_report());
+      if (retired) slot->retired.reset();
+      carry_out(at, slot->state.predecessor_exited(Clock::now(), retired));
     }
+    advance_reloads();
     refusal = dispatcher_->refusal();
   }
   complete_all_with_error(std::move(dropped), refusal);
@@ -85,9 +113,16 @@ inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actio
   if (actions.recovered) emit(Event::Kind::recovered);
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
-  if (actions.start_in) start_timer(at, *actions.start_in, &PoolSlots::start_again);
+  Slot& slot = slots_[at];
+  if (actions.start_in) start_timer(slot.timer, at, *actions.start_in, &PoolSlots::start_again);
   if (actions.prove && options_.restart.within > Duration::zero())
-    start_timer(at, options_.restart.within, &PoolSlots::has_lived);
+    start_timer(slot.timer, at, options_.restart.within, &PoolSlots::has_lived);
+  if (actions.replace_in) start_timer(slot.recycle_timer, at, *actions.replace_in, &PoolSlots::recycle);
+  if (actions.drop_successor && slot.successor) slot.successor->drop();
+  if (actions.ask_for_turn) turns_.ask(at);
+  if (actions.withdraw) turns_.withdraw(at);
+  if (actions.end_turn) turns_.end(at);
+  if (actions.ask_for_turn || actions.end_turn) give_replacement_turns();
 }
 
 inline std::string all_are_down_text(const RestartPolicy& restart, const std::exception_ptr& cause) {
@@ -113,26 +148,45 @@ inline void PoolSlots::fail_if_all_are_down(const std::exception_ptr& cause, std
 
 // ---- the end --------------------------------------------------------------------------------------------------------
 
-inline bool PoolSlots::stop_starting() noexcept {
+inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
   if (std::exchange(stopping_, true)) return false;
-  for (Slot& slot : slots_) slot.timer.reset();
+  for (Slot& slot : slots_) {
+    slot.timer.reset();
+    slot.recycle_timer.reset();
+  }
+  while (!reloads_.empty()) end_reload(reloads_.begin(), failure_of(cause));
+  if (growth_) end_growth(failure_of(cause));
   return true;
 }
 
 inline void PoolSlots::release_timers() noexcept {
-  for (Slot& slot : slots_) (void)slot.timer.release();
+  for (Slot& slot : slots_) {
+    (void)slot.timer.release();
+    (void)slot.recycle_timer.release();
+  }
 }
 
 inline PoolSlots::Sessions PoolSlots::sessions() const {
   Sessions all;
-  for (const Slot& slot : slots_) all.push_back(slot.session);
+  for (const Slot& slot : slots_)
+    for (const auto& session : {slot.session, slot.successor})
+      if (session) all.push_back(session);
   all.insert(all.end(), retired_.all().begin(), retired_.all().end());
   return all;
 }
 
+inline std::vector<StopReport> PoolSlots::stop_reports() const {
+  std::vector<StopReport> reports;
+  for (const Slot& slot : slots_) reports.push_back(slot.session ? slot.session->record().stop_report() : StopReport{});
+  return reports;
+}
+
 /// They are not copied, because there may be no memory for that.
 inline void PoolSlots::owner_destroyed() noexcept {
-  for (const Slot& slot : slots_) slot.session->owner_destroyed();
+  for (const Slot& slot : slots_) {
+    if (slot.session) slot.session->owner_destroyed();
+    if (slot.successor) slot.successor->owner_destroyed();
+  }
   for (const auto& session : retired_.all()) session->owner_destroyed();
 }
 

@@ -6,31 +6,41 @@
 /// How workers are started: all at first, and then one after another.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at) {
-  constexpr std::size_t events_per_replacement = 3;  // gave_up, restarting, recovered
-  events_.reserve(events_per_replacement * options_.size);
+inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, WorkerOptions options,
+                                                             const Environment& environment) {
+  constexpr std::size_t events_per_replacement = 4;  // gave_up, restarting, recovered, replacing
+  events_.reserve(events_per_replacement * (slots_.size() + 1));
   const auto executor = dispatcher_->executor();
   if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
-  auto session = WorkerSession::create(*executor, options_.worker, dispatcher_, events_.sink(),
+  for (const auto& [name, value] : environment) options.command.env[name] = value;
+  auto session = WorkerSession::create(*executor, std::move(options), dispatcher_, events_.sink(),
                                        {.takes_calls = true, .owns_dispatcher = false});
   session->supervise(weak_from_this(), at);
+  session->recycle_after(jittered(options_.recycle.calls), options_.recycle.rss);
   return session;
 }
 
 // ---- at first -------------------------------------------------------------------------------------------------------
 
 inline bool PoolSlots::start_first(std::size_t at) {
+  Environment environment = environment_of(at);
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
     if (first_start_.failed()) return false;
-    session = make_worker(at);
+    session = make_worker(at, *latest_options_, environment);
     Slot& slot = slots_.emplace_back(options_.restart);
+    slot.environment = std::move(environment);
     slot.session = session;
+    slot.options = slot.session_options = latest_options_;
     slot.state.launched();
   }
   session->start(options_.start_timeout);
   return true;
+}
+
+inline PoolSlots::Environment PoolSlots::environment_of(std::size_t at) const {
+  return options_.slot_env ? options_.slot_env.value()(at) : Environment();
 }
 
 inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
@@ -45,8 +55,9 @@ inline std::exception_ptr PoolSlots::end_start() {
 
 // ---- one after another ----------------------------------------------------------------------------------------------
 
-inline void PoolSlots::start_timer(std::size_t at, Duration delay, void (PoolSlots::*then)(std::size_t)) {
-  executor_.after(slots_[at].timer, delay, [weak = weak_from_this(), at, then] {
+inline void PoolSlots::start_timer(std::unique_ptr<asio::steady_timer>& timer, std::size_t at, Duration delay,
+                                   Then then) {
+  executor_.after(timer, delay, [weak = weak_from_this(), at, then] {
     if (const auto slots = weak.lock()) (slots.get()->*then)(at);
   });
 }
@@ -54,6 +65,7 @@ inline void PoolSlots::start_timer(std::size_t at, Duration delay, void (PoolSlo
 inline void PoolSlots::start_again(std::size_t at) {
   {
     const auto held = lock();
+    if (at >= slots_.size()) return;
     Slot& slot = slots_[at];
     slot.timer.reset();
     if (stopping_ || slot.queued) return;
@@ -97,12 +109,16 @@ inline void PoolSlots::launch(std::size_t at) {
     Cause refusal;
     {
       const auto held = lock();
-      start_is_over(slots_[at]);
+      if (at >= slots_.size()) return;
+      Slot& slot = slots_[at];
+      start_is_over(slot);
       if (stopping_) return;
       count_death({});
-      const SlotState::Actions actions = slots_[at].state.start_failed(Clock::now());
+      const SlotState::Actions actions = slot.state.start_failed(Clock::now());
       fail_if_all_are_down(cause, std::nullopt, dropped);
-      carry_out(at, actions);
+      reload_failed(at, slot.options, cause);
+      if (!growth_failed(slot, cause)) carry_out(at, actions);
+      advance_reloads();
       refusal = dispatcher_->refusal();
     }
     complete_all_with_error(std::move(dropped), refusal);
@@ -115,6 +131,7 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
+    if (at >= slots_.size()) return nullptr;
     Slot& slot = slots_[at];
     slot.counted = true;
     give_turn();
@@ -123,12 +140,15 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
       return nullptr;
     }
     retired_.reserve(over);
-    session = make_worker(at);
+    session = make_worker(at, *slot.options, slot.environment);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
-    retired_.add(std::exchange(slot.session, session));
+    if (slot.session) retired_.add(slot.session);
+    slot.session = session;
+    slot.session_options = slot.options;
+    slot.recycle_timer.reset();
     slot.state.launched();
     retired_.take_over(over);
-    ++restarts_;
+    if (!slot.growth) ++restarts_;
   }
   for (const auto& retired : over) retired->owner_destroyed();
   return session;

@@ -11,7 +11,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// of the loop, so that other handlers run in between, and only so many start at a time, so that each of them is ready
 /// in time.
 ///
-/// Pure: no I/O, no clock. No function allocates but the constructor.
+/// Pure: no I/O, no clock. No function allocates but the constructor and resize().
 class StartQueue {
  public:
   /// How many workers start at a time, with so many cores.
@@ -20,6 +20,18 @@ class StartQueue {
   StartQueue(std::size_t slots, std::size_t most) : waiting_(slots), most_(most) {}
 
   std::size_t most() const noexcept { return most_; }
+
+  /// The pool has so many slots from now on. Those that are removed do not wait any more. Throws std::bad_alloc; then
+  /// nothing has changed.
+  void resize(std::size_t slots) {
+    std::vector<std::size_t> waiting(slots);
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < count_; ++i)
+      if (const std::size_t slot = waiting_[(first_ + i) % waiting_.size()]; slot < slots) waiting[count++] = slot;
+    waiting_.swap(waiting);
+    first_ = 0;
+    count_ = count;
+  }
 
   /// A worker is due in that slot. True if it may be started now. Otherwise next() returns the slot later. Each slot
   /// has one worker due at a time.

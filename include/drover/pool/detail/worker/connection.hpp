@@ -39,6 +39,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
     /// The worker is ready. On its own context.
     virtual void became_ready(const WorkerLifecycle::Actions& actions) = 0;
     virtual void first_answer() = 0;
+    /// It has answered as many calls as it was to answer.
+    virtual void worn_out() = 0;
     /// It drains by itself and takes no more calls.
     virtual void leaves() = 0;
 
@@ -115,6 +117,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void data_closed() override;
   inline void data_broken() override;
 
+  void check_memory();
   void give_up(std::exception_ptr failure);
   void expect_exit(Error otherwise);
   template <class Then>

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 
 #include <drover/os/detail/lineage.hpp>
+#include <drover/os/detail/process_figures.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -67,9 +69,22 @@ inline void WorkerConnection::fail_start(std::exception_ptr failure) {
 inline bool WorkerConnection::hello(const Frame& frame) {
   if (!worker_.lifecycle.awaits_hello()) return false;  // it was asked to end before it was ready
   worker_.metadata = control_.handshake().metadata(frame, worker_.options, worker_.child->pid());
+  if (worker_.rss_limit != 0) check_memory();
   if (io_) io_->start_timer.cancel();
   owner_.became_ready(worker_.lifecycle.hello());
   return true;
+}
+
+/// One that is over RecyclePolicy::rss from the beginning would be recycled for ever. Throws Error.
+inline void WorkerConnection::check_memory() {
+  const auto rss = resident_set(worker_.metadata->pid);
+  if (!rss)
+    throw worker_.errors.error(Errc::start_failed,
+                               "has a resident set that /proc does not tell, but RecyclePolicy::rss is set");
+  if (*rss >= worker_.rss_limit)
+    throw worker_.errors.error(Errc::start_failed, "has a resident set of " + std::to_string(*rss) +
+                                                       " bytes before its first call, and RecyclePolicy::rss is " +
+                                                       std::to_string(worker_.rss_limit) + "; raise it");
 }
 
 // ---- calls ----------------------------------------------------------------------------------------------------------
@@ -94,7 +109,8 @@ inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome 
     throw worker_.errors.error(Errc::protocol_error, "sent two results for one call");
   }
   worker_.stop_account.result(stop, cancelled);
-  if (!std::exchange(worker_.answered_a_call, true)) owner_.first_answer();
+  if (++worker_.answers == 1) owner_.first_answer();
+  if (worker_.answers == worker_.wears_out_at) owner_.worn_out();
   dispatcher_.record_result(call, std::move(outcome), data_.reader());
 }
 

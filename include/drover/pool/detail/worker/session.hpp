@@ -55,8 +55,20 @@ class WorkerSession final : public ContextBound,
     supervision_ = std::move(supervision);
     slot_ = slot;
   }
+  /// Before the start. See RecyclePolicy::calls and RecyclePolicy::rss; 0: never.
+  void recycle_after(std::uint64_t answers, std::size_t rss) noexcept {
+    worker_.wears_out_at = answers;
+    worker_.rss_limit = rss;
+  }
   /// The number of its slot in the pool.
   std::size_t slot() const noexcept { return slot_; }
+
+  // ---- a worker of a pool, with the mutex held ----------------------------------------------------------------------
+
+  /// It takes no more calls, and ends once those that it has have ended, or `grace` has passed.
+  void retire(Timeout grace) { carry_out(worker_.lifecycle.stop(Clock::now(), grace, worker_.child_runs())); }
+  /// The same without patience.
+  void drop() { carry_out(worker_.lifecycle.abort(Clock::now(), worker_.child_runs())); }
 
   // ---- from any thread, without the mutex unless noted --------------------------------------------------------------
 
@@ -138,6 +150,7 @@ class WorkerSession final : public ContextBound,
   inline void carry_out(const WorkerLifecycle::Actions& actions) override;
   inline void became_ready(const WorkerLifecycle::Actions& actions) override;
   inline void first_answer() override;
+  inline void worn_out() override;
   inline void leaves() override;
   // ContextBound
   inline void context_destroyed() noexcept override;

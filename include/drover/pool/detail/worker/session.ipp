@@ -161,6 +161,10 @@ inline void WorkerSession::first_answer() {
   if (const auto supervision = supervision_.lock()) supervision->worker_answered(*this);
 }
 
+inline void WorkerSession::worn_out() {
+  if (const auto supervision = supervision_.lock()) supervision->worker_worn_out(*this);
+}
+
 inline void WorkerSession::leaves() {
   if (const auto supervision = supervision_.lock()) supervision->worker_leaving(*this);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -28,6 +29,7 @@ struct WorkerRecord {
   WorkerRecord(const WorkerRecord&) = delete;
   WorkerRecord& operator=(const WorkerRecord&) = delete;
 
+  bool answered_a_call() const noexcept { return answers != 0; }
   bool child_runs() const { return !child || child->running(); }
   std::optional<ExitStatus> exit_status() const { return child ? child->exit_status() : std::nullopt; }
   /// It said that it drains, and then exited with code 0.
@@ -53,7 +55,9 @@ struct WorkerRecord {
   std::optional<WorkerMetadata> metadata;  // from its HELLO
   std::exception_ptr start_failure;        // until it is thrown
   std::exception_ptr failure;              // why it was given up
-  bool answered_a_call = false;
+  std::uint64_t answers = 0;
+  std::uint64_t wears_out_at = 0;  // number of answers; 0: never
+  std::size_t rss_limit = 0;       // that it must be below when it is ready; 0: none
   bool exit_was_expected = false;
 };
 

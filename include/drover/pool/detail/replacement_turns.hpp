@@ -1,0 +1,38 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <optional>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Gives the slots of a pool their turns for planned replacements: one at a time, in the order in which they asked. So
+/// a pool never has more than one process too many because of them. Pure.
+class ReplacementTurns {
+ public:
+  /// A slot may ask again while it has its turn. Throws std::bad_alloc.
+  void ask(std::size_t slot) { waiting_.push_back(slot); }
+  /// It does not wait for its turn any more.
+  void withdraw(std::size_t slot) noexcept {
+    const auto found = std::find(waiting_.begin(), waiting_.end(), slot);
+    if (found != waiting_.end()) waiting_.erase(found);
+  }
+  void end(std::size_t slot) noexcept {
+    if (current_ == slot) current_.reset();
+  }
+  /// The slot whose turn comes now. Empty while another one has it.
+  std::optional<std::size_t> next() noexcept {
+    if (current_ || waiting_.empty()) return std::nullopt;
+    current_ = waiting_.front();
+    waiting_.pop_front();
+    return current_;
+  }
+  bool has_turn(std::size_t slot) const noexcept { return current_ == slot; }
+
+ private:
+  std::deque<std::size_t> waiting_;
+  std::optional<std::size_t> current_;
+};
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,405 @@
+// reload(): all workers of a pool are replaced, one slot after another, while calls go on.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "support/callers.hpp"
+#include "support/fleet.hpp"
+
+namespace {
+
+using namespace support;
+using drover::ReloadReport;
+
+class Reload : public CallsAnywhere {};
+class OneReload : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, Reload, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+PoolOptions logged_pool(std::size_t size, const EventLog& log, std::vector<std::string> steps = {}) {
+  PoolOptions options = call_pool(size, std::move(steps));
+  EventLog copy = log;
+  options.worker.on_event = copy.handler();
+  return options;
+}
+
+TEST_P(Reload, ReplacesAllWorkers) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const EventLog log;
+    WorkerPool pool = co_await WorkerPool::start(logged_pool(3, log));
+    const auto before = pids(pool);
+    const ReloadReport report = co_await pool.reload();
+    const auto after = pids(pool);
+    EXPECT_EQ(report.replaced, 3u);
+    EXPECT_EQ(report.stopped.size(), 3u);
+    for (const StopReport& stop : report.stopped) {
+      EXPECT_FALSE(stop.rpc) << stop.rpc.message();
+      EXPECT_TRUE(stop.exit.success() && !stop.terminated) << stop.exit.to_string();
+    }
+    EXPECT_GT(report.elapsed, Duration::zero());
+    EXPECT_EQ(after.size(), 3u);
+    EXPECT_FALSE(share_one(before, after));
+    for (const pid_t pid : before) EXPECT_TRUE(gone(pid));
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    const drover::PoolStats stats = pool.stats();
+    EXPECT_EQ(stats.crashes, 0u);
+    EXPECT_EQ(stats.restarts, 3u);
+    co_await pool.stop();
+    const bool told = co_await soon([&] { return log.count(Event::Kind::reaped) == 6; });
+    EXPECT_TRUE(told);
+    EXPECT_EQ(log.count(Event::Kind::replacing), 3u);
+    const Extremes extremes = extremes_of(log, 3);
+    EXPECT_EQ(extremes.most_processes, 4u) << "one worker too many at a time";
+  });
+}
+
+asio::awaitable<void> reload_under_load(std::size_t max_in_flight) {
+  const EventLog log;
+  PoolOptions options = logged_pool(3, log);
+  options.worker.max_in_flight = max_in_flight;
+  WorkerPool pool = co_await WorkerPool::start(options);
+  constexpr int callers = 16, calls = 300;
+  const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
+  std::size_t reloads = 0;
+  for (; tally->left != 0; ++reloads) {
+    const ReloadReport report = co_await pool.reload();
+    EXPECT_EQ(report.replaced, 3u);
+  }
+  EXPECT_EQ(tally->good, callers * calls)
+      << tally->exited << " worker_exited, " << tally->other << " others; the last: " << tally->text;
+  EXPECT_EQ(pool.stats().crashes, 0u);
+  EXPECT_EQ(pool.stats().restarts, 3 * reloads);
+  const bool told = co_await soon([&] { return log.count(Event::Kind::reaped) == 3 * reloads; });
+  EXPECT_TRUE(told);
+  const Extremes extremes = extremes_of(log, 3);
+  EXPECT_EQ(extremes.most_processes, 4u);
+  EXPECT_EQ(extremes.fewest_ready, 3u) << "the pool was short of a worker";
+  co_await pool.stop();
+}
+
+TEST_P(Reload, LosesNoCallUnderLoad) {
+  run_in_strand([] { return reload_under_load(1); });
+}
+
+TEST_P(Reload, LosesNoCallOfManyInFlight) {
+  run_in_strand([] { return reload_under_load(8); });
+}
+
+TEST_F(OneReload, WithACommandRunsThatOneFromThenOn) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    Command command = options.worker.command;
+    command.args = {"sleep", "1"};
+    co_await pool.reload(command);
+    for (int i = 0; i < 4; ++i) {
+      const std::string arguments = co_await arguments_of_a_worker(pool);
+      EXPECT_NE(arguments.find("sleep 1"), std::string::npos) << arguments;
+    }
+    const auto before = pids(pool);
+    for (const pid_t pid : before) ::kill(pid, SIGKILL);
+    const bool restarted = co_await soon([&] { return pids(pool).size() == 2 && !share_one(before, pids(pool)); });
+    EXPECT_TRUE(restarted);
+    const std::string of_another = co_await arguments_of_a_worker(pool);
+    EXPECT_NE(of_another.find("sleep 1"), std::string::npos) << of_another;
+    co_await pool.reload();
+    const std::string of_the_last = co_await arguments_of_a_worker(pool);
+    EXPECT_NE(of_the_last.find("sleep 1"), std::string::npos) << of_the_last;
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneReload, StopsAtTheFirstSuccessorThatDoesNotGetReady) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    PoolOptions options = call_pool(3, {"exit-if", folder.file("broken"), "9"});
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    std::ofstream(folder.file("broken")).close();
+    const Failure failure = co_await failure_of(pool.reload());
+    EXPECT_EQ(failure, Errc::start_failed) << failure;
+    EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
+    EXPECT_EQ(pids(pool), before);
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    std::filesystem::remove(folder.file("broken"));
+    const ReloadReport report = co_await pool.reload();
+    EXPECT_EQ(report.replaced, 3u);
+    EXPECT_FALSE(share_one(before, pids(pool)));
+    co_await pool.stop();
+  });
+}
+
+// The slots that it had come to keep the new command, the others the old one.
+TEST_F(OneReload, ThatFailsInTheMiddleLeavesTheOthersAsTheyWere) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    const EventLog log;
+    PoolOptions options = logged_pool(3, log);
+    options.restart.backoff = 1ms;
+    EventLog copy = log;
+    options.worker.on_event = [handler = copy.handler(), log, file = folder.file("broken")](const Event& event) {
+      handler(event);
+      if (event.kind == Event::Kind::ready && log.count(Event::Kind::ready) == 4) std::ofstream(file).close();
+    };
+    WorkerPool pool = co_await WorkerPool::start(options);
+    Command command = options.worker.command;
+    command.args = {"exit-if", folder.file("broken"), "9"};
+    const Failure failure = co_await failure_of(pool.reload(command));
+    EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
+    const auto before = pids(pool);
+    EXPECT_EQ(before.size(), 3u);
+    std::filesystem::remove(folder.file("broken"));
+    for (const pid_t pid : before) ::kill(pid, SIGKILL);
+    const bool restarted = co_await soon([&] { return pids(pool).size() == 3 && !share_one(before, pids(pool)); });
+    EXPECT_TRUE(restarted);
+    std::size_t with_new_command = 0;
+    for (const auto& worker : pool.workers()) {
+      std::ifstream file("/proc/" + std::to_string(worker.pid) + "/cmdline");
+      const std::string arguments{std::istreambuf_iterator<char>(file), {}};
+      if (arguments.find("exit-if") != std::string::npos) ++with_new_command;
+    }
+    EXPECT_EQ(with_new_command, 1u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneReload, ToAProgramThatIsNoWorkerFails) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const auto before = pids(pool);
+    Command command;
+    const Failure empty = co_await failure_of(pool.reload(command));
+    EXPECT_TRUE(empty.argument) << empty;
+    EXPECT_NE(empty.text.find("reload()"), std::string::npos) << empty;
+    command.program = "/there/is/no/such/program";
+    const Failure missing = co_await failure_of(pool.reload(command));
+    EXPECT_EQ(missing.code, std::errc::no_such_file_or_directory) << missing;
+    command.program = "true";
+    const Failure no_worker = co_await failure_of(pool.reload(command));
+    EXPECT_EQ(no_worker, Errc::start_failed) << no_worker;
+    EXPECT_EQ(pids(pool), before);
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    co_await pool.stop();
+    const Failure stopped = co_await failure_of(pool.reload());
+    EXPECT_EQ(stopped, Errc::stopping) << stopped;
+    WorkerPool none;
+    const Failure of_none = co_await failure_of(none.reload());
+    EXPECT_EQ(of_none, Errc::not_running) << of_none;
+  });
+}
+
+/// A command whose worker takes long to get ready.
+Command slow(const PoolOptions& options) {
+  Command command = options.worker.command;
+  command.args = {"sleep", "30000"};
+  return command;
+}
+
+TEST_F(OneReload, CancelledOneLeavesTheWorkersThatAreThere) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(2, log);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const Task<ReloadReport> reload(co_await asio::this_coro::executor, pool.reload(slow(options)));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 3; });
+    EXPECT_TRUE(begun);
+    reload.cancel();
+    const Failure failure = co_await reload.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    const bool dropped = co_await soon([&] { return log.count(Event::Kind::reaped) == 1; });
+    EXPECT_TRUE(dropped) << "the successor is stopped";
+    EXPECT_EQ(pids(pool), before);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    const ReloadReport report = co_await pool.reload();
+    EXPECT_EQ(report.replaced, 2u);
+    const std::string arguments = co_await arguments_of_a_worker(pool);
+    EXPECT_EQ(arguments.find("30000"), std::string::npos) << arguments;
+    co_await pool.stop();
+  });
+}
+
+// Before its turn, and before anybody has waited for it.
+TEST_F(OneReload, LaterOnesWaitAndMayBeCancelled) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(2, log);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<ReloadReport> first(here, pool.reload());
+    const Task<ReloadReport> second(here, pool.reload(slow(options)));
+    const Task<ReloadReport> third(here, pool.reload());
+    co_await pause_for(0ms);
+    second.cancel();
+    const Failure failure = co_await second.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    const ReloadReport of_first = co_await first.result();
+    const ReloadReport of_third = co_await third.result();
+    EXPECT_EQ(of_first.replaced, 2u);
+    EXPECT_EQ(of_third.replaced, 2u);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 6u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneReload, EndsWithTheStop) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(2, log);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const Task<ReloadReport> reload(co_await asio::this_coro::executor, pool.reload(slow(options)));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 3; });
+    EXPECT_TRUE(begun);
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), 2u);
+    const Failure failure = co_await reload.failure();
+    EXPECT_EQ(failure, Errc::stopping) << failure;
+    EXPECT_EQ(log.count(Event::Kind::reaped), 3u);
+  });
+}
+
+TEST_F(OneReload, EndsWithThePool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(2, log);
+    auto pool = std::make_unique<WorkerPool>(co_await WorkerPool::start(options));
+    const Task<ReloadReport> reload(co_await asio::this_coro::executor, pool->reload(slow(options)));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 3; });
+    EXPECT_TRUE(begun);
+    pool.reset();
+    const Failure failure = co_await reload.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+  });
+}
+
+// A call that has begun is finished by its worker, however long it takes; others go to the successor.
+TEST_F(OneReload, WaitsForCallsThatHaveBegun) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.worker.max_in_flight = 4;
+    options.shutdown_grace = 100ms;
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> nap(here, pool.call<std::string>("nap", 1500, 0));
+    co_await said(told, "napping");
+    const Task<ReloadReport> reload(here, pool.reload());
+    const bool replaced = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != before; });
+    EXPECT_TRUE(replaced);
+    const int pid = co_await pool.call<int>("pid");
+    EXPECT_NE(pid, before.front());
+    EXPECT_FALSE(nap.done());
+    const std::string slept = co_await nap.result();
+    EXPECT_EQ(slept, "slept");
+    const ReloadReport report = co_await reload.result();
+    EXPECT_EQ(report.replaced, 1u);
+    EXPECT_EQ(report.stopped.size(), 1u);
+    co_await pool.stop();
+  });
+}
+
+// With RecyclePolicy::drain a call that takes longer is cancelled.
+TEST_F(OneReload, CancelsCallsThatTakeTooLong) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.recycle.drain = 50ms;
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> nap(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    const ReloadReport report = co_await pool.reload();
+    EXPECT_EQ(report.stopped.size(), 1u);
+    const Failure failure = co_await nap.failure();
+    EXPECT_EQ(failure, Errc::stopping) << failure;
+    co_await pool.stop();
+  });
+}
+
+// The worker dies while its successor starts: that takes the place.
+TEST_F(OneReload, OutlivesTheWorkerThatItReplaces) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(1, log);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    Command command = options.worker.command;
+    command.args = {"sleep", "300"};
+    const auto here = co_await asio::this_coro::executor;
+    const Task<ReloadReport> reload(here, pool.reload(command));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
+    EXPECT_TRUE(begun);
+    ::kill(pids(pool).front(), SIGKILL);
+    const bool seen = co_await soon([&] { return log.count(Event::Kind::exited) == 1; });
+    EXPECT_TRUE(seen);
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    const ReloadReport report = co_await reload.result();
+    EXPECT_EQ(report.replaced, 1u);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 2u) << "no third worker was needed";
+    EXPECT_EQ(pool.stats().crashes, 1u);
+    co_await pool.stop();
+  });
+}
+
+// Both die: the slot is restarted as after any crash, with the old command.
+TEST_F(OneReload, FailsIfBothWorkersDie) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    PoolOptions options = logged_pool(1, log);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<ReloadReport> reload(here, pool.reload(slow(options)));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
+    EXPECT_TRUE(begun);
+    ::kill(before.front(), SIGKILL);
+    const bool seen = co_await soon([&] { return log.count(Event::Kind::exited) == 1; });
+    EXPECT_TRUE(seen);
+    for (const Event& event : log.all())
+      if (event.kind == Event::Kind::spawned && event.pid != before.front()) ::kill(event.pid, SIGKILL);
+    const Failure failure = co_await reload.failure();
+    EXPECT_EQ(failure, Errc::start_failed) << failure;
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 3u);
+    EXPECT_EQ(pool.stats().crashes, 2u);
+    co_await pool.stop();
+  });
+}
+
+// A pool whose slots are all given up: calls fail until a reload brings a program that works.
+TEST_F(OneReload, BringsBackAPoolThatHasGivenUp) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    const EventLog log;
+    PoolOptions options = logged_pool(2, log, {"exit-if", folder.file("broken"), "9"});
+    options.restart = {.max_restarts = 1, .backoff = 1ms, .max_backoff = 60s};
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("broken")).close();
+    for (const pid_t pid : pids(pool)) ::kill(pid, SIGKILL);
+    const bool gave_up = co_await soon([&] { return log.count(Event::Kind::gave_up) == 2; });
+    EXPECT_TRUE(gave_up);
+    const Failure refused = co_await failure_of(pool.call<int>("square", 3));
+    EXPECT_EQ(refused, Errc::pool_failed) << refused;
+    const Failure still_broken = co_await failure_of(pool.reload());
+    EXPECT_TRUE(still_broken.exit && still_broken.exit->value == 9) << still_broken;
+    Command command = options.worker.command;
+    command.args.clear();
+    const ReloadReport report = co_await pool.reload(command);
+    EXPECT_EQ(report.replaced, 2u);
+    EXPECT_TRUE(report.stopped.empty());
+    const int nine = co_await pool.call<int>("square", 3);
+    EXPECT_EQ(nine, 9);
+    co_await pool.stop();
+  });
+}
+
+}  // namespace
