@@ -216,6 +216,8 @@ int main(int argc, char** argv) {
     const std::string step = argv[at];
     if (step == "sleep" && at + 1 < argc)
       support::pass(std::atoi(argv[++at]));
+    else if (step == "wait-if" && at + 1 < argc)  // a file exists: for as long as it does
+      for (const char* const path = argv[++at]; ::access(path, F_OK) == 0;) support::pass(5);
     else if (step == "exit-if" && at + 2 < argc) {  // a file exists: with this code
       const std::string path = argv[++at];
       const int code = std::atoi(argv[++at]);

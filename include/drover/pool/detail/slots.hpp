@@ -157,6 +157,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   void end_reload(Reloads::iterator at, std::exception_ptr failure) noexcept;
 
   std::uint64_t jittered(std::uint64_t limit);
+  void watch_memory();
 
   // With the mutex held: slots that come and go.
   std::shared_ptr<Growth> add_slots(std::size_t size, std::vector<Environment>& environments, std::size_t first);
@@ -168,6 +169,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   Environment environment_of(std::size_t at) const;
   void start_successor(std::size_t at);
   void recycle(std::size_t at);
+  void look_at_memory(std::size_t from);
   void start_again(std::size_t at);
   void start_next();
   void launch(std::size_t at);
@@ -185,6 +187,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   std::vector<Slot> slots_;
   RetiredWorkers retired_;
   ReplacementTurns turns_;
+  std::unique_ptr<asio::steady_timer> memory_timer_;
   Reloads reloads_;                 // the first one is under way
   Reloads ended_reloads_;           // their callers are to be told, if there was no memory for it
   std::shared_ptr<Growth> growth_;  // null: no slots have been added whose workers are not ready yet
@@ -198,6 +201,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 }}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/slots.ipp>
+#include <drover/pool/detail/slots_recycle.ipp>
 #include <drover/pool/detail/slots_replace.ipp>
 #include <drover/pool/detail/slots_resize.ipp>
 #include <drover/pool/detail/slots_start.ipp>

@@ -154,6 +154,7 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
     slot.timer.reset();
     slot.recycle_timer.reset();
   }
+  memory_timer_.reset();
   while (!reloads_.empty()) end_reload(reloads_.begin(), failure_of(cause));
   if (growth_) end_growth(failure_of(cause));
   return true;
@@ -164,6 +165,7 @@ inline void PoolSlots::release_timers() noexcept {
     (void)slot.timer.release();
     (void)slot.recycle_timer.release();
   }
+  (void)memory_timer_.release();
 }
 
 inline PoolSlots::Sessions PoolSlots::sessions() const {

@@ -1,14 +1,15 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <new>
+#include <stdexcept>
 
 #include <asio/error.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/slots.hpp>
 
-/// Planned replacements: recycling, and reload().
+/// Planned replacements, and reload().
 namespace drover { inline namespace v1 { namespace detail {
 
 // ---- one replacement ------------------------------------------------------------------------------------------------
@@ -80,35 +81,6 @@ inline void PoolSlots::promote(std::size_t at, const SlotState::Actions& actions
   if (!actions.retire) return;
   slot.retired = before;
   before->retire(options_.recycle.drain);
-}
-
-// ---- recycling ------------------------------------------------------------------------------------------------------
-
-/// Somewhat less than `limit`, so that the workers of a pool are not all due at the same time.
-inline std::uint64_t PoolSlots::jittered(std::uint64_t limit) {
-  const double part = std::uniform_real_distribution<double>(0, std::clamp(options_.recycle.jitter, 0.0, 1.0))(random_);
-  const auto less = static_cast<std::uint64_t>(static_cast<double>(limit) * part);
-  return limit == 0 ? 0 : std::max<std::uint64_t>(limit - std::min(less, limit), 1);
-}
-
-/// The slot has another worker, which is ready.
-inline void PoolSlots::begin_age(std::size_t at) {
-  Slot& slot = slots_[at];
-  slot.recycle_timer.reset();
-  if (!options_.recycle.age) return;
-  const auto age = static_cast<std::uint64_t>(std::max<Duration::rep>(options_.recycle.age->count(), 1));
-  start_timer(slot.recycle_timer, at, Duration(static_cast<Duration::rep>(jittered(age))), &PoolSlots::recycle);
-}
-
-inline void PoolSlots::recycle(std::size_t at) {
-  const auto held = lock();
-  if (stopping_ || at >= slots_.size()) return;
-  carry_out(at, slots_[at].state.replace(true));
-}
-
-inline void PoolSlots::worker_worn_out(WorkerSession& session) {
-  if (stopping_ || !is_current(session)) return;
-  carry_out(session.slot(), slots_[session.slot()].state.replace(true));
 }
 
 // ---- reload() -------------------------------------------------------------------------------------------------------

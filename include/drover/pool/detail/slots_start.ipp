@@ -50,6 +50,7 @@ inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
 
 inline std::exception_ptr PoolSlots::end_start() {
   const auto held = lock();
+  watch_memory();
   return first_start_.end();
 }
 

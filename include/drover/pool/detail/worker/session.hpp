@@ -69,6 +69,10 @@ class WorkerSession final : public ContextBound,
   void retire(Timeout grace) { carry_out(worker_.lifecycle.stop(Clock::now(), grace, worker_.child_runs())); }
   /// The same without patience.
   void drop() { carry_out(worker_.lifecycle.abort(Clock::now(), worker_.child_runs())); }
+  /// It has had calls since the last time.
+  bool was_active() noexcept {
+    return std::exchange(answers_seen_, worker_.answers) != worker_.answers || connection_.in_flight() != 0;
+  }
 
   // ---- from any thread, without the mutex unless noted --------------------------------------------------------------
 
@@ -175,6 +179,7 @@ class WorkerSession final : public ContextBound,
   WorkerRecord worker_;
   ProcessEvents process_events_;
   WorkerConnection connection_;
+  std::uint64_t answers_seen_ = 0;
   bool context_destroyed_ = false;
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();

@@ -1,0 +1,197 @@
+// Workers that are well are replaced because of their calls, their age or their memory; slots come and go.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "support/callers.hpp"
+#include "support/fleet.hpp"
+
+namespace {
+
+using namespace support;
+
+class Recycle : public Calls {};
+class SlotEnvironment : public Calls {};
+
+TEST_F(Recycle, AfterSoManyCalls) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = call_pool(1);
+    options.recycle = {.calls = 10, .jitter = 0};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = pids(pool);
+    for (int i = 0; i < 9; ++i) co_await pool.call("nothing");
+    EXPECT_EQ(log.count(Event::Kind::replacing), 0u);
+    co_await pool.call("nothing");
+    const bool replaced = co_await soon([&] { return log.count(Event::Kind::reaped) == 1; });
+    EXPECT_TRUE(replaced);
+    EXPECT_NE(pids(pool), first);
+    for (int i = 0; i < 9; ++i) co_await pool.call("nothing");
+    EXPECT_EQ(log.count(Event::Kind::replacing), 1u) << "the successor begins anew";
+    EXPECT_EQ(pool.stats().restarts, 1u);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(Recycle, LosesNoCallUnderLoad) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = call_pool(4);
+    options.recycle = {.calls = 100, .jitter = 0.5};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    constexpr int callers = 32, calls = 400;
+    const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
+    while (tally->left != 0) co_await pause_for(1ms);
+    EXPECT_EQ(tally->good, callers * calls) << tally->text;
+    EXPECT_GT(pool.stats().restarts, 10u);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+    const Extremes extremes = extremes_of(log, 4);
+    EXPECT_EQ(extremes.most_processes, 5u) << "one planned replacement at a time";
+  });
+}
+
+TEST_F(Recycle, AtAnAge) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = call_pool(2);
+    options.recycle = {.age = 100ms, .jitter = 0};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto start = Clock::now();
+    const auto first = pids(pool);
+    const bool replaced = co_await soon([&] { return log.count(Event::Kind::reaped) >= 4; });
+    EXPECT_TRUE(replaced);
+    EXPECT_GE(since(start), 200ms) << "twice in each slot";
+    EXPECT_FALSE(share_one(first, pids(pool)));
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+}
+
+// One worker's memory grows, and it is replaced; the other one stays.
+TEST_F(Recycle, ByResidentSet) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = call_pool(2);
+    options.recycle = {.rss = std::size_t{1} << 30};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = pids(pool);
+    co_await pool.call("leak", std::uint64_t{1} << 30);
+    const bool replaced = co_await soon([&] { return log.count(Event::Kind::reaped) == 1; });
+    EXPECT_TRUE(replaced);
+    const auto second = pids(pool);
+    EXPECT_EQ(second.size(), 2u);
+    EXPECT_TRUE(share_one(first, second)) << "the other worker has not leaked";
+    EXPECT_EQ(log.count(Event::Kind::replacing), 1u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(Recycle, RefusesAResidentSetThatNoWorkerKeeps) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.recycle.rss = 4096;
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_EQ(failure, Errc::start_failed) << failure;
+    EXPECT_NE(failure.text.find("RecyclePolicy::rss is 4096"), std::string::npos) << failure;
+  });
+}
+
+TEST_F(Recycle, RefusesNonsense) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.recycle = {.age = 0s};
+    const Failure age = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(age.argument && age.text.find("RecyclePolicy::age") != std::string::npos) << age;
+    for (const double jitter : {-0.1, 1.1, std::numeric_limits<double>::quiet_NaN()}) {
+      options.recycle = {.jitter = jitter};
+      const Failure failure = co_await failure_of(WorkerPool::start(options));
+      EXPECT_TRUE(failure.argument && failure.text.find("RecyclePolicy::jitter") != std::string::npos) << failure;
+    }
+    options.recycle = {.drain = -1s};
+    const Failure drain = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(drain.argument && drain.text.find("RecyclePolicy::drain") != std::string::npos) << drain;
+  });
+}
+
+// The successor does not get ready: the worker goes on, and another successor is tried a second later.
+TEST_F(Recycle, IsTriedAgainIfTheSuccessorFails) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = call_pool(1, {"exit-if", folder.file("broken"), "9"});
+    options.recycle = {.calls = 1};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = pids(pool);
+    std::ofstream(folder.file("broken")).close();
+    co_await pool.call("nothing");
+    const bool failed = co_await soon([&] { return log.count(Event::Kind::reaped) == 1; });
+    EXPECT_TRUE(failed);
+    for (int i = 0; i < 20; ++i) co_await pool.call("nothing");
+    EXPECT_EQ(pids(pool), first);
+    EXPECT_EQ(log.count(Event::Kind::replacing), 1u);
+    std::filesystem::remove(folder.file("broken"));
+    const bool replaced = co_await soon([&] { return log.count(Event::Kind::reaped) == 2; });
+    EXPECT_TRUE(replaced);
+    EXPECT_NE(pids(pool), first);
+    co_await pool.stop();
+  });
+}
+
+asio::awaitable<std::string> slot_of_a_worker(WorkerPool& pool, pid_t pid) {
+  for (;;) {
+    const std::string text = co_await pool.call<std::string>("in_shell", "echo $PPID $DROVER_TEST_PORT");
+    const std::string start = std::to_string(pid) + " ";
+    if (text.starts_with(start)) co_return text.substr(start.size(), text.find('\n') - start.size());
+    co_await pause_for(1ms);
+  }
+}
+
+// Each slot has its variables, and keeps them whoever works there.
+TEST_F(SlotEnvironment, IsKeptByReplacements) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    auto asked = std::make_shared<std::vector<std::size_t>>();
+    PoolOptions options = call_pool(2);
+    options.worker.command.env["DROVER_TEST_PORT"] = "none";
+    options.restart.backoff = 1ms;
+    options.slot_env = [asked](std::size_t slot) {
+      asked->push_back(slot);
+      return std::map<std::string, std::string>{{"DROVER_TEST_PORT", std::to_string(8000 + slot)}};
+    };
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int round = 0; round < 3; ++round) {
+      const auto workers = pids(pool);
+      std::set<std::string> ports;
+      for (const pid_t pid : workers) ports.insert(co_await slot_of_a_worker(pool, pid));
+      EXPECT_EQ(ports, (std::set<std::string>{"8000", "8001"}));
+      if (round == 0) {
+        for (const pid_t pid : workers) ::kill(pid, SIGKILL);
+        const bool restarted = co_await soon([&] { return pids(pool).size() == 2 && !share_one(workers, pids(pool)); });
+        EXPECT_TRUE(restarted);
+      } else {
+        co_await pool.reload();
+      }
+    }
+    EXPECT_EQ(*asked, (std::vector<std::size_t>{0, 1})) << "once for each slot";
+    co_await pool.stop();
+  });
+}
+
+TEST_F(SlotEnvironment, ThrowsWhatItsFunctionThrows) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.slot_env = [](std::size_t slot) -> std::map<std::string, std::string> {
+      if (slot == 1) throw std::runtime_error("no port is left");
+      return {};
+    };
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_EQ(failure.text, "no port is left");
+  });
+}
+
+}  // namespace

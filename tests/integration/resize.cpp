@@ -1,0 +1,196 @@
+// resize(): slots are added and removed while calls go on.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "support/callers.hpp"
+#include "support/fleet.hpp"
+
+namespace {
+
+using namespace support;
+
+class Resize : public CallsAnywhere {};
+class OneResize : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, Resize, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+TEST_P(Resize, AddsAndRemovesWorkers) {
+  run_scenario([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const auto first = pids(pool);
+    co_await pool.resize(5);
+    const auto five = pids(pool);
+    EXPECT_EQ(five.size(), 5u);
+    EXPECT_TRUE(std::includes(five.begin(), five.end(), first.begin(), first.end()));
+    co_await pool.resize(5);
+    EXPECT_EQ(pids(pool), five);
+    co_await pool.resize(1);
+    const auto one = pids(pool);
+    EXPECT_EQ(one.size(), 1u);
+    for (const pid_t pid : five) EXPECT_TRUE(pid == one.front() || gone(pid)) << "resize() returns when they have gone";
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    EXPECT_EQ(pool.stats().restarts, 0u);
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), 1u);
+  });
+}
+
+TEST_P(Resize, LosesNoCallUnderLoad) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(3));
+    constexpr int callers = 16, calls = 400;
+    const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
+    for (std::size_t size = 1; tally->left != 0; size = size % 5 + 1) co_await pool.resize(size);
+    EXPECT_EQ(tally->good, callers * calls) << tally->text;
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+}
+
+// A worker of a removed slot finishes the call that it has begun.
+TEST_F(OneResize, WaitsForCallsThatHaveBegun) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> of_first(here, pool.call<std::string>("nap", 400, 0));
+    co_await said(told, "napping");
+    co_await pool.resize(2);
+    const Task<std::string> of_second(here, pool.call<std::string>("nap", 400, 0));
+    co_await said(told, "napping");
+    co_await pool.resize(1);
+    EXPECT_TRUE(of_second.done());
+    const std::string slept = co_await of_second.result();
+    EXPECT_EQ(slept, "slept");
+    co_await of_first.result();
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneResize, AddsAllOrNone) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    PoolOptions options = call_pool(2, {"exit-if", folder.file("broken"), "9"});
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    std::ofstream(folder.file("broken")).close();
+    const Failure failure = co_await failure_of(pool.resize(6));
+    EXPECT_EQ(failure, Errc::start_failed) << failure;
+    EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
+    EXPECT_EQ(pids(pool), before);
+    std::filesystem::remove(folder.file("broken"));
+    co_await pool.resize(4);
+    EXPECT_EQ(pids(pool).size(), 4u);
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), 4u);
+  });
+}
+
+TEST_F(OneResize, RefusesNonsense) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.slot_env = [](std::size_t slot) -> std::map<std::string, std::string> {
+      if (slot == 2) throw std::runtime_error("no port is left");
+      return {};
+    };
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const Failure zero = co_await failure_of(pool.resize(0));
+    EXPECT_TRUE(zero.argument) << zero;
+    const Failure of_environment = co_await failure_of(pool.resize(3));
+    EXPECT_EQ(of_environment.text, "no port is left");
+    EXPECT_EQ(pids(pool).size(), 2u);
+    co_await pool.stop();
+    const Failure stopped = co_await failure_of(pool.resize(1));
+    EXPECT_EQ(stopped, Errc::stopping) << stopped;
+    WorkerPool none;
+    const Failure of_none = co_await failure_of(none.resize(1));
+    EXPECT_EQ(of_none, Errc::not_running) << of_none;
+  });
+}
+
+TEST_F(OneResize, CancelledGrowthLeavesThePoolAsItWas) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = call_pool(1, {"wait-if", folder.file("slow")});
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    std::ofstream(folder.file("slow")).close();
+    const Task<void> resize(co_await asio::this_coro::executor, pool.resize(3));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 3; });
+    EXPECT_TRUE(begun);
+    resize.cancel();
+    const Failure failure = co_await resize.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    const bool dropped = co_await soon([&] { return log.count(Event::Kind::reaped) == 2; });
+    EXPECT_TRUE(dropped);
+    EXPECT_EQ(pids(pool), before);
+    EXPECT_EQ(pool.stats().crashes, 0u);
+
+    const Task<void> ended_by_another(co_await asio::this_coro::executor, pool.resize(2));
+    const bool begun_again = co_await soon([&] { return log.count(Event::Kind::spawned) == 4; });
+    EXPECT_TRUE(begun_again);
+    co_await pool.resize(1);
+    const Failure by_another = co_await ended_by_another.failure();
+    EXPECT_TRUE(by_another.aborted()) << by_another;
+    EXPECT_EQ(pids(pool), before);
+
+    const Task<void> ended_by_stop(co_await asio::this_coro::executor, pool.resize(2));
+    const bool begun_last = co_await soon([&] { return log.count(Event::Kind::spawned) == 5; });
+    EXPECT_TRUE(begun_last);
+    co_await pool.stop();
+    const Failure by_stop = co_await ended_by_stop.failure();
+    EXPECT_EQ(by_stop, Errc::stopping) << by_stop;
+  });
+}
+
+// The first cancellation of the wait for removed workers terminates them.
+TEST_F(OneResize, CancelledRemovalTerminatesTheWorkers) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> one(here, pool.call<std::string>("nap", 60000, 0));
+    const Task<std::string> two(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    co_await said(told, "napping");
+    const Task<void> resize(here, pool.resize(1));
+    co_await pause_for(0ms);
+    resize.cancel();
+    const Failure failure = co_await resize.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    EXPECT_TRUE(one.done() != two.done()) << "the call of the removed worker has been cancelled";
+    EXPECT_EQ(pids(pool).size(), 1u);
+    one.cancel();
+    two.cancel();
+    co_await pool.stop();
+  });
+}
+
+// A reload goes on while slots come and go.
+TEST_F(OneResize, DuringAReload) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(4));
+    const auto here = co_await asio::this_coro::executor;
+    for (int round = 0; round < 5; ++round) {
+      const auto before = pids(pool);
+      const Task<drover::ReloadReport> reload(here, pool.reload());
+      co_await pool.resize(2);
+      co_await pool.resize(4);
+      const drover::ReloadReport report = co_await reload.result();
+      EXPECT_GE(report.replaced, 2u);
+      EXPECT_FALSE(share_one(before, pids(pool)));
+      EXPECT_EQ(pids(pool).size(), 4u);
+    }
+    EXPECT_EQ(pool.stats().crashes, 0u);
+    co_await pool.stop();
+  });
+}
+
+}  // namespace
