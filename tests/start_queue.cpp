@@ -20,7 +20,9 @@ TEST(StartQueue, StartsALoneWorkerAtOnce) {
   for (int i = 0; i < 10; ++i) {
     EXPECT_TRUE(queue.begin(3));
     EXPECT_EQ(queue.next(), std::nullopt);
-    EXPECT_FALSE(queue.settled());
+    EXPECT_FALSE(queue.begin(3)) << "it starts already";
+    EXPECT_FALSE(queue.settled(3));
+    EXPECT_FALSE(queue.settled(3)) << "it was settled";
   }
 }
 
@@ -41,9 +43,10 @@ TEST(StartQueue, StartsNoMoreAtATimeThanItsLimit) {
   EXPECT_FALSE(queue.begin(2));
   EXPECT_FALSE(queue.begin(3));
   EXPECT_EQ(queue.next(), std::nullopt) << "two start already";
-  EXPECT_TRUE(queue.settled()) << "one of those that wait may start";
+  EXPECT_FALSE(queue.begin(3)) << "it waits already";
+  EXPECT_TRUE(queue.settled(0)) << "one of those that wait may start";
   EXPECT_EQ(queue.next(), 2u);
-  EXPECT_FALSE(queue.settled()) << "after the turn that was taken next() is called in any case";
+  EXPECT_FALSE(queue.settled(1)) << "after the turn that was taken next() is called in any case";
   EXPECT_EQ(queue.next(), 3u);
 }
 
@@ -52,10 +55,29 @@ TEST(StartQueue, ForgoneTurnIsGivenByTheNextEnd) {
   EXPECT_TRUE(queue.begin(0));
   EXPECT_FALSE(queue.begin(1));
   queue.forgo_turn();  // nobody could be told to call next()
-  EXPECT_TRUE(queue.settled());
+  EXPECT_TRUE(queue.settled(0));
   EXPECT_EQ(queue.next(), 1u);
   queue.forgo_turn();
   EXPECT_TRUE(queue.begin(2));
+}
+
+// Slots that are removed neither wait nor start any more; the others keep their order.
+TEST(StartQueue, MayBeResized) {
+  StartQueue queue(5, 2);
+  EXPECT_TRUE(queue.begin(4));
+  for (const std::size_t slot : {3, 0, 2, 1}) EXPECT_FALSE(queue.begin(slot));
+  EXPECT_EQ(queue.next(), 3u);
+  queue.resize(3);
+  EXPECT_FALSE(queue.settled(4)) << "it is counted no more";
+  EXPECT_EQ(queue.next(), 0u);
+  EXPECT_EQ(queue.next(), 2u);
+  EXPECT_EQ(queue.next(), std::nullopt) << "two start already";
+  queue.resize(7);
+  EXPECT_FALSE(queue.begin(6));
+  EXPECT_TRUE(queue.settled(0));
+  EXPECT_EQ(queue.next(), 1u);
+  EXPECT_FALSE(queue.settled(2));
+  EXPECT_EQ(queue.next(), 6u);
 }
 
 TEST(StartQueue, LimitGrowsWithTheCores) {
@@ -100,9 +122,10 @@ TEST(StartQueue, RandomSequencesMatchAModel) {
         }
         default:
           if (!starting.empty()) {
-            idle.insert(*starting.begin());
-            starting.erase(starting.begin());
-            ASSERT_EQ(queue.settled(), !waiting.empty() && !turn_taken);
+            const std::size_t slot = *starting.begin();
+            idle.insert(slot);
+            starting.erase(slot);
+            ASSERT_EQ(queue.settled(slot), !waiting.empty() && !turn_taken);
           }
       }
       ASSERT_LE(starting.size(), most);

@@ -143,13 +143,15 @@ TEST_F(Recycle, IsTriedAgainIfTheSuccessorFails) {
   });
 }
 
-asio::awaitable<std::string> slot_of_a_worker(WorkerPool& pool, pid_t pid) {
-  for (;;) {
-    const std::string text = co_await pool.call<std::string>("in_shell", "echo $PPID $DROVER_TEST_PORT");
-    const std::string start = std::to_string(pid) + " ";
-    if (text.starts_with(start)) co_return text.substr(start.size(), text.find('\n') - start.size());
-    co_await pause_for(1ms);
-  }
+/// Of as many workers as there are, each of which is busy meanwhile.
+asio::awaitable<std::set<std::string>> ports_of_two_workers(WorkerPool& pool) {
+  const auto here = co_await asio::this_coro::executor;
+  const Task<std::string> one(here, pool.call<std::string>("in_shell", "sleep 0.2; echo $DROVER_TEST_PORT"));
+  const Task<std::string> two(here, pool.call<std::string>("in_shell", "echo $DROVER_TEST_PORT"));
+  std::set<std::string> ports;
+  ports.insert(co_await one.result());
+  ports.insert(co_await two.result());
+  co_return ports;
 }
 
 // Each slot has its variables, and keeps them whoever works there.
@@ -166,9 +168,8 @@ TEST_F(SlotEnvironment, IsKeptByReplacements) {
     WorkerPool pool = co_await WorkerPool::start(options);
     for (int round = 0; round < 3; ++round) {
       const auto workers = pids(pool);
-      std::set<std::string> ports;
-      for (const pid_t pid : workers) ports.insert(co_await slot_of_a_worker(pool, pid));
-      EXPECT_EQ(ports, (std::set<std::string>{"8000", "8001"}));
+      const std::set<std::string> ports = co_await ports_of_two_workers(pool);
+      EXPECT_EQ(ports, (std::set<std::string>{"8000\n", "8001\n"}));
       if (round == 0) {
         for (const pid_t pid : workers) ::kill(pid, SIGKILL);
         const bool restarted = co_await soon([&] { return pids(pool).size() == 2 && !share_one(workers, pids(pool)); });

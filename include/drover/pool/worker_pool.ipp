@@ -120,31 +120,31 @@ inline asio::awaitable<ReloadReport> await_reload(std::shared_ptr<PoolImpl> pool
   try {
     co_await AsyncEvent::wait(reload->over());
   } catch (...) {
-    pool->slots().cancel_reload(reload);
+    pool->slots().changes().cancel(reload);
     throw;
   }
   co_return reload->result();
 }
 
-inline asio::awaitable<void> await_resize(std::shared_ptr<PoolImpl> pool, PoolSlots::Resize resize) {
+inline asio::awaitable<void> await_resize(std::shared_ptr<PoolImpl> pool, PoolChanges::Resize resize) {
   if (!resize.growth) {
     co_await await_ends(std::move(resize.removed), true);
     co_return;
   }
   try {
-    co_await AsyncEvent::wait(resize.growth->over);
+    co_await AsyncEvent::wait(resize.growth->over());
   } catch (...) {
-    pool->slots().cancel_growth(resize.growth);
+    pool->slots().changes().cancel(resize.growth);
     throw;
   }
-  if (resize.growth->failure) std::rethrow_exception(resize.growth->failure);
+  if (resize.growth->failure()) std::rethrow_exception(resize.growth->failure());
 }
 
 inline asio::awaitable<ReloadReport> reload(const std::shared_ptr<PoolImpl>& pool, std::optional<Command> command) {
   if (!pool) return failed<ReloadReport>(empty_handle());
   if (pool->foreign()) return failed<ReloadReport>(forked_copy());
   try {
-    return await_reload(pool->shared_from_this(), pool->slots().begin_reload(std::move(command)));
+    return await_reload(pool->shared_from_this(), pool->slots().changes().begin_reload(std::move(command)));
   } catch (...) {
     return failed<ReloadReport>(std::current_exception());
   }
@@ -161,7 +161,7 @@ DROVER_INLINE asio::awaitable<void> WorkerPool::resize(std::size_t size) {
   if (!pool_) return detail::failed<void>(detail::empty_handle());
   if (pool_->foreign()) return detail::failed<void>(detail::forked_copy());
   try {
-    return detail::await_resize(pool_->shared_from_this(), pool_->slots().begin_resize(size));
+    return detail::await_resize(pool_->shared_from_this(), pool_->slots().changes().begin_resize(size));
   } catch (...) {
     return detail::failed<void>(std::current_exception());
   }

@@ -10,7 +10,7 @@
 /// What the workers report, and what follows from it.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline PoolSlots::Slot* PoolSlots::slot_of(const WorkerSession& session) noexcept {
+inline Slot* PoolSlots::slot_of(const WorkerSession& session) noexcept {
   return session.slot() < slots_.size() ? &slots_[session.slot()] : nullptr;
 }
 inline bool PoolSlots::is_current(const WorkerSession& session) noexcept {
@@ -23,33 +23,25 @@ inline bool PoolSlots::is_current(const WorkerSession& session) noexcept {
 inline void PoolSlots::worker_ready(WorkerSession& session) {
   Slot* const slot = slot_of(session);
   if (slot == nullptr) return;
+  const std::size_t at = session.slot();
   const bool is_successor = slot->successor.get() == &session;
   if (is_successor) retired_.reserve(1);
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
-  if (first_start_.under_way()) {
-    begin_age(session.slot());
-    return first_start_.one_is_ready();
-  }
-  if (is_successor)
-    promote(session.slot(), actions);
-  else
-    start_is_over(*slot);
+  if (actions.promote) promote(at, actions);
+  start_is_over(at);
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
-  begin_age(session.slot());
-  carry_out(session.slot(), actions);
-  if (const auto growth = std::exchange(slot->growth, nullptr))
-    if (--growth->left == 0 && growth == growth_) end_growth(nullptr);
-  advance_reloads();
+  carry_out(at, actions);
+  changes_.worker_ready(at);
+  if (first_start_.under_way()) first_start_.one_is_ready();
 }
 
 inline void PoolSlots::worker_answered(WorkerSession& session) {
   if (is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.worker_answered());
 }
 
-inline void PoolSlots::has_lived(std::size_t at) {
-  const auto held = lock();
-  if (at < slots_.size()) carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
+inline void PoolSlots::worker_worn_out(const WorkerSession& session) {
+  if (!stopping_ && is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.replace(true));
 }
 
 inline void PoolSlots::worker_leaving(WorkerSession& session) {
@@ -82,21 +74,20 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
     Slot* const slot = slot_of(session);
     if (slot == nullptr) return;
     if (slot->session.get() == &session) {
-      start_is_over(*slot);
+      start_is_over(at);
       const SlotState::Actions actions = slot->state.worker_exited(Clock::now(), death);
       fail_if_all_are_down(cause, exit, dropped);
-      if (cause) reload_failed(at, slot->session_options, cause);
-      if (!growth_failed(*slot, cause)) carry_out(at, actions, exit);
+      if (!cause || !changes_.start_failed(at, slot->session_options, cause)) carry_out(at, actions, exit);
     } else if (slot->successor.get() == &session) {
       successor_failed(at, cause);
       fail_if_all_are_down(cause, exit, dropped);
     } else {
       const bool retired = slot->retired.lock().get() == &session;
-      if (retired && !reloads_.empty() && reloads_.front()->slot() == at) reloads_.front()->add(worker.stop_report());
       if (retired) slot->retired.reset();
+      if (retired) changes_.retired_exited(at, worker.stop_report());
       carry_out(at, slot->state.predecessor_exited(Clock::now(), retired));
     }
-    advance_reloads();
+    changes_.advance();
     refusal = dispatcher_->refusal();
   }
   complete_all_with_error(std::move(dropped), refusal);
@@ -114,15 +105,25 @@ inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actio
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
   Slot& slot = slots_[at];
-  if (actions.start_in) start_timer(slot.timer, at, *actions.start_in, &PoolSlots::start_again);
+  if (actions.start_in) after(slot.timer, *actions.start_in, [this, at] { start_again(at); });
   if (actions.prove && options_.restart.within > Duration::zero())
-    start_timer(slot.timer, at, options_.restart.within, &PoolSlots::has_lived);
-  if (actions.replace_in) start_timer(slot.recycle_timer, at, *actions.replace_in, &PoolSlots::recycle);
+    after(slot.timer, options_.restart.within, [this, at] {
+      const auto held = lock();
+      if (at < slots_.size()) carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
+    });
+  if (actions.replace_in) recycle_later(at, *actions.replace_in);
   if (actions.drop_successor && slot.successor) slot.successor->drop();
   if (actions.ask_for_turn) turns_.ask(at);
   if (actions.withdraw) turns_.withdraw(at);
   if (actions.end_turn) turns_.end(at);
   if (actions.ask_for_turn || actions.end_turn) give_replacement_turns();
+}
+
+inline void PoolSlots::recycle_later(std::size_t at, Duration delay) {
+  after(slots_[at].recycle_timer, delay, [this, at] {
+    const auto held = lock();
+    if (!stopping_ && at < slots_.size()) carry_out(at, slots_[at].state.replace(true));
+  });
 }
 
 inline std::string all_are_down_text(const RestartPolicy& restart, const std::exception_ptr& cause) {
@@ -154,9 +155,7 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
     slot.timer.reset();
     slot.recycle_timer.reset();
   }
-  memory_timer_.reset();
-  while (!reloads_.empty()) end_reload(reloads_.begin(), failure_of(cause));
-  if (growth_) end_growth(failure_of(cause));
+  changes_.end_all(cause);
   return true;
 }
 
@@ -165,7 +164,7 @@ inline void PoolSlots::release_timers() noexcept {
     (void)slot.timer.release();
     (void)slot.recycle_timer.release();
   }
-  (void)memory_timer_.release();
+  changes_.release_timers();
 }
 
 inline PoolSlots::Sessions PoolSlots::sessions() const {

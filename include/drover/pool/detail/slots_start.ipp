@@ -1,13 +1,16 @@
 #pragma once
 
+#include <new>
+#include <utility>
+
 #include <drover/error.hpp>
 #include <drover/pool/detail/slots.hpp>
 
-/// How workers are started: all at first, and then one after another.
+/// How workers are started: all at first, then one after another, and successors beside them.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, WorkerOptions options,
-                                                             const Environment& environment) {
+                                                             const Slot::Environment& environment) {
   constexpr std::size_t events_per_replacement = 4;  // gave_up, restarting, recovered, replacing
   events_.reserve(events_per_replacement * (slots_.size() + 1));
   const auto executor = dispatcher_->executor();
@@ -16,31 +19,31 @@ inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, Wor
   auto session = WorkerSession::create(*executor, std::move(options), dispatcher_, events_.sink(),
                                        {.takes_calls = true, .owns_dispatcher = false});
   session->supervise(weak_from_this(), at);
-  session->recycle_after(jittered(options_.recycle.calls), options_.recycle.rss);
+  session->recycle_after(changes_.answers_of_a_worker(), changes_.rss_limit());
   return session;
 }
 
 // ---- at first -------------------------------------------------------------------------------------------------------
 
 inline bool PoolSlots::start_first(std::size_t at) {
-  Environment environment = environment_of(at);
+  Slot::Environment environment = environment_of(at);
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
     if (first_start_.failed()) return false;
-    session = make_worker(at, *latest_options_, environment);
-    Slot& slot = slots_.emplace_back(options_.restart);
-    slot.environment = std::move(environment);
+    const Slot::Options& options = changes_.latest_options();
+    session = make_worker(at, *options, environment);
+    Slot& slot = slots_.emplace_back(options_.restart, std::move(environment), options);
     slot.session = session;
-    slot.options = slot.session_options = latest_options_;
+    slot.session_options = options;
     slot.state.launched();
   }
   session->start(options_.start_timeout);
   return true;
 }
 
-inline PoolSlots::Environment PoolSlots::environment_of(std::size_t at) const {
-  return options_.slot_env ? options_.slot_env.value()(at) : Environment();
+inline Slot::Environment PoolSlots::environment_of(std::size_t at) const {
+  return options_.slot_env ? options_.slot_env(at) : Slot::Environment();
 }
 
 inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
@@ -50,28 +53,18 @@ inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
 
 inline std::exception_ptr PoolSlots::end_start() {
   const auto held = lock();
-  watch_memory();
+  changes_.begin_watching();
   return first_start_.end();
 }
 
 // ---- one after another ----------------------------------------------------------------------------------------------
 
-inline void PoolSlots::start_timer(std::unique_ptr<asio::steady_timer>& timer, std::size_t at, Duration delay,
-                                   Then then) {
-  executor_.after(timer, delay, [weak = weak_from_this(), at, then] {
-    if (const auto slots = weak.lock()) (slots.get()->*then)(at);
-  });
-}
-
 inline void PoolSlots::start_again(std::size_t at) {
   {
     const auto held = lock();
     if (at >= slots_.size()) return;
-    Slot& slot = slots_[at];
-    slot.timer.reset();
-    if (stopping_ || slot.queued) return;
-    slot.queued = !starts_.begin(at);
-    if (slot.queued) return;
+    slots_[at].timer.reset();
+    if (stopping_ || !starts_.begin(at)) return;
   }
   launch(at);
 }
@@ -91,13 +84,12 @@ inline void PoolSlots::start_next() {
     const auto held = lock();
     next = starts_.next();
     if (stopping_) return;
-    if (next) slots_[*next].queued = false;
   }
   if (next) launch(*next);
 }
 
-inline void PoolSlots::start_is_over(Slot& slot) noexcept {
-  if (std::exchange(slot.counted, false) && starts_.settled()) give_turn();
+inline void PoolSlots::start_is_over(std::size_t at) noexcept {
+  if (starts_.settled(at)) give_turn();
 }
 
 /// A failure before there is a process counts as a death.
@@ -110,16 +102,14 @@ inline void PoolSlots::launch(std::size_t at) {
     Cause refusal;
     {
       const auto held = lock();
-      if (at >= slots_.size()) return;
-      Slot& slot = slots_[at];
-      start_is_over(slot);
-      if (stopping_) return;
+      start_is_over(at);
+      if (stopping_ || at >= slots_.size()) return;
       count_death({});
+      Slot& slot = slots_[at];
       const SlotState::Actions actions = slot.state.start_failed(Clock::now());
       fail_if_all_are_down(cause, std::nullopt, dropped);
-      reload_failed(at, slot.options, cause);
-      if (!growth_failed(slot, cause)) carry_out(at, actions);
-      advance_reloads();
+      if (!changes_.start_failed(at, slot.options, cause)) carry_out(at, actions);
+      changes_.advance();
       refusal = dispatcher_->refusal();
     }
     complete_all_with_error(std::move(dropped), refusal);
@@ -132,14 +122,12 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
-    if (at >= slots_.size()) return nullptr;
-    Slot& slot = slots_[at];
-    slot.counted = true;
     give_turn();
-    if (stopping_ || !slot.state.awaits_start()) {
-      start_is_over(slot);
+    if (stopping_ || at >= slots_.size() || !slots_[at].state.awaits_start()) {
+      start_is_over(at);
       return nullptr;
     }
+    Slot& slot = slots_[at];
     retired_.reserve(over);
     session = make_worker(at, *slot.options, slot.environment);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
@@ -153,6 +141,110 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
   }
   for (const auto& retired : over) retired->owner_destroyed();
   return session;
+}
+
+// ---- a planned replacement ------------------------------------------------------------------------------------------
+
+/// Gives the next slot its turn, if none has one.
+inline void PoolSlots::give_replacement_turns() {
+  while (const auto at = turns_.next()) {
+    const SlotState::Actions actions = slots_[*at].state.turn_came();
+    if (actions.end_turn) turns_.end(*at);
+    if (actions.start_successor && !try_post([this, at = *at] { start_successor(at); }))
+      successor_failed(*at, std::make_exception_ptr(std::bad_alloc()));
+  }
+}
+
+inline void PoolSlots::start_successor(std::size_t at) {
+  try {
+    if (const auto session = put_successor(at)) session->spawn(options_.start_timeout);
+  } catch (...) {
+    const auto held = lock();
+    if (stopping_ || at >= slots_.size()) return;
+    count_death({});
+    successor_failed(at, std::current_exception());
+    changes_.advance();
+  }
+}
+
+/// Null if none is wanted any more.
+inline std::shared_ptr<WorkerSession> PoolSlots::put_successor(std::size_t at) {
+  Sessions over;
+  std::shared_ptr<WorkerSession> session;
+  {
+    const auto held = lock();
+    if (stopping_ || at >= slots_.size()) return nullptr;
+    Slot& slot = slots_[at];
+    if (slot.state.successor() != SlotState::Successor::starting || slot.successor) return nullptr;
+    retired_.reserve(over);
+    session = make_worker(at, *slot.options, slot.environment);
+    const auto& child = slot.session->record().child;
+    events_.emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
+    session->begin_start();  // under the mutex: a stop that comes now finds it started
+    slot.successor = session;
+    slot.successor_options = slot.options;
+    retired_.take_over(over);
+  }
+  for (const auto& retired : over) retired->owner_destroyed();
+  return session;
+}
+
+/// Before it was ready. The worker goes on.
+inline void PoolSlots::successor_failed(std::size_t at, const std::exception_ptr& cause) {
+  Slot& slot = slots_[at];
+  (void)changes_.start_failed(at, slot.successor ? slot.successor_options : slot.options, cause);
+  if (slot.successor) {
+    retired_.reserve(1);
+    retired_.add(std::exchange(slot.successor, nullptr));
+  }
+  carry_out(at, slot.state.successor_exited(Clock::now()));
+}
+
+/// The successor is ready, and has begun to take calls. There is room among the retired workers.
+inline void PoolSlots::promote(std::size_t at, const SlotState::Actions& actions) {
+  Slot& slot = slots_[at];
+  slot.timer.reset();
+  const auto before = std::exchange(slot.session, std::exchange(slot.successor, nullptr));
+  slot.session_options = slot.successor_options;
+  retired_.add(before);
+  ++restarts_;
+  if (!actions.retire) return;
+  slot.retired = before;
+  before->retire(options_.recycle.drain);
+}
+
+// ---- slots that come and go -----------------------------------------------------------------------------------------
+
+inline void PoolSlots::reserve(std::size_t size) {
+  starts_.resize(size);
+  slots_.reserve(size);
+}
+
+inline Slot& PoolSlots::add(Slot::Environment environment, Slot::Options options) {
+  return slots_.emplace_back(options_.restart, std::move(environment), std::move(options));
+}
+
+inline void PoolSlots::remove_from(std::size_t size, Sessions& removed) {
+  const std::size_t most = 2 * (slots_.size() - size);
+  retired_.reserve(most);
+  removed.reserve(removed.size() + most);
+  while (slots_.size() > size) {
+    const std::size_t at = slots_.size() - 1;
+    Slot& slot = slots_.back();
+    const SlotState::Actions actions = slot.state.close();
+    if (actions.retire) slot.session->retire(options_.shutdown_grace);
+    for (const auto& session : {slot.session, slot.successor}) {
+      if (!session) continue;
+      removed.push_back(session);
+      retired_.add(session);
+    }
+    carry_out(at, actions);
+    turns_.end(at);
+    start_is_over(at);
+    slots_.pop_back();
+  }
+  starts_.resize(size);
+  give_replacement_turns();
 }
 
 }}}  // namespace drover::v1::detail

@@ -17,26 +17,36 @@ class StartQueue {
   /// How many workers start at a time, with so many cores.
   static constexpr std::size_t limit(std::size_t cores) noexcept { return std::max<std::size_t>(16, 8 * cores); }
 
-  StartQueue(std::size_t slots, std::size_t most) : waiting_(slots), most_(most) {}
+  StartQueue(std::size_t slots, std::size_t most) : waiting_(slots), states_(slots), most_(most) {}
 
   std::size_t most() const noexcept { return most_; }
 
-  /// The pool has so many slots from now on. Those that are removed do not wait any more. Throws std::bad_alloc; then
-  /// nothing has changed.
+  /// The pool has so many slots from now on. Those that are removed neither wait nor start any more. Throws
+  /// std::bad_alloc; then nothing has changed.
   void resize(std::size_t slots) {
     std::vector<std::size_t> waiting(slots);
+    std::vector<State> states(slots);
     std::size_t count = 0;
     for (std::size_t i = 0; i < count_; ++i)
       if (const std::size_t slot = waiting_[(first_ + i) % waiting_.size()]; slot < slots) waiting[count++] = slot;
+    for (std::size_t slot = 0; slot < states_.size(); ++slot) {
+      if (slot < slots)
+        states[slot] = states_[slot];
+      else if (states_[slot] == State::starting)
+        --starting_;
+    }
     waiting_.swap(waiting);
+    states_.swap(states);
     first_ = 0;
     count_ = count;
   }
 
-  /// A worker is due in that slot. True if it may be started now. Otherwise next() returns the slot later. Each slot
-  /// has one worker due at a time.
+  /// A worker is due in that slot. True if it may be started now. Otherwise next() returns the slot later. No effect if
+  /// one is due there already.
   bool begin(std::size_t slot) noexcept {
-    if (!turn_taken_ && starting_ < most_) return take();
+    if (states_[slot] != State::idle) return false;
+    if (!turn_taken_ && starting_ < most_) return take(slot);
+    states_[slot] = State::waiting;
     waiting_[(first_ + count_++) % waiting_.size()] = slot;
     return false;
   }
@@ -47,24 +57,31 @@ class StartQueue {
     const std::size_t slot = waiting_[first_];
     first_ = (first_ + 1) % waiting_.size();
     --count_;
-    take();
+    take(slot);
     return slot;
   }
   /// next() will not be called after the last spawn.
   void forgo_turn() noexcept { turn_taken_ = false; }
-  /// A worker that was started is ready, or has ended. True if next() must be called, after other handlers have run.
-  bool settled() noexcept {
+  /// A worker that was started in that slot is ready, or has ended. True if next() must be called, after other handlers
+  /// have run.
+  bool settled(std::size_t slot) noexcept {
+    if (slot >= states_.size() || states_[slot] != State::starting) return false;
+    states_[slot] = State::idle;
     --starting_;
     return count_ != 0 && !turn_taken_;
   }
 
  private:
-  bool take() noexcept {
+  enum class State : unsigned char { idle, waiting, starting };
+
+  bool take(std::size_t slot) noexcept {
+    states_[slot] = State::starting;
     ++starting_;
     return turn_taken_ = true;
   }
 
   std::vector<std::size_t> waiting_;  // a ring
+  std::vector<State> states_;
   std::size_t first_ = 0, count_ = 0;
   const std::size_t most_;
   std::size_t starting_ = 0;

@@ -15,7 +15,7 @@ class WorkerSupervision {
   /// It drains by itself and takes no more calls; with the mutex held.
   virtual void worker_leaving(WorkerSession&) = 0;
   /// It has answered as many calls as it was to answer; with the mutex held.
-  virtual void worker_worn_out(WorkerSession&) = 0;
+  virtual void worker_worn_out(const WorkerSession&) = 0;
   /// On the worker's executor, without the mutex.
   virtual void worker_exited(WorkerSession&) = 0;
 };

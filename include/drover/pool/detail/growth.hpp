@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <utility>
+
+#include <drover/detail/context/async_event.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// New slots whose first workers are being started: all of them get ready, or the slots are removed again. Guarded by
+/// the dispatcher's mutex.
+class Growth {
+ public:
+  /// `from`: the number of slots before. `count`: of new ones.
+  Growth(std::size_t from, std::size_t count) : from_(from), left_(count) {}
+
+  std::size_t from() const noexcept { return from_; }
+  /// True if that was the last one.
+  bool one_is_ready() noexcept { return --left_ == 0; }
+  /// Null: with success. over() is to be set then.
+  void end(std::exception_ptr failure) noexcept {
+    ended_ = true;
+    failure_ = std::move(failure);
+  }
+  bool ended() const noexcept { return ended_; }
+  const std::shared_ptr<AsyncEvent>& over() const noexcept { return over_; }
+  const std::exception_ptr& failure() const noexcept { return failure_; }
+
+ private:
+  const std::size_t from_;
+  std::size_t left_;  // workers that are not ready yet
+  bool ended_ = false;
+  std::exception_ptr failure_;
+  const std::shared_ptr<AsyncEvent> over_ = std::make_shared<AsyncEvent>();
+};
+
+}}}  // namespace drover::v1::detail
