@@ -16,6 +16,7 @@
 #include <drover/pool/histogram.hpp>
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/stats.hpp>
 #include <drover/pool/supervisor.hpp>
 #include <drover/pool/worker_pool.hpp>
 #include <drover/pool/worker_process.hpp>

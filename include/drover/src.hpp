@@ -28,6 +28,7 @@
 #include <drover/pool/detail/call/call.ipp>
 #include <drover/pool/detail/worker/handle.ipp>
 #include <drover/pool/local_worker.ipp>
+#include <drover/pool/stats.ipp>
 #include <drover/pool/worker_pool.ipp>
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>

@@ -24,6 +24,7 @@
 #include <drover/pool/detail/start_queue.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/stats.hpp>
 #include <drover/pool/supervisor.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -71,6 +72,10 @@ class PoolImpl final : public ContextBound,
   const PoolOptions& options() const noexcept { return options_; }
   std::vector<WorkerMetadata> workers() const;
   PoolStats stats() const;
+  std::size_t in_flight() const {
+    const auto held = lock();
+    return dispatcher_->in_flight();
+  }
 
  private:
   struct Slot {
@@ -132,6 +137,7 @@ class PoolImpl final : public ContextBound,
   bool stopping_ = false;
   std::uint64_t crashes_ = 0;
   std::uint64_t restarts_ = 0;
+  WorkerDeaths deaths_;
 };
 
 /// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.
@@ -140,4 +146,5 @@ asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves);
 }}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/pool.ipp>
+#include <drover/pool/detail/pool_stats.ipp>
 #include <drover/pool/detail/pool_stop.ipp>

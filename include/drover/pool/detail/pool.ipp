@@ -15,6 +15,7 @@ inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& e
   check(options);
   options.worker.spin = options.spin = std::max(options.spin, options.worker.spin);
   auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
+  dispatcher->record_times();
   auto events = EventSink::create(executor, options.worker.on_event.value());
   std::shared_ptr<PoolImpl> pool(new PoolImpl(std::move(options), std::move(dispatcher), std::move(events)));
   {
@@ -139,6 +140,7 @@ inline void PoolImpl::worker_exited(WorkerSession& session) {
             Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
       return first_start_.one_failed(std::move(cause));
     }
+    count_death(deaths_, worker.death_cause());
     Slot& slot = slots_[session.slot()];
     if (slot.session.get() == &session) start_is_over(slot);
     if (slot.session.get() == &session && !slot.successor_due)
@@ -256,6 +258,7 @@ inline void PoolImpl::launch(std::size_t at) {
       const auto held = lock();
       start_is_over(slots_[at]);
       if (stopping_) return;
+      count_death(deaths_, DeathCause::failed_start);
       replace(at, cause, std::nullopt, {}, dropped);
       refusal = dispatcher_->refusal();
     }
@@ -291,26 +294,6 @@ inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   for (const auto& session : all_sessions())
     if (session->lifecycle().state() == WorkerSession::State::ready) found.push_back(*session->metadata());
   return found;
-}
-
-inline PoolStats PoolImpl::stats() const {
-  PoolStats stats;
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = sessions();
-    stats.queued = dispatcher_->queued();
-    stats.in_flight = dispatcher_->in_flight();
-    stats.calls = dispatcher_->calls();
-    stats.crashes = crashes_;
-    stats.restarts = restarts_;
-  }
-  for (const auto& session : all) {
-    const WorkerLifecycle lifecycle = session->lifecycle();
-    if (lifecycle.state() != WorkerSession::State::created && !lifecycle.has_exited()) ++stats.workers;
-    if (lifecycle.state() == WorkerSession::State::ready) ++stats.ready;
-  }
-  return stats;
 }
 
 inline void PoolImpl::emit(Event::Kind kind, std::optional<ExitStatus> exit) {

@@ -94,6 +94,7 @@ inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome 
     throw worker_.errors.error(Errc::protocol_error, "sent two results for one call");
   }
   worker_.stop_account.result(stop, cancelled);
+  ++worker_.calls_answered;
   if (!std::exchange(worker_.answered_a_call, true)) owner_.first_answer();
   dispatcher_.record_result(call, std::move(outcome), data_.reader());
 }
@@ -113,6 +114,14 @@ inline void WorkerConnection::read_rest() {
   if (!worker_.lifecycle.was_ready() || !data_.is_intact()) return;
   data_.shut_down_reading();  // behind a wrapper the worker may still run
   read_results(std::numeric_limits<int>::max());
+}
+
+inline void WorkerConnection::describe_calls(WorkerFigures& figures, Clock::time_point now) const {
+  figures.in_flight = data_.in_flight();
+  const Call* const oldest = data_.oldest();
+  if (oldest == nullptr) return;
+  figures.oldest_call = std::max(now - oldest->began_at, Duration::zero());
+  figures.oldest_routine = oldest->routine();
 }
 
 inline void WorkerConnection::end_calls(CallQueue& ended) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/worker/death_cause.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/stop_account.hpp>
 #include <drover/pool/detail/worker/worker_errors.hpp>
@@ -35,6 +37,11 @@ struct WorkerRecord {
     return lifecycle.exit_reason() == ExitReason::drained && exit_status().value_or(ExitStatus{}).success();
   }
 
+  /// How it counts in WorkerDeaths. After its exit.
+  DeathCause death_cause() const noexcept {
+    return death_cause_of(lifecycle.exit_reason(), lifecycle.was_ready(), exit_status().value_or(ExitStatus{}));
+  }
+
   StopReport stop_report() const { return stop_account.report(lifecycle, child.get()); }
 
   void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt) {
@@ -54,6 +61,7 @@ struct WorkerRecord {
   std::exception_ptr start_failure;        // until it is thrown
   std::exception_ptr failure;              // why it was given up
   bool answered_a_call = false;
+  std::uint64_t calls_answered = 0;
   bool exit_was_expected = false;
 };
 
