@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include <drover/pool/detail/call/call.hpp>
@@ -26,11 +27,8 @@ class CallTimes {
   Histograms histograms() const noexcept { return histograms_ ? *histograms_ : Histograms(); }
 
   /// All events until end_batch() happen at the time of the first one.
-  void begin_batch() noexcept {
-    in_batch_ = true;
-    batch_at_.reset();
-  }
-  void end_batch() noexcept { in_batch_ = false; }
+  void begin_batch() noexcept { batch_ = Batch::begun; }
+  void end_batch() noexcept { batch_ = Batch::none; }
 
   /// It begins at once, unless begins() follows.
   void submitted(Call& call, Clock::time_point now) noexcept { call.submitted_at = call.began_at = now; }
@@ -40,9 +38,7 @@ class CallTimes {
   }
   /// It had begun, and its worker has answered it or has exited.
   void ended(const Call& call) noexcept {
-    if (!histograms_) return;
-    histograms_->queue.record(call.began_at - call.submitted_at);
-    histograms_->run.record(now() - call.began_at);
+    if (histograms_) record(call);
   }
   /// It ended without having begun.
   void left_queue(const Call& call) noexcept {
@@ -50,15 +46,27 @@ class CallTimes {
   }
 
  private:
+  enum class Batch : std::uint8_t {
+    none,
+    begun,
+    timed  ///< batch_at_ is its time
+  };
+
+  [[gnu::noinline]] void record(const Call& call) noexcept {
+    histograms_->queue.record(call.began_at - call.submitted_at);
+    histograms_->run.record(now() - call.began_at);
+  }
   Clock::time_point now() noexcept {
-    if (!in_batch_) return Clock::now();
-    if (!batch_at_) batch_at_ = Clock::now();
-    return *batch_at_;
+    if (batch_ == Batch::timed) return batch_at_;
+    const auto now = Clock::now();
+    if (batch_ == Batch::none) return now;
+    batch_ = Batch::timed;
+    return batch_at_ = now;
   }
 
   std::unique_ptr<Histograms> histograms_;
-  bool in_batch_ = false;
-  Deadline batch_at_;
+  Batch batch_ = Batch::none;
+  Clock::time_point batch_at_;
 };
 
 }}}  // namespace drover::v1::detail
