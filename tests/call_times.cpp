@@ -109,12 +109,12 @@ TEST_F(CallTime, ResultsReadTogetherEndTogether) {
       dispatcher_->record_result(worker.link.slots().find(received.header.slot, received.header.id), {}, reader);
     };
     end(*first);
-    const auto later = Clock::now() + 2ms;
+    const auto later = Clock::now() + 20ms;
     while (Clock::now() < later) continue;
     end(*second);
   }
   dispatcher_->run_completions(false);
-  EXPECT_LT(ran().max() - ran().sum() / 2, 1ms) << "the second one has not run 2 ms longer";
+  EXPECT_LT(ran().max() - ran().sum() / 2, 5ms) << "the second one has not run 20 ms longer";
   const auto third = worker.next();
   worker.answer(*third);
 }

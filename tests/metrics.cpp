@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include <drover/pool/detail/metrics.hpp>
 #include <drover/pool/stats.hpp>
 
 #include "support/metrics_parser.hpp"
@@ -20,7 +19,6 @@ using drover::Histogram;
 using drover::metrics_text;
 using drover::PoolStats;
 using drover::WorkerFigures;
-using drover::detail::MetricsText;
 using support::Labels;
 using support::Metric;
 using support::MetricsParser;
@@ -144,12 +142,20 @@ TEST(Metrics, EscapeTheValuesOfLabels) {
 }
 
 TEST(Metrics, SecondsAreExact) {
-  EXPECT_EQ(MetricsText::seconds(0ns), "0");
-  EXPECT_EQ(MetricsText::seconds(1ns), "0.000000001");
-  EXPECT_EQ(MetricsText::seconds(1s), "1");
-  EXPECT_EQ(MetricsText::seconds(100s), "100");
-  EXPECT_EQ(MetricsText::seconds(1500ms), "1.5");
-  EXPECT_EQ(MetricsText::seconds(Duration::max()), "9223372036.854775807");
+  const auto seconds = [](Duration duration) {
+    PoolStats stats;
+    stats.per_worker = {{.name = "w", .oldest_call = duration}};
+    const std::string text = metrics_text({{"p", stats}});
+    const std::string sample = "\ndrover_worker_oldest_call_seconds{pool=\"p\",slot=\"0\",worker=\"w\"} ";
+    const std::size_t begin = text.find(sample) + sample.size();
+    return text.substr(begin, text.find('\n', begin) - begin);
+  };
+  EXPECT_EQ(seconds(0ns), "0");
+  EXPECT_EQ(seconds(1ns), "0.000000001");
+  EXPECT_EQ(seconds(1s), "1");
+  EXPECT_EQ(seconds(100s), "100");
+  EXPECT_EQ(seconds(1500ms), "1.5");
+  EXPECT_EQ(seconds(Duration::max()), "9223372036.854775807");
 }
 
 // The parser finds what it is to find.

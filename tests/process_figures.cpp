@@ -30,10 +30,16 @@ TEST(ProcessFigures, ResidentSetGrowsWithMemory) {
   ASSERT_TRUE(before);
   EXPECT_GT(*before, 100'000u);
   constexpr std::size_t size = 32 << 20;
+  void* const reserved = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(reserved, MAP_FAILED);
+  const auto unused = resident_set(::getpid());
+  ASSERT_TRUE(unused);
+  EXPECT_LT(*unused, *before + size / 2);
   void* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   ASSERT_NE(memory, MAP_FAILED);
   const auto after = resident_set(::getpid());
   ::munmap(memory, size);
+  ::munmap(reserved, size);
   ASSERT_TRUE(after);
   EXPECT_GE(*after, *before + size / 2);
   EXPECT_LT(*after, *before + 4 * size);

@@ -75,5 +75,6 @@ std::string metrics_text(const std::map<std::string, PoolStats>& pools);
 }}  // namespace drover::v1
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/metrics.ipp>
 #include <drover/pool/stats.ipp>
 #endif

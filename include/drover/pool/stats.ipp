@@ -1,10 +1,8 @@
 #pragma once
 
-#include <map>
 #include <string>
 
 #include <drover/detail/report_text.hpp>
-#include <drover/pool/detail/metrics.hpp>
 #include <drover/pool/stats.hpp>
 
 namespace drover { inline namespace v1 {
@@ -24,10 +22,6 @@ DROVER_INLINE std::string PoolStats::to_string() const {
   if (queue_time.count() != 0) text += "; waited " + detail::quantiles_text(queue_time);
   if (run_time.count() != 0) text += "; ran " + detail::quantiles_text(run_time);
   return text + "; " + counted(crashes, "crash", "es") + ", " + counted(restarts, "restart");
-}
-
-DROVER_INLINE std::string metrics_text(const std::map<std::string, PoolStats>& pools) {
-  return detail::MetricsText::of(pools);
 }
 
 }}  // namespace drover::v1

@@ -13,7 +13,8 @@
 #include <drover/pool/stats.hpp>
 #include <drover/timeout.hpp>
 
-namespace drover { inline namespace v1 { namespace detail {
+namespace drover { inline namespace v1 {
+namespace detail {
 
 /// Writes PoolStats in the text format of Prometheus, version 0.0.4: all samples of one metric together, below its HELP
 /// and TYPE. Pure.
@@ -147,4 +148,10 @@ class MetricsText {
   std::string text_;
 };
 
-}}}  // namespace drover::v1::detail
+}  // namespace detail
+
+DROVER_INLINE std::string metrics_text(const std::map<std::string, PoolStats>& pools) {
+  return detail::MetricsText::of(pools);
+}
+
+}}  // namespace drover::v1
