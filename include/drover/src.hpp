@@ -26,8 +26,10 @@
 #include <drover/os/process.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
 #include <drover/pool/detail/call/call.ipp>
+#include <drover/pool/detail/metrics.ipp>
 #include <drover/pool/detail/worker/handle.ipp>
 #include <drover/pool/local_worker.ipp>
+#include <drover/pool/stats.ipp>
 #include <drover/pool/worker_pool.ipp>
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>

@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstddef>
+#include <string>
 
+#include <drover/detail/report_text.hpp>
 #include <drover/exit_status.hpp>
 #include <drover/timeout.hpp>
 
@@ -28,6 +30,12 @@ struct ReapReport {
   /// Lines of Stdio::lines, of stdout and stderr together, that the handler never received because it was behind or
   /// memory ran out; and their bytes with the line ends.
   std::size_t lost_lines{}, lost_bytes{};
+
+  /// One line for a log: "killed by SIGKILL after 2 s; SIGTERM and SIGKILL sent".
+  std::string to_string() const {
+    return exit.to_string() + " after " + detail::duration_text(elapsed) +
+           detail::reap_text(terminated, killed, lost_lines, lost_bytes);
+  }
 };
 
 }}  // namespace drover::v1

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include <drover/detail/brace_safe.hpp>
+#include <drover/detail/report_text.hpp>
 #include <drover/event.hpp>
 #include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
@@ -98,6 +99,16 @@ struct StopReport {
   std::size_t drained{}, cancelled{};  ///< calls that finished during the stop, and calls that it cancelled
   Duration elapsed{};
   std::size_t lost_lines{}, lost_bytes{};  ///< of its output, see ReapReport
+
+  /// One line for a log: "exited with code 0 after 12 ms; 3 calls drained, 1 cancelled".
+  std::string to_string() const {
+    std::string text = exit.to_string() + " after " + detail::duration_text(elapsed);
+    if (drained != 0 || cancelled != 0)
+      text += "; " + detail::counted(drained, "call") + " drained, " + std::to_string(cancelled) + " cancelled";
+    text += detail::reap_text(terminated, killed, lost_lines, lost_bytes);
+    if (rpc) text += "; the stop request failed: " + rpc.message();
+    return text;
+  }
 };
 
 /// Options of one call.
@@ -177,17 +188,6 @@ struct PoolOptions {
   /// worker that replaces another one gets the same. The slots are numbered from 0. start() and resize() throw what it
   /// throws.
   detail::BraceSafe<std::function<std::map<std::string, std::string>(std::size_t slot)>> slot_env{};
-};
-
-/// A pool at one moment.
-struct PoolStats {
-  std::size_t workers{};     ///< processes that exist
-  std::size_t ready{};       ///< workers that take calls
-  std::size_t in_flight{};   ///< calls that a worker runs
-  std::size_t queued{};      ///< calls that wait for a worker
-  std::uint64_t calls{};     ///< so far
-  std::uint64_t crashes{};   ///< unexpected exits of workers
-  std::uint64_t restarts{};  ///< workers that replaced another one
 };
 
 /// The name of a routine, from a string only (so that options given in its place are a compile error).

@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -55,7 +56,7 @@ inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolImpl> pool) {
     } catch (const std::system_error&) {  // a further signal, which the pool acts on by itself
     }
   }
-  if (*too_late || pool->stats().in_flight == 0)
+  if (*too_late || pool->in_flight() == 0)
     pool->begin_stop(Duration::zero());
   else
     pool->abort_stop();
@@ -171,6 +172,9 @@ DROVER_INLINE std::vector<WorkerMetadata> WorkerPool::workers() const {
   return pool_ ? pool_->workers() : std::vector<WorkerMetadata>{};
 }
 DROVER_INLINE PoolStats WorkerPool::stats() const { return pool_ ? pool_->stats() : PoolStats{}; }
+DROVER_INLINE std::string WorkerPool::metrics() const {
+  return pool_ ? metrics_text({{pool_->options().worker.name, pool_->stats()}}) : std::string();
+}
 
 DROVER_INLINE const std::shared_ptr<detail::Dispatcher>& WorkerPool::dispatcher() const noexcept {
   static const std::shared_ptr<detail::Dispatcher> none;

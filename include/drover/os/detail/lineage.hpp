@@ -1,36 +1,15 @@
 #pragma once
 
-#include <cstddef>
-#include <cstdio>
-#include <fcntl.h>
-#include <optional>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #include <drover/os/detail/child_syscalls.hpp>
+#include <drover/os/detail/process_figures.hpp>
 #include <drover/os/fd.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
-
-/// The parent of a process, as seen in our pid namespace: the fourth field of /proc/PID/stat, see proc(5). Empty if the
-/// process does not exist or /proc is not mounted.
-inline std::optional<pid_t> parent_of(pid_t pid) noexcept {
-  char path[48];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
-  char text[512];
-  const ssize_t size = file ? ::read(file.get(), text, sizeof text - 1) : -1;
-  if (size <= 0) return std::nullopt;
-  text[size] = '\0';
-  ssize_t name_end = size;
-  while (name_end > 0 && text[name_end - 1] != ')') --name_end;  // the name may contain anything
-  char state = 0;
-  int parent = 0;
-  if (name_end == 0 || std::sscanf(text + name_end, " %c %d", &state, &parent) != 2) return std::nullopt;
-  return parent;
-}
 
 /// True if `ancestor` started `pid`, directly or through wrappers that fork (tracers, debuggers, sandboxes). Follows
 /// the chain of parents. If one of them has exited, the process group decides: `ancestor` leads a group of its own,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -18,6 +19,7 @@
 #include <drover/pool/detail/slots.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/stats.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -52,6 +54,10 @@ class PoolImpl final : public ContextBound, public RunSignals::Target, public st
   const PoolOptions& options() const noexcept { return slots_->options(); }
   std::vector<WorkerMetadata> workers() const;
   PoolStats stats() const;
+  std::size_t in_flight() const {
+    const auto held = lock();
+    return dispatcher_->in_flight();
+  }
 
  private:
   PoolImpl(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
@@ -77,4 +83,5 @@ asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves);
 }}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/pool.ipp>
+#include <drover/pool/detail/pool_stats.ipp>
 #include <drover/pool/detail/pool_stop.ipp>

@@ -15,6 +15,7 @@ inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& e
   check(options);
   options.worker.spin = options.spin = std::max(options.spin, options.worker.spin);
   auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
+  dispatcher->record_times();
   auto events = EventSink::create(executor, options.worker.on_event.value());
   std::shared_ptr<PoolImpl> pool(new PoolImpl(std::move(options), std::move(dispatcher), std::move(events)));
   {
@@ -69,26 +70,6 @@ inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   for (const auto& session : all_sessions())
     if (session->lifecycle().state() == WorkerSession::State::ready) found.push_back(*session->metadata());
   return found;
-}
-
-inline PoolStats PoolImpl::stats() const {
-  PoolStats stats;
-  std::vector<std::shared_ptr<WorkerSession>> all;
-  {
-    const auto held = lock();
-    all = slots_->sessions();
-    stats.queued = dispatcher_->queued();
-    stats.in_flight = dispatcher_->in_flight();
-    stats.calls = dispatcher_->calls();
-    stats.crashes = slots_->crashes();
-    stats.restarts = slots_->restarts();
-  }
-  for (const auto& session : all) {
-    const WorkerLifecycle lifecycle = session->lifecycle();
-    if (lifecycle.state() != WorkerSession::State::created && !lifecycle.has_exited()) ++stats.workers;
-    if (lifecycle.state() == WorkerSession::State::ready) ++stats.ready;
-  }
-  return stats;
 }
 
 }}}  // namespace drover::v1::detail

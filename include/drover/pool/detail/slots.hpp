@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -18,6 +17,7 @@
 #include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/first_start.hpp>
 #include <drover/pool/detail/pool_executor.hpp>
+#include <drover/pool/detail/pool_totals.hpp>
 #include <drover/pool/detail/replacement_turns.hpp>
 #include <drover/pool/detail/retired_workers.hpp>
 #include <drover/pool/detail/slot.hpp>
@@ -65,12 +65,18 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// In a forked copy of the program: the timers are not touched.
   void release_timers() noexcept;
 
+  enum class Role { worker, successor, predecessor };
+  struct Occupant {
+    std::shared_ptr<WorkerSession> session;
+    Role role;
+  };
+  /// The workers of all slots: first those that have the slots, in order, then successors, then predecessors.
+  std::vector<Occupant> occupants() const;
   Sessions sessions() const;
   /// Of the workers in the slots, in order.
   std::vector<StopReport> stop_reports() const;
   std::size_t size() const noexcept { return slots_.size(); }
-  std::uint64_t crashes() const noexcept { return crashes_; }
-  std::uint64_t restarts() const noexcept { return restarts_; }
+  const PoolTotals& totals() const noexcept { return totals_; }
 
   /// The owner is destroyed, and nobody changes the slots any more.
   void owner_destroyed() noexcept;
@@ -119,7 +125,6 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// Null for a slot that has been removed.
   Slot* slot_of(const WorkerSession& session) noexcept;
   bool is_current(const WorkerSession& session) noexcept;
-  void count_death(Supervisor::Death death) noexcept;
   void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
   void give_turn() noexcept;
   void start_is_over(std::size_t at) noexcept;
@@ -148,8 +153,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   RetiredWorkers retired_;
   bool failed_ = false;
   bool stopping_ = false;
-  std::uint64_t crashes_ = 0;
-  std::uint64_t restarts_ = 0;
+  PoolTotals totals_;
 };
 
 }}}  // namespace drover::v1::detail

@@ -69,7 +69,7 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
             Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
       return first_start_.one_failed(std::move(cause));
     }
-    count_death(death);
+    totals_.count(death, worker.death_cause());
     const std::size_t at = session.slot();
     Slot* const slot = slot_of(session);
     if (slot == nullptr) return;
@@ -91,10 +91,6 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
     refusal = dispatcher_->refusal();
   }
   complete_all_with_error(std::move(dropped), refusal);
-}
-
-inline void PoolSlots::count_death(Supervisor::Death death) noexcept {
-  if (!death.asked_for && !death.graceful) ++crashes_;
 }
 
 // ---- what follows ---------------------------------------------------------------------------------------------------
@@ -167,12 +163,19 @@ inline void PoolSlots::release_timers() noexcept {
   changes_.release_timers();
 }
 
+inline std::vector<PoolSlots::Occupant> PoolSlots::occupants() const {
+  std::vector<Occupant> all;
+  for (const Slot& slot : slots_)
+    if (slot.session) all.push_back({slot.session, Role::worker});
+  for (const Slot& slot : slots_)
+    if (slot.successor) all.push_back({slot.successor, Role::successor});
+  for (const auto& session : retired_.all()) all.push_back({session, Role::predecessor});
+  return all;
+}
+
 inline PoolSlots::Sessions PoolSlots::sessions() const {
   Sessions all;
-  for (const Slot& slot : slots_)
-    for (const auto& session : {slot.session, slot.successor})
-      if (session) all.push_back(session);
-  all.insert(all.end(), retired_.all().begin(), retired_.all().end());
+  for (auto& occupant : occupants()) all.push_back(std::move(occupant.session));
   return all;
 }
 

@@ -104,7 +104,7 @@ inline void PoolSlots::launch(std::size_t at) {
       const auto held = lock();
       start_is_over(at);
       if (stopping_ || at >= slots_.size()) return;
-      count_death({});
+      totals_.count({}, DeathCause::failed_start);
       Slot& slot = slots_[at];
       const SlotState::Actions actions = slot.state.start_failed(Clock::now());
       fail_if_all_are_down(cause, std::nullopt, dropped);
@@ -137,7 +137,7 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
     slot.recycle_timer.reset();
     slot.state.launched();
     retired_.take_over(over);
-    if (!slot.growth) ++restarts_;
+    if (!slot.growth) ++totals_.restarts;
   }
   for (const auto& retired : over) retired->owner_destroyed();
   return session;
@@ -161,7 +161,7 @@ inline void PoolSlots::start_successor(std::size_t at) {
   } catch (...) {
     const auto held = lock();
     if (stopping_ || at >= slots_.size()) return;
-    count_death({});
+    totals_.count({}, DeathCause::failed_start);
     successor_failed(at, std::current_exception());
     changes_.advance();
   }
@@ -207,7 +207,7 @@ inline void PoolSlots::promote(std::size_t at, const SlotState::Actions& actions
   const auto before = std::exchange(slot.session, std::exchange(slot.successor, nullptr));
   slot.session_options = slot.successor_options;
   retired_.add(before);
-  ++restarts_;
+  ++totals_.restarts;
   if (!actions.retire) return;
   slot.retired = before;
   before->retire(options_.recycle.drain);

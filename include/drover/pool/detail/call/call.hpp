@@ -78,6 +78,8 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   std::uint64_t id = 0;
   std::uint64_t frame_end = 0;     // of its CALL, see Channel::queued_until()
   std::uint64_t ahead_since = 0;   // see CallsAhead
+  Clock::time_point submitted_at;  // see CallTimes
+  Clock::time_point began_at;      // in its worker, as far as the parent knows
   bool recalled = false;           // RECALL was sent for it
   bool refused_by_worker = false;  // RESULT said `cancelled`, but nobody has cancelled it
   FrameBody request;               // routine and arguments, kept until the call has ended: it may have to be sent again

@@ -24,6 +24,7 @@
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/call_timer.hpp>
+#include <drover/pool/detail/call/call_times.hpp>
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
@@ -134,9 +135,13 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// While it exists, frames for a busy worker are gathered. The mutex is held all the time.
   class Batch {
    public:
-    explicit Batch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) { dispatcher_.batch_ = true; }
+    explicit Batch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) {
+      dispatcher_.batch_ = true;
+      dispatcher_.times_.begin_batch();
+    }
     ~Batch() {
       dispatcher_.batch_ = false;
+      dispatcher_.times_.end_batch();
       dispatcher_.flush_gathered();
     }
     Batch(const Batch&) = delete;
@@ -170,6 +175,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
   std::uint64_t served() const noexcept { return served_; }
+
+  /// Records how long calls wait and run. Before the first call.
+  void record_times() { times_.enable(); }
+  CallTimes::Histograms times() const noexcept { return times_.histograms(); }
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
   void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
@@ -225,6 +234,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
   CallCounts counts_;
+  CallTimes times_;
   std::uint64_t calls_ = 0;
   std::uint64_t served_ = 0;
 };

@@ -75,7 +75,10 @@ inline void Dispatcher::send_failed(Call& call) noexcept {
 inline void Dispatcher::release_slot(Call& call) noexcept {
   DataLink& link = *call.link;
   Call* const next = link.release_slot(call);
-  if (next != nullptr) advance(*next, CallEvent::turn_came);
+  if (next != nullptr) {
+    advance(*next, CallEvent::turn_came);
+    times_.begins(*next);
+  }
   chooser_.changed(link);
   if (next == nullptr || next->state != CallState::abandoned) return;
   try {
@@ -89,10 +92,12 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
   const CallStep todo = advance(*call, event);
   if (todo.releases_slot) release_slot(*call);
   if (!todo.enters_queue) {
+    times_.left_queue(*call);
     timer_.remove(*call);
   } else if (refusal_ && !keeps_queue_) {
     call->keep({failure_of(refusal_), {}, {}});
     advance(*call, CallEvent::refused);
+    times_.left_queue(*call);
     timer_.remove(*call);
     completions_.push(call);
   } else {
@@ -110,7 +115,9 @@ inline void Dispatcher::flush_gathered() {
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
-  const Deadline deadline = options.deadline ? deadline_after(Clock::now(), options.deadline) : Deadline{};
+  const bool timed = options.deadline || times_.enabled();
+  const auto now = timed ? Clock::now() : Clock::time_point();
+  const Deadline deadline = options.deadline ? deadline_after(now, options.deadline) : Deadline{};
   const auto held = lock();
   ++calls_;
   call->kill_after = options.kill_after;
@@ -128,6 +135,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
     call->keep({std::move(*refusal), {}, {}});
     return;
   }
+  times_.submitted(*call, now);
   try {
     if (deadline) time(*call, *deadline);
     if (link != nullptr)
@@ -147,6 +155,7 @@ inline void Dispatcher::send_queued() {
     if (link == nullptr && may_go_ahead(queue_.front())) link = chooser_.choose_ahead();
     if (link == nullptr) return;
     auto call = queue_.pop();
+    times_.begins(*call);
     try {
       send(call, *link);
     } catch (...) {  // out of memory
@@ -163,6 +172,7 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
   while (!queue_.empty()) {
     auto call = queue_.pop();
     advance(*call, CallEvent::refused);
+    times_.left_queue(*call);
     timer_.remove(*call);
     dropped.push(std::move(call));
   }
@@ -176,6 +186,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
+    times_.ended(call);
     release_slot(call);
     send_queued();
   }
@@ -186,6 +197,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
   if (!has_not_begun) {
     advance(call, CallEvent::turn_came);
+    times_.begins(call);
     return end_in_flight(call, CallEvent::worker_ended);
   }
   return_to_queue(call.shared_from_this(), CallEvent::worker_ended);
@@ -239,7 +251,10 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const CallStep todo = advance(call, event);
-  if (todo.leaves_queue) queue_.remove(call);
+  if (todo.leaves_queue) {
+    times_.left_queue(call);
+    queue_.remove(call);
+  }
   if (todo.leaves_queue || todo.cancels_in_worker) timer_.remove(call);
   if (todo.cancels_in_worker) cancel_in_worker(call);
   notify_if_unawaited();

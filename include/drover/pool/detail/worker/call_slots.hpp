@@ -54,6 +54,11 @@ class CallSlots {
     for (std::size_t i = 0; i < calls_.size(); ++i)
       if (const std::shared_ptr<Call> call = calls_[i]) f(call);
   }
+  template <class F>
+  void look_at_each(F f) const {
+    for (const auto& call : calls_)
+      if (call) f(std::as_const(*call));
+  }
   /// A copy of all calls in flight, to be ended one by one.
   std::vector<std::shared_ptr<Call>> all() const {
     std::vector<std::shared_ptr<Call>> all;

@@ -20,6 +20,7 @@
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/worker_record.hpp>
+#include <drover/pool/stats.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -79,6 +80,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   /// Reads what the worker has sent before its exit. Results that were sent count.
   void read_rest();
   std::size_t in_flight() const noexcept { return data_.slots().in_flight(); }
+  /// The calls that the worker runs, for PoolStats.
+  void describe_calls(WorkerFigures& figures, Clock::time_point now) const;
   /// Ends the calls in flight; those in `ended` are to be completed without the mutex.
   void end_calls(CallQueue& ended);
 

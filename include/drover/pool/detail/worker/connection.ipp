@@ -131,6 +131,14 @@ inline void WorkerConnection::read_rest() {
   read_results(std::numeric_limits<int>::max());
 }
 
+inline void WorkerConnection::describe_calls(WorkerFigures& figures, Clock::time_point now) const {
+  figures.in_flight = data_.in_flight();
+  const Call* const oldest = data_.oldest();
+  if (oldest == nullptr) return;
+  figures.oldest_call = std::max(now - oldest->began_at, Duration::zero());
+  figures.oldest_routine = oldest->routine();
+}
+
 inline void WorkerConnection::end_calls(CallQueue& ended) {
   dispatcher_.remove_link(data_);
   if (Call* const ahead = data_.ahead()) {  // first: its turn has not come

@@ -68,6 +68,14 @@ class DataLink {
   }
   /// The call that was sent ahead. Null if there is none.
   Call* ahead() const noexcept { return ahead_; }
+  /// The call that the worker has run for longest. Null if it runs none.
+  const Call* oldest() const noexcept {
+    const Call* oldest = nullptr;
+    slots_.look_at_each([&](const Call& call) {
+      if (&call != ahead_ && (oldest == nullptr || call.began_at < oldest->began_at)) oldest = &call;
+    });
+    return oldest;
+  }
   /// A call of a worker that may have one sent ahead. Null if it has no such call.
   std::shared_ptr<Call> find_recalled(std::uint64_t id) const noexcept {
     auto call = slots_.find(0, id);

@@ -27,6 +27,7 @@
 #include <drover/pool/detail/worker/supervision.hpp>
 #include <drover/pool/detail/worker/worker_record.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/stats.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -112,6 +113,9 @@ class WorkerSession final : public ContextBound,
   }
   /// With the mutex held.
   const WorkerRecord& record() const noexcept { return worker_; }
+  /// Of the worker and its calls, without what /proc knows. Its pid is 0 while it is being spawned. Empty before its
+  /// start and after its exit.
+  std::optional<WorkerFigures> figures(Clock::time_point now) const;
   /// Null before the process exists.
   std::shared_ptr<ChildProcess> child() const {
     const auto held = lock();

@@ -209,6 +209,19 @@ inline bool WorkerSession::reap(Timeout patience) {
   return started;
 }
 
+// ---- figures --------------------------------------------------------------------------------------------------------
+
+inline std::optional<WorkerFigures> WorkerSession::figures(Clock::time_point now) const {
+  const auto held = lock();
+  const State state = worker_.lifecycle.state();
+  if (state == State::created || worker_.lifecycle.has_exited()) return std::nullopt;
+  WorkerFigures figures{.slot = slot_, .name = worker_.options.name, .ready = state == State::ready};
+  if (worker_.child) figures.pid = worker_.metadata ? worker_.metadata->pid : worker_.child->pid();
+  figures.calls = worker_.answers;
+  connection_.describe_calls(figures, now);
+  return figures;
+}
+
 // ---- status ---------------------------------------------------------------------------------------------------------
 
 inline void WorkerSession::ask_status(const std::shared_ptr<StatusWaiter>& waiter) {

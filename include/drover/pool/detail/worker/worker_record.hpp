@@ -10,6 +10,7 @@
 #include <drover/os/detail/child_process.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/event_source.hpp>
+#include <drover/pool/detail/worker/death_cause.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/stop_account.hpp>
 #include <drover/pool/detail/worker/worker_errors.hpp>
@@ -35,6 +36,11 @@ struct WorkerRecord {
   /// It said that it drains, and then exited with code 0.
   bool exited_gracefully() const {
     return lifecycle.exit_reason() == ExitReason::drained && exit_status().value_or(ExitStatus{}).success();
+  }
+
+  /// How it counts in WorkerDeaths. After its exit.
+  DeathCause death_cause() const noexcept {
+    return death_cause_of(lifecycle.exit_reason(), lifecycle.was_ready(), exit_status().value_or(ExitStatus{}));
   }
 
   StopReport stop_report() const { return stop_account.report(lifecycle, child.get()); }

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <drover/os/detail/process_figures.hpp>
+#include <drover/pool/detail/pool.hpp>
+
+/// What a pool tells about itself.
+namespace drover { inline namespace v1 { namespace detail {
+
+/// Without the mutex. If the process has exited, its id may be another one's by now.
+inline void read_process_figures(const WorkerSession& session, WorkerFigures& worker) {
+  const auto memory = resident_set(worker.pid);
+  const auto time = cpu_time(worker.pid);
+  if (!session.child()->running()) return;
+  worker.rss = memory.value_or(0);
+  worker.cpu_time = time.value_or(Duration::zero());
+}
+
+/// The mutex is held for the totals, and then for one worker at a time. Nothing is read from /proc under it.
+inline PoolStats PoolImpl::stats() const {
+  PoolStats stats;
+  std::vector<PoolSlots::Occupant> all;
+  {
+    const auto held = lock();
+    all = slots_->occupants();
+    stats.queued = dispatcher_->queued();
+    stats.in_flight = dispatcher_->in_flight();
+    stats.calls = dispatcher_->calls();
+    stats.crashes = slots_->totals().crashes;
+    stats.restarts = slots_->totals().restarts;
+    stats.deaths = slots_->totals().deaths;
+    const CallTimes::Histograms& times = dispatcher_->times();
+    stats.queue_time = times.queue;
+    stats.run_time = times.run;
+  }
+  // Of several workers in one slot, the one that has it stays the first.
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto& a, const auto& b) { return a.session->slot() < b.session->slot(); });
+  for (const auto& [session, role] : all) {
+    std::optional<WorkerFigures> worker = session->figures(Clock::now());
+    if (!worker) continue;
+    ++stats.workers;
+    if (worker->ready) ++stats.ready;
+    if (worker->pid == 0) continue;  // being spawned
+    worker->is_successor = role == PoolSlots::Role::successor;
+    worker->has_successor = role == PoolSlots::Role::predecessor;
+    read_process_figures(*session, *worker);
+    stats.per_worker.push_back(std::move(*worker));
+  }
+  return stats;
+}
+
+}}}  // namespace drover::v1::detail
