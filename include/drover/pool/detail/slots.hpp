@@ -18,10 +18,10 @@
 #include <drover/pool/detail/first_start.hpp>
 #include <drover/pool/detail/pool_executor.hpp>
 #include <drover/pool/detail/pool_totals.hpp>
-#include <drover/pool/detail/replacement_turns.hpp>
 #include <drover/pool/detail/retired_workers.hpp>
 #include <drover/pool/detail/slot.hpp>
 #include <drover/pool/detail/start_queue.hpp>
+#include <drover/pool/detail/successors.hpp>
 #include <drover/pool/detail/worker/session.hpp>
 #include <drover/pool/detail/worker/supervision.hpp>
 #include <drover/pool/options.hpp>
@@ -76,15 +76,20 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// Of the workers in the slots, in order.
   std::vector<StopReport> stop_reports() const;
   std::size_t size() const noexcept { return slots_.size(); }
-  const PoolTotals& totals() const noexcept { return totals_; }
+  PoolTotals& totals() noexcept { return totals_; }
 
   /// The owner is destroyed, and nobody changes the slots any more.
   void owner_destroyed() noexcept;
 
-  // ---- for PoolChanges, with the mutex held -------------------------------------------------------------------------
+  // ---- for PoolChanges and Successors, with the mutex held ----------------------------------------------------------
 
   Slot& slot(std::size_t at) noexcept { return slots_[at]; }
   void carry_out(std::size_t at, const SlotState::Actions& actions, std::optional<ExitStatus> exit = std::nullopt);
+  RetiredWorkers& retired() noexcept { return retired_; }
+  /// Throws Error if the context is destroyed.
+  std::shared_ptr<WorkerSession> make_worker(std::size_t at, WorkerOptions options,
+                                             const Slot::Environment& environment);
+  void report_replacing(const WorkerSession& session);
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
   void recycle_later(std::size_t at, Duration delay);
@@ -119,26 +124,18 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   inline void worker_exited(WorkerSession& session) override;
 
   // With the mutex held.
-  /// Throws Error if the context is destroyed.
-  std::shared_ptr<WorkerSession> make_worker(std::size_t at, WorkerOptions options,
-                                             const Slot::Environment& environment);
   /// Null for a slot that has been removed.
   Slot* slot_of(const WorkerSession& session) noexcept;
   bool is_current(const WorkerSession& session) noexcept;
   void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
   void give_turn() noexcept;
   void start_is_over(std::size_t at) noexcept;
-  void give_replacement_turns();
-  void promote(std::size_t at, const SlotState::Actions& actions);
-  void successor_failed(std::size_t at, const std::exception_ptr& cause);
 
   // Without.
   void start_again(std::size_t at);
   void start_next();
   void launch(std::size_t at);
   std::shared_ptr<WorkerSession> put_worker(std::size_t at);
-  void start_successor(std::size_t at);
-  std::shared_ptr<WorkerSession> put_successor(std::size_t at);
 
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
@@ -146,7 +143,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   PoolExecutor executor_{*dispatcher_};
   StartQueue starts_;  // of replacements
   FirstStart first_start_;
-  ReplacementTurns turns_;
+  Successors successors_{*this};
   PoolChanges changes_{*this, options_};
 
   std::vector<Slot> slots_;
@@ -163,3 +160,4 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/changes_resize.ipp>
 #include <drover/pool/detail/slots.ipp>
 #include <drover/pool/detail/slots_start.ipp>
+#include <drover/pool/detail/successors.ipp>

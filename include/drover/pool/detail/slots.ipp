@@ -27,7 +27,7 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   const bool is_successor = slot->successor.get() == &session;
   if (is_successor) retired_.reserve(1);
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
-  if (actions.promote) promote(at, actions);
+  if (actions.promote) successors_.promote(at, actions);
   start_is_over(at);
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
@@ -79,7 +79,7 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
       fail_if_all_are_down(cause, exit, dropped);
       if (!cause || !changes_.start_failed(at, slot->session_options, cause)) carry_out(at, actions, exit);
     } else if (slot->successor.get() == &session) {
-      successor_failed(at, cause);
+      successors_.failed(at, cause);
       fail_if_all_are_down(cause, exit, dropped);
     } else {
       const bool retired = slot->retired.lock().get() == &session;
@@ -109,10 +109,12 @@ inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actio
     });
   if (actions.replace_in) recycle_later(at, *actions.replace_in);
   if (actions.drop_successor && slot.successor) slot.successor->drop();
-  if (actions.ask_for_turn) turns_.ask(at);
-  if (actions.withdraw) turns_.withdraw(at);
-  if (actions.end_turn) turns_.end(at);
-  if (actions.ask_for_turn || actions.end_turn) give_replacement_turns();
+  successors_.carry_out(at, actions);
+}
+
+inline void PoolSlots::report_replacing(const WorkerSession& session) {
+  const auto& child = session.record().child;
+  events_.emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
 }
 
 inline void PoolSlots::recycle_later(std::size_t at, Duration delay) {

@@ -6,7 +6,7 @@
 #include <drover/error.hpp>
 #include <drover/pool/detail/slots.hpp>
 
-/// How workers are started: all at first, then one after another, and successors beside them.
+/// How workers are started: all at first, and then one after another. Slots that come and go.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, WorkerOptions options,
@@ -143,76 +143,6 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
   return session;
 }
 
-// ---- a planned replacement ------------------------------------------------------------------------------------------
-
-/// Gives the next slot its turn, if none has one.
-inline void PoolSlots::give_replacement_turns() {
-  while (const auto at = turns_.next()) {
-    const SlotState::Actions actions = slots_[*at].state.turn_came();
-    if (actions.end_turn) turns_.end(*at);
-    if (actions.start_successor && !try_post([this, at = *at] { start_successor(at); }))
-      successor_failed(*at, std::make_exception_ptr(std::bad_alloc()));
-  }
-}
-
-inline void PoolSlots::start_successor(std::size_t at) {
-  try {
-    if (const auto session = put_successor(at)) session->spawn(options_.start_timeout);
-  } catch (...) {
-    const auto held = lock();
-    if (stopping_ || at >= slots_.size()) return;
-    totals_.count({}, DeathCause::failed_start);
-    successor_failed(at, std::current_exception());
-    changes_.advance();
-  }
-}
-
-/// Null if none is wanted any more.
-inline std::shared_ptr<WorkerSession> PoolSlots::put_successor(std::size_t at) {
-  Sessions over;
-  std::shared_ptr<WorkerSession> session;
-  {
-    const auto held = lock();
-    if (stopping_ || at >= slots_.size()) return nullptr;
-    Slot& slot = slots_[at];
-    if (slot.state.successor() != SlotState::Successor::starting || slot.successor) return nullptr;
-    retired_.reserve(over);
-    session = make_worker(at, *slot.options, slot.environment);
-    const auto& child = slot.session->record().child;
-    events_.emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
-    session->begin_start();  // under the mutex: a stop that comes now finds it started
-    slot.successor = session;
-    slot.successor_options = slot.options;
-    retired_.take_over(over);
-  }
-  for (const auto& retired : over) retired->owner_destroyed();
-  return session;
-}
-
-/// Before it was ready. The worker goes on.
-inline void PoolSlots::successor_failed(std::size_t at, const std::exception_ptr& cause) {
-  Slot& slot = slots_[at];
-  (void)changes_.start_failed(at, slot.successor ? slot.successor_options : slot.options, cause);
-  if (slot.successor) {
-    retired_.reserve(1);
-    retired_.add(std::exchange(slot.successor, nullptr));
-  }
-  carry_out(at, slot.state.successor_exited(Clock::now()));
-}
-
-/// The successor is ready, and has begun to take calls. There is room among the retired workers.
-inline void PoolSlots::promote(std::size_t at, const SlotState::Actions& actions) {
-  Slot& slot = slots_[at];
-  slot.timer.reset();
-  const auto before = std::exchange(slot.session, std::exchange(slot.successor, nullptr));
-  slot.session_options = slot.successor_options;
-  retired_.add(before);
-  ++totals_.restarts;
-  if (!actions.retire) return;
-  slot.retired = before;
-  before->retire(options_.recycle.drain);
-}
-
 // ---- slots that come and go -----------------------------------------------------------------------------------------
 
 inline void PoolSlots::reserve(std::size_t size) {
@@ -239,12 +169,12 @@ inline void PoolSlots::remove_from(std::size_t size, Sessions& removed) {
       retired_.add(session);
     }
     carry_out(at, actions);
-    turns_.end(at);
+    successors_.forget(at);
     start_is_over(at);
     slots_.pop_back();
   }
   starts_.resize(size);
-  give_replacement_turns();
+  successors_.give_turns();
 }
 
 }}}  // namespace drover::v1::detail
