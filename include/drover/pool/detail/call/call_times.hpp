@@ -29,6 +29,7 @@ class CallTimes {
   /// All events until end_batch() happen at the time of the first one.
   void begin_batch() noexcept { batch_ = Batch::begun; }
   void end_batch() noexcept { batch_ = Batch::none; }
+  bool in_batch() const noexcept { return batch_ != Batch::none; }
 
   /// It begins at once, unless begins() follows.
   void submitted(Call& call, Clock::time_point now) noexcept { call.submitted_at = call.began_at = now; }

@@ -132,24 +132,12 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
 
-  /// While it exists, frames for a busy worker are gathered. The mutex is held all the time.
-  class Batch {
-   public:
-    explicit Batch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) {
-      dispatcher_.batch_ = true;
-      dispatcher_.times_.begin_batch();
-    }
-    ~Batch() {
-      dispatcher_.batch_ = false;
-      dispatcher_.times_.end_batch();
-      dispatcher_.flush_gathered();
-    }
-    Batch(const Batch&) = delete;
-    Batch& operator=(const Batch&) = delete;
-
-   private:
-    Dispatcher& dispatcher_;
-  };
+  /// Until end_batch(), frames for a busy worker are gathered. The mutex is held all the time. See ResultBatch.
+  void begin_batch() noexcept { times_.begin_batch(); }
+  void end_batch() {
+    times_.end_batch();
+    flush_gathered();
+  }
 
   /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
   /// complete it after unlocking.
@@ -174,7 +162,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
-  std::uint64_t served() const noexcept { return served_; }
 
   /// Records how long calls wait and run. Before the first call.
   void record_times() { times_.enable(); }
@@ -227,7 +214,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallQueue queue_;
   CallsAhead sent_ahead_;
   CompletionQueue completions_;
-  bool batch_ = false;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
   CallTimer timer_{registry_};
   std::uint64_t timer_turn_ = 0;
@@ -236,7 +222,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallCounts counts_;
   CallTimes times_;
   std::uint64_t calls_ = 0;
-  std::uint64_t served_ = 0;
 };
 
 }}}  // namespace drover::v1::detail

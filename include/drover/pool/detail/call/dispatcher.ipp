@@ -24,7 +24,7 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
     watch_calls_ahead();
   }
   const bool gathered_before = link.has_gathered();
-  if (link.send(std::move(call), batch_ || completions_.more_run_here()) && !gathered_before)
+  if (link.send(std::move(call), times_.in_batch() || completions_.more_run_here()) && !gathered_before)
     gathered_.push_back(&link);  // there is room for each link
   chooser_.changed(link);
   if (spin_.enabled() && spin_.expect(Clock::now())) poll_for_results();
@@ -183,7 +183,6 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   const CallStep todo = advance(call, event);
   timer_.remove(call);
-  if (event == CallEvent::answered) ++served_;
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
     times_.ended(call);

@@ -10,6 +10,7 @@
 
 #include <drover/os/detail/lineage.hpp>
 #include <drover/os/detail/process_figures.hpp>
+#include <drover/pool/detail/call/result_batch.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -96,7 +97,7 @@ inline void WorkerConnection::begin_calls() {
 }
 
 inline void WorkerConnection::read_results(int times) {
-  const Dispatcher::Batch batch(dispatcher_);
+  const ResultBatch batch(dispatcher_);
   data_.read(times);
 }
 
