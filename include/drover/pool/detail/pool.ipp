@@ -106,7 +106,7 @@ inline void PoolImpl::worker_ready(WorkerSession& session) {
   slot.down = false;
   if (!slot.supervisor.gave_up()) return;
   // Half-open: it gets calls, and has to prove itself.
-  if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
+  if (std::exchange(failed_, false) && !unawaited_) dispatcher_->refuse(nullptr);
   if (options_.restart.within > Duration::zero())
     start_timer(session.slot(), options_.restart.within, &PoolImpl::has_lived);
 }

@@ -20,7 +20,7 @@ inline std::vector<std::shared_ptr<WorkerSession>> PoolImpl::all_sessions() cons
   return sessions();
 }
 
-inline void PoolImpl::begin_stop(Timeout grace) {
+inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
   CallQueue dropped;
   std::vector<std::shared_ptr<WorkerSession>> all;
   Cause refusal;
@@ -35,19 +35,24 @@ inline void PoolImpl::begin_stop(Timeout grace) {
     refusal = dispatcher_->refusal();
     all = sessions();
   }
-  const auto now = Clock::now();
   for (const auto& session : all) {
     session->stop(grace);
-    if (const auto cut = deadline_after(now, options_.shutdown_timeout)) session->shorten_stop(*cut);
+    if (const auto cut = deadline_after(since, options_.shutdown_timeout)) session->shorten_stop(*cut);
   }
   complete_all_with_error(std::move(dropped), refusal);
 }
 
-inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
+inline std::shared_ptr<AsyncEvent> PoolImpl::drain_calls() {
   const auto held = lock();
-  if (stopping_ || failed_) return when_unawaited->set();
+  if (unawaited_) return unawaited_;
+  unawaited_ = std::make_shared<AsyncEvent>();
+  if (stopping_ || failed_) {
+    unawaited_->set();
+    return unawaited_;
+  }
   dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
-  dispatcher_->notify_when_unawaited(std::move(when_unawaited));
+  dispatcher_->notify_when_unawaited(unawaited_);
+  return unawaited_;
 }
 
 inline void PoolImpl::on_signal(unsigned count) {
