@@ -190,6 +190,16 @@ struct PoolOptions {
   detail::BraceSafe<std::function<std::map<std::string, std::string>(std::size_t slot)>> slot_env{};
 };
 
+/// How WorkerPool::stop() stops.
+struct StopOptions {
+  /// Calls that wait for a worker are still given to workers, and workers that die meanwhile are replaced. Only then,
+  /// or when the grace is over, are the workers asked to stop. false: calls that wait fail with Errc::stopping at once.
+  bool drain_queue = false;
+  /// How long calls may finish, from the call of stop(). What waits after that fails with Errc::stopping, and what runs
+  /// is cancelled. nullopt: however long they take.
+  Timeout grace = std::chrono::seconds(10);
+};
+
 /// The name of a routine, from a string only (so that options given in its place are a compile error).
 class RoutineName {
  public:
@@ -237,6 +247,8 @@ inline void check(const CallOptions& options) {
   require_not_negative(options.deadline, "CallOptions::deadline");
   require_not_negative(options.kill_after, "CallOptions::kill_after");
 }
+
+inline void check(const StopOptions& options) { require_not_negative(options.grace, "StopOptions::grace"); }
 
 inline void check(const PoolOptions& options) {
   if (options.size == 0) throw std::invalid_argument("PoolOptions::size must be at least 1");

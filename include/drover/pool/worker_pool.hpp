@@ -81,6 +81,13 @@ class [[nodiscard]] WorkerPool {
   /// *Cancellation:* the first one sends SIGTERM to the workers (and SIGKILL after term_grace); stop() waits for the
   /// exits and throws operation_aborted. The second one ends the wait at once, and the reaper thread goes on alone.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop();
+  /// The same with another grace, which also lets calls that wait be run if StopOptions::drain_queue is set. New calls
+  /// fail with Errc::stopping at once. All of it has one budget, which PoolOptions::shutdown_timeout cuts short as
+  /// ever; reports count from when the workers are asked to stop. A stop() without drain_queue ends the draining.
+  ///
+  /// *Errors:* std::invalid_argument if the grace is negative.
+  /// *Cancellation:* as above. The first one ends the draining, too.
+  [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop(StopOptions options);
 
   /// Replaces all workers, one slot after another, while calls go on. The successor of a worker is started first; once
   /// it is ready, the worker gets no more calls, finishes those that it has and exits. Without a Command the successors

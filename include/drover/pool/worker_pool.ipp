@@ -38,9 +38,8 @@ DROVER_INLINE asio::awaitable<void> set_up(std::shared_ptr<PoolImpl> pool) {
 /// whose callers have given up get none.
 inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolImpl> pool) {
   const Deadline until = deadline_after(Clock::now(), pool->options().shutdown_grace);
-  const auto unawaited = std::make_shared<AsyncEvent>();
+  const auto unawaited = pool->drain_calls();
   const auto too_late = std::make_shared<bool>(false);
-  pool->drain_calls(unawaited);
   std::optional<asio::steady_timer> limit;
   if (until) {
     limit.emplace(co_await asio::this_coro::executor, *until);
@@ -112,6 +111,16 @@ DROVER_INLINE asio::awaitable<std::vector<StopReport>> WorkerPool::stop() {
   if (!pool_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
   if (pool_->foreign()) return detail::failed<std::vector<StopReport>>(detail::forked_copy());
   pool_->begin_stop(pool_->options().shutdown_grace);
+  return detail::PoolImpl::await_stop(pool_->shared_from_this(), true);
+}
+
+DROVER_INLINE asio::awaitable<std::vector<StopReport>> WorkerPool::stop(StopOptions options) {
+  if (!pool_) return detail::failed<std::vector<StopReport>>(detail::empty_handle());
+  if (pool_->foreign()) return detail::failed<std::vector<StopReport>>(detail::forked_copy());
+  detail::check(options);
+  if (options.drain_queue)
+    return detail::await_drained_stop(pool_->shared_from_this(), detail::begin_drained_stop(*pool_, options.grace));
+  pool_->begin_stop(options.grace);
   return detail::PoolImpl::await_stop(pool_->shared_from_this(), true);
 }
 

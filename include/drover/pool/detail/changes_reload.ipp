@@ -51,7 +51,7 @@ inline std::shared_ptr<Reload> PoolChanges::begin_reload(std::optional<Command> 
     throw std::invalid_argument("the Command for reload() has no program; name one, or call reload() without one");
   const auto reload = std::make_shared<Reload>(std::move(command));
   const auto held = slots_.lock();
-  if (slots_.stopping()) throw Error(Errc::stopping, "the pool is being stopped");
+  if (!slots_.takes_changes()) throw Error(Errc::stopping, "the pool is being stopped");
   reloads_.push_back(reload);
   advance();
   return reload;

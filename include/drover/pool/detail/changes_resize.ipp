@@ -16,7 +16,7 @@ inline PoolChanges::Resize PoolChanges::begin_resize(std::size_t size) {
   for (;;) {
     {
       const auto held = slots_.lock();
-      if (slots_.stopping()) throw Error(Errc::stopping, "the pool is being stopped");
+      if (!slots_.takes_changes()) throw Error(Errc::stopping, "the pool is being stopped");
       if (slots_.size() >= size || (known != 0 && slots_.size() >= known)) {
         if (grows()) end_growth(aborted());
         Resize resize;

@@ -31,14 +31,17 @@ class PoolImpl final : public ContextBound, public RunSignals::Target, public st
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
   PoolSlots& slots() const noexcept { return *slots_; }
 
-  /// Takes effect at once.
-  void begin_stop(Timeout grace);
+  /// Takes effect at once. `since`: when the program asked for it.
+  void begin_stop(Timeout grace, Clock::time_point since = Clock::now());
   /// Terminates the workers.
   void abort_stop();
   /// Sends SIGKILL to everything that is left of the workers.
   void kill_now();
-  /// Refuses new calls. Waiting calls are still sent. Sets the event when no caller waits any more.
-  void drain_calls(std::shared_ptr<AsyncEvent> when_unawaited);
+  /// Refuses new calls. Waiting calls are still sent. The event is set when no caller waits any more.
+  std::shared_ptr<AsyncEvent> drain_calls();
+  /// Calls function(executor) on the executor, unless the context is destroyed or there is no memory for that.
+  template <class F>
+  void run_on_executor(F function) noexcept;
   /// The second signal of a run() cancels the calls, the third kills the workers.
   void on_signal(unsigned count) override;
   /// Waits until every worker has been reaped, whatever cancellations come.
@@ -75,13 +78,23 @@ class PoolImpl final : public ContextBound, public RunSignals::Target, public st
   const std::shared_ptr<Dispatcher> dispatcher_;
   const std::shared_ptr<EventSink> events_;  // may be null
   const std::shared_ptr<PoolSlots> slots_;
+  std::shared_ptr<AsyncEvent> unawaited_;  // null before drain_calls()
 };
+
+template <class F>
+void PoolImpl::run_on_executor(F function) noexcept {
+  const auto held = lock();
+  const auto executor = dispatcher_->executor();
+  if (executor)
+    PoolExecutor(*dispatcher_).try_post([executor = *executor, function = std::move(function)] { function(executor); });
+}
 
 /// Starts all workers or none. `leaves`: a second cancellation ends the wait for the exit of those that were started.
 asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool leaves);
 
 }}}  // namespace drover::v1::detail
 
+#include <drover/pool/detail/drained_stop.ipp>
 #include <drover/pool/detail/pool.ipp>
 #include <drover/pool/detail/pool_stats.ipp>
 #include <drover/pool/detail/pool_stop.ipp>

@@ -13,34 +13,44 @@ inline PoolSlots::Sessions PoolImpl::all_sessions() const {
   return slots_->sessions();
 }
 
-inline void PoolImpl::begin_stop(Timeout grace) {
-  const auto stopping = [] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); };
+inline std::exception_ptr pool_stops() {
+  return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped"));
+}
+
+inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
   CallQueue dropped;
   PoolSlots::Sessions all;
   Cause refusal;
   {
     const auto held = lock();
-    if (slots_->stop_starting(stopping)) {
-      dispatcher_->refuse(stopping);
+    if (slots_->stop_starting(pool_stops)) {
+      dispatcher_->refuse(pool_stops);
       dropped.append(dispatcher_->take_queued_calls());
       dispatcher_->cancel_idle_timer();
     }
     refusal = dispatcher_->refusal();
     all = slots_->sessions();
   }
-  const auto now = Clock::now();
   for (const auto& session : all) {
     session->stop(grace);
-    if (const auto cut = deadline_after(now, options().shutdown_timeout)) session->shorten_stop(*cut);
+    if (const auto cut = deadline_after(since, options().shutdown_timeout)) session->shorten_stop(*cut);
   }
   complete_all_with_error(std::move(dropped), refusal);
 }
 
-inline void PoolImpl::drain_calls(std::shared_ptr<AsyncEvent> when_unawaited) {
+inline std::shared_ptr<AsyncEvent> PoolImpl::drain_calls() {
   const auto held = lock();
-  if (slots_->stopping() || slots_->failed()) return when_unawaited->set();
-  dispatcher_->refuse([] { return std::make_exception_ptr(Error(Errc::stopping, "the pool is being stopped")); }, true);
-  dispatcher_->notify_when_unawaited(std::move(when_unawaited));
+  if (unawaited_) return unawaited_;
+  unawaited_ = std::make_shared<AsyncEvent>();
+  const bool over = slots_->stopping() || slots_->failed();
+  slots_->drain(pool_stops);
+  if (over) {
+    unawaited_->set();
+    return unawaited_;
+  }
+  dispatcher_->refuse(pool_stops, true);
+  dispatcher_->notify_when_unawaited(unawaited_);
+  return unawaited_;
 }
 
 inline void PoolImpl::on_signal(unsigned count) {

@@ -60,6 +60,12 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// No further worker is started, and planned changes fail with `cause`. False if that was so before.
   bool stop_starting(const Cause& cause) noexcept;
   bool stopping() const noexcept { return stopping_; }
+  /// Waiting calls are run before the stop. No planned change any more: those under way fail with `cause`.
+  void drain(const Cause& cause) noexcept {
+    draining_ = true;
+    changes_.end_all(cause);
+  }
+  bool takes_changes() const noexcept { return !stopping_ && !draining_; }
   /// All slots are down: new calls are refused.
   bool failed() const noexcept { return failed_; }
   /// In a forked copy of the program: the timers are not touched.
@@ -149,7 +155,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   std::vector<Slot> slots_;
   RetiredWorkers retired_;
   bool failed_ = false;
-  bool stopping_ = false;
+  bool stopping_ = false, draining_ = false;
   PoolTotals totals_;
 };
 

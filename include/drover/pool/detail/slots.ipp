@@ -30,7 +30,7 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   if (actions.promote) successors_.promote(at, actions);
   start_is_over(at);
   // Half-open: it gets calls, and has to prove itself.
-  if (std::exchange(failed_, false)) dispatcher_->refuse(nullptr);
+  if (std::exchange(failed_, false) && !draining_) dispatcher_->refuse(nullptr);
   carry_out(at, actions);
   changes_.worker_ready(at);
   if (first_start_.under_way()) first_start_.one_is_ready();
@@ -41,7 +41,7 @@ inline void PoolSlots::worker_answered(WorkerSession& session) {
 }
 
 inline void PoolSlots::worker_worn_out(const WorkerSession& session) {
-  if (!stopping_ && is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.replace(true));
+  if (takes_changes() && is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.replace(true));
 }
 
 inline void PoolSlots::worker_leaving(WorkerSession& session) {
@@ -120,7 +120,7 @@ inline void PoolSlots::report_replacing(const WorkerSession& session) {
 inline void PoolSlots::recycle_later(std::size_t at, Duration delay) {
   after(slots_[at].recycle_timer, delay, [this, at] {
     const auto held = lock();
-    if (!stopping_ && at < slots_.size()) carry_out(at, slots_[at].state.replace(true));
+    if (takes_changes() && at < slots_.size()) carry_out(at, slots_[at].state.replace(true));
   });
 }
 
