@@ -95,7 +95,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// Throws Error if the context is destroyed.
   std::shared_ptr<WorkerSession> make_worker(std::size_t at, WorkerOptions options,
                                              const Slot::Environment& environment);
-  void report_replacing(const WorkerSession& session);
+  EventSource& events() noexcept { return events_; }
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
   void recycle_later(std::size_t at, Duration delay);

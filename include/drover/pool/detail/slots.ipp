@@ -112,11 +112,6 @@ inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actio
   successors_.carry_out(at, actions);
 }
 
-inline void PoolSlots::report_replacing(const WorkerSession& session) {
-  const auto& child = session.record().child;
-  events_.emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
-}
-
 inline void PoolSlots::recycle_later(std::size_t at, Duration delay) {
   after(slots_[at].recycle_timer, delay, [this, at] {
     const auto held = lock();

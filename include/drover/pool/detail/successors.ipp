@@ -42,7 +42,8 @@ inline std::shared_ptr<WorkerSession> Successors::put(std::size_t at) {
     if (slot.state.successor() != SlotState::Successor::starting || slot.successor) return nullptr;
     slots_.retired().reserve(over);
     session = slots_.make_worker(at, *slot.options, slot.environment);
-    slots_.report_replacing(*slot.session);
+    const auto& child = slot.session->record().child;
+    slots_.events().emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
     session->begin_start();  // under the mutex: a stop that comes now finds it started
     slot.successor = session;
     slot.successor_options = slot.options;
