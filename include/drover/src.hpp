@@ -33,3 +33,4 @@
 #include <drover/run.ipp>
 #include <drover/wire/frame.ipp>
 #include <drover/worker/serve.ipp>
+#include <drover/worker/this_worker.ipp>

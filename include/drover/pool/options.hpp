@@ -23,6 +23,7 @@
 #include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/detail/environment_text.hpp>
 #include <drover/wire/on_terminate.hpp>
 
 namespace drover { inline namespace v1 {
@@ -30,15 +31,16 @@ namespace drover { inline namespace v1 {
 /// How one worker is started, stopped and identified. Times are steady-clock durations.
 ///
 /// *Errors:* start() throws std::invalid_argument for a negative time, a max_in_flight of 0, a max_message_size of 0 or
-/// over 2 GiB, and an empty program.
+/// over 2 GiB, an empty program, and more name, tags and extra than fit into an environment variable.
 struct WorkerOptions {
   /// Shown in events and errors, and passed to the worker.
   detail::BraceSafe<std::string> name = "worker";
   /// The program to run. Its main() has to reach drover::serve(). It may be another program than the parent.
   Command command = Command::self();
-  /// The tags that CallOptions::tags may ask for.
+  /// The tags that CallOptions::tags may ask for. The worker knows them, too: this_worker::tags().
   detail::BraceSafe<std::set<std::string>> tags{};
-  /// Notes of the caller, copied to WorkerMetadata.
+  /// Notes of the caller, copied to WorkerMetadata and to the worker, see this_worker::extra(). With name and tags they
+  /// may take 126 KiB, since they travel in the worker's environment.
   detail::BraceSafe<std::map<std::string, std::string>> extra{};
   /// How long stop() lets calls finish by default, and how long a worker may take to exit after its parent has died.
   Duration shutdown_grace = std::chrono::seconds(10);
@@ -74,6 +76,7 @@ struct WorkerOptions {
 struct WorkerMetadata {
   std::string name{};
   pid_t pid{};
+  std::size_t slot{};     ///< the number of its place in the pool, from 0; 0 outside of pools
   std::string version{};  ///< of the drover library in the worker
   std::set<std::string> tags{};
   std::map<std::string, std::string> extra{};
@@ -185,6 +188,17 @@ class RoutineName {
 
 namespace detail {
 
+/// The worker gets them in its environment.
+inline void check_worker_info(const WorkerOptions& options) {
+  std::size_t size = size_of_text(options.name.value());
+  for (const std::string& tag : options.tags.value()) size += size_of_text(tag);
+  for (const auto& [key, value] : options.extra.value()) size += size_of_text(key) + size_of_text(value);
+  if (size > most_worker_info)
+    throw std::invalid_argument("WorkerOptions::name, WorkerOptions::tags and WorkerOptions::extra take " +
+                                std::to_string(size) + " bytes of the worker's environment, which has room for " +
+                                std::to_string(most_worker_info) + "; pass large data by a call or in a file");
+}
+
 /// Throws std::invalid_argument that names the option and says what to change.
 inline void check(const WorkerOptions& options) {
   if (options.command.program.empty())
@@ -198,6 +212,7 @@ inline void check(const WorkerOptions& options) {
   require_not_negative(options.term_grace, "WorkerOptions::term_grace");
   require_not_negative(options.stop_margin, "WorkerOptions::stop_margin");
   require_not_negative(options.spin, "WorkerOptions::spin");
+  check_worker_info(options);
 }
 
 inline void check_start_timeout(Timeout timeout) {

@@ -31,7 +31,8 @@ enum class FrameType : std::uint8_t {
   result,
   draining,
   recall,
-  recalled
+  recalled,
+  start_failed
 };
 
 /// FrameHeader::status of a RESULT.

@@ -41,7 +41,7 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0) refuse("frame header with padding that is not zero");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::recalled))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::start_failed))
     refuse("frame of unknown type " + std::to_string(type));
   const bool result = header.type == FrameType::result;
   const unsigned flags = result ? quick_flag : header.type == FrameType::call ? ahead_flag | wants_quick_flag : 0;

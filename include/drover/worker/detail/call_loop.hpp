@@ -18,6 +18,7 @@
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/worker/detail/call_waits.hpp>
+#include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
@@ -32,13 +33,16 @@ namespace drover { inline namespace v1 { namespace detail {
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
 class CallLoop final : CallWaits::Listener {
  public:
-  CallLoop(WorkerState& state, const RoutineTable& routines);
+  CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks);
   CallLoop(const CallLoop&) = delete;
   CallLoop& operator=(const CallLoop&) = delete;
 
+  /// Runs the start hooks on this loop. Throws what they throw, and the exceptions of other user handlers on it.
+  void prepare();
   /// Sends HELLO. Throws std::system_error if the process is out of threads or descriptors.
   void begin();
-  /// Runs calls, and returns once drained. Throws the exceptions of user handlers on this loop.
+  /// Runs calls, and returns once drained and the stop hooks have ended. Throws the exceptions of user handlers on this
+  /// loop.
   void run();
 
  private:
@@ -92,10 +96,12 @@ class CallLoop final : CallWaits::Listener {
   bool must_wait();
   bool all_read() const noexcept;
   bool done() const noexcept;
+  void wind_up();
   void finish();
 
   WorkerState& state_;
   const RoutineTable& routines_;
+  const WorkerHooks& hooks_;
   const std::size_t limit_;
 
   // Declared before the context, whose coroutine frames refer to them.
@@ -119,6 +125,7 @@ class CallLoop final : CallWaits::Listener {
 
   std::uint32_t flags_ = 0;  // those already processed
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
+  bool winding_up_ = false;      // the stop hooks run, or have ended
   std::uint64_t last_call_ = 0;  // from the STOP frame
   std::uint64_t begun_ = 0;      // the last call that has begun
   bool takes_no_more_ = false;   // no call begins any more, and the parent has been notified
@@ -128,3 +135,4 @@ class CallLoop final : CallWaits::Listener {
 
 #include <drover/worker/detail/call_loop.ipp>
 #include <drover/worker/detail/call_loop_flags.ipp>
+#include <drover/worker/detail/call_loop_hooks.ipp>

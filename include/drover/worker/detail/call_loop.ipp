@@ -20,9 +20,10 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
+inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks)
     : state_(state),
       routines_(routines),
+      hooks_(hooks),
       limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
       data_(state.data),
       waits_(context_, *this, state.main_wakeup, data_,

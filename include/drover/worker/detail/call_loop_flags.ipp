@@ -73,6 +73,7 @@ inline void CallLoop::connection_lost() {
 
 inline void CallLoop::go_on() {
   over_.clear();
+  if (winding_up_) return;
   if (data_.wants_write() && !full_) flush();
   if (lost_ && next_) {
     next_.reset();
@@ -80,7 +81,7 @@ inline void CallLoop::go_on() {
   }
   if (full_ && !parent_gone_) waits_.watch_writable();
   if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
-  if (done()) return finish();
+  if (done()) return wind_up();
   if (!held_ && !all_read()) watch_data();
 }
 

@@ -143,7 +143,8 @@ class ControlThread {
   }
 
   void read_main_flags() {
-    if ((state_.flags.load() & WorkerFlag::finished) != 0) drain_.finished(Clock::now());
+    constexpr std::uint32_t calls_over = WorkerFlag::calls_ended | WorkerFlag::finished;
+    if ((state_.flags.load() & calls_over) != 0) drain_.finished(Clock::now());
     if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
   }
 

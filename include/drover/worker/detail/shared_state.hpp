@@ -55,7 +55,8 @@ struct WorkerFlag {
     parent_gone = 8,   // the parent reads no results any more
     bounded = 16,      // the control thread has a deadline for the exit
     finished = 32,     // set by the main thread: all work is done, serve() returns
-    cut = 64           // the control thread makes the hard exit
+    cut = 64,          // the control thread makes the hard exit
+    calls_ended = 128  // set by the main thread: all calls have ended, the stop hooks run
   };
 };
 
@@ -137,8 +138,8 @@ struct WorkerState {
   BeginGate gate;  // for calls that were sent ahead
 };
 
-/// For signal handlers; null in a process that is not a worker.
-inline std::atomic<WorkerState*> this_worker{nullptr};
+/// Null in a process that is not a worker, and before in_worker(). For signal handlers, too.
+inline std::atomic<WorkerState*> state_of_this_worker{nullptr};
 
 /// A counter that one thread writes and others read.
 inline void add_one(std::atomic<std::uint64_t>& counter) noexcept {

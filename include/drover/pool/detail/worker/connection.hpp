@@ -100,6 +100,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   void run_completions() override { dispatcher_.run_completions(true); }
   // ControlLink::Listener
   inline bool hello(const Frame& frame) override;
+  inline void start_failed(const Frame& frame) override;
   inline bool stop_acknowledged() override;
   inline void draining(std::uint64_t last_begun) override;
   bool recalled(std::uint64_t call) override { return dispatcher_.take_back_recalled(data_, call); }

@@ -67,9 +67,18 @@ inline void WorkerConnection::fail_start(std::exception_ptr failure) {
 inline bool WorkerConnection::hello(const Frame& frame) {
   if (!worker_.lifecycle.awaits_hello()) return false;  // it was asked to end before it was ready
   worker_.metadata = control_.handshake().metadata(frame, worker_.options, worker_.child->pid());
+  worker_.metadata->slot = worker_.slot;
   if (io_) io_->start_timer.cancel();
   owner_.became_ready(worker_.lifecycle.hello());
   return true;
+}
+
+inline void WorkerConnection::start_failed(const Frame& frame) {
+  if (!worker_.lifecycle.awaits_hello()) return;
+  worker_.start_failure =
+      std::make_exception_ptr(worker_.errors.failed_hook(Handshake::start_failure(frame, worker_.errors)));
+  if (io_) io_->start_timer.cancel();
+  owner_.carry_out(worker_.lifecycle.start_refused(Clock::now()));
 }
 
 // ---- calls ----------------------------------------------------------------------------------------------------------

@@ -53,10 +53,10 @@ class WorkerSession final : public ContextBound,
 
   void supervise(std::weak_ptr<WorkerSupervision> supervision, std::size_t slot) {
     supervision_ = std::move(supervision);
-    slot_ = slot;
+    worker_.slot = slot;
   }
   /// The number of its slot in the pool.
-  std::size_t slot() const noexcept { return slot_; }
+  std::size_t slot() const noexcept { return worker_.slot; }
 
   // ---- from any thread, without the mutex unless noted --------------------------------------------------------------
 
@@ -157,7 +157,6 @@ class WorkerSession final : public ContextBound,
   const Mode mode_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   std::weak_ptr<WorkerSupervision> supervision_;
-  std::size_t slot_ = 0;
 
   WorkerRecord worker_;
   ProcessEvents process_events_;
