@@ -4,22 +4,34 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
+#include <optional>
 #include <set>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <tuple>
 #include <unistd.h>
 #include <vector>
 
+#include <asio/cancellation_state.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <asio/redirect_error.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
 
+#include <drover/pool/local_worker.hpp>
+#include <drover/run.hpp>
 #include <drover/worker/serve.hpp>
+#include <drover/worker/this_call.hpp>
 #include <drover/worker/this_worker.hpp>
 
+#include "support/call_seen.hpp"
 #include "support/worker_routines.hpp"
 
 namespace {
@@ -62,6 +74,153 @@ int ticks = 0;
 asio::awaitable<void> tick() {
   for (;; ++ticks) co_await wait_for(1);
 }
+
+// ---- calls ----------------------------------------------------------------------------------------------------------
+
+namespace call = drover::this_call;
+
+std::string reason_name() {
+  switch (call::reason()) {
+    case drover::CancelReason::none: return "none";
+    case drover::CancelReason::caller: return "caller";
+    case drover::CancelReason::deadline: return "deadline";
+    case drover::CancelReason::stop: return "stop";
+    case drover::CancelReason::parent_died: return "parent died";
+  }
+  return "nonsense";
+}
+
+/// Milliseconds until the deadline of the call; -1 if there is none.
+std::int64_t time_left() {
+  const auto deadline = call::deadline();
+  if (!deadline) return -1;
+  return std::chrono::ceil<std::chrono::milliseconds>(*deadline - drover::Clock::now()).count();
+}
+
+support::CallSeen seen() { return {std::string(call::context()), time_left(), call::attempt()}; }
+
+/// What it sees after many waits, if that has been the same all the time.
+asio::awaitable<support::CallSeen> look_often(int rounds) {
+  const std::string context(call::context());
+  const auto deadline = call::deadline();
+  for (int i = 0; i < rounds; ++i) {
+    co_await wait_for(i % 3);
+    if (call::context() != context || call::deadline() != deadline || call::attempt() != 1)
+      co_return support::CallSeen{};
+  }
+  co_return seen();
+}
+
+/// The same by coroutines that it spawns, one on its executor and one on a strand.
+asio::awaitable<support::CallSeen> look_by_others(int rounds) {
+  const auto executor = co_await asio::this_coro::executor;
+  const auto first = co_await asio::co_spawn(executor, look_often(rounds), asio::use_awaitable);
+  const auto strand = asio::make_strand(executor);
+  const auto second = co_await asio::co_spawn(strand, look_often(rounds), asio::use_awaitable);
+  if (first.context != second.context || second.attempt != 1) co_return support::CallSeen{};
+  co_return seen();
+}
+
+/// Sleeps until it is cancelled, and says why.
+asio::awaitable<void> nap_with_reason() {
+  say("napping, " + reason_name());
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::seconds(30));
+  std::error_code ec;
+  co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+  say("woken by " + reason_name());
+  if (ec) throw std::system_error(ec);
+}
+
+/// Blocks the main thread until there is a reason.
+void block_until_reason() {
+  say("blocking");
+  while (call::reason() == drover::CancelReason::none) std::this_thread::yield();
+  say("ended by " + reason_name());
+}
+
+std::optional<support::CallSeen> seen_afterwards;
+
+/// Goes on when its call has ended.
+asio::awaitable<void> outlive() {
+  co_await wait_for(20);
+  for (int i = 0; i < 3; ++i) co_await wait_for(1);
+  seen_afterwards = seen();
+}
+
+asio::awaitable<void> leave_behind() { asio::co_spawn(co_await asio::this_coro::executor, outlive(), asio::detached); }
+
+/// A worker of this worker; its calls inherit the deadline, unless told otherwise, and may have one of their own.
+asio::awaitable<support::CallSeen> ask_nested(int inherits, int own_milliseconds) {
+  static std::unique_ptr<drover::LocalWorker> nested;
+  if (!nested) {
+    drover::WorkerOptions options;
+    options.command.out = drover::Stdio::null();
+    nested = std::make_unique<drover::LocalWorker>(co_await asio::this_coro::executor, options);
+    co_await nested->start();
+  }
+  drover::CallOptions options;
+  options.inherit_deadline = inherits != 0;
+  if (own_milliseconds != 0) options.deadline = std::chrono::milliseconds(own_milliseconds);
+  co_return co_await nested->call<support::CallSeen>(options, "seen");
+}
+
+asio::awaitable<support::CallSeen> ask_once() {
+  drover::WorkerOptions options;
+  options.command.out = drover::Stdio::null();
+  drover::LocalWorker nested(co_await asio::this_coro::executor, options);
+  co_await nested.start();
+  const auto answer = co_await nested.call<support::CallSeen>("seen");
+  co_await nested.stop();
+  co_return answer;
+}
+
+/// The nested call takes longer than there is time.
+asio::awaitable<std::string> nap_nested() {
+  drover::WorkerOptions options;
+  options.command.out = drover::Stdio::null();
+  drover::LocalWorker nested(co_await asio::this_coro::executor, options);
+  co_await nested.start();
+  co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
+  std::string text = "it has slept";
+  try {
+    co_await nested.call("nap", 30000, 0);
+  } catch (const std::exception& error) {
+    text = error.what();
+  }
+  co_await nested.stop();
+  say(text);
+  co_return text;
+}
+
+void add_calls(drover::Routines& routines) {
+  routines.add("seen", seen)
+      .add("look_often", look_often)
+      .add("look_by_others", look_by_others)
+      .add("nap_with_reason", nap_with_reason)
+      .add("block_until_reason", block_until_reason)
+      .add("block_with_token",
+           [](std::stop_token stop) {
+             say("blocking");
+             while (!stop.stop_requested()) std::this_thread::yield();
+             const std::string reason = reason_name();
+             say("ended by " + reason);
+             return reason;
+           })
+      .add("reason", reason_name)
+      .add("seen_elsewhere",
+           [] {
+             support::CallSeen there;
+             std::thread([&] { there = seen(); }).join();
+             return there;
+           })
+      .add("leave_behind", leave_behind)
+      .add("seen_afterwards", [] { return seen_afterwards; })
+      .add("ask_nested", ask_nested)
+      .add("ask_nested_inside", [] { return drover::run(ask_once()); })
+      .add("nap_nested", nap_nested);
+}
+
+// ---- hooks ----------------------------------------------------------------------------------------------------------
 
 /// A step "start-..." adds an on_start(), a step "stop-..." an on_stop().
 bool add_hook(drover::Routines& routines, const std::string& step, const std::function<std::string()>& next) {
@@ -134,6 +293,7 @@ int main(int argc, char** argv) {
   if (!drover::in_worker()) leave(refuses_to_know() ? 42 : 43);
   drover::Routines routines = support::worker_routines();
   add_self(routines);
+  add_calls(routines);
   while (at < argc)
     if (!add_hook(routines, next(), next)) leave(96);
   const int code = drover::serve(routines);

@@ -25,6 +25,7 @@
 #include <drover/timeout.hpp>
 #include <drover/wire/detail/environment_text.hpp>
 #include <drover/wire/on_terminate.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 {
 
@@ -104,6 +105,8 @@ struct StopReport {
 };
 
 /// Options of one call.
+///
+/// *Errors:* the call fails with std::invalid_argument for a negative time and a context of more than 4 KiB.
 struct CallOptions {
   /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
   /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound.
@@ -113,6 +116,12 @@ struct CallOptions {
   Timeout kill_after{};
   /// Only workers that have all of these tags get the call.
   detail::BraceSafe<std::set<std::string>> tags{};
+  /// In a routine: the call ends by the deadline of the call that the routine runs for, or by `deadline` if that is
+  /// earlier. See this_call::deadline().
+  bool inherit_deadline = true;
+  /// A short text that drover only passes on, such as a traceparent: this_call::context(). At most 4 KiB. Calls that
+  /// the routine makes do not inherit it. It counts towards WorkerOptions::max_message_size.
+  detail::BraceSafe<std::string> context{};
 };
 
 /// How a pool replaces workers that exit unexpectedly. Each slot of a pool is counted separately.
@@ -223,6 +232,10 @@ inline void check_start_timeout(Timeout timeout) {
 inline void check(const CallOptions& options) {
   require_not_negative(options.deadline, "CallOptions::deadline");
   require_not_negative(options.kill_after, "CallOptions::kill_after");
+  if (options.context.value().size() > longest_context)
+    throw std::invalid_argument("CallOptions::context has " + std::to_string(options.context.value().size()) +
+                                " bytes, at most " + std::to_string(longest_context) +
+                                " are allowed; pass more as an argument");
 }
 
 inline void check(const PoolOptions& options) {

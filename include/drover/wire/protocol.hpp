@@ -91,8 +91,34 @@ inline StartFailure decode_start_failure(std::span<const std::byte> body) {
   return {std::string(type), std::string(text)};
 }
 
-/// Times in StopBody are nanoseconds of CLOCK_MONOTONIC; this value means never.
+/// Times in StopBody and CallFacts are nanoseconds of CLOCK_MONOTONIC; this value means never.
 inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+
+/// Bytes of CallOptions::context, at most.
+inline constexpr std::size_t longest_context = 4096;
+
+/// What the body of a CALL with facts_flag begins with.
+struct CallFacts {
+  std::int64_t deadline = never;
+  std::string_view context;
+};
+
+inline void put_facts(Encoder& out, const CallFacts& facts) {
+  out.put(facts.deadline);
+  out.put(facts.context);
+}
+
+/// *Errors:* DecodeError.
+/// *Lifetime:* the context refers to the body.
+inline CallFacts take_facts(Decoder& body) {
+  CallFacts facts;
+  facts.deadline = body.get<std::int64_t>();
+  facts.context = body.get<std::string_view>();
+  if (facts.context.size() > longest_context)
+    throw DecodeError("a context of " + std::to_string(facts.context.size()) + " bytes, at most " +
+                      std::to_string(longest_context) + " are allowed");
+  return facts;
+}
 
 /// Body of STOP; the header's id is that of the last CALL sent before it.
 struct StopBody {

@@ -41,7 +41,7 @@ struct RoutinesAccess;
 /// asio::this_coro::reset_cancellation_state. If it ends with operation_aborted, the call ends as cancelled. A
 /// `std::stop_token` as the first parameter is stopped as well, even while the routine blocks the main thread; stop
 /// callbacks run on a thread of their own. A plain function without a std::stop_token cannot be cancelled once it has
-/// begun.
+/// begun, but it may ask for this_call::reason(). this_call also knows the deadline of the call.
 ///
 /// **Exceptions** become RemoteError at the caller, with type and text, of 64 KiB at most. They never end the worker.
 ///

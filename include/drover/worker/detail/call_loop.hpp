@@ -17,9 +17,11 @@
 #include <drover/wire/body.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
+#include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/call_waits.hpp>
 #include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine_table.hpp>
+#include <drover/worker/detail/running_call.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -31,7 +33,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
 ///
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
-class CallLoop final : CallWaits::Listener {
+class CallLoop final : CallWaits::Listener, CancelNews {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks);
   CallLoop(const CallLoop&) = delete;
@@ -55,6 +57,7 @@ class CallLoop final : CallWaits::Listener {
     FrameBody result;
     asio::cancellation_signal cancellation;
     bool cancelled = false;
+    std::shared_ptr<RunningCall> running;  // its executors refer to it, and may outlive the call
   };
 
   static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
@@ -67,7 +70,8 @@ class CallLoop final : CallWaits::Listener {
   std::size_t take_frames();
   void accept(const Frame& frame);
   void dispatch(const Frame& frame);
-  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments);
+  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
+                 const CallFacts& facts);
   void start_coroutine(const Frame& frame, Routine& routine);
   void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
@@ -82,7 +86,11 @@ class CallLoop final : CallWaits::Listener {
   inline void notified() override;
   void wait_failed() override { connection_lost(); }
   void poll_flags();
-  void cancel(std::uint64_t call);
+  void cancel(std::uint64_t call, CancelReason reason);
+  void cancel_noticed();
+  CancelReason why_all_are_cancelled() const noexcept;
+  inline CancelReason reason_for(std::uint64_t call) override;
+  CancelNews& news() noexcept { return *this; }
   void cancel_all();
   void take_no_more();
   void forget_call();
@@ -108,6 +116,7 @@ class CallLoop final : CallWaits::Listener {
   std::unordered_map<std::uint64_t, std::unique_ptr<CoroutineCall>> coroutines_;
   std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but possibly still on the stack
   std::unordered_set<std::uint64_t> early_cancels_;   // of calls that have not been read yet
+  std::vector<CancelledCall> noticed_;                // reason_for() has met them; they are still to be carried out
 
   asio::io_context context_{1};
   Channel& data_;

@@ -12,6 +12,7 @@
 
 #include <drover/os/fd.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/id_queue.hpp>
@@ -84,6 +85,18 @@ class BeginGate {
   std::array<std::atomic<std::uint64_t>, 8> passed_{};
 };
 
+/// A CANCEL on its way from the control thread to the main thread, in one number.
+struct CancelledCall {
+  static std::uint64_t pack(std::uint64_t id, CancelReason reason) noexcept {
+    return id << 1 | (reason == CancelReason::deadline ? 1 : 0);
+  }
+  explicit CancelledCall(std::uint64_t packed) noexcept
+      : id(packed >> 1), reason((packed & 1) != 0 ? CancelReason::deadline : CancelReason::caller) {}
+
+  std::uint64_t id;
+  CancelReason reason;
+};
+
 /// The data that the threads of a worker share. Created once and never destroyed: the control thread reads it until the
 /// process has exited. Everything that the control thread needs for the hard exit is atomic, so that no lock can delay
 /// it.
@@ -123,7 +136,7 @@ struct WorkerState {
 
   // From the control thread.
   std::atomic<std::uint64_t> last_call{0};
-  IdQueue cancelled_calls;    // to the main thread
+  IdQueue cancelled_calls;    // to the main thread, see CancelledCall
   IdQueue cancelled_sources;  // to the stop-token thread
 
   // Written by the main thread only.

@@ -108,7 +108,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void control_broken() override;
   // DataLink::Listener
   std::string describe() const override { return worker_.errors.worker(worker_.child.get()); }
-  void send_cancel(std::uint64_t call) override { control_.send_cancel(call); }
+  void send_cancel(std::uint64_t call, CancelReason reason) override { control_.send_cancel(call, reason); }
   void send_recall(std::uint64_t call) override { control_.send_recall(call); }
   inline void kill_worker() override;
   inline void read_results(int times) override;

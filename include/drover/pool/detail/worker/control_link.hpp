@@ -24,6 +24,7 @@
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/worker_errors.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 
@@ -84,7 +85,7 @@ class ControlLink {
 
   /// `last_call`: the last call that was sent to it.
   void send_stop(const StopBody& body, std::uint64_t last_call) { send(FrameType::stop, last_call, encode_body(body)); }
-  void send_cancel(std::uint64_t call) { send(FrameType::cancel, call); }
+  void send_cancel(std::uint64_t call, CancelReason reason) { send(FrameType::cancel, call, {}, reason); }
   void send_recall(std::uint64_t call) { send(FrameType::recall, call); }
 
   /// Asks for the worker's status, for this caller too.
@@ -179,10 +180,12 @@ class ControlLink {
     return true;
   }
 
-  void send(FrameType type, std::uint64_t id, std::span<const std::byte> body = {}) {
+  void send(FrameType type, std::uint64_t id, std::span<const std::byte> body = {},
+            CancelReason reason = CancelReason::none) {
     if (!channel_ || !watch_ || owner_.foreign()) return;
     FrameHeader header;
     header.type = type;
+    header.status = static_cast<std::uint8_t>(reason);
     header.id = id;
     try {
       channel_->queue(header, body);
