@@ -117,7 +117,8 @@ inline WorkerInfo take_info(EnvironmentReader& from) {
 /// How many bytes append_text() appends.
 inline std::size_t size_of_text(std::string_view text) noexcept {
   std::size_t size = text.size() + 1;
-  for (const char c : text) size += is_escaped(c) ? 2 : 0;
+  for (const char c : text)
+    if (is_escaped(c)) size += 2;
   return size;
 }
 
