@@ -31,6 +31,7 @@ asio::awaitable<std::string> text_of(drover::CallOptions given) {
   const drover::CallOptions options(std::move(given));
   std::string text = options.deadline ? std::to_string(options.deadline->count()) : "none";
   for (const auto& tag : options.tags) text += " " + tag;
+  if (!options.context.empty()) text += " in " + options.context;
   co_return text;
 }
 
@@ -54,6 +55,8 @@ TEST_F(BracedOptions, ForACallKeepTheirMembers) {
       const std::set<std::string> tags{"gpu", long_text};
       const std::string all = co_await text_of({.deadline = 3ns, .kill_after = 1s, .tags = tags});
       EXPECT_EQ(all, "3 gpu " + long_text);
+      const std::string with_context = co_await text_of({.deadline = 4ns, .context = long_text});
+      EXPECT_EQ(with_context, "4 in " + long_text);
     }
   });
 }

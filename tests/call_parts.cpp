@@ -276,7 +276,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   void peer_failed(std::exception_ptr) override { ++failures; }
   void run_completions() override {}
   std::string describe() const override { return "nobody"; }
-  void send_cancel(std::uint64_t) override {}
+  void send_cancel(std::uint64_t, drover::CancelReason) override {}
   void send_recall(std::uint64_t) override {}
   void kill_worker() override {}
   void read_results(int) override {}

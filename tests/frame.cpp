@@ -294,9 +294,18 @@ TEST(Frame, MalformedHeaderIsRefused) {
   };
   EXPECT_EQ(refusal(good), "accepted");
   EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(0); }).find("type 0"), std::string::npos);
-  EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(12); }).find("type 12"), std::string::npos);
+  EXPECT_NE(with([](auto& h) { h.type = static_cast<FrameType>(13); }).find("type 13"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h.zero = 1; }).find("padding"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h.status = 1; }).find("status 1"), std::string::npos);  // only results have a status
+  EXPECT_EQ(with([](auto& h) { h.status = ahead_flag | wants_quick_flag | facts_flag; }), "accepted");
+  EXPECT_NE(with([](auto& h) { h.status = 16; }).find("status 16"), std::string::npos);
+  EXPECT_EQ(with([](auto& h) { h = {.size = 0, .type = FrameType::cancel, .status = 2}; }), "accepted");
+  EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::cancel, .status = 3}; }).find("status 3"),
+            std::string::npos);
+  EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::result, .status = facts_flag}; }).find("status 32"),
+            std::string::npos);
+  EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::stop, .status = 1}; }).find("status 1"),
+            std::string::npos);
   EXPECT_NE(with([](auto& h) { h.size = 1001; }).find("1001 bytes"), std::string::npos);
   EXPECT_NE(with([](auto& h) { h = {.size = 0, .type = FrameType::result, .status = 6}; }).find("status 6"),
             std::string::npos);

@@ -201,6 +201,7 @@ const std::vector<NamedEvent>& events() {
       {"spawned",         [](Life& l) { return l.spawned(now); },                  {"C", "T", "R", "L", "Sr", "X", "A", "O"}},
       {"hello",           [](Life& l) { return l.hello(); },                       {"C", "RoS", "R", "L", "S", "X", "A", "O"}},
       {"start_failed",    [](Life& l) { return l.start_failed(now); },             {"C", "Tr", "R", "L", "S", "X", "A", "O"}},
+      {"start_refused",   [](Life& l) { return l.start_refused(now); },            {"C", "Tr", "R", "L", "S", "X", "A", "O"}},
       {"stop",            [](Life& l) { return l.stop(now, 0s, true); },           {"C", "Scebr", "Scebsr", "Scebsr", "Ssr", "X", "A", "O"}},
       {"late stop",       [](Life& l) { return l.stop(now, 0s, false); },          {"C", "Scbr", "Scbr", "Scbr", "Ssr", "X", "A", "O"}},
       {"shorten",         [](Life& l) { return l.shorten(now + 1s); },             {"C", "T", "R", "L", "Ssr", "X", "A", "O"}},
@@ -282,6 +283,15 @@ TEST(WorkerLifecycle, ClosedSocketLeavesTimeToExit) {
   WorkerLifecycle life = in_state(State::ready);
   life.stop(now, std::nullopt, true);
   EXPECT_EQ(life.control_closed(now + 1s).reap_by, Deadline(now + 11s)) << "no STOP_REPLY can arrive";
+}
+
+TEST(WorkerLifecycle, RefusedStartLeavesTimeToExit) {
+  WorkerLifecycle life = in_state(State::starting);
+  EXPECT_EQ(life.start_refused(now).reap_by, Deadline(now + 500ms));
+  EXPECT_EQ(life.exit_reason(), ExitReason::start_failed);
+  EXPECT_EQ(letters(life.start_refused(now + 1s)), "") << "the first one counts";
+  EXPECT_EQ(letters(life.hello()), "");
+  EXPECT_EQ(letters(life.control_closed(now + 1s)), "");
 }
 
 TEST(WorkerLifecycle, ExitReasonDecidesWhatIsExpected) {

@@ -24,6 +24,10 @@
 #include <drover/run.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/borrow.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/worker_info.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>
+#include <drover/worker/this_call.hpp>
+#include <drover/worker/this_worker.hpp>

@@ -18,7 +18,7 @@ namespace drover { inline namespace v1 {
 
 enum class Errc {
   start_timeout = 1,  ///< the worker was not ready in time and has been terminated
-  start_failed,       ///< the worker exited before it was ready
+  start_failed,       ///< the worker exited before it was ready, or its on_start() threw
   version_mismatch,   ///< the worker speaks another version of drover's protocol
   protocol_error,     ///< the received bytes are not a drover message
   not_running,        ///< not ready yet, no longer running, moved from, or used in a forked copy of the program

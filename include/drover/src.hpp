@@ -35,3 +35,5 @@
 #include <drover/run.ipp>
 #include <drover/wire/frame.ipp>
 #include <drover/worker/serve.ipp>
+#include <drover/worker/this_call.ipp>
+#include <drover/worker/this_worker.ipp>

@@ -266,6 +266,19 @@ TEST_F(HostileWorker, DescriptorFromItBlocksNoCoroutine) {
     }
 }
 
+// The same before it is ready.
+TEST_F(HostileWorker, DescriptorWithStartFailedIsAProtocolError) {
+  kernel_passes_descriptors = true;
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const Ticker ticker(executor);
+    LocalWorker worker(executor, hostile_worker("start_failed_with_descriptors"));
+    const Failure failure = co_await failure_of(worker.start());
+    EXPECT_EQ(failure, Errc::protocol_error) << failure;
+    EXPECT_LT(ticker.longest_gap(), 500ms);
+  });
+}
+
 // A STATUS_REPLY without a STATUS is a protocol error.
 TEST_F(HostileWorker, UnrequestedStatusReplyIsAProtocolError) {
   on_one_thread([]() -> asio::awaitable<void> {

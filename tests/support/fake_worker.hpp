@@ -22,6 +22,7 @@
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
+#include <drover/wire/protocol.hpp>
 
 /// A dispatcher with workers that are only the other ends of sockets, so that every order of events can be made.
 namespace support {
@@ -43,6 +44,8 @@ using drover::detail::Outcome;
 struct Received {
   FrameHeader header;
   int argument = 0;
+  std::int64_t deadline = drover::detail::never;
+  std::string context{};
 };
 
 /// A worker's data socket with the dispatcher at one end and the test at the other.
@@ -71,8 +74,10 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
       if (const auto frame = reader_.next()) {
         EXPECT_EQ(frame->header.type, FrameType::call);
         drover::Decoder body(frame->body);
+        drover::detail::CallFacts facts;
+        if ((frame->header.status & drover::detail::facts_flag) != 0) facts = drover::detail::take_facts(body);
         EXPECT_EQ(body.get<std::string>(), "f");
-        return Received{frame->header, body.get<int>()};
+        return Received{frame->header, body.get<int>(), facts.deadline, std::string(facts.context)};
       }
       const auto room = reader_.prepare();
       const auto count = ::recv(theirs_.get(), room.data(), room.size(), MSG_DONTWAIT);
@@ -129,6 +134,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   }
 
   std::vector<std::uint64_t> recalled, cancelled;
+  std::vector<drover::CancelReason> reasons;  // of `cancelled`
   int kills = 0;
 
  private:
@@ -140,7 +146,10 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   void peer_failed(std::exception_ptr) override { ADD_FAILURE(); }
   void run_completions() override { dispatcher_->run_completions(true); }
   std::string describe() const override { return "worker 'fake'"; }
-  void send_cancel(std::uint64_t call) override { cancelled.push_back(call); }
+  void send_cancel(std::uint64_t call, drover::CancelReason reason) override {
+    cancelled.push_back(call);
+    reasons.push_back(reason);
+  }
   void send_recall(std::uint64_t call) override { recalled.push_back(call); }
   void kill_worker() override { ++kills; }
   void read_results(int times) override {

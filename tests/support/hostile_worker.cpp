@@ -86,6 +86,15 @@ std::vector<std::byte> answer_to(const FrameHeader& call, int value) {
   return frame({.type = FrameType::result, .slot = call.slot, .id = call.id}, body.view());
 }
 
+/// As the first frame of a worker whose on_start() has thrown.
+std::vector<std::byte> start_failed(const std::string& type, const std::string& text) {
+  drover::detail::ByteBuffer body;
+  drover::Encoder encoder(body);
+  encoder.put(type);
+  encoder.put(text);
+  return frame({.type = FrameType::start_failed, .id = drover::detail::hello_id()}, body.view());
+}
+
 void greet() {
   drover::detail::ByteBuffer body;
   drover::Encoder(body).put(drover::detail::Hello{"0", {"x"}});
@@ -116,11 +125,49 @@ int lingering_socket(int seconds) {
   for (;;) ::pause();
 }
 
+/// Never gets ready.
+void fail_to_start(std::string_view mode) {
+  const std::vector<std::byte> sound = start_failed("Type", "text");
+  if (mode == "start_failed_twice") {
+    send(control, sound);
+    send(control, start_failed("Other", "text"));
+  } else if (mode == "start_failed_then_hello") {
+    send(control, sound);
+    greet();
+  } else if (mode == "start_failed_in_pieces") {
+    for (const std::byte& byte : sound) send(control, std::span(&byte, 1));
+  } else if (mode == "start_failed_oversized") {
+    send(control, start_failed("Type", std::string(64 * 1024 + 1, 'x')));
+  } else if (mode == "start_failed_huge") {
+    send(control, frame({.type = FrameType::start_failed, .id = drover::detail::hello_id()},
+                        std::vector<std::byte>((std::size_t{2} << 20) + 1)));
+  } else if (mode == "start_failed_malformed") {
+    send(control, frame({.type = FrameType::start_failed, .id = drover::detail::hello_id()},
+                        std::as_bytes(std::span("rubbish"))));
+  } else if (mode == "start_failed_empty") {
+    send(control, frame({.type = FrameType::start_failed, .id = drover::detail::hello_id()}, {}));
+  } else if (mode == "start_failed_of_another_version") {
+    send(control, frame({.type = FrameType::start_failed, .id = drover::detail::hello_id(77)}, {}));
+  } else if (mode == "start_failed_without_version") {
+    send(control, frame({.type = FrameType::start_failed, .id = 1}, {}));
+  } else if (mode == "start_failed_with_descriptors") {
+    const int descriptor = lingering_socket(1);
+    send(control, sound, std::span(&descriptor, 1));
+    ::close(descriptor);
+  } else if (mode == "start_failed_flood") {
+    for (;;) send(control, sound);
+  } else {
+    return;
+  }
+  do_nothing();
+}
+
 }  // namespace
 
 int main(int, char** argv) {
   const std::string_view mode = argv[1];
   if (mode == "deaf_to_control") ::shutdown(control, SHUT_RD);
+  fail_to_start(mode);
   greet();
   if (mode == "deaf_to_calls") {  // answers the first, then takes no more
     const FrameHeader call = next_call();
@@ -165,6 +212,9 @@ int main(int, char** argv) {
     receive(control, &status, sizeof status);
     const std::vector<std::byte> body(24);
     for (int i = 0; i < 2; ++i) send(control, frame({.type = FrameType::status_reply, .id = status.id}, body));
+  } else if (mode == "start_failed_when_ready") {
+    next_call();
+    send(control, start_failed("Type", "text"));
   } else if (mode == "returns_calls") {  // takes one, and begins none
     const FrameHeader call = next_call();
     send(control, frame({.type = FrameType::draining, .id = call.id - 1}, {}));

@@ -108,12 +108,14 @@ struct Answer {
 };
 
 struct Options {
+  std::string program = DROVER_HELPER_RAW_WORKER;
   std::vector<std::string> args{};
   std::chrono::nanoseconds shutdown_grace = 1s;
   std::uint64_t max_message_size = 64u << 20;
   bool with_pidfd = true;
   bool with_lock = false;
   bool own_group = true;
+  drover::WorkerInfo worker{.name = "raw worker"};
   int forge = 0;  // 1: another inode; 2: no such text; 3: not there
 };
 
@@ -339,10 +341,10 @@ inline Worker::Parts Worker::spawn(const Options& options) {
   if (lock >= 0) environment.lock = pass(lock);
   environment.shutdown_grace_ns = options.shutdown_grace.count();
   environment.max_message_size = options.max_message_size;
-  environment.name = "raw worker";
+  environment.worker = options.worker;
   if (options.forge == 1) ++environment.data.inode;
 
-  std::vector<std::string> args{DROVER_HELPER_RAW_WORKER};
+  std::vector<std::string> args{options.program};
   args.insert(args.end(), options.args.begin(), options.args.end());
   std::vector<char*> argv;
   for (std::string& arg : args) argv.push_back(arg.data());

@@ -24,22 +24,25 @@
 #include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/detail/environment_text.hpp>
 #include <drover/wire/on_terminate.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 {
 
 /// How one worker is started, stopped and identified. Times are steady-clock durations.
 ///
 /// *Errors:* start() throws std::invalid_argument for a negative time, a max_in_flight of 0, a max_message_size of 0 or
-/// over 2 GiB, and an empty program.
+/// over 2 GiB, an empty program, and more name, tags and extra than fit into an environment variable.
 struct WorkerOptions {
   /// Shown in events and errors, and passed to the worker.
   detail::BraceSafe<std::string> name = "worker";
   /// The program to run. Its main() has to reach drover::serve(). It may be another program than the parent.
   Command command = Command::self();
-  /// The tags that CallOptions::tags may ask for.
+  /// The tags that CallOptions::tags may ask for. The worker knows them, too: this_worker::tags().
   detail::BraceSafe<std::set<std::string>> tags{};
-  /// Notes of the caller, copied to WorkerMetadata.
+  /// Notes of the caller, copied to WorkerMetadata and to the worker, see this_worker::extra(). With name and tags they
+  /// may take 126 KiB, since they travel in the worker's environment.
   detail::BraceSafe<std::map<std::string, std::string>> extra{};
   /// How long stop() lets calls finish by default, and how long a worker may take to exit after its parent has died.
   Duration shutdown_grace = std::chrono::seconds(10);
@@ -75,6 +78,7 @@ struct WorkerOptions {
 struct WorkerMetadata {
   std::string name{};
   pid_t pid{};
+  std::size_t slot{};     ///< the number of its place in the pool, from 0; 0 outside of pools
   std::string version{};  ///< of the drover library in the worker
   std::set<std::string> tags{};
   std::map<std::string, std::string> extra{};
@@ -112,6 +116,8 @@ struct StopReport {
 };
 
 /// Options of one call.
+///
+/// *Errors:* the call fails with std::invalid_argument for a negative time and a context of more than 4 KiB.
 struct CallOptions {
   /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
   /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound.
@@ -121,6 +127,12 @@ struct CallOptions {
   Timeout kill_after{};
   /// Only workers that have all of these tags get the call.
   detail::BraceSafe<std::set<std::string>> tags{};
+  /// In a routine: the call ends by the deadline of the call that the routine runs for, or by `deadline` if that is
+  /// earlier. See this_call::deadline().
+  bool inherit_deadline = true;
+  /// A short text that drover only passes on, such as a traceparent: this_call::context(). At most 4 KiB. Calls that
+  /// the routine makes do not inherit it. It counts towards WorkerOptions::max_message_size.
+  detail::BraceSafe<std::string> context{};
 };
 
 /// How a pool replaces workers that exit unexpectedly. Each slot of a pool is counted separately.
@@ -223,6 +235,17 @@ class RoutineName {
 
 namespace detail {
 
+/// The worker gets them in its environment.
+inline void check_worker_info(const WorkerOptions& options) {
+  std::size_t size = size_of_text(options.name.value());
+  for (const std::string& tag : options.tags.value()) size += size_of_text(tag);
+  for (const auto& [key, value] : options.extra.value()) size += size_of_text(key) + size_of_text(value);
+  if (size > most_worker_info)
+    throw std::invalid_argument("WorkerOptions::name, WorkerOptions::tags and WorkerOptions::extra take " +
+                                std::to_string(size) + " bytes of the worker's environment, which has room for " +
+                                std::to_string(most_worker_info) + "; pass large data by a call or in a file");
+}
+
 /// Throws std::invalid_argument that names the option and says what to change.
 inline void check(const WorkerOptions& options) {
   if (options.command.program.empty())
@@ -236,6 +259,7 @@ inline void check(const WorkerOptions& options) {
   require_not_negative(options.term_grace, "WorkerOptions::term_grace");
   require_not_negative(options.stop_margin, "WorkerOptions::stop_margin");
   require_not_negative(options.spin, "WorkerOptions::spin");
+  check_worker_info(options);
 }
 
 inline void check_start_timeout(Timeout timeout) {
@@ -246,6 +270,10 @@ inline void check_start_timeout(Timeout timeout) {
 inline void check(const CallOptions& options) {
   require_not_negative(options.deadline, "CallOptions::deadline");
   require_not_negative(options.kill_after, "CallOptions::kill_after");
+  if (options.context.value().size() > longest_context)
+    throw std::invalid_argument("CallOptions::context has " + std::to_string(options.context.value().size()) +
+                                " bytes, at most " + std::to_string(longest_context) +
+                                " are allowed; pass more as an argument");
 }
 
 inline void check(const StopOptions& options) { require_not_negative(options.grace, "StopOptions::grace"); }

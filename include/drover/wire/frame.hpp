@@ -14,6 +14,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
+#include <drover/wire/cancel_reason.hpp>
 
 /// Frames: the messages on the sockets between a parent and its workers. A frame is a header of 24 bytes and a body of
 /// `size` bytes, in the byte order of the machine, since both ends are on one machine. FrameReader and FrameWriter do
@@ -31,7 +32,8 @@ enum class FrameType : std::uint8_t {
   result,
   draining,
   recall,
-  recalled
+  recalled,
+  start_failed
 };
 
 /// FrameHeader::status of a RESULT.
@@ -49,7 +51,10 @@ enum class ResultStatus : std::uint8_t {
 inline constexpr std::uint8_t ahead_flag = 0x80;
 /// In the status of a CALL: the parent may send calls ahead, and wants to know whether the routine is quick.
 inline constexpr std::uint8_t wants_quick_flag = 0x40;
-/// In the status of the RESULT of such a CALL: the routine took less time than it takes to sleep and to wake up.
+/// In the status of a CALL: CallFacts precede the name of the routine in its body.
+inline constexpr std::uint8_t facts_flag = 0x20;
+/// In the status of the RESULT of a CALL with wants_quick_flag: the routine took less time than it takes to sleep and
+/// to wake up.
 inline constexpr std::uint8_t quick_flag = 0x80;
 
 struct FrameHeader {

@@ -41,12 +41,19 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0) refuse("frame header with padding that is not zero");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::recalled))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::start_failed))
     refuse("frame of unknown type " + std::to_string(type));
-  const bool result = header.type == FrameType::result;
-  const unsigned flags = result ? quick_flag : header.type == FrameType::call ? ahead_flag | wants_quick_flag : 0;
-  if ((header.status & ~flags) > (result ? static_cast<unsigned>(ResultStatus::message_too_large) : 0))
-    refuse("frame of unknown status " + std::to_string(header.status));
+  unsigned flags = 0, most = 0;  // of the status
+  switch (header.type) {
+    case FrameType::call: flags = ahead_flag | wants_quick_flag | facts_flag; break;
+    case FrameType::result:
+      flags = quick_flag;
+      most = static_cast<unsigned>(ResultStatus::message_too_large);
+      break;
+    case FrameType::cancel: most = static_cast<unsigned>(CancelReason::deadline); break;
+    default: break;
+  }
+  if ((header.status & ~flags) > most) refuse("frame of unknown status " + std::to_string(header.status));
   if (header.size > max_body_)
     refuse((header.type == FrameType::hello ? "greeting with the names of all routines of " : "frame of ") +
            std::to_string(header.size) + " bytes, where at most " + std::to_string(max_body_) + " are allowed");

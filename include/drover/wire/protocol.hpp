@@ -2,7 +2,7 @@
 
 #include <drover/detail/platform.hpp>
 
-#include <charconv>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,14 +18,15 @@
 #include <vector>
 
 #include <drover/wire/codec.hpp>
+#include <drover/wire/detail/environment_text.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/wire/on_terminate.hpp>
+#include <drover/wire/worker_info.hpp>
 
 /// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
-/// Control socket: HELLO (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS, STATUS_REPLY, DRAINING,
-/// RECALL, RECALLED.
-/// Data socket: CALL and RESULT.
+/// Control socket: HELLO or START_FAILED (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS,
+/// STATUS_REPLY, DRAINING, RECALL, RECALLED. Data socket: CALL and RESULT.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline constexpr std::uint32_t protocol_version = 1;
@@ -70,8 +71,54 @@ inline Hello decode_hello(std::span<const std::byte> body) {
   return hello;
 }
 
-/// Times in StopBody are nanoseconds of CLOCK_MONOTONIC; this value means never.
+/// The longest text of an exception that a worker sends.
+inline constexpr std::size_t longest_error_text = 64 * 1024;
+
+/// Body of START_FAILED, which a worker sends in place of HELLO: the exception of an on_start().
+struct StartFailure {
+  std::string type, text;
+};
+
+/// *Errors:* DecodeError.
+inline StartFailure decode_start_failure(std::span<const std::byte> body) {
+  Decoder all(body);
+  const auto type = all.get<std::string_view>();
+  const auto text = all.get<std::string_view>();
+  all.finish();
+  if (std::max(type.size(), text.size()) > longest_error_text)
+    throw DecodeError("it has a text of " + std::to_string(std::max(type.size(), text.size())) + " bytes, at most " +
+                      std::to_string(longest_error_text) + " are allowed");
+  return {std::string(type), std::string(text)};
+}
+
+/// Times in StopBody and CallFacts are nanoseconds of CLOCK_MONOTONIC; this value means never.
 inline constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+
+/// Bytes of CallOptions::context, at most.
+inline constexpr std::size_t longest_context = 4096;
+
+/// What the body of a CALL with facts_flag begins with.
+struct CallFacts {
+  std::int64_t deadline = never;
+  std::string_view context;
+};
+
+inline void put_facts(Encoder& out, const CallFacts& facts) {
+  out.put(facts.deadline);
+  out.put(facts.context);
+}
+
+/// *Errors:* DecodeError.
+/// *Lifetime:* the context refers to the body.
+inline CallFacts take_facts(Decoder& body) {
+  CallFacts facts;
+  facts.deadline = body.get<std::int64_t>();
+  facts.context = body.get<std::string_view>();
+  if (facts.context.size() > longest_context)
+    throw DecodeError("a context of " + std::to_string(facts.context.size()) + " bytes, at most " +
+                      std::to_string(longest_context) + " are allowed");
+  return facts;
+}
 
 /// Body of STOP; the header's id is that of the last CALL sent before it.
 struct StopBody {
@@ -121,9 +168,12 @@ inline constexpr int exit_cut_off = 1;
 /// more.
 inline constexpr int exit_without_descriptors = 76;  // those named in the environment did not reach it
 inline constexpr int exit_without_resources = 71;    // no thread, descriptor or memory
+inline constexpr int exit_start_failed = 70;         // an on_start() threw
 
 /// Name of the environment variable that makes a process a worker.
 inline constexpr const char* environment_name = "DROVER_WORKER";
+/// Name of the variable with the number of the worker's slot, which stays in its environment.
+inline constexpr const char* slot_variable = "DROVER_SLOT";
 
 /// An inherited descriptor, and what fstat(2) must report for it: the number alone may refer to another file by now.
 struct InheritedFd {
@@ -143,7 +193,7 @@ struct WorkerEnvironment {
   std::int64_t shutdown_grace_ns = 0;
   std::uint64_t max_message_size = 0;
   OnTerminate on_terminate = OnTerminate::cancel;
-  std::string name;
+  WorkerInfo worker;
 
   bool operator==(const WorkerEnvironment&) const = default;
 
@@ -155,45 +205,40 @@ struct WorkerEnvironment {
 };
 
 inline std::string WorkerEnvironment::to_string() const {
-  std::string text = std::to_string(protocol_version);
-  const auto add = [&text](auto number) { (text += ' ') += std::to_string(number); };
+  std::string text;
+  append_number(text, protocol_version);
   for (const InheritedFd* fd : {&control, &data, &parent, &lock}) {
-    add(fd->fd);
-    add(fd->device);
-    add(fd->inode);
+    append_number(text, fd->fd);
+    append_number(text, fd->device);
+    append_number(text, fd->inode);
   }
-  add(spin_ns);
-  add(shutdown_grace_ns);
-  add(max_message_size);
-  add(static_cast<unsigned>(on_terminate));
-  return (text += ' ') += name;  // last, as it may contain anything
+  append_number(text, spin_ns);
+  append_number(text, shutdown_grace_ns);
+  append_number(text, max_message_size);
+  append_number(text, static_cast<unsigned>(on_terminate));
+  append_info(text, worker);
+  return text;
 }
 
 inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_view text) {
-  bool sound = true;
-  const auto take = [&](auto& number) {
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    sound = sound && error == std::errc() && end != text.data() + text.size() && *end == ' ';
-    if (sound) text.remove_prefix(static_cast<std::size_t>(end - text.data()) + 1);
-  };
+  EnvironmentReader reader(text);
   std::uint32_t version = 0;
-  take(version);
-  if (!sound) return std::nullopt;
+  reader.take(version);
   WorkerEnvironment environment;
   for (InheritedFd* fd : {&environment.control, &environment.data, &environment.parent, &environment.lock}) {
-    take(fd->fd);
-    take(fd->device);
-    take(fd->inode);
+    reader.take(fd->fd);
+    reader.take(fd->device);
+    reader.take(fd->inode);
   }
-  take(environment.spin_ns);
-  take(environment.shutdown_grace_ns);
-  take(environment.max_message_size);
+  reader.take(environment.spin_ns);
+  reader.take(environment.shutdown_grace_ns);
+  reader.take(environment.max_message_size);
   unsigned on_terminate = 0;
-  take(on_terminate);
-  sound = sound && on_terminate <= static_cast<unsigned>(OnTerminate::leave_to_parent);
+  reader.take(on_terminate);
+  if (on_terminate > static_cast<unsigned>(OnTerminate::leave_to_parent)) return std::nullopt;
   environment.on_terminate = static_cast<OnTerminate>(on_terminate);
-  if (!sound) return std::nullopt;
-  environment.name = text;
+  environment.worker = take_info(reader);
+  if (!reader.sound()) return std::nullopt;
   return environment;
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include <drover/wire/worker_info.hpp>
+#include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 
@@ -39,9 +41,15 @@ struct RoutinesAccess;
 /// asio::this_coro::reset_cancellation_state. If it ends with operation_aborted, the call ends as cancelled. A
 /// `std::stop_token` as the first parameter is stopped as well, even while the routine blocks the main thread; stop
 /// callbacks run on a thread of their own. A plain function without a std::stop_token cannot be cancelled once it has
-/// begun.
+/// begun, but it may ask for this_call::reason(). this_call also knows the deadline of the call.
 ///
 /// **Exceptions** become RemoteError at the caller, with type and text, of 64 KiB at most. They never end the worker.
+///
+/// **The worker's own life**: on_start() prepares what the routines need, such as a connection or a model, before the
+/// first call; on_stop() ends it after the last one.
+///
+///     routines.on_start([&](const drover::WorkerInfo& worker) { gpu = open_gpu(worker.slot); });
+///     routines.on_stop([&]() -> asio::awaitable<void> { co_await gpu.flush(); });
 ///
 /// *Threads:* one thread at a time; nothing may be added once serve() has begun.
 class Routines {
@@ -60,15 +68,52 @@ class Routines {
     return *this;
   }
 
+  /// Adds a function that serve() runs on the main thread's loop before the worker is ready. F is callable with () or
+  /// (const WorkerInfo&) and returns void or asio::awaitable<void>. Several run one after another, in the order in
+  /// which they were added. F is kept as long as the Routines object. What it leaves on the loop goes on running beside
+  /// the calls.
+  ///
+  /// *Errors:* if one throws, those after it do not run, nor does any on_stop(). The parent's start() fails with
+  /// Errc::start_failed, whose text has the exception's type and text, of 64 KiB at most each; serve() returns 70. A
+  /// pool counts the failure of a replacement as a death.
+  /// *Cancellation:* the parent's start time-out covers it. As before serve(), SIGTERM, SIGINT and SIGHUP have their
+  /// default effect, and the parent's death ends the process at once.
+  template <class F>
+  Routines& on_start(F f) {
+    static_assert(detail::StartHook<F>,
+                  "on_start() takes a function that is called with () or (const drover::WorkerInfo&) and returns void "
+                  "or asio::awaitable<void>");
+    if constexpr (detail::StartHook<F>) hooks_.start.push_back(std::make_unique<detail::TypedHook<F>>(std::move(f)));
+    return *this;
+  }
+
+  /// Adds a function that serve() runs on the main thread's loop when the last call has ended and its result is sent:
+  /// at a stop, after a signal and after the parent's death. F is callable with () and returns void or
+  /// asio::awaitable<void>. Several run one after another, the one that was added last first. It counts towards the
+  /// time of the stop, or towards WorkerOptions::shutdown_grace if the stop has no bound; when that has passed, the
+  /// process exits whatever it does. F is kept as long as the Routines object.
+  ///
+  /// *Errors:* an exception becomes a line on stderr with the worker's name. The others still run, and the exit code
+  /// stays 0.
+  template <class F>
+  Routines& on_stop(F f) {
+    static_assert(detail::StopHook<F>,
+                  "on_stop() takes a function that is called with () and returns void or asio::awaitable<void>");
+    if constexpr (detail::StopHook<F>) hooks_.stop.push_back(std::make_unique<detail::TypedHook<F>>(std::move(f)));
+    return *this;
+  }
+
  private:
   friend detail::RoutinesAccess;
   detail::RoutineTable table_;
+  detail::WorkerHooks hooks_;
 };
 
 namespace detail {
 
 struct RoutinesAccess {
   static const RoutineTable& table(const Routines& routines) noexcept { return routines.table_; }
+  static const WorkerHooks& hooks(const Routines& routines) noexcept { return routines.hooks_; }
 };
 
 }  // namespace detail

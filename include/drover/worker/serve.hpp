@@ -29,8 +29,9 @@ namespace drover { inline namespace v1 {
 bool in_worker();
 
 /// Reports to the parent that this worker is ready, then runs the calls that the parent sends. It returns when the
-/// parent, a signal or the parent's death has asked the worker to stop, and the calls in flight have ended. The result
-/// is 0, for main() to return. Destructors that run afterwards are still subject to the deadline of that stop, or to
+/// parent, a signal or the parent's death has asked the worker to stop, the calls in flight have ended, and what was
+/// added by Routines::on_stop() has run. The result is 0, or 70 if a function of Routines::on_start() has thrown, for
+/// main() to return. Destructors that run afterwards are still subject to the deadline of that stop, or to
 /// `WorkerOptions::shutdown_grace` if it had none.
 ///
 ///  * SIGTERM (and SIGHUP) cancels the calls in flight, unless WorkerOptions::on_terminate says otherwise. SIGINT lets

@@ -13,7 +13,9 @@
 #include <drover/wire/detail/process_role.hpp>
 #include <drover/worker/detail/call_loop.hpp>
 #include <drover/worker/detail/control_thread.hpp>
+#include <drover/worker/detail/hello.hpp>
 #include <drover/worker/detail/parent_death.hpp>
+#include <drover/worker/detail/run_routine.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 #include <drover/worker/detail/signals.hpp>
 #include <drover/worker/serve.hpp>
@@ -37,7 +39,7 @@ inline void arm_worker(const WorkerEnvironment& environment) {
   keep_library_loaded();
   clear_spawn_mark();
   WorkerState& state = *new WorkerState(environment);  // never destroyed
-  this_worker.store(&state);
+  state_of_this_worker.store(&state);
   wake_when_parent_dies();
   ControlThread::start(state);
   if (!state.parent && state.lock) watch_lock(state);
@@ -66,6 +68,16 @@ inline bool become_worker() {
   return true;
 }
 
+/// An on_start() has thrown: notifies the parent. If that is impossible, the exit code has to do.
+inline void report_failed_start(const WorkerState& state) {
+  FrameBody body;
+  try {
+    encode_type_and_text(body, max_control_body);
+    send_first(state.control.get(), FrameType::start_failed, body.buffer().view());
+  } catch (const std::exception&) {
+  }
+}
+
 /// However serve() ends, the control thread bounds the time that follows.
 struct LeaveServe {
   WorkerState& state;
@@ -86,11 +98,21 @@ DROVER_INLINE int serve(const Routines& routines) {
   if (!in_worker()) throw std::logic_error("serve() in a process that was not started as a worker");
   if (detail::this_process.exchange(detail::Role::serving) != detail::Role::booting)
     throw std::logic_error("serve() may be called once");
-  detail::WorkerState& state = *detail::this_worker.load();
+  detail::WorkerState& state = *detail::state_of_this_worker.load();
   const detail::LeaveServe leave{state};
   std::optional<detail::CallLoop> service;
   try {
-    service.emplace(state, detail::RoutinesAccess::table(routines));
+    service.emplace(state, detail::RoutinesAccess::table(routines), detail::RoutinesAccess::hooks(routines));
+  } catch (const std::exception& error) {
+    detail::leave_as_broken_worker(detail::exit_without_resources, std::string("it cannot begin: ") + error.what());
+  }
+  try {
+    service->prepare();
+  } catch (...) {
+    detail::report_failed_start(state);
+    return detail::exit_start_failed;
+  }
+  try {
     service->begin();
   } catch (const std::exception& error) {
     detail::leave_as_broken_worker(detail::exit_without_resources, std::string("it cannot begin: ") + error.what());

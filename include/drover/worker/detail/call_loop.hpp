@@ -17,8 +17,11 @@
 #include <drover/wire/body.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
+#include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/call_waits.hpp>
+#include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine_table.hpp>
+#include <drover/worker/detail/running_call.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -30,15 +33,18 @@ namespace drover { inline namespace v1 { namespace detail {
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
 ///
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
-class CallLoop final : CallWaits::Listener {
+class CallLoop final : CallWaits::Listener, CancelNews {
  public:
-  CallLoop(WorkerState& state, const RoutineTable& routines);
+  CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks);
   CallLoop(const CallLoop&) = delete;
   CallLoop& operator=(const CallLoop&) = delete;
 
+  /// Runs the start hooks on this loop. Throws what they throw, and the exceptions of other user handlers on it.
+  void prepare();
   /// Sends HELLO. Throws std::system_error if the process is out of threads or descriptors.
   void begin();
-  /// Runs calls, and returns once drained. Throws the exceptions of user handlers on this loop.
+  /// Runs calls, and returns once drained and the stop hooks have ended. Throws the exceptions of user handlers on this
+  /// loop.
   void run();
 
  private:
@@ -51,6 +57,7 @@ class CallLoop final : CallWaits::Listener {
     FrameBody result;
     asio::cancellation_signal cancellation;
     bool cancelled = false;
+    std::shared_ptr<RunningCall> running;  // its executors refer to it, and may outlive the call
   };
 
   static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
@@ -63,7 +70,8 @@ class CallLoop final : CallWaits::Listener {
   std::size_t take_frames();
   void accept(const Frame& frame);
   void dispatch(const Frame& frame);
-  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments);
+  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
+                 const CallFacts& facts);
   void start_coroutine(const Frame& frame, Routine& routine);
   void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
@@ -78,7 +86,11 @@ class CallLoop final : CallWaits::Listener {
   inline void notified() override;
   void wait_failed() override { connection_lost(); }
   void poll_flags();
-  void cancel(std::uint64_t call);
+  void cancel(std::uint64_t call, CancelReason reason);
+  void cancel_noticed();
+  CancelReason why_all_are_cancelled() const noexcept;
+  inline CancelReason reason_for(std::uint64_t call) override;
+  CancelNews& news() noexcept { return *this; }
   void cancel_all();
   void take_no_more();
   void forget_call();
@@ -92,16 +104,19 @@ class CallLoop final : CallWaits::Listener {
   bool must_wait();
   bool all_read() const noexcept;
   bool done() const noexcept;
+  void wind_up();
   void finish();
 
   WorkerState& state_;
   const RoutineTable& routines_;
+  const WorkerHooks& hooks_;
   const std::size_t limit_;
 
   // Declared before the context, whose coroutine frames refer to them.
   std::unordered_map<std::uint64_t, std::unique_ptr<CoroutineCall>> coroutines_;
   std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but possibly still on the stack
   std::unordered_set<std::uint64_t> early_cancels_;   // of calls that have not been read yet
+  std::vector<CancelledCall> noticed_;                // reason_for() has met them; they are still to be carried out
 
   asio::io_context context_{1};
   Channel& data_;
@@ -119,6 +134,7 @@ class CallLoop final : CallWaits::Listener {
 
   std::uint32_t flags_ = 0;  // those already processed
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
+  bool winding_up_ = false;      // the stop hooks run, or have ended
   std::uint64_t last_call_ = 0;  // from the STOP frame
   std::uint64_t begun_ = 0;      // the last call that has begun
   bool takes_no_more_ = false;   // no call begins any more, and the parent has been notified
@@ -128,3 +144,4 @@ class CallLoop final : CallWaits::Listener {
 
 #include <drover/worker/detail/call_loop.ipp>
 #include <drover/worker/detail/call_loop_flags.ipp>
+#include <drover/worker/detail/call_loop_hooks.ipp>

@@ -12,6 +12,7 @@
 
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
+#include <drover/worker/detail/call_executor.hpp>
 #include <drover/worker/detail/call_loop.hpp>
 #include <drover/worker/detail/control_thread.hpp>
 #include <drover/worker/detail/hello.hpp>
@@ -20,9 +21,10 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines)
+inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks)
     : state_(state),
       routines_(routines),
+      hooks_(hooks),
       limit_(std::min<std::uint64_t>(state.environment.max_message_size, std::numeric_limits<std::uint32_t>::max())),
       data_(state.data),
       waits_(context_, *this, state.main_wakeup, data_,
@@ -120,7 +122,9 @@ inline void CallLoop::dispatch(const Frame& frame) {
   const FrameHeader& call = frame.header;
   Decoder body(frame.body, spare_memory(limit_));
   std::string_view name;
+  CallFacts facts;
   try {
+    if ((call.status & facts_flag) != 0) facts = take_facts(body);
     name = body.get<std::string_view>();
   } catch (const DecodeError& e) {
     return refuse(call, ResultStatus::bad_arguments, std::string("malformed call: ") + e.what());
@@ -129,10 +133,11 @@ inline void CallLoop::dispatch(const Frame& frame) {
   if (routine == nullptr) {
     return refuse(call, ResultStatus::unknown_routine, "this worker has no routine named \"" + std::string(name) + '"');
   }
-  routine->is_coroutine() ? start_coroutine(frame, *routine) : run_plain(frame, *routine, name, body);
+  routine->is_coroutine() ? start_coroutine(frame, *routine) : run_plain(frame, *routine, name, body, facts);
 }
 
-inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments) {
+inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
+                                const CallFacts& facts) {
   const FrameHeader call = frame.header;
   std::stop_token stop;
   if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
@@ -151,7 +156,9 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
+  RunningCall running(call.id, deadline_from(facts.deadline), facts.context, *this);
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
+    const CurrentCallScope here(&running);
     try {
       routine.run(arguments, stop, scratch_);
     } catch (...) {
@@ -175,6 +182,9 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   call.routine = &routine;
   call.body = data_.reader().take_body();
   Decoder arguments(call.body.view(), spare_memory(limit_));
+  CallFacts facts;
+  if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
+  call.running = std::make_shared<RunningCall>(call.header.id, deadline_from(facts.deadline), facts.context, news());
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;
@@ -187,7 +197,8 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
     return refuse(call.header, ResultStatus::cancelled, "cancelled before it began", true);
   }
   begun_ = call.header.id;
-  asio::co_spawn(context_, routine.start(arguments, std::move(stop), call.result),
+  const CallExecutor executor(context_.get_executor(), call.running);
+  asio::co_spawn(executor, routine.start(arguments, std::move(stop), call.result),
                  asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {
                    coroutine_ended(call, std::move(failure));
                  }));
@@ -195,6 +206,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
 
 inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr failure) {
   auto owned = coroutines_.extract(call.header.id);
+  call.running->end();
   if (call.routine->takes_stop_token()) state_.sources.remove(call.header.id);
   poll_flags();
   const ResultStatus status = run_and_encode(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {

@@ -16,7 +16,11 @@ inline void CallLoop::notified() {
 }
 
 inline void CallLoop::poll_flags() {
-  while (const auto call = state_.cancelled_calls.pop()) cancel(*call);
+  if (!noticed_.empty()) cancel_noticed();
+  while (const auto packed = state_.cancelled_calls.pop()) {
+    const CancelledCall cancelled(*packed);
+    cancel(cancelled.id, cancelled.reason);
+  }
   const std::uint32_t flags = state_.flags.load(std::memory_order_acquire);
   if ((flags & WorkerFlag::stop) != 0) last_call_ = state_.last_call.load();
   if (flags == flags_) return;
@@ -29,7 +33,7 @@ inline void CallLoop::poll_flags() {
   if ((news & WorkerFlag::cancel_calls) != 0) cancel_all();
 }
 
-inline void CallLoop::cancel(std::uint64_t id) {
+inline void CallLoop::cancel(std::uint64_t id, CancelReason reason) {
   if (id > state_.last_read.load(std::memory_order_relaxed)) {
     early_cancels_.insert(id);  // CANCEL has overtaken its CALL
     return;
@@ -37,6 +41,7 @@ inline void CallLoop::cancel(std::uint64_t id) {
   if (id == current_) current_cancelled_ = true;
   const auto found = coroutines_.find(id);
   if (found == coroutines_.end() || std::exchange(found->second->cancelled, true)) return;
+  if (found->second->running->reason == CancelReason::none) found->second->running->reason = reason;
   found->second->cancellation.emit(asio::cancellation_type::terminal);
 }
 
@@ -60,7 +65,31 @@ inline void CallLoop::cancel_all() {
   cancelling_ = true;
   std::vector<std::uint64_t> ids;
   for (const auto& [id, call] : coroutines_) ids.push_back(id);
-  for (const std::uint64_t id : ids) cancel(id);
+  for (const std::uint64_t id : ids) cancel(id, why_all_are_cancelled());
+}
+
+/// Cancelling runs user code, which may ask for reasons.
+inline void CallLoop::cancel_noticed() {
+  for (const CancelledCall& cancelled : std::exchange(noticed_, {})) cancel(cancelled.id, cancelled.reason);
+}
+
+inline CancelReason CallLoop::why_all_are_cancelled() const noexcept {
+  const std::uint32_t flags = state_.flags.load(std::memory_order_acquire);
+  if ((flags & WorkerFlag::cancel_calls) == 0) return CancelReason::none;
+  return (flags & WorkerFlag::parent_gone) != 0 ? CancelReason::parent_died : CancelReason::stop;
+}
+
+/// Looks at what the control thread has sent, in the middle of a routine. It is carried out later.
+inline CancelReason CallLoop::reason_for(std::uint64_t call) {
+  for (;;) {
+    if (noticed_.size() == noticed_.capacity()) noticed_.reserve(2 * noticed_.size() + 4);
+    const auto packed = state_.cancelled_calls.pop();
+    if (!packed) break;
+    noticed_.emplace_back(*packed);
+  }
+  for (const CancelledCall& cancelled : noticed_)
+    if (cancelled.id == call) return cancelled.reason;
+  return why_all_are_cancelled();
 }
 
 inline void CallLoop::connection_lost() {
@@ -73,6 +102,7 @@ inline void CallLoop::connection_lost() {
 
 inline void CallLoop::go_on() {
   over_.clear();
+  if (winding_up_) return;
   if (data_.wants_write() && !full_) flush();
   if (lost_ && next_) {
     next_.reset();
@@ -80,7 +110,7 @@ inline void CallLoop::go_on() {
   }
   if (full_ && !parent_gone_) waits_.watch_writable();
   if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
-  if (done()) return finish();
+  if (done()) return wind_up();
   if (!held_ && !all_read()) watch_data();
 }
 

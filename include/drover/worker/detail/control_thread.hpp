@@ -143,7 +143,8 @@ class ControlThread {
   }
 
   void read_main_flags() {
-    if ((state_.flags.load() & WorkerFlag::finished) != 0) drain_.finished(Clock::now());
+    constexpr std::uint32_t calls_over = WorkerFlag::calls_ended | WorkerFlag::finished;
+    if ((state_.flags.load() & calls_over) != 0) drain_.finished(Clock::now());
     if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
   }
 
@@ -207,7 +208,7 @@ class ControlThread {
       case FrameType::stop:
         if (const auto body = decode_body<StopBody>(frame.body)) return stop(frame.header.id, *body, now);
         break;
-      case FrameType::cancel: return cancel(frame.header.id);
+      case FrameType::cancel: return cancel(frame.header.id, static_cast<CancelReason>(frame.header.status));
       case FrameType::status: return report(frame.header.id, now);
       case FrameType::recall:
         if (state_.gate.give_back(frame.header.id))
@@ -227,10 +228,10 @@ class ControlThread {
       unsent_.push_back(stop_reply(state_, false));
   }
 
-  void cancel(std::uint64_t call) {
+  void cancel(std::uint64_t call, CancelReason reason) {
     // The main thread's queue comes first: the main thread checks it after it has registered the call's stop source for
     // the stop-token thread.
-    state_.cancelled_calls.push(call);
+    state_.cancelled_calls.push(CancelledCall::pack(call, reason));
     state_.main_wakeup.notify();
     if (!state_.has_stop_token_thread.load()) return;
     state_.cancelled_sources.push(call);

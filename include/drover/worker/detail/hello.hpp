@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <poll.h>
+#include <span>
 #include <string>
 #include <sys/uio.h>
 #include <system_error>
@@ -18,17 +19,14 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Sends HELLO with the names of the routines and the credentials of this process. Waits until the socket has taken all
-/// of it. False if the parent has closed its end. Throws std::system_error.
-inline bool send_hello(int control, std::vector<std::string> routines) {
-  ByteBuffer body;
-  Encoder encoder(body);
-  encoder.put(Hello{library_version, std::move(routines)});
+/// Sends a worker's first frame, HELLO or START_FAILED, with the credentials of this process. Waits until the socket
+/// has taken all of it. False if the parent has closed its end. Throws std::system_error.
+inline bool send_first(int control, FrameType type, std::span<const std::byte> body) {
   FrameWriter writer;
   FrameHeader header;
-  header.type = FrameType::hello;
+  header.type = type;
   header.id = hello_id();
-  writer.queue(header, body.view());
+  writer.queue(header, body);
   iovec part{};
   while (writer.gather(&part, 1) != 0) {
     try {
@@ -45,6 +43,14 @@ inline bool send_hello(int control, std::vector<std::string> routines) {
     }
   }
   return true;
+}
+
+/// Sends HELLO with the names of the routines, see send_first().
+inline bool send_hello(int control, std::vector<std::string> routines) {
+  ByteBuffer body;
+  Encoder encoder(body);
+  encoder.put(Hello{library_version, std::move(routines)});
+  return send_first(control, FrameType::hello, body.view());
 }
 
 }}}  // namespace drover::v1::detail

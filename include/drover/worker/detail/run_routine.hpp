@@ -15,6 +15,7 @@
 #include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/frame.hpp>
+#include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/type_name.hpp>
 
@@ -25,12 +26,26 @@ namespace drover { inline namespace v1 { namespace detail {
 inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_list<std::string_view> texts) {
   limit = std::max(limit, least_max_body);
   constexpr std::size_t overhead = 16;  // of an encoded text, at most
-  constexpr std::size_t longest = 64 * 1024;
   body.clear();
   Encoder encoder(body.buffer());
   for (const std::string_view text : texts) {
     const std::size_t used = body.size() + overhead * texts.size();
-    encoder.put(text.substr(0, std::min(longest, limit > used ? limit - used : 0)));
+    encoder.put(text.substr(0, std::min(longest_error_text, limit > used ? limit - used : 0)));
+  }
+}
+
+/// Encodes type and text of the exception that is being handled.
+inline void encode_type_and_text(FrameBody& body, std::size_t limit) {
+  try {
+    throw;
+  } catch (const std::exception& e) {
+    encode_texts(body, limit, {current_exception_type(), what_of(e)});
+#ifdef __GLIBCXX__
+  } catch (const abi::__forced_unwind&) {
+    throw;  // the thread is being terminated, which cannot be stopped here
+#endif
+  } catch (...) {
+    encode_texts(body, limit, {current_exception_type(), ""});
   }
 }
 
@@ -38,8 +53,8 @@ inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_li
 /// operation_aborted.
 inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::string_view name, const Routine& routine,
                                      bool cancelled) {
-  const auto remote = [&](std::string_view text) {
-    encode_texts(body, limit, {current_exception_type(), text});
+  const auto remote = [&] {
+    encode_type_and_text(body, limit);
     return ResultStatus::remote_error;
   };
   try {
@@ -48,17 +63,11 @@ inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::st
     encode_texts(body, limit, {std::string(name) + routine.parameters() + " was given other arguments: " + what_of(e)});
     return ResultStatus::bad_arguments;
   } catch (const std::system_error& e) {
-    if (!cancelled || e.code() != asio::error::operation_aborted) return remote(what_of(e));
+    if (!cancelled || e.code() != asio::error::operation_aborted) return remote();
     encode_texts(body, limit, {std::string(name) + " was cancelled"});
     return ResultStatus::cancelled;
-  } catch (const std::exception& e) {
-    return remote(what_of(e));
-#ifdef __GLIBCXX__
-  } catch (const abi::__forced_unwind&) {
-    throw;  // the thread is being terminated, which cannot be stopped here
-#endif
   } catch (...) {
-    return remote("");
+    return remote();
   }
 }
 

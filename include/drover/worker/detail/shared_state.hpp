@@ -12,6 +12,7 @@
 
 #include <drover/os/fd.hpp>
 #include <drover/timeout.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/id_queue.hpp>
@@ -55,7 +56,8 @@ struct WorkerFlag {
     parent_gone = 8,   // the parent reads no results any more
     bounded = 16,      // the control thread has a deadline for the exit
     finished = 32,     // set by the main thread: all work is done, serve() returns
-    cut = 64           // the control thread makes the hard exit
+    cut = 64,          // the control thread makes the hard exit
+    calls_ended = 128  // set by the main thread: all calls have ended, the stop hooks run
   };
 };
 
@@ -81,6 +83,18 @@ class BeginGate {
   // nothing ahead until it has another RESULT (DataLink::send_nothing_ahead). So at most three calls in a row have yet
   // to pass on the main thread.
   std::array<std::atomic<std::uint64_t>, 8> passed_{};
+};
+
+/// A CANCEL on its way from the control thread to the main thread, in one number.
+struct CancelledCall {
+  static std::uint64_t pack(std::uint64_t id, CancelReason reason) noexcept {
+    return id << 1 | (reason == CancelReason::deadline ? 1 : 0);
+  }
+  explicit CancelledCall(std::uint64_t packed) noexcept
+      : id(packed >> 1), reason((packed & 1) != 0 ? CancelReason::deadline : CancelReason::caller) {}
+
+  std::uint64_t id;
+  CancelReason reason;
 };
 
 /// The data that the threads of a worker share. Created once and never destroyed: the control thread reads it until the
@@ -122,7 +136,7 @@ struct WorkerState {
 
   // From the control thread.
   std::atomic<std::uint64_t> last_call{0};
-  IdQueue cancelled_calls;    // to the main thread
+  IdQueue cancelled_calls;    // to the main thread, see CancelledCall
   IdQueue cancelled_sources;  // to the stop-token thread
 
   // Written by the main thread only.
@@ -137,8 +151,8 @@ struct WorkerState {
   BeginGate gate;  // for calls that were sent ahead
 };
 
-/// For signal handlers; null in a process that is not a worker.
-inline std::atomic<WorkerState*> this_worker{nullptr};
+/// Null in a process that is not a worker, and before in_worker(). For signal handlers, too.
+inline std::atomic<WorkerState*> state_of_this_worker{nullptr};
 
 /// A counter that one thread writes and others read.
 inline void add_one(std::atomic<std::uint64_t>& counter) noexcept {

@@ -15,7 +15,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// the signal has its default effect.
 inline void on_worker_signal(int signo) noexcept {
   const int saved = errno;
-  WorkerState* const state = this_worker.load();
+  WorkerState* const state = state_of_this_worker.load();
   if (state == nullptr || ::getpid() != state->pid || state->phase.load() == WorkerState::Phase::booting) {
     struct sigaction by_default{};
     by_default.sa_handler = SIG_DFL;

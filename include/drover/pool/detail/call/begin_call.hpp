@@ -32,7 +32,8 @@ class Dispatcher;
 
 /// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();
-/// Throws if there is no dispatcher, or for options out of range.
+/// A call whose request has the options that the routine gets to know. Throws if there is no dispatcher, or for options
+/// out of range.
 std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
 /// See borrow().
 void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed);

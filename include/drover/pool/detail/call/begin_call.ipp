@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <exception>
 #include <memory>
 #include <string>
@@ -11,11 +12,13 @@
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 
+#include <drover/detail/current_call.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -24,11 +27,26 @@ DROVER_INLINE std::exception_ptr empty_handle() {
       Error(Errc::not_running, "this worker or pool object is empty (default-constructed or moved from)"));
 }
 
+/// What the routine gets to know of its call precedes its name.
+inline void add_facts(Call& call, const CallOptions& options) {
+  if (options.deadline) call.due = deadline_after(Clock::now(), options.deadline);
+  if (current_call != nullptr && options.inherit_deadline) call.due = earlier(call.due, current_call->deadline);
+  CallFacts facts{.context = options.context.value()};
+  if (!call.due && facts.context.empty()) return;
+  if (call.due)
+    facts.deadline = std::chrono::duration_cast<std::chrono::nanoseconds>(call.due->time_since_epoch()).count();
+  Encoder encoder(call.request.buffer());
+  put_facts(encoder, facts);
+  call.has_facts = true;
+}
+
 DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher,
                                                   const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());
   check(options);
-  return dispatcher->allocate_call();
+  auto call = dispatcher->allocate_call();
+  if (options.deadline || current_call != nullptr || !options.context.value().empty()) add_facts(*call, options);
+  return call;
 }
 
 DROVER_INLINE void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed) {

@@ -71,6 +71,7 @@ class Completion {
 class Call final : public ContextBound, public std::enable_shared_from_this<Call> {
  public:
   CallState state = CallState::queued;
+  Deadline due;           // of the call; the routine knows it, too
   DeadlineHook deadline;  // of the call while the caller waits, then of kill_after
   Timeout kill_after;
   DataLink* link = nullptr;  // while it has a slot in a worker
@@ -82,6 +83,7 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   Clock::time_point began_at;      // in its worker, as far as the parent knows
   bool recalled = false;           // RECALL was sent for it
   bool refused_by_worker = false;  // RESULT said `cancelled`, but nobody has cancelled it
+  bool has_facts = false;          // the request begins with CallFacts
   FrameBody request;               // routine and arguments, kept until the call has ended: it may have to be sent again
   std::shared_ptr<Call> next;      // in the queue, towards its end
   Call* previous = nullptr;

@@ -15,6 +15,7 @@
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -123,6 +124,7 @@ DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
 DROVER_INLINE std::string Call::routine() const {
   constexpr std::size_t longest = 100;
   Decoder body(request.front());
+  if (has_facts) take_facts(body);
   const auto name = body.get<std::string_view>();
   return std::string(name.substr(0, longest)) + (name.size() > longest ? "..." : "");
 }
@@ -131,7 +133,9 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   if (request.buffer().capacity() > most_kept) request = FrameBody();
   if (body_.capacity() > most_kept) body_ = ByteBuffer();
   state = CallState::queued;
+  due.reset();
   kill_after.reset();
+  has_facts = false;
   link = nullptr;
   slot = 0;
   id = 0;

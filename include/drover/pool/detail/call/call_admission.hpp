@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include <drover/detail/current_call.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/options.hpp>
@@ -36,7 +37,8 @@ class CallAdmission {
       return failed(Errc::message_too_large, "the arguments take " + std::to_string(call.request.size()) +
                                                  " bytes, WorkerOptions::max_message_size allows " +
                                                  std::to_string(max_message_size_));
-    if (options.deadline && *options.deadline <= Duration::zero())
+    const bool inherited = current_call != nullptr && call.due;
+    if ((options.deadline && *options.deadline <= Duration::zero()) || (inherited && *call.due <= Clock::now()))
       return failed(Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' had already passed");
     return std::nullopt;
   }

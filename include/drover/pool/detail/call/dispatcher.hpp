@@ -195,7 +195,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void watch_calls_ahead() noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
-  void cancel_in_worker(Call& call) noexcept;
+  void cancel_in_worker(Call& call, CancelReason reason) noexcept;
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   void time(Call& call, Clock::time_point at);

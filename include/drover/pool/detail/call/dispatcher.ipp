@@ -115,9 +115,7 @@ inline void Dispatcher::flush_gathered() {
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
-  const bool timed = options.deadline || times_.enabled();
-  const auto now = timed ? Clock::now() : Clock::time_point();
-  const Deadline deadline = options.deadline ? deadline_after(now, options.deadline) : Deadline{};
+  const auto now = times_.enabled() ? Clock::now() : Clock::time_point();
   const auto held = lock();
   ++calls_;
   call->kill_after = options.kill_after;
@@ -137,7 +135,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   }
   times_.submitted(*call, now);
   try {
-    if (deadline) time(*call, *deadline);
+    if (call->due) time(*call, *call->due);
     if (link != nullptr)
       send(call, *link);
     else
@@ -255,15 +253,16 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
     queue_.remove(call);
   }
   if (todo.leaves_queue || todo.cancels_in_worker) timer_.remove(call);
-  if (todo.cancels_in_worker) cancel_in_worker(call);
+  if (todo.cancels_in_worker)
+    cancel_in_worker(call, event == CallEvent::expired ? CancelReason::deadline : CancelReason::caller);
   notify_if_unawaited();
   return todo.answers_caller;
 }
 
 /// As far as there is memory: the caller is completed in any case.
-inline void Dispatcher::cancel_in_worker(Call& call) noexcept {
+inline void Dispatcher::cancel_in_worker(Call& call, CancelReason reason) noexcept {
   try {
-    call.link->worker().send_cancel(call.id);
+    call.link->worker().send_cancel(call.id, reason);
     Call* const ahead = call.link->ahead();
     if (&call == ahead) {  // the worker must not die for a call that it has not begun
       if (call.kill_after) timer_.reserve(call);

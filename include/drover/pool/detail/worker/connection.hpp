@@ -105,6 +105,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   void run_completions() override { dispatcher_.run_completions(true); }
   // ControlLink::Listener
   inline bool hello(const Frame& frame) override;
+  inline void start_failed(const Frame& frame) override;
   inline bool stop_acknowledged() override;
   inline void draining(std::uint64_t last_begun) override;
   bool recalled(std::uint64_t call) override { return dispatcher_.take_back_recalled(data_, call); }
@@ -112,7 +113,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void control_broken() override;
   // DataLink::Listener
   std::string describe() const override { return worker_.errors.worker(worker_.child.get()); }
-  void send_cancel(std::uint64_t call) override { control_.send_cancel(call); }
+  void send_cancel(std::uint64_t call, CancelReason reason) override { control_.send_cancel(call, reason); }
   void send_recall(std::uint64_t call) override { control_.send_recall(call); }
   inline void kill_worker() override;
   inline void read_results(int times) override;

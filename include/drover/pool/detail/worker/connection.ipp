@@ -70,6 +70,7 @@ inline void WorkerConnection::fail_start(std::exception_ptr failure) {
 inline bool WorkerConnection::hello(const Frame& frame) {
   if (!worker_.lifecycle.awaits_hello()) return false;  // it was asked to end before it was ready
   worker_.metadata = control_.handshake().metadata(frame, worker_.options, worker_.child->pid());
+  worker_.metadata->slot = worker_.slot;
   if (worker_.rss_limit != 0) check_memory();
   if (io_) io_->start_timer.cancel();
   owner_.became_ready(worker_.lifecycle.hello());
@@ -86,6 +87,14 @@ inline void WorkerConnection::check_memory() {
     throw worker_.errors.error(Errc::start_failed, "has a resident set of " + std::to_string(*rss) +
                                                        " bytes before its first call, and RecyclePolicy::rss is " +
                                                        std::to_string(worker_.rss_limit) + "; raise it");
+}
+
+inline void WorkerConnection::start_failed(const Frame& frame) {
+  if (!worker_.lifecycle.awaits_hello()) return;
+  worker_.start_failure =
+      std::make_exception_ptr(worker_.errors.failed_hook(Handshake::start_failure(frame, worker_.errors)));
+  if (io_) io_->start_timer.cancel();
+  owner_.carry_out(worker_.lifecycle.start_refused(Clock::now()));
 }
 
 // ---- calls ----------------------------------------------------------------------------------------------------------

@@ -24,20 +24,23 @@
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/worker_errors.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The control socket of one worker, from the parent's side: STOP, CANCEL, STATUS and RECALL go out, HELLO,
-/// DRAINING and the replies come in. Keeps the callers of status(). Every error either is retried or is reported to the
-/// listener. Guarded by the dispatcher's mutex.
+/// START_FAILED, DRAINING and the replies come in. Keeps the callers of status(). Every error either is retried or is
+/// reported to the listener. Guarded by the dispatcher's mutex.
 class ControlLink {
  public:
   class Listener {
    public:
     /// HELLO of a worker of this version. False if it comes too late. Throws Error if it is malformed.
     virtual bool hello(const Frame& frame) = 0;
+    /// START_FAILED of a worker of this version. Throws Error if it is malformed.
+    virtual void start_failed(const Frame& frame) = 0;
     /// STOP_REPLY. False if no STOP was sent.
     virtual bool stop_acknowledged() = 0;
     /// DRAINING. `last_begun`: the last call that the worker has begun, or nothing_begun_yet.
@@ -82,7 +85,7 @@ class ControlLink {
 
   /// `last_call`: the last call that was sent to it.
   void send_stop(const StopBody& body, std::uint64_t last_call) { send(FrameType::stop, last_call, encode_body(body)); }
-  void send_cancel(std::uint64_t call) { send(FrameType::cancel, call); }
+  void send_cancel(std::uint64_t call, CancelReason reason) { send(FrameType::cancel, call, {}, reason); }
   void send_recall(std::uint64_t call) { send(FrameType::recall, call); }
 
   /// Asks for the worker's status, for this caller too.
@@ -137,16 +140,22 @@ class ControlLink {
     return received;
   }
   void handle(const Frame& frame) {
-    if (frame.header.type == FrameType::hello) {
-      if (std::exchange(greeted_, true)) throw errors_.error(Errc::protocol_error, "sent HELLO twice");
-      Handshake::check_version(frame.header, errors_);
-      accepted_ = listener_.hello(frame);
-      return;
-    }
+    if (frame.header.type == FrameType::hello || frame.header.type == FrameType::start_failed) return first(frame);
     if (!greeted_) Handshake::check_version({}, errors_);  // throws
     if (!accepted_) return;
     if (!belongs_here(frame))
       throw errors_.error(Errc::protocol_error, "sent a message that does not belong on the control socket");
+  }
+  void first(const Frame& frame) {
+    const bool ready = frame.header.type == FrameType::hello;
+    if (std::exchange(greeted_, true))
+      throw errors_.error(Errc::protocol_error,
+                          ready ? "sent HELLO twice" : "sent START_FAILED after its first message");
+    Handshake::check_version(frame.header, errors_);
+    if (ready)
+      accepted_ = listener_.hello(frame);
+    else
+      listener_.start_failed(frame);
   }
   bool belongs_here(const Frame& frame) {
     switch (frame.header.type) {
@@ -171,10 +180,12 @@ class ControlLink {
     return true;
   }
 
-  void send(FrameType type, std::uint64_t id, std::span<const std::byte> body = {}) {
+  void send(FrameType type, std::uint64_t id, std::span<const std::byte> body = {},
+            CancelReason reason = CancelReason::none) {
     if (!channel_ || !watch_ || owner_.foreign()) return;
     FrameHeader header;
     header.type = type;
+    header.status = static_cast<std::uint8_t>(reason);
     header.id = id;
     try {
       channel_->queue(header, body);
@@ -246,8 +257,8 @@ class ControlLink {
   Handshake handshake_;
   StatusRequests status_;
   pid_t child_ = 0;
-  bool greeted_ = false;   // HELLO has come
-  bool accepted_ = false;  // and it came in time
+  bool greeted_ = false;   // HELLO or START_FAILED has come
+  bool accepted_ = false;  // it was HELLO, and it came in time
   std::optional<Channel> channel_;
   std::unique_ptr<SocketWatch> watch_;  // empty before the context is known, and once it is destroyed
   bool ended_ = false;                  // nothing more can be read

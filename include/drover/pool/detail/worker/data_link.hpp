@@ -21,6 +21,7 @@
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/worker/call_slots.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
+#include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/codec.hpp>
 
@@ -35,7 +36,7 @@ class DataLink {
    public:
     /// For texts: "worker 'name' (pid)".
     virtual std::string describe() const = 0;
-    virtual void send_cancel(std::uint64_t call) = 0;
+    virtual void send_cancel(std::uint64_t call, CancelReason reason) = 0;
     virtual void send_recall(std::uint64_t call) = 0;
     virtual void kill_worker() = 0;
     /// Reads results by DataLink::read(). Dispatcher::run_completions() has to follow.
@@ -125,6 +126,7 @@ class DataLink {
     header.type = FrameType::call;
     if (slots_.capacity() == 1) header.status = wants_quick_flag;
     if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
+    if (call->has_facts) header.status |= facts_flag;
     header.core = current_core();
     header.slot = call->slot;
     header.id = call->id;

@@ -65,6 +65,15 @@ class Handshake {
                              std::to_string(protocol_version) + "; build both with the same drover");
   }
 
+  /// Throws Error with protocol_error if it is malformed.
+  static StartFailure start_failure(const Frame& frame, const WorkerErrors& worker) {
+    try {
+      return decode_start_failure(frame.body);
+    } catch (const DecodeError& error) {
+      throw worker.error(Errc::protocol_error, std::string("sent a malformed START_FAILED: ") + error.what());
+    }
+  }
+
   /// Throws Error with protocol_error if the HELLO is malformed.
   WorkerMetadata metadata(const Frame& frame, const WorkerOptions& options, pid_t child) const {
     WorkerMetadata metadata;

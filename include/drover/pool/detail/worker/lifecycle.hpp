@@ -99,6 +99,15 @@ class WorkerLifecycle {
     return actions;
   }
 
+  /// START_FAILED: it says that it cannot get ready, and exits by itself.
+  Actions start_refused(Clock::time_point now) noexcept {
+    if (state_ != State::starting || reason_ == ExitReason::start_failed) return {};
+    reason_ = ExitReason::start_failed;
+    Actions actions;
+    terminate_by(actions, deadline_after(now, limits_.hopeless_patience));
+    return actions;
+  }
+
   /// Somebody wants it to stop. However many ask, there is one stop with one absolute budget, which later ones may only
   /// shorten. `running`: the process has not exited yet, as far as the reaper knows.
   Actions stop(Clock::time_point now, Timeout grace, bool running) noexcept {

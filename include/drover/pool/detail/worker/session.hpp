@@ -54,7 +54,7 @@ class WorkerSession final : public ContextBound,
 
   void supervise(std::weak_ptr<WorkerSupervision> supervision, std::size_t slot) {
     supervision_ = std::move(supervision);
-    slot_ = slot;
+    worker_.slot = slot;
   }
   /// Before the start. See RecyclePolicy::calls and RecyclePolicy::rss; 0: never.
   void recycle_after(std::uint64_t answers, std::size_t rss) noexcept {
@@ -62,7 +62,7 @@ class WorkerSession final : public ContextBound,
     worker_.rss_limit = rss;
   }
   /// The number of its slot in the pool.
-  std::size_t slot() const noexcept { return slot_; }
+  std::size_t slot() const noexcept { return worker_.slot; }
 
   // ---- a worker of a pool, with the mutex held ----------------------------------------------------------------------
 
@@ -178,7 +178,6 @@ class WorkerSession final : public ContextBound,
   const Mode mode_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   std::weak_ptr<WorkerSupervision> supervision_;
-  std::size_t slot_ = 0;
 
   WorkerRecord worker_;
   ProcessEvents process_events_;

@@ -103,7 +103,7 @@ inline void WorkerSession::begin_start() {
 inline void WorkerSession::spawn(Timeout timeout) {
   SpawnedWorker spawned;
   try {
-    spawned = spawn_worker(worker_.options, [weak = weak_from_this()](const ChildEvent& event) {
+    spawned = spawn_worker(worker_.options, worker_.slot, [weak = weak_from_this()](const ChildEvent& event) {
       if (const auto session = weak.lock()) session->process_events_.handle(event, session);
     });
   } catch (...) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -39,7 +40,8 @@ inline void widen_send_buffer(int fd) noexcept {
 }
 
 /// Spawns a worker with its sockets and its parent's pidfd as descriptors 3, 4 and 5, named in its environment.
-inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<void(const ChildEvent&)> observer) {
+inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot,
+                                  std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
         "this process is itself a worker that has not reached drover::serve() yet: call drover::in_worker() at the "
@@ -61,7 +63,8 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<vo
   environment.shutdown_grace_ns = std::chrono::nanoseconds(options.shutdown_grace).count();
   environment.max_message_size = options.max_message_size;
   environment.on_terminate = options.on_terminate;
-  environment.name = options.name;
+  environment.worker = {
+      .slot = slot, .name = options.name.value(), .tags = options.tags.value(), .extra = options.extra.value()};
 
   SpawnOptions extras;
   extras.descriptors = {control_of_worker.get(), data_of_worker.get()};
@@ -75,6 +78,7 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::function<vo
     extras.descriptors.push_back(lock);
   }
   extras.env.emplace_back(environment_name, environment.to_string());
+  extras.env.emplace_back(slot_variable, std::to_string(slot));
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
   extras.cut_off_code = exit_cut_off;

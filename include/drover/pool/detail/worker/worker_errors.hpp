@@ -49,6 +49,12 @@ class WorkerErrors {
     };
   }
 
+  /// An on_start() of its routines threw.
+  Error failed_hook(const StartFailure& failure) const {
+    return Error(Errc::start_failed, worker_and_program() + " could not start: its on_start() threw " + failure.type +
+                                         (failure.text.empty() ? "" : ": " + failure.text));
+  }
+
   /// Why it exited before HELLO.
   Error never_ready(const ReapReport& reaped) const {
     const ExitStatus& exit = reaped.exit;
@@ -63,6 +69,8 @@ class WorkerErrors {
           "wrapper may not close descriptors; its stderr says which are missing";
     else if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_without_resources)
       text += ": it could not get a thread, a descriptor or memory that it needs; its stderr says which";
+    else if (exit.kind == ExitStatus::Kind::exited && exit.value == exit_start_failed)
+      text += ": its on_start() threw";
     else
       text += "; does its main() reach drover::serve()?";
     return Error(Errc::start_failed, text, exit);

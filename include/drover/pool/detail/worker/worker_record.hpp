@@ -55,6 +55,7 @@ struct WorkerRecord {
   const WorkerOptions options;
   const WorkerErrors errors{options};
   EventSource events;
+  std::size_t slot = 0;  // of the pool
   WorkerLifecycle lifecycle;
   StopAccount stop_account;
   std::shared_ptr<ChildProcess> child;     // null before the process exists
