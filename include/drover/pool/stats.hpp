@@ -21,6 +21,7 @@ struct WorkerFigures {
   pid_t pid{};
   std::string name{};            ///< WorkerOptions::name
   bool ready{};                  ///< it takes calls
+  bool is_spare{};               ///< it waits for the death of another worker; its slot is no_slot
   bool is_successor{};           ///< it starts beside the worker of its slot, which it is to replace
   bool has_successor{};          ///< another worker has its slot; it finishes its calls and exits
   std::uint64_t calls{};         ///< that it has answered
@@ -48,6 +49,7 @@ struct WorkerDeaths {
 struct PoolStats {
   std::size_t workers{};     ///< processes that exist
   std::size_t ready{};       ///< workers that take calls
+  std::size_t spares{};      ///< spare workers that are ready
   std::size_t in_flight{};   ///< calls that a worker runs
   std::size_t queued{};      ///< calls that wait for a worker
   std::uint64_t calls{};     ///< so far

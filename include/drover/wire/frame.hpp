@@ -33,7 +33,8 @@ enum class FrameType : std::uint8_t {
   draining,
   recall,
   recalled,
-  start_failed
+  start_failed,
+  take_slot
 };
 
 /// FrameHeader::status of a RESULT.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,7 +27,7 @@
 /// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
 /// Control socket: HELLO or START_FAILED (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS,
-/// STATUS_REPLY, DRAINING, RECALL, RECALLED. Data socket: CALL and RESULT.
+/// STATUS_REPLY, DRAINING, RECALL, RECALLED. Data socket: TAKE_SLOT, CALL and RESULT.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline constexpr std::uint32_t protocol_version = 1;
@@ -118,6 +119,18 @@ inline CallFacts take_facts(Decoder& body) {
     throw DecodeError("a context of " + std::to_string(facts.context.size()) + " bytes, at most " +
                       std::to_string(longest_context) + " are allowed");
   return facts;
+}
+
+/// Body of TAKE_SLOT, which a spare worker gets before its first CALL: variables for its environment. The header's id
+/// is the number of its slot.
+using SlotVariables = std::map<std::string, std::string>;
+
+/// *Errors:* DecodeError.
+inline SlotVariables decode_slot_variables(std::span<const std::byte> body) {
+  Decoder all(body);
+  auto variables = all.get<SlotVariables>();
+  all.finish();
+  return variables;
 }
 
 /// Body of STOP; the header's id is that of the last CALL sent before it.

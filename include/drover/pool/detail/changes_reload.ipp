@@ -35,6 +35,7 @@ inline void PoolChanges::advance() {
   while (!slots_.stopping() && !reloads_.empty() && advance(*reloads_.front())) {
     latest_ = reloads_.front()->options(*latest_);
     end_reload(reloads_.begin(), nullptr);
+    slots_.renew_spares();
   }
 }
 

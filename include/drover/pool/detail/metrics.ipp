@@ -124,7 +124,7 @@ class MetricsText {
     begin(name, type, help);
     for (const auto& [pool, stats] : pools_)
       for (const WorkerFigures& worker : stats.per_worker) {
-        if (worker.has_successor || worker.is_successor) continue;
+        if (worker.has_successor || worker.is_successor || worker.is_spare) continue;
         const std::string labels =
             label("pool", pool) + "," + label("slot", std::to_string(worker.slot)) + "," + label("worker", worker.name);
         sample(name, labels, value(worker));

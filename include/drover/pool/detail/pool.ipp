@@ -67,8 +67,10 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
 
 inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   std::vector<WorkerMetadata> found;
-  for (const auto& session : all_sessions())
-    if (session->lifecycle().state() == WorkerSession::State::ready) found.push_back(*session->metadata());
+  const auto held = lock();
+  for (const auto& [session, role, slot] : slots_->occupants())
+    if (role != PoolSlots::Role::spare && session->record().lifecycle.state() == WorkerSession::State::ready)
+      found.push_back(*session->record().metadata);
   return found;
 }
 

@@ -39,12 +39,14 @@ inline PoolStats PoolImpl::stats() const {
     stats.run_time = times.run;
   }
   // Of several workers in one slot, the one that has it stays the first.
-  std::stable_sort(all.begin(), all.end(),
-                   [](const auto& a, const auto& b) { return a.session->slot() < b.session->slot(); });
-  for (const auto& [session, role] : all) {
+  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.slot < b.slot; });
+  for (const auto& [session, role, slot] : all) {
     std::optional<WorkerFigures> worker = session->figures(Clock::now());
     if (!worker) continue;
     ++stats.workers;
+    worker->is_spare = role == PoolSlots::Role::spare;
+    if (worker->is_spare && worker->ready) ++stats.spares;
+    worker->ready = worker->ready && !worker->is_spare;
     if (worker->ready) ++stats.ready;
     if (worker->pid == 0) continue;  // being spawned
     worker->is_successor = role == PoolSlots::Role::successor;

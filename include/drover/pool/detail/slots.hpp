@@ -20,6 +20,7 @@
 #include <drover/pool/detail/pool_totals.hpp>
 #include <drover/pool/detail/retired_workers.hpp>
 #include <drover/pool/detail/slot.hpp>
+#include <drover/pool/detail/spares.hpp>
 #include <drover/pool/detail/start_queue.hpp>
 #include <drover/pool/detail/successors.hpp>
 #include <drover/pool/detail/worker/session.hpp>
@@ -71,12 +72,13 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// In a forked copy of the program: the timers are not touched.
   void release_timers() noexcept;
 
-  enum class Role { worker, successor, predecessor };
+  enum class Role { worker, successor, predecessor, spare };
   struct Occupant {
     std::shared_ptr<WorkerSession> session;
     Role role;
+    std::size_t slot = session->slot();
   };
-  /// The workers of all slots: first those that have the slots, in order, then successors, then predecessors.
+  /// All workers: first those that have the slots, in order, then successors, predecessors and spares.
   std::vector<Occupant> occupants() const;
   Sessions sessions() const;
   /// Of the workers in the slots, in order.
@@ -95,6 +97,8 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// Throws Error if the context is destroyed.
   std::shared_ptr<WorkerSession> make_worker(std::size_t at, WorkerOptions options,
                                              const Slot::Environment& environment);
+  /// latest_options() has changed.
+  void renew_spares() { spares_.renew(); }
   EventSource& events() noexcept { return events_; }
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
@@ -142,6 +146,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   void start_next();
   void launch(std::size_t at);
   std::shared_ptr<WorkerSession> put_worker(std::size_t at);
+  void place_spare(std::size_t at, WorkerSession& spare);  // with the mutex held
 
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
@@ -150,6 +155,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   StartQueue starts_;  // of replacements
   FirstStart first_start_;
   Successors successors_{*this};
+  Spares spares_{*this, options_};
   PoolChanges changes_{*this, options_};
 
   std::vector<Slot> slots_;
@@ -166,4 +172,5 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/changes_resize.ipp>
 #include <drover/pool/detail/slots.ipp>
 #include <drover/pool/detail/slots_start.ipp>
+#include <drover/pool/detail/spares.ipp>
 #include <drover/pool/detail/successors.ipp>

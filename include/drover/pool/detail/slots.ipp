@@ -21,6 +21,7 @@ inline bool PoolSlots::is_current(const WorkerSession& session) noexcept {
 // ---- reports --------------------------------------------------------------------------------------------------------
 
 inline void PoolSlots::worker_ready(WorkerSession& session) {
+  if (session.slot() == no_slot) return spares_.worker_ready();
   Slot* const slot = slot_of(session);
   if (slot == nullptr) return;
   const std::size_t at = session.slot();
@@ -72,7 +73,7 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
     totals_.count(death, worker.death_cause());
     const std::size_t at = session.slot();
     Slot* const slot = slot_of(session);
-    if (slot == nullptr) return;
+    if (slot == nullptr) return spares_.worker_exited(session, death);
     if (slot->session.get() == &session) {
       start_is_over(at);
       const SlotState::Actions actions = slot->state.worker_exited(Clock::now(), death);
@@ -101,7 +102,10 @@ inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actio
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
   Slot& slot = slots_[at];
-  if (actions.start_in) after(slot.timer, *actions.start_in, [this, at] { start_again(at); });
+  if (actions.start_in) {
+    const bool at_once = !slot.state.down() && spares_.has_ready(slot.options);
+    after(slot.timer, at_once ? Duration::zero() : *actions.start_in, [this, at] { start_again(at); });
+  }
   if (actions.prove && options_.restart.within > Duration::zero())
     after(slot.timer, options_.restart.within, [this, at] {
       const auto held = lock();
@@ -148,6 +152,7 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
     slot.timer.reset();
     slot.recycle_timer.reset();
   }
+  spares_.stop();
   changes_.end_all(cause);
   return true;
 }
@@ -158,6 +163,7 @@ inline void PoolSlots::release_timers() noexcept {
     (void)slot.recycle_timer.release();
   }
   changes_.release_timers();
+  spares_.release_timer();
 }
 
 inline std::vector<PoolSlots::Occupant> PoolSlots::occupants() const {
@@ -167,6 +173,7 @@ inline std::vector<PoolSlots::Occupant> PoolSlots::occupants() const {
   for (const Slot& slot : slots_)
     if (slot.successor) all.push_back({slot.successor, Role::successor});
   for (const auto& session : retired_.all()) all.push_back({session, Role::predecessor});
+  spares_.for_each([&](const auto& session) { all.push_back({session, Role::spare}); });
   return all;
 }
 
@@ -189,6 +196,7 @@ inline void PoolSlots::owner_destroyed() noexcept {
     if (slot.successor) slot.successor->owner_destroyed();
   }
   for (const auto& session : retired_.all()) session->owner_destroyed();
+  spares_.for_each([](const auto& session) { session->owner_destroyed(); });
 }
 
 }}}  // namespace drover::v1::detail

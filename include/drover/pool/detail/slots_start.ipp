@@ -54,7 +54,9 @@ inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
 inline std::exception_ptr PoolSlots::end_start() {
   const auto held = lock();
   changes_.begin_watching();
-  return first_start_.end();
+  std::exception_ptr failure = first_start_.end();
+  if (!failure) spares_.fill();
+  return failure;
 }
 
 // ---- one after another ----------------------------------------------------------------------------------------------
@@ -116,7 +118,8 @@ inline void PoolSlots::launch(std::size_t at) {
   }
 }
 
-/// Puts a new worker into the slot, for which a process is to be spawned. Null if none is wanted any more.
+/// Puts a worker into the slot: a spare one that is ready, or a new one, for which a process is to be spawned. Null if
+/// none is to be spawned.
 inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
   Sessions over;
   std::shared_ptr<WorkerSession> session;
@@ -129,8 +132,11 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
     }
     Slot& slot = slots_[at];
     retired_.reserve(over);
-    session = make_worker(at, *slot.options, slot.environment);
-    session->begin_start();  // under the mutex: a stop that comes now finds it started
+    const bool is_spare = (session = spares_.take(slot.options)) != nullptr;
+    if (!is_spare) {
+      session = make_worker(at, *slot.options, slot.environment);
+      session->begin_start();  // under the mutex: a stop that comes now finds it started
+    }
     if (slot.session) retired_.add(slot.session);
     slot.session = session;
     slot.session_options = slot.options;
@@ -138,9 +144,21 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
     slot.state.launched();
     retired_.take_over(over);
     if (!slot.growth) ++totals_.restarts;
+    if (is_spare) place_spare(at, *std::exchange(session, nullptr));
   }
   for (const auto& retired : over) retired->owner_destroyed();
+  if (!session) dispatcher_->run_completions(true);
   return session;
+}
+
+inline void PoolSlots::place_spare(std::size_t at, WorkerSession& spare) {
+  try {
+    spare.take_slot(at, slots_[at].environment);
+    worker_ready(spare);
+  } catch (...) {  // no memory: it ends, and is replaced
+    spare.drop();
+  }
+  spares_.fill();
 }
 
 // ---- slots that come and go -----------------------------------------------------------------------------------------

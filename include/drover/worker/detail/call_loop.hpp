@@ -69,6 +69,7 @@ class CallLoop final : CallWaits::Listener, CancelNews {
   bool receive();
   std::size_t take_frames();
   void accept(const Frame& frame);
+  void take_slot(const Frame& frame);
   void dispatch(const Frame& frame);
   void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
                  const CallFacts& facts);

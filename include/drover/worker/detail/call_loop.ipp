@@ -98,6 +98,7 @@ inline std::size_t CallLoop::take_frames() {
 
 inline void CallLoop::accept(const Frame& frame) {
   const FrameHeader& call = frame.header;
+  if (call.type == FrameType::take_slot) return take_slot(frame);
   if (call.type != FrameType::call || call.id <= state_.last_read.load(std::memory_order_relaxed))
     throw Error(Errc::protocol_error, "unexpected frame on the data socket");
   if (data_.wants_write() && now_ - unsent_since_ >= longest_wait) flush();

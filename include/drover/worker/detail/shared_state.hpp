@@ -123,6 +123,7 @@ struct WorkerState {
   WakeupFd main_wakeup{EFD_NONBLOCK};
   WakeupFd stop_token_wakeup{0};
 
+  std::atomic<std::size_t> slot{environment.worker.slot};  // a spare worker takes one later
   std::atomic<Phase> phase{Phase::booting};
   std::atomic<std::uint32_t> flags{0};
 

@@ -68,6 +68,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
 
   /// The worker is ready: the dispatcher sends it calls.
   void begin_calls();
+  /// See TAKE_SLOT.
+  void take_slot(std::size_t slot, const SlotVariables& variables);
   void close_calls() noexcept { data_.take_calls(false); }
   void send_stop();
 

@@ -105,6 +105,13 @@ inline void WorkerConnection::begin_calls() {
   if (io_) data_.begin_reading();
 }
 
+inline void WorkerConnection::take_slot(std::size_t slot, const SlotVariables& variables) {
+  ByteBuffer body;
+  Encoder encoder(body);
+  encoder.put(variables);
+  data_.send_slot(slot, body.view());
+}
+
 inline void WorkerConnection::read_results(int times) {
   const ResultBatch batch(dispatcher_);
   data_.read(times);

@@ -140,6 +140,14 @@ class DataLink {
     flush_or_drop();
     return false;
   }
+  /// The worker, a spare one, takes a slot of its pool: see TAKE_SLOT. Before its first call.
+  void send_slot(std::size_t slot, std::span<const std::byte> variables) {
+    FrameHeader header;
+    header.type = FrameType::take_slot;
+    header.id = slot;
+    channel_->queue(header, variables);
+    flush_or_drop();
+  }
   bool has_gathered() const noexcept { return gathered_; }
   void flush_gathered() {
     if (std::exchange(gathered_, false)) flush_or_drop();

@@ -68,7 +68,9 @@ class WorkerSession final : public ContextBound,
 
   /// It takes no more calls, and ends once those that it has have ended, or `grace` has passed.
   void retire(Timeout grace) { carry_out(worker_.lifecycle.stop(Clock::now(), grace, worker_.child_runs())); }
-  /// The same without patience.
+  /// A spare worker takes that slot, and calls from now on. run_completions() has to follow. Throws std::bad_alloc.
+  void take_slot(std::size_t slot, const SlotVariables& variables);
+  /// As retire(), without patience.
   void drop() { carry_out(worker_.lifecycle.abort(Clock::now(), worker_.child_runs())); }
   /// It has had calls since the last time.
   bool was_active() noexcept {
@@ -165,6 +167,7 @@ class WorkerSession final : public ContextBound,
 
   // With the mutex held.
   void open_calls();
+  void begin_calls();
   CallQueue take_queued() noexcept;
 
   // Without.

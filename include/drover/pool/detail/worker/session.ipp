@@ -149,12 +149,21 @@ inline void WorkerSession::became_ready(const WorkerLifecycle::Actions& actions)
 
 inline void WorkerSession::open_calls() {
   worker_.emit(Event::Kind::ready);
-  if (mode_.takes_calls) {
-    connection_.begin_calls();
-    if (mode_.owns_dispatcher) dispatcher_->refuse(nullptr);
-    dispatcher_->send_queued();
-  }
+  if (mode_.takes_calls) begin_calls();
   if (const auto supervision = supervision_.lock()) supervision->worker_ready(*this);
+}
+
+inline void WorkerSession::begin_calls() {
+  connection_.begin_calls();
+  if (mode_.owns_dispatcher) dispatcher_->refuse(nullptr);
+  dispatcher_->send_queued();
+}
+
+inline void WorkerSession::take_slot(std::size_t slot, const SlotVariables& variables) {
+  connection_.take_slot(slot, variables);
+  worker_.slot = slot;
+  worker_.metadata->slot = slot;
+  begin_calls();
 }
 
 inline void WorkerSession::first_answer() {

@@ -78,7 +78,7 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot
     extras.descriptors.push_back(lock);
   }
   extras.env.emplace_back(environment_name, environment.to_string());
-  extras.env.emplace_back(slot_variable, std::to_string(slot));
+  if (slot != no_slot) extras.env.emplace_back(slot_variable, std::to_string(slot));
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
   extras.cut_off_code = exit_cut_off;

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include <drover/pool/detail/slots.hpp>
+#include <drover/pool/detail/spares.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+inline Spares::Workers::const_iterator Spares::find(const Slot::Options& options) const noexcept {
+  return std::find_if(spares_.begin(), spares_.end(), [&](const Spare& spare) {
+    return spare.options == options && spare.session->record().lifecycle.state() == WorkerSession::State::ready;
+  });
+}
+
+inline void Spares::fill() {
+  if (starting_ || timer_ || spares_.size() >= count_ || !slots_.takes_changes()) return;
+  starting_ = slots_.try_post([this] { start(); });
+}
+
+inline std::shared_ptr<WorkerSession> Spares::take(const Slot::Options& options) noexcept {
+  const auto found = find(options);
+  if (found == spares_.end()) return nullptr;
+  auto session = found->session;
+  spares_.erase(found);
+  return session;
+}
+
+inline void Spares::renew() {
+  slots_.retired().reserve(spares_.size());
+  std::erase_if(spares_, [this](const Spare& spare) {
+    if (spare.options == slots_.changes().latest_options()) return false;
+    if (spare.session->record().lifecycle.state() != WorkerSession::State::ready) return false;  // when it is
+    spare.session->drop();
+    slots_.retired().add(spare.session);
+    return true;
+  });
+  fill();
+}
+
+// ---- starting -------------------------------------------------------------------------------------------------------
+
+inline void Spares::start() {
+  try {
+    if (const auto session = put()) session->spawn(slots_.options().start_timeout);
+  } catch (...) {  // it is tried again
+    const auto held = slots_.lock();
+    if (slots_.stopping()) return;
+    slots_.totals().count({}, DeathCause::failed_start);
+    if (!spares_.empty() && spares_.back().session->record().lifecycle.has_exited()) {
+      slots_.retired().reserve(1);
+      slots_.retired().add(spares_.back().session);
+      spares_.pop_back();
+    }
+    starting_is_over({});
+  }
+}
+
+/// Null if none is wanted any more.
+inline std::shared_ptr<WorkerSession> Spares::put() {
+  RetiredWorkers::Sessions over;
+  std::shared_ptr<WorkerSession> session;
+  {
+    const auto held = slots_.lock();
+    if (!slots_.takes_changes()) {
+      starting_ = false;
+      return nullptr;
+    }
+    slots_.retired().reserve(over);
+    const Slot::Options options = slots_.changes().latest_options();
+    spares_.reserve(spares_.size() + 1);
+    session = slots_.make_worker(no_slot, *options, {});
+    session->begin_start();  // under the mutex: a stop that comes now finds it started
+    spares_.push_back({session, options});
+    slots_.retired().take_over(over);
+  }
+  for (const auto& retired : over) retired->owner_destroyed();
+  return session;
+}
+
+inline void Spares::starting_is_over(Supervisor::Death death) {
+  starting_ = false;
+  const Duration delay = supervisor_.died(Clock::now(), death).delay;
+  slots_.after(timer_, delay, [this] {
+    const auto held = slots_.lock();
+    timer_.reset();
+    fill();
+  });
+}
+
+// ---- reports --------------------------------------------------------------------------------------------------------
+
+inline void Spares::worker_ready() {
+  starting_ = false;
+  (void)supervisor_.proved_itself();
+  renew();
+}
+
+inline void Spares::worker_exited(const WorkerSession& session, Supervisor::Death death) {
+  const auto found =
+      std::find_if(spares_.begin(), spares_.end(), [&](const Spare& spare) { return spare.session.get() == &session; });
+  if (found == spares_.end()) return;  // it was replaced
+  slots_.retired().reserve(1);
+  slots_.retired().add(found->session);
+  spares_.erase(found);
+  starting_is_over(death);
+}
+
+}}}  // namespace drover::v1::detail
