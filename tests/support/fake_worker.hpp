@@ -21,6 +21,7 @@
 #include <drover/os/credentials.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/call/result_batch.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/protocol.hpp>
 
@@ -153,7 +154,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   void send_recall(std::uint64_t call) override { recalled.push_back(call); }
   void kill_worker() override { ++kills; }
   void read_results(int times) override {
-    const Dispatcher::Batch batch(*dispatcher_);
+    const drover::detail::ResultBatch batch(*dispatcher_);
     link.read(times);
   }
   void result(const std::shared_ptr<Call>& call, Outcome outcome) override {

@@ -224,7 +224,7 @@ inline std::optional<WorkerFigures> WorkerSession::figures(Clock::time_point now
   const auto held = lock();
   const State state = worker_.lifecycle.state();
   if (state == State::created || worker_.lifecycle.has_exited()) return std::nullopt;
-  WorkerFigures figures{.slot = slot_, .name = worker_.options.name, .ready = state == State::ready};
+  WorkerFigures figures{.slot = worker_.slot, .name = worker_.options.name, .ready = state == State::ready};
   if (worker_.child) figures.pid = worker_.metadata ? worker_.metadata->pid : worker_.child->pid();
   figures.calls = worker_.answers;
   connection_.describe_calls(figures, now);
