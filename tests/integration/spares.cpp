@@ -40,8 +40,11 @@ TEST_P(Spares, TakeTheSlotOfADeadWorkerAtOnce) {
     options.worker.on_event = log.handler();
     WorkerPool pool = co_await WorkerPool::start(options);
     co_await until_spares(pool, 1);
-    EXPECT_EQ(pids(pool).size(), 2u) << "a spare worker takes no calls";
+    EXPECT_EQ(pids(pool).size(), 2u);
     EXPECT_EQ(pool.stats().ready, 2u);
+    for (int i = 0; i < 10; ++i) co_await pool.call("nothing");
+    for (const auto& worker : pool.stats().per_worker)
+      EXPECT_TRUE(!worker.is_spare || (worker.calls == 0 && worker.slot == drover::no_slot));
     for (int round = 0; round < 3; ++round) {
       const auto spare = spares_of(pool);
       EXPECT_EQ(spare.size(), 1u);

@@ -17,7 +17,7 @@ inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, Wor
   if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
   for (const auto& [name, value] : environment) options.command.env[name] = value;
   auto session = WorkerSession::create(*executor, std::move(options), dispatcher_, events_.sink(),
-                                       {.takes_calls = true, .owns_dispatcher = false});
+                                       {.takes_calls = at != no_slot, .owns_dispatcher = false});
   session->supervise(weak_from_this(), at);
   session->recycle_after(changes_.answers_of_a_worker(), changes_.rss_limit());
   return session;
