@@ -103,7 +103,7 @@ TEST_F(CallTime, ResultsReadTogetherEndTogether) {
   pass(1ms);
   {
     const auto held = dispatcher_->lock();
-    const Dispatcher::Batch batch(*dispatcher_);
+    const drover::detail::ResultBatch batch(*dispatcher_);
     drover::detail::FrameReader reader(1024);
     const auto end = [&](const Received& received) {
       dispatcher_->record_result(worker.link.slots().find(received.header.slot, received.header.id), {}, reader);
