@@ -68,9 +68,10 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
 inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   std::vector<WorkerMetadata> found;
   const auto held = lock();
-  for (const auto& [session, role, slot] : slots_->occupants())
+  slots_->for_each([&](const auto& session, PoolSlots::Role role) {
     if (role != PoolSlots::Role::spare && session->record().lifecycle.state() == WorkerSession::State::ready)
       found.push_back(*session->record().metadata);
+  });
   return found;
 }
 

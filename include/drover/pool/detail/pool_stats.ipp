@@ -24,10 +24,16 @@ inline void read_process_figures(const WorkerSession& session, WorkerFigures& wo
 /// The mutex is held for the totals, and then for one worker at a time. Nothing is read from /proc under it.
 inline PoolStats PoolImpl::stats() const {
   PoolStats stats;
-  std::vector<PoolSlots::Occupant> all;
+  struct Worker {
+    std::shared_ptr<WorkerSession> session;
+    PoolSlots::Role role;
+    std::size_t slot;
+  };
+  std::vector<Worker> all;
   {
     const auto held = lock();
-    all = slots_->occupants();
+    slots_->for_each(
+        [&](const auto& session, PoolSlots::Role role) { all.push_back({session, role, session->slot()}); });
     stats.queued = dispatcher_->queued();
     stats.in_flight = dispatcher_->in_flight();
     stats.calls = dispatcher_->calls();

@@ -8,9 +8,16 @@
 /// How a pool stops, and the destruction of its context or its owner.
 namespace drover { inline namespace v1 { namespace detail {
 
+/// With the mutex held.
+inline PoolSlots::Sessions sessions_of(const PoolSlots& slots) {
+  PoolSlots::Sessions all;
+  slots.for_each([&](const auto& session, PoolSlots::Role) { all.push_back(session); });
+  return all;
+}
+
 inline PoolSlots::Sessions PoolImpl::all_sessions() const {
   const auto held = lock();
-  return slots_->sessions();
+  return sessions_of(*slots_);
 }
 
 inline std::exception_ptr pool_stops() {
@@ -29,7 +36,7 @@ inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
       dispatcher_->cancel_idle_timer();
     }
     refusal = dispatcher_->refusal();
-    all = slots_->sessions();
+    all = sessions_of(*slots_);
   }
   for (const auto& session : all) {
     session->stop(grace);
@@ -77,7 +84,12 @@ inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared
   const PoolSlots::Sessions all = pool->all_sessions();
   co_await await_ends(all, leaves, cancellations);
   const auto held = pool->lock();
-  co_return pool->slots_->stop_reports();
+  std::vector<StopReport> reports;
+  for (std::size_t at = 0; at < pool->slots_->size(); ++at) {
+    const auto& session = pool->slots_->slot(at).session;
+    reports.push_back(session ? session->record().stop_report() : StopReport{});
+  }
+  co_return reports;
 }
 
 inline void PoolImpl::context_destroyed() noexcept {
@@ -100,7 +112,8 @@ inline void PoolImpl::detach(const Cause& gone) noexcept {
 inline void PoolImpl::abandon() noexcept {
   if (events_) events_->close();
   detach(aborted);
-  slots_->owner_destroyed();
+  // Nobody changes the slots any more. They are not copied, because there may be no memory for that.
+  slots_->for_each([](const auto& session, PoolSlots::Role) { session->owner_destroyed(); });
   dispatcher_->close();
   std::shared_ptr<ContextBound> self;
   const auto& registry = dispatcher_->registry();

@@ -34,6 +34,7 @@ namespace drover { inline namespace v1 { namespace detail {
 class PoolSlots final : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
  public:
   using Sessions = std::vector<std::shared_ptr<WorkerSession>>;
+  enum class Role { worker, successor, predecessor, spare };
 
   PoolSlots(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
@@ -72,22 +73,19 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// In a forked copy of the program: the timers are not touched.
   void release_timers() noexcept;
 
-  enum class Role { worker, successor, predecessor, spare };
-  struct Occupant {
-    std::shared_ptr<WorkerSession> session;
-    Role role;
-    std::size_t slot = session->slot();
-  };
-  /// All workers: first those that have the slots, in order, then successors, predecessors and spares.
-  std::vector<Occupant> occupants() const;
-  Sessions sessions() const;
-  /// Of the workers in the slots, in order.
-  std::vector<StopReport> stop_reports() const;
+  /// Calls f(session, role) for all workers: first those that have the slots, in order, then successors, predecessors
+  /// and spares.
+  template <class F>
+  void for_each(F f) const {
+    for (const Slot& slot : slots_)
+      if (slot.session) f(slot.session, Role::worker);
+    for (const Slot& slot : slots_)
+      if (slot.successor) f(slot.successor, Role::successor);
+    for (const auto& session : retired_.all()) f(session, Role::predecessor);
+    spares_.for_each([&](const auto& session) { f(session, Role::spare); });
+  }
   std::size_t size() const noexcept { return slots_.size(); }
   PoolTotals& totals() noexcept { return totals_; }
-
-  /// The owner is destroyed, and nobody changes the slots any more.
-  void owner_destroyed() noexcept;
 
   // ---- for PoolChanges and Successors, with the mutex held ----------------------------------------------------------
 

@@ -166,37 +166,4 @@ inline void PoolSlots::release_timers() noexcept {
   spares_.release_timer();
 }
 
-inline std::vector<PoolSlots::Occupant> PoolSlots::occupants() const {
-  std::vector<Occupant> all;
-  for (const Slot& slot : slots_)
-    if (slot.session) all.push_back({slot.session, Role::worker});
-  for (const Slot& slot : slots_)
-    if (slot.successor) all.push_back({slot.successor, Role::successor});
-  for (const auto& session : retired_.all()) all.push_back({session, Role::predecessor});
-  spares_.for_each([&](const auto& session) { all.push_back({session, Role::spare}); });
-  return all;
-}
-
-inline PoolSlots::Sessions PoolSlots::sessions() const {
-  Sessions all;
-  for (auto& occupant : occupants()) all.push_back(std::move(occupant.session));
-  return all;
-}
-
-inline std::vector<StopReport> PoolSlots::stop_reports() const {
-  std::vector<StopReport> reports;
-  for (const Slot& slot : slots_) reports.push_back(slot.session ? slot.session->record().stop_report() : StopReport{});
-  return reports;
-}
-
-/// They are not copied, because there may be no memory for that.
-inline void PoolSlots::owner_destroyed() noexcept {
-  for (const Slot& slot : slots_) {
-    if (slot.session) slot.session->owner_destroyed();
-    if (slot.successor) slot.successor->owner_destroyed();
-  }
-  for (const auto& session : retired_.all()) session->owner_destroyed();
-  spares_.for_each([](const auto& session) { session->owner_destroyed(); });
-}
-
 }}}  // namespace drover::v1::detail
