@@ -159,7 +159,9 @@ struct RecyclePolicy {
   std::size_t rss{};
   /// `calls` and `age` of each worker are less by a random part of at most this, so that not all are due together.
   double jitter = 0.1;
-  /// How long the calls of a replaced worker may take to finish before they are cancelled. nullopt: no bound.
+  /// How long the calls of a replaced worker may take to finish before they are cancelled. nullopt: no bound. Until
+  /// such a worker has exited, the pool replaces no other one, so a call that never ends needs a deadline with
+  /// kill_after, or this bound.
   Timeout drain{};
 };
 
@@ -283,8 +285,15 @@ inline void check(const CallOptions& options) {
 
 inline void check(const StopOptions& options) { require_not_negative(options.grace, "StopOptions::grace"); }
 
+/// Of a pool, spare ones apart. More processes than any machine runs.
+inline constexpr std::size_t most_workers = std::size_t{1} << 20;
+
 inline void check(const PoolOptions& options) {
   if (options.size == 0) throw std::invalid_argument("PoolOptions::size must be at least 1");
+  if (options.size > most_workers)
+    throw std::invalid_argument("PoolOptions::size must not be over " + std::to_string(most_workers));
+  if (options.spares > most_workers)
+    throw std::invalid_argument("PoolOptions::spares must not be over " + std::to_string(most_workers));
   check(options.worker);
   if (options.start_timeout && *options.start_timeout <= Duration::zero())
     throw std::invalid_argument("PoolOptions::start_timeout must be positive; use std::nullopt for no bound");

@@ -23,7 +23,7 @@ struct WorkerFigures {
   bool ready{};                  ///< it takes calls
   bool is_spare{};               ///< it waits for the death of another worker; its slot is no_slot
   bool is_successor{};           ///< it starts beside the worker of its slot, which it is to replace
-  bool has_successor{};          ///< another worker has its slot; it finishes its calls and exits
+  bool has_successor{};          ///< its slot has another worker, or was removed; it finishes its calls and exits
   std::uint64_t calls{};         ///< that it has answered
   std::size_t in_flight{};       ///< calls that it runs, with those whose caller has given up
   Duration oldest_call{};        ///< for how long it has run the oldest one of them; zero if it runs none

@@ -90,10 +90,11 @@ class [[nodiscard]] WorkerPool {
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop(StopOptions options);
 
   /// Replaces all workers, one slot after another, while calls go on. The successor of a worker is started first; once
-  /// it is ready, the worker gets no more calls, finishes those that it has and exits. Without a Command the successors
-  /// run the same one: the program that is at its path by now, unless it is Command::self(). A slot whose worker has
-  /// crashed is started at once. The reload begins when reload() is called; the awaitable only waits. Reloads run one
-  /// after another.
+  /// it is ready, the worker gets no more calls, finishes those that it has and exits; RecyclePolicy::drain bounds
+  /// that. Without a Command the successors run that of the last reload that succeeded, or of the pool's start: the
+  /// program that is at its path by now, unless it is Command::self(). A slot whose worker has crashed is started at
+  /// once. The reload begins when reload() is called; the awaitable only waits, until the last worker has exited.
+  /// Reloads run one after another.
   ///
   /// *Errors:* the first successor that does not get ready ends the reload, and reload() throws its error. The workers
   /// that it has not come to, and those that restart later in their slots, keep their Command.
@@ -105,10 +106,11 @@ class [[nodiscard]] WorkerPool {
   /// Changes the number of slots, and waits until the workers of new slots are ready, or those of removed slots have
   /// ended. Slots are added and removed at the end of the numbers. The workers of removed slots get no more calls, and
   /// have PoolOptions::shutdown_grace to finish those that they have. The change begins when resize() is called; the
-  /// awaitable only waits. A later resize() ends one that still waits for new workers, with operation_aborted.
+  /// awaitable only waits. A later resize() ends one that still waits for new workers, with operation_aborted, and
+  /// waits for those that are left of them.
   ///
   /// *Errors:* if a worker of a new slot does not get ready, the new slots are removed, and its error is thrown.
-  /// std::invalid_argument for 0; Errc::stopping; what PoolOptions::slot_env throws.
+  /// std::invalid_argument for 0 and for more than 1,048,576; Errc::stopping; what PoolOptions::slot_env throws.
   /// *Cancellation:* new slots are removed again. The workers of removed slots get SIGTERM, and the wait goes on until
   /// they have ended; the second cancellation ends it. Throws operation_aborted.
   [[nodiscard]] asio::awaitable<void> resize(std::size_t size);

@@ -137,17 +137,14 @@ inline asio::awaitable<ReloadReport> await_reload(std::shared_ptr<PoolImpl> pool
 }
 
 inline asio::awaitable<void> await_resize(std::shared_ptr<PoolImpl> pool, PoolChanges::Resize resize) {
-  if (!resize.growth) {
-    co_await await_ends(std::move(resize.removed), true);
-    co_return;
-  }
   try {
-    co_await AsyncEvent::wait(resize.growth->over());
+    co_await await_ends(std::move(resize.removed), true);
+    if (resize.growth) co_await AsyncEvent::wait(resize.growth->over());
   } catch (...) {
-    pool->slots().changes().cancel(resize.growth);
+    if (resize.growth) pool->slots().changes().cancel(resize.growth);
     throw;
   }
-  if (resize.growth->failure()) std::rethrow_exception(resize.growth->failure());
+  if (resize.growth && resize.growth->failure()) std::rethrow_exception(resize.growth->failure());
 }
 
 inline asio::awaitable<ReloadReport> reload(const std::shared_ptr<PoolImpl>& pool, std::optional<Command> command) {
@@ -171,7 +168,9 @@ DROVER_INLINE asio::awaitable<void> WorkerPool::resize(std::size_t size) {
   if (!pool_) return detail::failed<void>(detail::empty_handle());
   if (pool_->foreign()) return detail::failed<void>(detail::forked_copy());
   try {
-    return detail::await_resize(pool_->shared_from_this(), pool_->slots().changes().begin_resize(size));
+    detail::PoolChanges::Resize resize = pool_->slots().changes().begin_resize(size);
+    pool_->slots().complete_dropped_calls();
+    return detail::await_resize(pool_->shared_from_this(), std::move(resize));
   } catch (...) {
     return detail::failed<void>(std::current_exception());
   }

@@ -39,7 +39,7 @@ class PoolChanges {
   void cancel(const std::shared_ptr<Reload>& reload);
 
   struct Resize {
-    std::shared_ptr<Growth> growth{};  // null: no slots were added
+    std::shared_ptr<Growth> growth{};  // null: no worker of a new slot is to be awaited
     Sessions removed{};                // workers that are to end
   };
   /// Adds slots and begins to start their workers, or removes slots and begins to stop their workers. An earlier growth
@@ -51,7 +51,7 @@ class PoolChanges {
   // ---- with it ------------------------------------------------------------------------------------------------------
 
   /// The first start is over.
-  void begin_watching() { watch_memory(); }
+  void begin_watching();
   /// Of workers of new slots.
   const Slot::Options& latest_options() const noexcept { return latest_; }
   /// For a worker that is about to be started: after how many answers it is to be recycled. 0: never.
@@ -59,11 +59,13 @@ class PoolChanges {
   std::size_t rss_limit() const noexcept { return policy_.rss; }
 
   /// The slot has another worker, which is ready.
-  void worker_ready(std::size_t at);
-  /// A worker with those options did not get ready. True if the slot has been removed because of that.
-  bool start_failed(std::size_t at, const Slot::Options& options, const std::exception_ptr& cause);
+  void worker_ready(Slot& slot);
+  /// The slot's worker, which has those options, did not get ready. True if the slot has been removed because of that.
+  bool start_failed(Slot& slot, const Slot::Options& options, const std::exception_ptr& cause);
+  /// The same of a successor. The slot stays.
+  void successor_failed(const Slot& slot, const Slot::Options& options, const std::exception_ptr& cause) noexcept;
   /// The worker that was replaced has exited.
-  void retired_exited(std::size_t at, const StopReport& report);
+  void retired_exited(const Slot& slot, const StopReport& report) noexcept;
   /// Something has happened in the slots.
   void advance();
   /// All that is under way fails with `cause`. No further look at the workers.
@@ -76,17 +78,18 @@ class PoolChanges {
   // Reloads.
   bool advance(Reload& reload);
   void end_reload(Reloads::iterator at, std::exception_ptr failure) noexcept;
-  bool reaches(std::size_t at) const noexcept;
+  bool reaches(const Slot& slot) const noexcept;
 
   // Resizing.
-  std::shared_ptr<Growth> grow(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first);
+  Resize resize(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first);
+  void add_slots(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first);
   void shrink(std::size_t size, Sessions& removed);
   bool grows() const noexcept { return growth_ && !growth_->ended(); }
   void end_growth(std::exception_ptr failure) noexcept;
 
   // Recycling.
   std::uint64_t jittered(std::uint64_t limit);
-  void begin_age(std::size_t at);
+  void begin_age(Slot& slot);
   void watch_memory();
   void look_at_memory(std::size_t from);  // without the mutex
 

@@ -11,17 +11,17 @@ namespace drover { inline namespace v1 { namespace detail {
 
 /// Somewhat less than `limit`, so that the workers of a pool are not all due at the same time.
 inline std::uint64_t PoolChanges::jittered(std::uint64_t limit) {
-  if (limit == 0) return 0;
-  const double part = std::uniform_real_distribution<double>(0, std::max(policy_.jitter, 1e-9))(random_);
+  if (limit == 0 || policy_.jitter <= 0) return limit;
+  const double part = std::uniform_real_distribution<double>(0, policy_.jitter)(random_);
   const auto less = static_cast<std::uint64_t>(static_cast<double>(limit) * part);
   return std::max<std::uint64_t>(limit - std::min(less, limit), 1);
 }
 
-inline void PoolChanges::begin_age(std::size_t at) {
-  slots_.slot(at).recycle_timer.reset();
+inline void PoolChanges::begin_age(Slot& slot) {
+  slot.recycle_timer.cancel();
   if (!policy_.age) return;
   const auto age = static_cast<std::uint64_t>(policy_.age->count());
-  slots_.recycle_later(at, Duration(static_cast<Duration::rep>(jittered(age))));
+  slots_.recycle_later(slot, Duration(static_cast<Duration::rep>(jittered(age))));
 }
 
 inline void PoolChanges::watch_memory() {
@@ -38,7 +38,7 @@ inline void PoolChanges::look_at_memory(std::size_t from) {
     const auto held = slots_.lock();
     if (slots_.stopping()) return;
     for (; from < slots_.size() && active.size() < most; ++from) {
-      const Slot& slot = slots_.slot(from);
+      const Slot& slot = *slots_.slot(from);
       if (slot.state.worker() == SlotState::Worker::ready && slot.session->was_active()) active.push_back(slot.session);
     }
   }

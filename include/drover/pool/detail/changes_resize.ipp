@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include <drover/error.hpp>
@@ -11,21 +13,18 @@ namespace drover { inline namespace v1 { namespace detail {
 
 inline PoolChanges::Resize PoolChanges::begin_resize(std::size_t size) {
   if (size == 0) throw std::invalid_argument("the size for resize() must be at least 1; stop() ends a pool");
+  if (size > most_workers)
+    throw std::invalid_argument("the size for resize() must not be over " + std::to_string(most_workers));
   std::size_t known = 0;
   std::vector<Slot::Environment> environments;  // of the slots from `known` on; user code does not run under the mutex
   for (;;) {
     {
       const auto held = slots_.lock();
-      if (!slots_.takes_changes()) throw Error(Errc::stopping, "the pool is being stopped");
+      if (!slots_.takes_changes()) slots_.refuse_change();
       if (slots_.size() >= size || (known != 0 && slots_.size() >= known)) {
-        if (grows()) end_growth(aborted());
-        Resize resize;
-        if (size > slots_.size())
-          resize.growth = grow(size, environments, known);
-        else
-          shrink(size, resize.removed);
-        advance();
-        return resize;
+        Resize resized = resize(size, environments, known);
+        slots_.has_changed(nullptr);
+        return resized;
       }
       known = slots_.size();
     }
@@ -34,45 +33,64 @@ inline PoolChanges::Resize PoolChanges::begin_resize(std::size_t size) {
   }
 }
 
-/// environments[0] is that of the slot `first`.
-inline std::shared_ptr<Growth> PoolChanges::grow(std::size_t size, std::vector<Slot::Environment>& environments,
-                                                 std::size_t first) {
-  growth_ = std::make_shared<Growth>(slots_.size(), size - slots_.size());
-  const auto growth = growth_;
+/// environments[0] is that of the slot `first`. New slots of an earlier growth that are left belong to the new one.
+inline PoolChanges::Resize PoolChanges::resize(std::size_t size, std::vector<Slot::Environment>& environments,
+                                               std::size_t first) {
+  const std::size_t from = grows() ? growth_->from() : slots_.size();
+  if (grows()) end_growth(aborted());
+  Resize resized;
+  if (size < slots_.size())
+    shrink(size, resized.removed);
+  else
+    add_slots(size, environments, first);
+  std::size_t unready = 0;
+  for (std::size_t at = from; at < size; ++at) unready += slots_.slot(at)->growth != nullptr;
+  if (unready == 0) return resized;
+  growth_ = std::make_shared<Growth>(from, unready, growth_);
+  for (std::size_t at = from; at < size; ++at)
+    if (slots_.slot(at)->growth) slots_.slot(at)->growth = growth_;
+  resized.growth = growth_;
+  return resized;
+}
+
+inline void PoolChanges::add_slots(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first) {
+  const std::size_t before = slots_.size();
+  const auto unready = std::make_shared<Growth>(before, size - before, nullptr);
   try {
     slots_.reserve(size);
-    while (slots_.size() < size) {
-      const std::size_t at = slots_.size();
-      slots_.add(std::move(environments[at - first]), latest_).growth = growth;
-      slots_.carry_out(at, slots_.slot(at).state.replace(false));
+    for (std::size_t at = before; at < size; ++at) {
+      Slot& slot = slots_.add(std::move(environments[at - first]), latest_);
+      slot.growth = unready;
+      slots_.carry_out(slot, slot.state.replace(false));
     }
   } catch (...) {  // no memory
     Sessions removed;
-    growth_.reset();
-    shrink(growth->from(), removed);
+    shrink(before, removed);
     throw;
   }
-  return growth;
 }
 
 /// The workers of the last slots drain. They are added to `removed`.
 inline void PoolChanges::shrink(std::size_t size, Sessions& removed) {
-  if (slots_.size() == size) return;
-  slots_.remove_from(size, removed);
+  if (size < slots_.size()) slots_.remove_from(size, removed);
 }
 
 inline void PoolChanges::end_growth(std::exception_ptr failure) noexcept {
   growth_->end(std::move(failure));
-  if (growth_->over()->try_set()) growth_.reset();
+  if (growth_->try_tell()) growth_.reset();
 }
 
 inline void PoolChanges::cancel(const std::shared_ptr<Growth>& growth) {
-  const auto held = slots_.lock();
-  if (growth_ != growth || !grows()) return;
-  Sessions removed;
-  end_growth(aborted());
-  shrink(growth->from(), removed);
-  advance();
+  if (slots_.foreign()) return;
+  {
+    const auto held = slots_.lock();
+    if (growth_ != growth || !grows()) return;
+    Sessions removed;
+    end_growth(aborted());
+    shrink(growth->from(), removed);
+    slots_.has_changed(nullptr);
+  }
+  slots_.complete_dropped_calls();
 }
 
 }}}  // namespace drover::v1::detail

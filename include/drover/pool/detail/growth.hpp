@@ -13,16 +13,23 @@ namespace drover { inline namespace v1 { namespace detail {
 /// the dispatcher's mutex.
 class Growth {
  public:
-  /// `from`: the number of slots before. `count`: of new ones.
-  Growth(std::size_t from, std::size_t count) : from_(from), left_(count) {}
+  /// `from`: the number of slots before. `count`: of those whose workers are not ready yet. `before`: one that has
+  /// ended, and whose caller may still have to be told.
+  Growth(std::size_t from, std::size_t count, std::shared_ptr<Growth> before)
+      : from_(from), left_(count), before_(std::move(before)) {}
 
   std::size_t from() const noexcept { return from_; }
   /// True if that was the last one.
   bool one_is_ready() noexcept { return --left_ == 0; }
-  /// Null: with success. over() is to be set then.
+  /// Null: with success. try_tell() has to follow.
   void end(std::exception_ptr failure) noexcept {
     ended_ = true;
     failure_ = std::move(failure);
+  }
+  /// Tells the caller. False if there is no memory for it, to be tried again.
+  bool try_tell() noexcept {
+    if (before_ && before_->try_tell()) before_.reset();
+    return (!ended_ || over_->try_set()) && !before_;
   }
   bool ended() const noexcept { return ended_; }
   const std::shared_ptr<AsyncEvent>& over() const noexcept { return over_; }
@@ -31,6 +38,7 @@ class Growth {
  private:
   const std::size_t from_;
   std::size_t left_;  // workers that are not ready yet
+  std::shared_ptr<Growth> before_;
   bool ended_ = false;
   std::exception_ptr failure_;
   const std::shared_ptr<AsyncEvent> over_ = std::make_shared<AsyncEvent>();

@@ -47,13 +47,20 @@ class Reload {
     ++report_.replaced;
     begun_ = false;
   }
-  void add(StopReport stop) { report_.stopped.push_back(std::move(stop)); }
+  void add(StopReport stop) noexcept {
+    try {
+      report_.stopped.push_back(std::move(stop));
+    } catch (...) {  // no memory: the reload itself goes on
+    }
+  }
 
   /// Null: with success. over() is to be set then.
   void end(std::exception_ptr failure) noexcept {
+    ended_ = true;
     report_.elapsed = Clock::now() - begun_at_;
     failure_ = std::move(failure);
   }
+  bool ended() const noexcept { return ended_; }
   const std::shared_ptr<AsyncEvent>& over() const noexcept { return over_; }
   /// Throws what ended it. After over().
   ReloadReport result() const {
@@ -66,7 +73,7 @@ class Reload {
   std::shared_ptr<const WorkerOptions> options_, before_;
   const Clock::time_point begun_at_ = Clock::now();
   std::size_t slot_ = 0;
-  bool begun_ = false;
+  bool begun_ = false, ended_ = false;
   ReloadReport report_;
   std::exception_ptr failure_;
   const std::shared_ptr<AsyncEvent> over_ = std::make_shared<AsyncEvent>();

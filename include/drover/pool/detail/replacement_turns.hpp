@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <deque>
 #include <optional>
+#include <vector>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -11,7 +11,9 @@ namespace drover { inline namespace v1 { namespace detail {
 /// a pool never has more than one process too many because of them. Pure.
 class ReplacementTurns {
  public:
-  /// A slot may ask again while it has its turn. Throws std::bad_alloc.
+  /// So many slots may wait from now on. Throws std::bad_alloc.
+  void reserve(std::size_t slots) { waiting_.reserve(slots); }
+  /// A slot may ask again while it has its turn.
   void ask(std::size_t slot) { waiting_.push_back(slot); }
   /// It does not wait for its turn any more.
   void withdraw(std::size_t slot) noexcept {
@@ -25,13 +27,14 @@ class ReplacementTurns {
   std::optional<std::size_t> next() noexcept {
     if (current_ || waiting_.empty()) return std::nullopt;
     current_ = waiting_.front();
-    waiting_.pop_front();
+    waiting_.erase(waiting_.begin());
     return current_;
   }
   bool has_turn(std::size_t slot) const noexcept { return current_ == slot; }
+  const std::optional<std::size_t>& current() const noexcept { return current_; }
 
  private:
-  std::deque<std::size_t> waiting_;
+  std::vector<std::size_t> waiting_;
   std::optional<std::size_t> current_;
 };
 

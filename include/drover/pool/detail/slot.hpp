@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <asio/steady_timer.hpp>
 
@@ -14,15 +17,28 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Growth;
 
-/// One slot of a pool: its state, and its workers.
+/// A timer of a slot. An expiry of an earlier setting has no effect.
+struct SlotTimer {
+  std::unique_ptr<asio::steady_timer> timer;
+  std::uint64_t setting = 0;
+
+  void cancel() noexcept {
+    ++setting;
+    timer.reset();
+  }
+};
+
+/// One slot of a pool: its state, and its workers. Handlers and sessions may refer to it when it has been removed.
 struct Slot {
   using Environment = std::map<std::string, std::string>;
   using Options = std::shared_ptr<const WorkerOptions>;
 
-  Slot(RestartPolicy policy, Environment variables, Options of_workers)
-      : state(policy), environment(std::move(variables)), options(std::move(of_workers)) {}
+  Slot(std::size_t number, RestartPolicy policy, Environment variables, Options of_workers)
+      : at(number), state(policy), environment(std::move(variables)), options(std::move(of_workers)) {}
 
+  const std::size_t at;
   SlotState state;
+  bool removed = false;
   Environment environment;  // see PoolOptions::slot_env
   Options options;          // of the next worker
 
@@ -30,11 +46,10 @@ struct Slot {
   Options session_options;
   std::shared_ptr<WorkerSession> successor;  // null: there is none
   Options successor_options;
-  std::weak_ptr<WorkerSession> retired;  // the predecessor whose exit ends the turn
 
-  std::unique_ptr<asio::steady_timer> timer;          // until a worker is started, or has proved itself
-  std::unique_ptr<asio::steady_timer> recycle_timer;  // until the worker is to be replaced
-  std::shared_ptr<Growth> growth;                     // null: its first worker has been ready
+  SlotTimer timer;                 // until a worker is started, or has proved itself
+  SlotTimer recycle_timer;         // until the worker is to be replaced
+  std::shared_ptr<Growth> growth;  // null: its first worker has been ready
 };
 
 }}}  // namespace drover::v1::detail

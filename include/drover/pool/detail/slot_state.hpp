@@ -101,12 +101,16 @@ class SlotState {
 
   // ---- a planned replacement ----------------------------------------------------------------------------------------
 
-  /// Another worker is wanted here, while this one goes on. Without a worker the next start comes at once. `repeat`: if
-  /// the successor does not get ready, another one is started after a while.
+  /// Another worker is wanted here, while this one goes on. `repeat`: for as long as it takes: if the successor does
+  /// not get ready, another one is started after a while. Otherwise it is wanted once; without a worker the next start
+  /// comes at once.
   Actions replace(bool repeat) noexcept {
-    if (closed_ || successor_ != Successor::none) return {};
-    if (worker_ == Worker::none) return {.start_in = Duration::zero()};
-    if (worker_ == Worker::leaving) return {};
+    if (closed_ || worker_ == Worker::leaving) return {};
+    if (successor_ != Successor::none) {
+      repeats_ = repeats_ || repeat;
+      return {};
+    }
+    if (worker_ == Worker::none) return repeat ? Actions{} : Actions{.start_in = Duration::zero()};
     successor_ = Successor::waiting;
     repeats_ = repeat;
     return {.ask_for_turn = true};
@@ -139,9 +143,9 @@ class SlotState {
       actions.replace_in = next_try();
     return actions;
   }
-  /// Nobody wants the planned replacement any more.
+  /// Who wanted the replacement once does not want it any more.
   Actions keep_worker() noexcept {
-    if (successor_ != Successor::starting) return withdraw();
+    if (successor_ != Successor::starting) return repeats_ ? Actions{} : withdraw();
     return {.drop_successor = worker_ != Worker::none};
   }
   /// `retired`: see Actions::retire. Otherwise it drained by itself.

@@ -44,6 +44,8 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
         first_start_(options_.size, starts_.most()) {}
 
   const PoolOptions& options() const noexcept { return options_; }
+  /// In a forked copy of the program.
+  bool foreign() const noexcept { return dispatcher_->foreign(); }
   PoolChanges& changes() noexcept { return changes_; }
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
@@ -67,7 +69,9 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
     draining_ = true;
     changes_.end_all(cause);
   }
-  bool takes_changes() const noexcept { return !stopping_ && !draining_; }
+  bool takes_changes() const noexcept { return !stopping_ && !draining_ && !first_start_.under_way(); }
+  /// Throws why there is no planned change.
+  [[noreturn]] void refuse_change() const;
   /// All slots are down: new calls are refused.
   bool failed() const noexcept { return failed_; }
   /// In a forked copy of the program: the timers are not touched.
@@ -77,38 +81,41 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// and spares.
   template <class F>
   void for_each(F f) const {
-    for (const Slot& slot : slots_)
-      if (slot.session) f(slot.session, Role::worker);
-    for (const Slot& slot : slots_)
-      if (slot.successor) f(slot.successor, Role::successor);
+    for (const auto& slot : slots_)
+      if (slot->session) f(slot->session, Role::worker);
+    for (const auto& slot : slots_)
+      if (slot->successor) f(slot->successor, Role::successor);
     for (const auto& session : retired_.all()) f(session, Role::predecessor);
     spares_.for_each([&](const auto& session) { f(session, Role::spare); });
   }
   std::size_t size() const noexcept { return slots_.size(); }
   PoolTotals& totals() noexcept { return totals_; }
 
-  // ---- for PoolChanges and Successors, with the mutex held ----------------------------------------------------------
+  // ---- for PoolChanges, Successors and Spares, with the mutex held --------------------------------------------------
 
-  Slot& slot(std::size_t at) noexcept { return slots_[at]; }
-  void carry_out(std::size_t at, const SlotState::Actions& actions, std::optional<ExitStatus> exit = std::nullopt);
+  const std::shared_ptr<Slot>& slot(std::size_t at) noexcept { return slots_[at]; }
+  void carry_out(Slot& slot, const SlotState::Actions& actions, std::optional<ExitStatus> exit = std::nullopt);
   RetiredWorkers& retired() noexcept { return retired_; }
-  /// Throws Error if the context is destroyed.
-  std::shared_ptr<WorkerSession> make_worker(std::size_t at, WorkerOptions options,
-                                             const Slot::Environment& environment);
-  /// latest_options() has changed.
-  void renew_spares() { spares_.renew(); }
   EventSource& events() noexcept { return events_; }
+  /// For a slot, or a spare one if that is null. Throws Error if the context is destroyed.
+  std::shared_ptr<WorkerSession> make_worker(const Slot::Options& options, Slot* slot);
+  void renew_spares() { spares_.renew(); }
+  bool awaits_exit_in(const Slot& slot) const noexcept { return successors_.await_exit_in(slot); }
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
-  void recycle_later(std::size_t at, Duration delay);
+  void recycle_later(Slot& slot, Duration delay);
   /// Makes room for so many slots. Throws std::bad_alloc.
   void reserve(std::size_t size);
   Slot& add(Slot::Environment environment, Slot::Options options);
   /// Removes the slots from that number on. Their workers are added to `removed`, and get their STOP.
   void remove_from(std::size_t size, Sessions& removed);
-  /// Calls `then` without the mutex, unless the slots are destroyed by then.
+  /// A worker did not get ready, or a slot has been removed: calls fail if no slot is left that works.
+  /// complete_dropped_calls() has to follow.
+  void has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit = std::nullopt);
+  /// Calls `then` without the mutex, unless the pool is stopped or destroyed by then.
   template <class F>
   void after(std::unique_ptr<asio::steady_timer>& timer, Duration delay, F then) {
+    if (stopping_) return;
     executor_.after(timer, delay, [weak = weak_from_this(), then] {
       if (const auto alive = weak.lock()) then();
     });
@@ -120,7 +127,11 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
       if (const auto alive = weak.lock()) then();
     });
   }
-  /// Without the mutex: it calls user code.
+
+  // ---- for them, without it -----------------------------------------------------------------------------------------
+
+  void complete_dropped_calls();
+  /// Calls user code.
   Slot::Environment environment_of(std::size_t at) const;
 
  private:
@@ -132,19 +143,22 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   inline void worker_exited(WorkerSession& session) override;
 
   // With the mutex held.
-  /// Null for a slot that has been removed.
-  Slot* slot_of(const WorkerSession& session) noexcept;
-  bool is_current(const WorkerSession& session) noexcept;
-  void fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit, CallQueue& dropped);
+  /// Null for a spare worker, and if the slot has been removed.
+  static std::shared_ptr<Slot> slot_of(const WorkerSession& session) noexcept;
+  /// Its slot, if it is the current worker there. Otherwise null.
+  static std::shared_ptr<Slot> slot_with(const WorkerSession& session) noexcept;
+  static Supervisor::Death death_of(const WorkerSession& session);
+  template <class F>
+  void after(Slot& slot, SlotTimer Slot::* timer, Duration delay, F then);
   void give_turn() noexcept;
-  void start_is_over(std::size_t at) noexcept;
+  void start_is_over(const Slot& slot) noexcept;
+  void place_spare(Slot& slot, WorkerSession& spare);
 
   // Without.
-  void start_again(std::size_t at);
+  void start_due(const std::shared_ptr<Slot>& slot);
   void start_next();
-  void launch(std::size_t at);
-  std::shared_ptr<WorkerSession> put_worker(std::size_t at);
-  void place_spare(std::size_t at, WorkerSession& spare);  // with the mutex held
+  void launch(const std::shared_ptr<Slot>& slot);
+  std::shared_ptr<WorkerSession> put_worker(const std::shared_ptr<Slot>& slot);
 
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
@@ -156,8 +170,9 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   Spares spares_{*this, options_};
   PoolChanges changes_{*this, options_};
 
-  std::vector<Slot> slots_;
+  std::vector<std::shared_ptr<Slot>> slots_;
   RetiredWorkers retired_;
+  CallQueue dropped_;  // see complete_dropped_calls()
   bool failed_ = false;
   bool stopping_ = false, draining_ = false;
   PoolTotals totals_;

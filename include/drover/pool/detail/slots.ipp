@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
@@ -10,116 +11,147 @@
 /// What the workers report, and what follows from it.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline Slot* PoolSlots::slot_of(const WorkerSession& session) noexcept {
-  return session.slot() < slots_.size() ? &slots_[session.slot()] : nullptr;
+inline std::shared_ptr<Slot> PoolSlots::slot_of(const WorkerSession& session) noexcept {
+  auto slot = std::static_pointer_cast<Slot>(session.place());
+  return slot && !slot->removed ? slot : nullptr;
 }
-inline bool PoolSlots::is_current(const WorkerSession& session) noexcept {
-  const Slot* const slot = slot_of(session);
-  return slot != nullptr && slot->session.get() == &session;
+inline std::shared_ptr<Slot> PoolSlots::slot_with(const WorkerSession& session) noexcept {
+  auto slot = slot_of(session);
+  return slot && slot->session.get() == &session ? slot : nullptr;
 }
 
 // ---- reports --------------------------------------------------------------------------------------------------------
 
 inline void PoolSlots::worker_ready(WorkerSession& session) {
+  if (stopping_) return;  // nobody looks at what would begin now
   if (session.slot() == no_slot) return spares_.worker_ready();
-  Slot* const slot = slot_of(session);
-  if (slot == nullptr) return;
-  const std::size_t at = session.slot();
+  const auto slot = slot_of(session);
+  if (!slot) return;
   const bool is_successor = slot->successor.get() == &session;
+  if (!is_successor && slot->session.get() != &session) return;
   if (is_successor) retired_.reserve(1);
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
-  if (actions.promote) successors_.promote(at, actions);
-  start_is_over(at);
+  if (actions.promote) successors_.promote(*slot, actions);
+  start_is_over(*slot);
+  if (first_start_.under_way()) return first_start_.one_is_ready();
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false) && !draining_) dispatcher_->refuse(nullptr);
-  carry_out(at, actions);
-  changes_.worker_ready(at);
-  if (first_start_.under_way()) first_start_.one_is_ready();
+  carry_out(*slot, actions);
+  changes_.worker_ready(*slot);
 }
 
 inline void PoolSlots::worker_answered(WorkerSession& session) {
-  if (is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.worker_answered());
+  if (const auto slot = slot_with(session)) carry_out(*slot, slot->state.worker_answered());
 }
 
 inline void PoolSlots::worker_worn_out(const WorkerSession& session) {
-  if (takes_changes() && is_current(session)) carry_out(session.slot(), slots_[session.slot()].state.replace(true));
+  if (!takes_changes()) return;
+  if (const auto slot = slot_with(session)) carry_out(*slot, slot->state.replace(true));
 }
 
 inline void PoolSlots::worker_leaving(WorkerSession& session) {
-  if (stopping_ || first_start_.under_way() || !is_current(session)) return;
-  const bool served = session.record().answered_a_call();
-  carry_out(session.slot(), slots_[session.slot()].state.worker_leaves(Clock::now(), served));
+  if (stopping_ || first_start_.under_way()) return;
+  if (const auto slot = slot_with(session))
+    carry_out(*slot, slot->state.worker_leaves(Clock::now(), session.record().answered_a_call()));
+}
+
+/// A worker that was retired, and is killed by one of its last calls, has crashed.
+inline bool has_crashed_in_its_stop(const WorkerRecord& worker) {
+  const auto exit = worker.exit_status();
+  const StopReport stop = worker.stop_report();
+  return exit && exit->kind == ExitStatus::Kind::signaled && !stop.terminated && !stop.killed;
+}
+
+inline Supervisor::Death PoolSlots::death_of(const WorkerSession& session) {
+  const WorkerRecord& worker = session.record();
+  const ExitReason reason = worker.lifecycle.exit_reason();
+  return {.served = worker.answered_a_call(),
+          .graceful = worker.exited_gracefully(),
+          .asked_for =
+              reason == ExitReason::kill_after || (reason == ExitReason::stop && !has_crashed_in_its_stop(worker))};
 }
 
 inline void PoolSlots::worker_exited(WorkerSession& session) {
   auto cause = session.take_start_failure();
-  CallQueue dropped;
-  Cause refusal;
   {
     const auto held = lock();
     if (stopping_) return;
     const WorkerRecord& worker = session.record();
     const auto exit = worker.exit_status();
-    const Supervisor::Death death{.served = worker.answered_a_call(),
-                                  .graceful = worker.exited_gracefully(),
-                                  .asked_for = worker.lifecycle.exit_reason() == ExitReason::kill_after ||
-                                               worker.lifecycle.exit_reason() == ExitReason::stop};
     if (first_start_.under_way()) {
       if (!cause)
         cause = std::make_exception_ptr(Error(
             Errc::start_failed, "worker '" + options_.worker.name + "' exited while the others were started", exit));
       return first_start_.one_failed(std::move(cause));
     }
-    totals_.count(death, worker.death_cause());
-    const std::size_t at = session.slot();
-    Slot* const slot = slot_of(session);
-    if (slot == nullptr) return spares_.worker_exited(session, death);
-    if (slot->session.get() == &session) {
-      start_is_over(at);
+    if (!cause && !worker.lifecycle.was_ready()) cause = std::make_exception_ptr(std::bad_alloc());
+    const Supervisor::Death death = death_of(session);
+    const bool crashed = worker.lifecycle.exit_reason() == ExitReason::stop && !death.asked_for;
+    totals_.count(death, crashed ? DeathCause::crashed : worker.death_cause());
+    const bool retired = successors_.is_retired(session);
+    if (retired) successors_.end_turn();
+    const auto slot = slot_of(session);
+    if (!slot) {
+      spares_.worker_exited(session, death);
+    } else if (slot->session.get() == &session) {
+      start_is_over(*slot);
+      slot->recycle_timer.cancel();
       const SlotState::Actions actions = slot->state.worker_exited(Clock::now(), death);
-      fail_if_all_are_down(cause, exit, dropped);
-      if (!cause || !changes_.start_failed(at, slot->session_options, cause)) carry_out(at, actions, exit);
+      if (!cause || !changes_.start_failed(*slot, slot->session_options, cause)) carry_out(*slot, actions, exit);
     } else if (slot->successor.get() == &session) {
-      successors_.failed(at, cause);
-      fail_if_all_are_down(cause, exit, dropped);
+      successors_.failed(*slot, cause);
     } else {
-      const bool retired = slot->retired.lock().get() == &session;
-      if (retired) slot->retired.reset();
-      if (retired) changes_.retired_exited(at, worker.stop_report());
-      carry_out(at, slot->state.predecessor_exited(Clock::now(), retired));
+      if (retired) changes_.retired_exited(*slot, worker.stop_report());
+      carry_out(*slot, slot->state.predecessor_exited(Clock::now(), retired));
     }
-    changes_.advance();
-    refusal = dispatcher_->refusal();
+    successors_.give_turns();
+    has_changed(cause, exit);
   }
-  complete_all_with_error(std::move(dropped), refusal);
+  complete_dropped_calls();
 }
 
 // ---- what follows ---------------------------------------------------------------------------------------------------
 
-inline void PoolSlots::carry_out(std::size_t at, const SlotState::Actions& actions, std::optional<ExitStatus> exit) {
+inline void PoolSlots::carry_out(Slot& slot, const SlotState::Actions& actions, std::optional<ExitStatus> exit) {
   const auto emit = [&](Event::Kind kind) { events_.emit(kind, 0, [&](Event& event) { event.exit = exit; }); };
   if (actions.recovered) emit(Event::Kind::recovered);
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
-  Slot& slot = slots_[at];
   if (actions.start_in) {
     const bool at_once = !slot.state.down() && spares_.has_ready(slot.options);
-    after(slot.timer, at_once ? Duration::zero() : *actions.start_in, [this, at] { start_again(at); });
+    after(slot, &Slot::timer, at_once ? Duration::zero() : *actions.start_in,
+          [this](const std::shared_ptr<Slot>& due) { start_due(due); });
   }
   if (actions.prove && options_.restart.within > Duration::zero())
-    after(slot.timer, options_.restart.within, [this, at] {
+    after(slot, &Slot::timer, options_.restart.within, [this](const std::shared_ptr<Slot>& alive) {
       const auto held = lock();
-      if (at < slots_.size()) carry_out(at, slots_[at].state.lived());  // its timer may be another one by now
+      if (!stopping_ && !alive->removed) carry_out(*alive, alive->state.lived());
     });
-  if (actions.replace_in) recycle_later(at, *actions.replace_in);
-  if (actions.drop_successor && slot.successor) slot.successor->drop();
-  successors_.carry_out(at, actions);
+  if (actions.replace_in) recycle_later(slot, *actions.replace_in);
+  successors_.carry_out(slot, actions);
 }
 
-inline void PoolSlots::recycle_later(std::size_t at, Duration delay) {
-  after(slots_[at].recycle_timer, delay, [this, at] {
+/// Calls then(slot) without the mutex, unless the timer is set anew or cancelled, or the slot is removed.
+template <class F>
+void PoolSlots::after(Slot& slot, SlotTimer Slot::* timer, Duration delay, F then) {
+  SlotTimer& set = slot.*timer;
+  set.cancel();
+  const auto handler = [this, weak = std::weak_ptr(slots_[slot.at]), timer, setting = set.setting, then] {
+    const auto found = weak.lock();
+    if (!found) return;
+    {
+      const auto held = lock();
+      if (found->removed || (*found.*timer).setting != setting) return;
+    }
+    then(found);
+  };
+  after(set.timer, delay, handler);
+}
+
+inline void PoolSlots::recycle_later(Slot& slot, Duration delay) {
+  after(slot, &Slot::recycle_timer, delay, [this](const std::shared_ptr<Slot>& due) {
     const auto held = lock();
-    if (takes_changes() && at < slots_.size()) carry_out(at, slots_[at].state.replace(true));
+    if (takes_changes() && !due->removed) carry_out(*due, due->state.replace(true));
   });
 }
 
@@ -135,22 +167,34 @@ inline std::string all_are_down_text(const RestartPolicy& restart, const std::ex
   }
 }
 
-inline void PoolSlots::fail_if_all_are_down(const std::exception_ptr& cause, std::optional<ExitStatus> exit,
-                                            CallQueue& dropped) {
-  if (!std::all_of(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.state.down(); })) return;
+inline void PoolSlots::has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit) {
+  changes_.advance();
+  if (failed_ && !cause) return;
+  if (!std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->state.down(); })) return;
   const std::string why = all_are_down_text(options_.restart, cause);
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
-  dropped.append(dispatcher_->take_queued_calls());
+  dropped_.append(dispatcher_->take_queued_calls());
+}
+
+inline void PoolSlots::complete_dropped_calls() {
+  CallQueue dropped;
+  Cause refusal;
+  {
+    const auto held = lock();
+    dropped_.swap(dropped);
+    refusal = dispatcher_->refusal();
+  }
+  complete_all_with_error(std::move(dropped), refusal);
 }
 
 // ---- the end --------------------------------------------------------------------------------------------------------
 
 inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
   if (std::exchange(stopping_, true)) return false;
-  for (Slot& slot : slots_) {
-    slot.timer.reset();
-    slot.recycle_timer.reset();
+  for (const auto& slot : slots_) {
+    slot->timer.cancel();
+    slot->recycle_timer.cancel();
   }
   spares_.stop();
   changes_.end_all(cause);
@@ -158,12 +202,18 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
 }
 
 inline void PoolSlots::release_timers() noexcept {
-  for (Slot& slot : slots_) {
-    (void)slot.timer.release();
-    (void)slot.recycle_timer.release();
+  for (const auto& slot : slots_) {
+    (void)slot->timer.timer.release();
+    (void)slot->recycle_timer.timer.release();
   }
   changes_.release_timers();
   spares_.release_timer();
+}
+
+inline void PoolSlots::refuse_change() const {
+  const Cause& refusal = dispatcher_->refusal();
+  if (refusal && !failed_) std::rethrow_exception(failure_of(refusal));
+  throw Error(Errc::stopping, "the pool is being stopped");
 }
 
 }}}  // namespace drover::v1::detail

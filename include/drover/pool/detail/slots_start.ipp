@@ -9,16 +9,18 @@
 /// How workers are started: all at first, and then one after another. Slots that come and go.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(std::size_t at, WorkerOptions options,
-                                                             const Slot::Environment& environment) {
+inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(const Slot::Options& options, Slot* slot) {
   constexpr std::size_t events_per_replacement = 4;  // gave_up, restarting, recovered, replacing
   events_.reserve(events_per_replacement * (slots_.size() + 1));
   const auto executor = dispatcher_->executor();
   if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
-  for (const auto& [name, value] : environment) options.command.env[name] = value;
-  auto session = WorkerSession::create(*executor, std::move(options), dispatcher_, events_.sink(),
-                                       {.takes_calls = at != no_slot, .owns_dispatcher = false});
-  session->supervise(weak_from_this(), at);
+  WorkerOptions own = *options;
+  if (slot != nullptr)
+    for (const auto& [name, value] : slot->environment) own.command.env[name] = value;
+  auto session = WorkerSession::create(*executor, std::move(own), dispatcher_, events_.sink(),
+                                       {.takes_calls = slot != nullptr, .owns_dispatcher = false});
+  session->supervise(weak_from_this(), slot != nullptr ? slot->at : no_slot,
+                     slot != nullptr ? std::weak_ptr<void>(slots_[slot->at]) : std::weak_ptr<void>());
   session->recycle_after(changes_.answers_of_a_worker(), changes_.rss_limit());
   return session;
 }
@@ -30,12 +32,12 @@ inline bool PoolSlots::start_first(std::size_t at) {
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
-    if (first_start_.failed()) return false;
-    const Slot::Options& options = changes_.latest_options();
-    session = make_worker(at, *options, environment);
-    Slot& slot = slots_.emplace_back(options_.restart, std::move(environment), options);
+    if (first_start_.failed() || stopping_) return false;
+    reserve(options_.size);
+    Slot& slot = add(std::move(environment), changes_.latest_options());
+    session = make_worker(slot.options, &slot);
     slot.session = session;
-    slot.session_options = options;
+    slot.session_options = slot.options;
     slot.state.launched();
   }
   session->start(options_.start_timeout);
@@ -53,107 +55,103 @@ inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
 
 inline std::exception_ptr PoolSlots::end_start() {
   const auto held = lock();
-  changes_.begin_watching();
   std::exception_ptr failure = first_start_.end();
-  if (!failure) spares_.fill();
-  return failure;
+  if (failure || stopping_) return failure;
+  changes_.begin_watching();
+  spares_.fill();
+  return nullptr;
 }
 
 // ---- one after another ----------------------------------------------------------------------------------------------
 
-inline void PoolSlots::start_again(std::size_t at) {
+inline void PoolSlots::start_due(const std::shared_ptr<Slot>& slot) {
   {
     const auto held = lock();
-    if (at >= slots_.size()) return;
-    slots_[at].timer.reset();
-    if (stopping_ || !starts_.begin(at)) return;
+    if (stopping_ || slot->removed) return;
+    slot->timer.cancel();
+    if (!starts_.begin(slot->at)) return;
   }
-  launch(at);
+  launch(slot);
 }
 
 /// Starts the next worker that waits for it, after other handlers have run. If there is no memory for that, the end of
 /// the next start tries again.
 inline void PoolSlots::give_turn() noexcept {
-  const bool posted = executor_.try_post([weak = weak_from_this()] {
-    if (const auto slots = weak.lock()) slots->start_next();
-  });
-  if (!posted) starts_.forgo_turn();
+  if (!try_post([this] { start_next(); })) starts_.forgo_turn();
 }
 
 inline void PoolSlots::start_next() {
-  std::optional<std::size_t> next;
+  std::shared_ptr<Slot> next;
   {
     const auto held = lock();
-    next = starts_.next();
-    if (stopping_) return;
+    const auto at = starts_.next();
+    if (stopping_ || !at) return;
+    next = slots_[*at];
   }
-  if (next) launch(*next);
+  launch(next);
 }
 
-inline void PoolSlots::start_is_over(std::size_t at) noexcept {
-  if (starts_.settled(at)) give_turn();
+inline void PoolSlots::start_is_over(const Slot& slot) noexcept {
+  if (starts_.settled(slot.at)) give_turn();
 }
 
 /// A failure before there is a process counts as a death.
-inline void PoolSlots::launch(std::size_t at) {
+inline void PoolSlots::launch(const std::shared_ptr<Slot>& slot) {
+  std::shared_ptr<WorkerSession> session;
   try {
-    if (const auto session = put_worker(at)) session->spawn(options_.start_timeout);
+    session = put_worker(slot);
+    if (session) session->spawn(options_.start_timeout);
   } catch (...) {
     const auto cause = std::current_exception();
-    CallQueue dropped;
-    Cause refusal;
     {
       const auto held = lock();
-      start_is_over(at);
-      if (stopping_ || at >= slots_.size()) return;
+      if (stopping_ || slot->removed || (session && slot->session != session)) return;
+      start_is_over(*slot);
       totals_.count({}, DeathCause::failed_start);
-      Slot& slot = slots_[at];
-      const SlotState::Actions actions = slot.state.start_failed(Clock::now());
-      fail_if_all_are_down(cause, std::nullopt, dropped);
-      if (!changes_.start_failed(at, slot.options, cause)) carry_out(at, actions);
-      changes_.advance();
-      refusal = dispatcher_->refusal();
+      const SlotState::Actions actions = slot->state.start_failed(Clock::now());
+      if (!changes_.start_failed(*slot, slot->options, cause)) carry_out(*slot, actions);
+      has_changed(cause);
     }
-    complete_all_with_error(std::move(dropped), refusal);
+    complete_dropped_calls();
   }
 }
 
 /// Puts a worker into the slot: a spare one that is ready, or a new one, for which a process is to be spawned. Null if
 /// none is to be spawned.
-inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(std::size_t at) {
+inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(const std::shared_ptr<Slot>& slot) {
   Sessions over;
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
     give_turn();
-    if (stopping_ || at >= slots_.size() || !slots_[at].state.awaits_start()) {
-      start_is_over(at);
+    if (stopping_ || slot->removed) return nullptr;
+    if (!slot->state.awaits_start()) {
+      start_is_over(*slot);
       return nullptr;
     }
-    Slot& slot = slots_[at];
     retired_.reserve(over);
-    const bool is_spare = (session = spares_.take(slot.options)) != nullptr;
+    const bool is_spare = (session = spares_.take(slot->options)) != nullptr;
     if (!is_spare) {
-      session = make_worker(at, *slot.options, slot.environment);
+      session = make_worker(slot->options, slot.get());
       session->begin_start();  // under the mutex: a stop that comes now finds it started
     }
-    if (slot.session) retired_.add(slot.session);
-    slot.session = session;
-    slot.session_options = slot.options;
-    slot.recycle_timer.reset();
-    slot.state.launched();
+    if (slot->session) retired_.add(slot->session);
+    slot->session = session;
+    slot->session_options = slot->options;
+    slot->recycle_timer.cancel();
+    slot->state.launched();
     retired_.take_over(over);
-    if (!slot.growth) ++totals_.restarts;
-    if (is_spare) place_spare(at, *std::exchange(session, nullptr));
+    if (!slot->growth) ++totals_.restarts;
+    if (is_spare) place_spare(*slot, *std::exchange(session, nullptr));
   }
   for (const auto& retired : over) retired->owner_destroyed();
   if (!session) dispatcher_->run_completions(true);
   return session;
 }
 
-inline void PoolSlots::place_spare(std::size_t at, WorkerSession& spare) {
+inline void PoolSlots::place_spare(Slot& slot, WorkerSession& spare) {
   try {
-    spare.take_slot(at, slots_[at].environment);
+    spare.take_slot(slot.at, std::weak_ptr<void>(slots_[slot.at]), slot.environment);
     worker_ready(spare);
   } catch (...) {  // no memory: it ends, and is replaced
     spare.drop();
@@ -164,32 +162,42 @@ inline void PoolSlots::place_spare(std::size_t at, WorkerSession& spare) {
 // ---- slots that come and go -----------------------------------------------------------------------------------------
 
 inline void PoolSlots::reserve(std::size_t size) {
-  starts_.resize(size);
+  if (size > slots_.size()) starts_.resize(size);
   slots_.reserve(size);
+  successors_.reserve(size);
 }
 
 inline Slot& PoolSlots::add(Slot::Environment environment, Slot::Options options) {
-  return slots_.emplace_back(options_.restart, std::move(environment), std::move(options));
+  slots_.push_back(std::make_shared<Slot>(slots_.size(), options_.restart, std::move(environment), std::move(options)));
+  return *slots_.back();
 }
 
 inline void PoolSlots::remove_from(std::size_t size, Sessions& removed) {
   const std::size_t most = 2 * (slots_.size() - size);
   retired_.reserve(most);
-  removed.reserve(removed.size() + most);
+  removed.reserve(removed.size() + most + retired_.all().size());
+  for (const auto& session : retired_.all()) {  // predecessors that still drain
+    const auto slot = slot_of(*session);
+    if (!slot || slot->at < size || session->record().lifecycle.has_exited()) continue;
+    session->retire(options_.shutdown_grace);
+    removed.push_back(session);
+  }
   while (slots_.size() > size) {
-    const std::size_t at = slots_.size() - 1;
-    Slot& slot = slots_.back();
-    const SlotState::Actions actions = slot.state.close();
-    if (actions.retire) slot.session->retire(options_.shutdown_grace);
-    for (const auto& session : {slot.session, slot.successor}) {
+    const std::shared_ptr<Slot> slot = std::move(slots_.back());
+    slots_.pop_back();
+    start_is_over(*slot);
+    const SlotState::Actions actions = slot->state.close();
+    slot->removed = true;
+    slot->timer.cancel();
+    slot->recycle_timer.cancel();
+    if (actions.retire) slot->session->retire(options_.shutdown_grace);
+    if (slot->successor) slot->successor->drop();
+    for (const auto& session : {slot->session, slot->successor}) {
       if (!session) continue;
-      removed.push_back(session);
+      if (!session->record().lifecycle.has_exited()) removed.push_back(session);
       retired_.add(session);
     }
-    carry_out(at, actions);
-    successors_.forget(at);
-    start_is_over(at);
-    slots_.pop_back();
+    successors_.forget(*slot, slot->successor);
   }
   starts_.resize(size);
   successors_.give_turns();

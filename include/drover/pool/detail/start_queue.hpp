@@ -21,24 +21,20 @@ class StartQueue {
 
   std::size_t most() const noexcept { return most_; }
 
-  /// The pool has so many slots from now on. Those that are removed neither wait nor start any more. Throws
-  /// std::bad_alloc; then nothing has changed.
+  /// The pool has so many slots from now on. Those that are removed neither wait nor start any more. With more slots it
+  /// may throw std::bad_alloc; then nothing has changed.
   void resize(std::size_t slots) {
-    std::vector<std::size_t> waiting(slots);
-    std::vector<State> states(slots);
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < count_; ++i)
-      if (const std::size_t slot = waiting_[(first_ + i) % waiting_.size()]; slot < slots) waiting[count++] = slot;
-    for (std::size_t slot = 0; slot < states_.size(); ++slot) {
-      if (slot < slots)
-        states[slot] = states_[slot];
-      else if (states_[slot] == State::starting)
-        --starting_;
-    }
-    waiting_.swap(waiting);
-    states_.swap(states);
+    waiting_.reserve(slots);
+    states_.reserve(slots);
+    std::rotate(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(first_), waiting_.end());
+    const auto waiting_end = waiting_.begin() + static_cast<std::ptrdiff_t>(count_);
+    const auto end = std::remove_if(waiting_.begin(), waiting_end, [&](std::size_t slot) { return slot >= slots; });
+    count_ = static_cast<std::size_t>(end - waiting_.begin());
     first_ = 0;
-    count_ = count;
+    for (std::size_t slot = slots; slot < states_.size(); ++slot)
+      if (states_[slot] == State::starting) --starting_;
+    waiting_.resize(slots);
+    states_.resize(slots);
   }
 
   /// A worker is due in that slot. True if it may be started now. Otherwise next() returns the slot later. No effect if

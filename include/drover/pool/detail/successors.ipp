@@ -9,39 +9,80 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
+// ---- turns ----------------------------------------------------------------------------------------------------------
+
+inline void Successors::carry_out(Slot& slot, const SlotState::Actions& actions) {
+  if (actions.ask_for_turn) turns_.ask(slot.at);
+  if (actions.withdraw) turns_.withdraw(slot.at);
+  if (actions.end_turn && turns_.has_turn(slot.at)) end_turn();
+  if (actions.ask_for_turn || actions.end_turn) give_turns();
+  if (!actions.drop_successor) return;
+  if (slot.successor)
+    slot.successor->drop();
+  else  // it has not been started yet
+    failed(slot, aborted());
+}
+
+inline void Successors::forget(const Slot& slot, const std::shared_ptr<WorkerSession>& last) noexcept {
+  turns_.withdraw(slot.at);
+  if (!turns_.has_turn(slot.at)) return;
+  if (last)
+    retired_ = last;
+  else if (retired_.expired())
+    end_turn();
+}
+
+inline void Successors::end_turn() noexcept {
+  retired_.reset();
+  if (const auto current = turns_.current()) turns_.end(*current);
+}
+
 /// Gives the next slot its turn, if none has one.
 inline void Successors::give_turns() {
   while (const auto at = turns_.next()) {
-    const SlotState::Actions actions = slots_.slot(*at).state.turn_came();
+    const std::shared_ptr<Slot> slot = slots_.slot(*at);
+    const SlotState::Actions actions = slot->state.turn_came();
     if (actions.end_turn) turns_.end(*at);
-    if (actions.start_successor && !slots_.try_post([this, at = *at] { start(at); }))
-      failed(*at, std::make_exception_ptr(std::bad_alloc()));
+    if (actions.start_successor && !slots_.try_post([this, slot] { start(slot); }))
+      failed(*slot, std::make_exception_ptr(std::bad_alloc()));
   }
 }
 
-inline void Successors::start(std::size_t at) {
+// ---- a successor ----------------------------------------------------------------------------------------------------
+
+inline void Successors::start(const std::shared_ptr<Slot>& slot) {
+  std::shared_ptr<WorkerSession> session;
   try {
-    if (const auto session = put(at)) session->spawn(slots_.options().start_timeout);
+    session = put(*slot);
+    if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {
-    const auto held = slots_.lock();
-    if (slots_.stopping() || at >= slots_.size()) return;
-    slots_.totals().count({}, DeathCause::failed_start);
-    failed(at, std::current_exception());
-    slots_.changes().advance();
+    const auto cause = std::current_exception();
+    {
+      const auto held = slots_.lock();
+      if (slots_.stopping()) return;
+      if (session && is_retired(*session)) {  // the slot has been removed
+        end_turn();
+        give_turns();
+      }
+      if (slot->removed || slot->successor != session) return;
+      slots_.totals().count({}, DeathCause::failed_start);
+      failed(*slot, cause);
+      slots_.has_changed(cause);
+    }
+    slots_.complete_dropped_calls();
   }
 }
 
 /// Null if none is wanted any more.
-inline std::shared_ptr<WorkerSession> Successors::put(std::size_t at) {
+inline std::shared_ptr<WorkerSession> Successors::put(Slot& slot) {
   RetiredWorkers::Sessions over;
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = slots_.lock();
-    if (slots_.stopping() || at >= slots_.size()) return nullptr;
-    Slot& slot = slots_.slot(at);
+    if (slots_.stopping() || slot.removed) return nullptr;
     if (slot.state.successor() != SlotState::Successor::starting || slot.successor) return nullptr;
     slots_.retired().reserve(over);
-    session = slots_.make_worker(at, *slot.options, slot.environment);
+    session = slots_.make_worker(slot.options, &slot);
     const auto& child = slot.session->record().child;
     slots_.events().emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
     session->begin_start();  // under the mutex: a stop that comes now finds it started
@@ -53,27 +94,23 @@ inline std::shared_ptr<WorkerSession> Successors::put(std::size_t at) {
   return session;
 }
 
-/// Before it was ready. The worker goes on.
-inline void Successors::failed(std::size_t at, const std::exception_ptr& cause) {
-  Slot& slot = slots_.slot(at);
-  (void)slots_.changes().start_failed(at, slot.successor ? slot.successor_options : slot.options, cause);
+inline void Successors::failed(Slot& slot, const std::exception_ptr& cause) {
+  slots_.changes().successor_failed(slot, slot.successor ? slot.successor_options : slot.options, cause);
   if (slot.successor) {
     slots_.retired().reserve(1);
     slots_.retired().add(std::exchange(slot.successor, nullptr));
   }
-  slots_.carry_out(at, slot.state.successor_exited(Clock::now()));
+  slots_.carry_out(slot, slot.state.successor_exited(Clock::now()));
 }
 
-/// The successor is ready, and has begun to take calls. There is room among the retired workers.
-inline void Successors::promote(std::size_t at, const SlotState::Actions& actions) {
-  Slot& slot = slots_.slot(at);
-  slot.timer.reset();
+inline void Successors::promote(Slot& slot, const SlotState::Actions& actions) {
+  slot.timer.cancel();
   const auto before = std::exchange(slot.session, std::exchange(slot.successor, nullptr));
   slot.session_options = slot.successor_options;
   slots_.retired().add(before);
   ++slots_.totals().restarts;
   if (!actions.retire) return;
-  slot.retired = before;
+  retired_ = before;
   before->retire(slots_.options().recycle.drain);
 }
 

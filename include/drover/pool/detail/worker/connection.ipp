@@ -127,8 +127,8 @@ inline void WorkerConnection::result(const std::shared_ptr<Call>& call, Outcome 
   }
   worker_.stop_account.result(stop, cancelled);
   if (++worker_.answers == 1) owner_.first_answer();
-  if (worker_.answers == worker_.wears_out_at) owner_.worn_out();
   dispatcher_.record_result(call, std::move(outcome), data_.reader());
+  if (worker_.answers == worker_.wears_out_at) owner_.worn_out();
 }
 
 inline void WorkerConnection::data_closed() { owner_.carry_out(worker_.lifecycle.data_closed(Clock::now())); }

@@ -52,7 +52,9 @@ class WorkerSession final : public ContextBound,
                                                std::shared_ptr<Dispatcher> dispatcher,
                                                std::shared_ptr<EventSink> events, Mode mode);
 
-  void supervise(std::weak_ptr<WorkerSupervision> supervision, std::size_t slot) {
+  /// `place`: what the supervision knows its slot by. Empty for a spare worker.
+  void supervise(std::weak_ptr<WorkerSupervision> supervision, std::size_t slot, std::weak_ptr<void> place) {
+    place_ = std::move(place);
     supervision_ = std::move(supervision);
     worker_.slot = slot;
   }
@@ -63,13 +65,14 @@ class WorkerSession final : public ContextBound,
   }
   /// The number of its slot in the pool.
   std::size_t slot() const noexcept { return worker_.slot; }
+  std::shared_ptr<void> place() const noexcept { return place_.lock(); }
 
   // ---- a worker of a pool, with the mutex held ----------------------------------------------------------------------
 
   /// It takes no more calls, and ends once those that it has have ended, or `grace` has passed.
   void retire(Timeout grace) { carry_out(worker_.lifecycle.stop(Clock::now(), grace, worker_.child_runs())); }
   /// A spare worker takes that slot, and calls from now on. run_completions() has to follow. Throws std::bad_alloc.
-  void take_slot(std::size_t slot, const SlotVariables& variables);
+  void take_slot(std::size_t slot, std::weak_ptr<void> place, const SlotVariables& variables);
   /// As retire(), without patience.
   void drop() { carry_out(worker_.lifecycle.abort(Clock::now(), worker_.child_runs())); }
   /// It has had calls since the last time.
@@ -185,6 +188,7 @@ class WorkerSession final : public ContextBound,
   WorkerRecord worker_;
   ProcessEvents process_events_;
   WorkerConnection connection_;
+  std::weak_ptr<void> place_;
   std::uint64_t answers_seen_ = 0;
   bool context_destroyed_ = false;
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();

@@ -159,7 +159,8 @@ inline void WorkerSession::begin_calls() {
   dispatcher_->send_queued();
 }
 
-inline void WorkerSession::take_slot(std::size_t slot, const SlotVariables& variables) {
+inline void WorkerSession::take_slot(std::size_t slot, std::weak_ptr<void> place, const SlotVariables& variables) {
+  place_ = std::move(place);
   connection_.take_slot(slot, variables);
   worker_.slot = slot;
   worker_.metadata->slot = slot;
