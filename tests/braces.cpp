@@ -123,6 +123,21 @@ TEST_F(BracedOptions, WorkInAPoolsStart) {
   });
 }
 
+TEST_F(BracedOptions, WorkInAPoolsStop) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    auto first = pool.call<std::string>("doze", 20), second = pool.call<std::string>("doze", 20);
+    const auto reports = co_await pool.stop({.drain_queue = true, .grace = 30s});
+    EXPECT_EQ(reports.size(), 1u);
+    EXPECT_EQ(co_await std::move(first), "slept");
+    EXPECT_EQ(co_await std::move(second), "slept");
+    WorkerPool other = co_await WorkerPool::start(call_pool(1));
+    auto cancelled = other.call<std::string>("doze", 30000);
+    co_await other.stop({.grace = 0s});
+    EXPECT_TRUE(co_await failure_of(std::move(cancelled)) == Errc::stopping);
+  });
+}
+
 TEST_F(BracedOptions, WorkInASpawnAndAReap) {
   on_one_thread([]() -> asio::awaitable<void> {
     const std::vector<std::string> args{"-c", "exit 3"};

@@ -118,7 +118,6 @@ const std::vector<Row> table{
      {{"launched", "starting:"},
       {"start_failed", "none: restarting start_in_50"},
       {"replace", "none: start_in_0"},
-      {"recycle", "none: start_in_0"},
       {"turn_came", "none: end_turn"},
       {"planned_predecessor_exited", "none: end_turn"},
       {"close", "none closed:"}}},
@@ -257,7 +256,6 @@ const std::vector<Row> table{
      {{"launched", "starting down:"},
       {"start_failed", "none down: restarting start_in_1000"},
       {"replace", "none down: start_in_0"},
-      {"recycle", "none down: start_in_0"},
       {"turn_came", "none down: end_turn"},
       {"planned_predecessor_exited", "none down: end_turn"},
       {"close", "none down closed:"}}},
@@ -332,7 +330,24 @@ const std::vector<Row> table{
       {"successor_ready", "ready: promote retire"},
       {"successor_exited", "starting: replace_in_1000 end_turn"},
       {"planned_predecessor_exited", "starting+successor: end_turn"},
-      {"close", "starting+successor closed: retire drop_successor"}}}};
+      {"close", "starting+successor closed: retire drop_successor"}}},
+    {"ready, planned, then recycled",
+     "launched worker_ready replace recycle",
+     "ready+waiting",
+     {{"worker_leaves", "leaving: restarting start_in_0 withdraw"},
+      {"worker_crashes", "none: restarting start_in_50 withdraw"},
+      {"served_worker_crashes", "none: restarting start_in_50 withdraw"},
+      {"turn_came", "ready+successor: start_successor"},
+      {"planned_predecessor_exited", "ready+waiting: end_turn"},
+      {"close", "ready closed: retire withdraw"}}},
+    {"none, with successor, recycled",
+     "launched worker_ready recycle turn_came worker_crashes",
+     "none+successor",
+     {{"turn_came", "none+successor: end_turn"},
+      {"successor_ready", "ready: promote end_turn"},
+      {"successor_exited", "none down: gave_up restarting start_in_1000 end_turn"},
+      {"planned_predecessor_exited", "none+successor: end_turn"},
+      {"close", "none+successor closed: drop_successor"}}}};
 
 TEST(SlotState, EachEventInEachStateHasThisEffect) {
   for (const Row& row : table) {

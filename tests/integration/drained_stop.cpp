@@ -62,11 +62,16 @@ TEST_P(DrainedStop, WithoutItsOptionRefusesWhatWaits) {
   run_scenario([]() -> asio::awaitable<void> {
     Busy busy = co_await busy_pool(call_pool(1), 30000, 1);
     const auto began = Clock::now();
-    const StopOptions impatient{.grace = 50ms};
-    co_await busy.pool.stop(impatient);
-    EXPECT_GE(since(began), 50ms);
-    EXPECT_LT(since(began), 50ms + slack);
-    for (auto& call : busy.calls) EXPECT_TRUE(co_await failure_of(std::move(call)) == Errc::stopping);
+    const StopOptions slow{.grace = 20s}, quick{.grace = 50ms};
+    auto stopping = busy.pool.stop(slow);
+    EXPECT_TRUE(co_await failure_of(std::move(busy.calls[1])) == Errc::stopping);
+    EXPECT_LT(since(began), 10s) << "at once";
+    const auto shortened = Clock::now();
+    co_await busy.pool.stop(quick);
+    EXPECT_GE(since(shortened), 50ms);
+    EXPECT_LT(since(shortened), 50ms + slack);
+    EXPECT_TRUE(co_await failure_of(std::move(busy.calls[0])) == Errc::stopping);
+    co_await std::move(stopping);
   });
 }
 
@@ -184,6 +189,29 @@ TEST_P(DrainedStop, ReplacesWorkersThatDie) {
   });
 }
 
+// What a worker that drains by itself hands back is still run.
+TEST_P(DrainedStop, RunsWhatComesBack) {
+  run_scenario([]() -> asio::awaitable<void> {
+    auto told = std::make_shared<ReadPipe>();
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    options.worker.max_in_flight = 4;
+    options.worker.on_terminate = drover::OnTerminate::drain;
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(std::move(options));
+    const pid_t first = pool.workers().front().pid;
+    auto running = pool.call<std::string>("work", 200);
+    co_await said(told, "working");
+    std::vector<asio::awaitable<int>> sent;
+    for (int i = 0; i < 3; ++i) sent.push_back(pool.call<int>("pid"));
+    auto stopping = pool.stop(patient);
+    ::kill(first, SIGTERM);
+    EXPECT_EQ(co_await std::move(running), "worked");
+    for (auto& call : sent) EXPECT_NE(co_await std::move(call), first);
+    co_await std::move(stopping);
+  });
+}
+
 // Cancelled once it terminates the workers and waits, cancelled twice it leaves them to the reaper thread.
 TEST_P(DrainedStop, CancelledWhileItDrainsLeavesNoProcess) {
   run_in_strand([]() -> asio::awaitable<void> {
@@ -206,6 +234,32 @@ TEST_P(DrainedStop, CancelledWhileItDrainsLeavesNoProcess) {
       const bool ended = co_await all_gone(busy.pids);
       EXPECT_TRUE(ended);
     }
+  });
+}
+
+// Cancelled twice it does not wait for a worker that is still there.
+TEST_P(DrainedStop, CancelledTwiceLeavesTheReaper) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    auto told = std::make_shared<ReadPipe>();
+    PoolOptions options = call_pool(1);
+    options.worker.term_grace = 3s;
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(std::move(options));
+    const pid_t worker = pool.workers().front().pid;
+    auto spinning = pool.call("spin");
+    co_await said(told, "spinning");
+    Task stopping(here, pool.stop(patient));
+    co_await asio::post(here, asio::use_awaitable);
+    stopping.cancel();
+    co_await asio::post(here, asio::use_awaitable);
+    stopping.cancel();
+    EXPECT_TRUE((co_await stopping.failure()).aborted());
+    EXPECT_FALSE(gone(worker));
+    EXPECT_TRUE(co_await failure_of(std::move(spinning)) == Errc::worker_exited);
+    const std::vector<pid_t> pids{worker};
+    const bool ended = co_await all_gone(pids);
+    EXPECT_TRUE(ended);
   });
 }
 

@@ -1,5 +1,6 @@
 // Workers that are well are replaced because of their calls, their age or their memory; slots come and go.
 #include <gtest/gtest.h>
+#include <limits>
 #include <signal.h>
 
 #include "support/callers.hpp"
@@ -192,6 +193,60 @@ TEST_F(SlotEnvironment, ThrowsWhatItsFunctionThrows) {
     };
     const Failure failure = co_await failure_of(WorkerPool::start(options));
     EXPECT_EQ(failure.text, "no port is left");
+  });
+}
+
+asio::awaitable<void> start_into(std::shared_ptr<WorkerPool> pool, PoolOptions options) {
+  *pool = co_await WorkerPool::start(std::move(options));
+}
+
+// A worker may be older than RecyclePolicy::age when the last one of the pool gets ready.
+TEST_F(Recycle, BeginsOnceAllWorkersAreReady) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = call_pool(2, {"wait-if", folder.file("slow")});
+    options.recycle = {.age = 1ms, .jitter = 0};
+    options.worker.on_event = [handler = log.handler(), log, file = folder.file("slow")](const Event& event) {
+      handler(event);
+      // The second one gets ready long after the first one.
+      if (event.kind == Event::Kind::spawned && log.count(Event::Kind::spawned) == 1) std::ofstream(file).close();
+    };
+    const auto pool = std::make_shared<WorkerPool>();
+    const Task<void> start(co_await asio::this_coro::executor, start_into(pool, options));
+    co_await pause_for(100ms);
+    EXPECT_FALSE(start.done());
+    EXPECT_EQ(log.count(Event::Kind::replacing), 0u);
+    std::filesystem::remove(folder.file("slow"));
+    co_await start.result();
+    EXPECT_GE(pids(*pool).size(), 2u);
+    const bool recycled = co_await soon([&] { return log.count(Event::Kind::replacing) >= 2; });
+    EXPECT_TRUE(recycled);
+    co_await pool->stop();
+  });
+}
+
+// The limit is reached while a reload tries a successor, which fails: the worker is recycled all the same.
+TEST_F(Recycle, IsNotForgottenWhenAReloadFails) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = call_pool(1);
+    options.recycle = {.calls = 10, .jitter = 0};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    Command command = options.worker.command;
+    command.args = {"sleep", "30000"};
+    const Task<drover::ReloadReport> reload(co_await asio::this_coro::executor, pool.reload(command));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
+    EXPECT_TRUE(begun);
+    for (int i = 0; i < 20; ++i) co_await pool.call("nothing");
+    reload.cancel();
+    const Failure failure = co_await reload.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    const bool recycled = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != before; });
+    EXPECT_TRUE(recycled);
+    co_await pool.stop();
   });
 }
 

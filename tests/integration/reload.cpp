@@ -1,6 +1,12 @@
 // reload(): all workers of a pool are replaced, one slot after another, while calls go on.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <thread>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/io_context.hpp>
 
 #include "support/callers.hpp"
 #include "support/fleet.hpp"
@@ -398,6 +404,90 @@ TEST_F(OneReload, BringsBackAPoolThatHasGivenUp) {
     EXPECT_TRUE(report.stopped.empty());
     const int nine = co_await pool.call<int>("square", 3);
     EXPECT_EQ(nine, 9);
+    co_await pool.stop();
+  });
+}
+
+// The pool's context is busy while a caller on another one gives up: the successor has not been started yet.
+TEST_F(OneReload, CancelledBeforeASuccessorIsStartedStartsNone) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const EventLog log;
+    WorkerPool pool = co_await WorkerPool::start(logged_pool(1, log));
+    const auto before = pids(pool);
+    std::thread([&pool] {
+      asio::io_context other(1);
+      asio::cancellation_signal cancel;
+      Failure failure;
+      asio::co_spawn(other, pool.reload(),
+                     asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr thrown, const ReloadReport&) {
+                       failure = describe(thrown);
+                     }));
+      other.poll();
+      cancel.emit(asio::cancellation_type::terminal);
+      other.run();
+      EXPECT_TRUE(failure.aborted()) << failure;
+    }).join();
+    for (int i = 0; i < 20; ++i) co_await pool.call("nothing");
+    EXPECT_EQ(pids(pool), before);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 1u);
+    const ReloadReport report = co_await pool.reload();
+    EXPECT_EQ(report.replaced, 1u);
+    co_await pool.stop();
+  });
+}
+
+// The successor has the slot already, so the slot keeps the new command.
+TEST_F(OneReload, CancelledWhileTheOldWorkerDrainsKeepsTheNewCommand) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> nap(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    Command command = options.worker.command;
+    command.args = {"sleep", "1"};
+    const Task<ReloadReport> reload(here, pool.reload(command));
+    const bool replaced = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != before; });
+    EXPECT_TRUE(replaced);
+    reload.cancel();
+    const Failure failure = co_await reload.failure();
+    EXPECT_TRUE(failure.aborted()) << failure;
+    const auto after = pids(pool);
+    ::kill(after.front(), SIGKILL);
+    const bool restarted = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != after; });
+    EXPECT_TRUE(restarted);
+    const std::string arguments = co_await arguments_of_a_worker(pool);
+    EXPECT_NE(arguments.find("sleep 1"), std::string::npos) << arguments;
+    nap.cancel();
+    co_await pool.stop();
+  });
+}
+
+// A worker that is killed by its last call has crashed, although it was asked to stop.
+TEST_F(OneReload, CountsTheCrashOfAWorkerThatDrains) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> nap(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    const Task<ReloadReport> reload(here, pool.reload());
+    const bool replaced = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != before; });
+    EXPECT_TRUE(replaced);
+    ::kill(before.front(), SIGSEGV);
+    const ReloadReport report = co_await reload.result();
+    EXPECT_EQ(report.replaced, 1u);
+    const Failure failure = co_await nap.failure();
+    EXPECT_EQ(failure, Errc::worker_exited) << failure;
+    EXPECT_EQ(pool.stats().crashes, 1u);
+    EXPECT_EQ(pool.stats().deaths.crashed, 1u);
     co_await pool.stop();
   });
 }

@@ -1,6 +1,14 @@
 // resize(): slots are added and removed while calls go on.
 #include <gtest/gtest.h>
+#include <limits>
+#include <random>
 #include <signal.h>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_future.hpp>
 
 #include "support/callers.hpp"
 #include "support/fleet.hpp"
@@ -191,6 +199,118 @@ TEST_F(OneResize, DuringAReload) {
     EXPECT_EQ(pool.stats().crashes, 0u);
     co_await pool.stop();
   });
+}
+
+// A reload reaches a slot whose first worker is not ready yet, and its successor fails: the slot stays.
+TEST_F(OneResize, OutlivesAReloadThatFailsInANewSlot) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = call_pool(1, {"wait-if", folder.file("slow")});
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("slow")).close();
+    const auto here = co_await asio::this_coro::executor;
+    const Task<void> resize(here, pool.resize(2));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
+    EXPECT_TRUE(begun);
+    Command command = options.worker.command;
+    command.args = {"exit-once", folder.file("first"), "exit-if", folder.file("first"), "9"};
+    std::ofstream(folder.file("first")).close();
+    const Failure failure = co_await failure_of(pool.reload(command));
+    EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
+    std::filesystem::remove(folder.file("slow"));
+    co_await resize.result();
+    EXPECT_EQ(pids(pool).size(), 2u);
+    co_await pool.stop();
+  });
+}
+
+// A second resize() to the same size waits for the workers of the first one.
+TEST_F(OneResize, LaterOneWaitsForWhatIsLeftOfTheFirst) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = call_pool(1, {"wait-if", folder.file("slow")});
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("slow")).close();
+    const auto here = co_await asio::this_coro::executor;
+    const Task<void> first(here, pool.resize(4));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 4; });
+    EXPECT_TRUE(begun);
+    const Task<void> second(here, pool.resize(3));
+    const Failure ended = co_await first.failure();
+    EXPECT_TRUE(ended.aborted()) << ended;
+    co_await pause_for(50ms);
+    EXPECT_FALSE(second.done());
+    std::filesystem::remove(folder.file("slow"));
+    co_await second.result();
+    EXPECT_EQ(pids(pool).size(), 3u);
+    EXPECT_EQ(pool.stats().restarts, 0u);
+    co_await pool.stop();
+  });
+}
+
+// The slot that is removed has a predecessor that still drains: it has shutdown_grace as well.
+TEST_F(OneResize, EndsThePredecessorsOfARemovedSlot) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.shutdown_grace = 100ms;
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = pids(pool);
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> one(here, pool.call<std::string>("nap", 60000, 0));
+    const Task<std::string> two(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    co_await said(told, "napping");
+    const Task<drover::ReloadReport> reload(here, pool.reload());
+    const bool first_replaced = co_await soon([&] { return pool.stats().restarts == 1; });
+    EXPECT_TRUE(first_replaced);
+    one.cancel();
+    two.cancel();
+    const bool second_replaced = co_await soon([&] { return pool.stats().restarts == 2; });
+    EXPECT_TRUE(second_replaced);
+    co_await pool.resize(1);
+    const bool ended = co_await soon([&] { return pool.stats().workers == 1; });
+    EXPECT_TRUE(ended) << pool.stats().workers;
+    const drover::ReloadReport report = co_await reload.result();
+    EXPECT_GE(report.replaced, 1u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneResize, RefusesMoreThanAnyMachineHas) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    for (const std::size_t size : {std::size_t{1} << 21, std::numeric_limits<std::size_t>::max()}) {
+      const Failure failure = co_await failure_of(pool.resize(size));
+      EXPECT_TRUE(failure.argument && failure.text.find("1048576") != std::string::npos) << failure;
+    }
+    PoolOptions options = call_pool(std::size_t{1} << 21);
+    const Failure at_start = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(at_start.argument && at_start.text.find("PoolOptions::size") != std::string::npos) << at_start;
+    co_await pool.stop();
+  });
+}
+
+// Workers get ready at any moment of a stop, on several threads: nothing keeps the context busy afterwards.
+TEST_F(OneResize, RacesWithTheStop) {
+  std::minstd_rand random(5);
+  for (int round = 0; round < 30; ++round) {
+    asio::thread_pool threads(3);
+    PoolOptions options = call_pool(1);
+    options.recycle.age = 1h;
+    options.shutdown_grace = 0s;
+    WorkerPool pool = asio::co_spawn(threads, WorkerPool::start(options), asio::use_future).get();
+    asio::co_spawn(threads, pool.resize(6), asio::detached);
+    asio::steady_timer pause(threads, std::chrono::microseconds(2000 + random() % 40000));
+    pause.wait();
+    asio::co_spawn(threads, pool.stop(), asio::use_future).get();
+    threads.join();  // returns at once if no timer is left
+  }
 }
 
 }  // namespace

@@ -114,13 +114,13 @@ class Histogram {
     return a > most - b ? most : a + b;
   }
 
-  static constexpr std::size_t index_of(std::int64_t ns) noexcept {
+  static constexpr std::uint64_t index_of(std::int64_t ns) noexcept {
     if (ns == 0) return 0;
     const auto units = static_cast<std::uint64_t>(ns - 1) >> unit_bits;
-    if (units < steps) return 1 + static_cast<std::size_t>(units);
+    if (units < steps) return 1 + units;
     const int octave = 63 - std::countl_zero(units) - step_bits;
     if (octave >= end_bits - unit_bits - step_bits) return overflow;
-    return 1 + steps * static_cast<std::size_t>(octave) + static_cast<std::size_t>(units >> octave);
+    return 1 + steps * static_cast<std::uint64_t>(octave) + (units >> octave);
   }
   /// The longest duration of a bucket below `overflow`.
   static constexpr std::int64_t end_of(std::size_t index) noexcept {

@@ -120,7 +120,7 @@ class [[nodiscard]] WorkerPool {
   /// How many workers and calls there are, how long calls wait and run, and what each worker does. For an interval,
   /// subtract earlier counts.
   ///
-  /// *Complexity:* some 20 us for each worker, mostly to read its memory and CPU time from /proc, and linear in the
+  /// *Complexity:* some 25 us for each worker, mostly to read its memory and CPU time from /proc, and linear in the
   /// calls in flight. Calls go on meanwhile.
   PoolStats stats() const;
   /// The same in the text format of Prometheus (version 0.0.4). The label `pool` is WorkerOptions::name; for several

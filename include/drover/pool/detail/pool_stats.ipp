@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -27,13 +28,14 @@ inline PoolStats PoolImpl::stats() const {
   struct Worker {
     std::shared_ptr<WorkerSession> session;
     PoolSlots::Role role;
-    std::size_t slot;
+    std::size_t slot, place;
   };
   std::vector<Worker> all;
   {
     const auto held = lock();
-    slots_->for_each(
-        [&](const auto& session, PoolSlots::Role role) { all.push_back({session, role, session->slot()}); });
+    slots_->for_each([&](const auto& session, PoolSlots::Role role) {
+      all.push_back({session, role, session->slot(), all.size()});
+    });
     stats.queued = dispatcher_->queued();
     stats.in_flight = dispatcher_->in_flight();
     stats.calls = dispatcher_->calls();
@@ -44,9 +46,10 @@ inline PoolStats PoolImpl::stats() const {
     stats.queue_time = times.queue;
     stats.run_time = times.run;
   }
-  // Of several workers in one slot, the one that has it stays the first.
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.slot < b.slot; });
-  for (const auto& [session, role, slot] : all) {
+  // By slot. Of several workers in one slot, the one that has it stays the first.
+  std::sort(all.begin(), all.end(),
+            [](const Worker& a, const Worker& b) { return a.slot != b.slot ? a.slot < b.slot : a.place < b.place; });
+  for (const auto& [session, role, slot, place] : all) {
     std::optional<WorkerFigures> worker = session->figures(Clock::now());
     if (!worker) continue;
     ++stats.workers;
