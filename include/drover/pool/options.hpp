@@ -120,7 +120,7 @@ struct StopReport {
 /// *Errors:* the call fails with std::invalid_argument for a negative time and a context of more than 4 KiB.
 struct CallOptions {
   /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
-  /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound.
+  /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound of its own.
   Timeout deadline{};
   /// Kills the worker if the routine has not returned this long after the deadline or the cancellation. A pool replaces
   /// the worker at once and does not count it as a crash. nullopt: never.

@@ -6,6 +6,9 @@
 #include <utility>
 
 #include <asio/execution.hpp>
+#if __has_include(<asio/execution/execute.hpp>)
+#include <asio/execution/execute.hpp>
+#endif
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 #include <asio/require.hpp>
@@ -28,8 +31,8 @@ class CallExecutor {
   template <class Function>
   void execute(Function&& function) const {
     InCall<std::decay_t<Function>> in_call{call_, std::forward<Function>(function)};
-#if ASIO_VERSION < 102400  // there the member function is private
-    asio::execution::execute(inner_, std::move(in_call));
+#if __has_include(<asio/execution/execute.hpp>) && (ASIO_VERSION < 102400 || !defined(ASIO_NO_DEPRECATED))
+    asio::execution::execute(inner_, std::move(in_call));  // the member function may be private there
 #else
     inner_.execute(std::move(in_call));
 #endif
