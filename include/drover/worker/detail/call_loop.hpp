@@ -19,7 +19,9 @@
 #include <drover/wire/frame.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/call_waits.hpp>
+#include <drover/worker/detail/coroutine_call.hpp>
 #include <drover/worker/detail/hook.hpp>
+#include <drover/worker/detail/noticed_cancels.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 #include <drover/worker/detail/running_call.hpp>
 #include <drover/worker/detail/shared_state.hpp>
@@ -33,7 +35,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
 ///
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
-class CallLoop final : CallWaits::Listener, CancelNews {
+class CallLoop final : CallWaits::Listener {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks);
   CallLoop(const CallLoop&) = delete;
@@ -48,18 +50,6 @@ class CallLoop final : CallWaits::Listener, CancelNews {
   void run();
 
  private:
-  /// A call whose routine is a coroutine. It must outlive the coroutine's frame.
-  struct CoroutineCall {
-    FrameHeader header;
-    Routine* routine = nullptr;
-    std::string_view name;  // refers to the body
-    ByteBuffer body;
-    FrameBody result;
-    asio::cancellation_signal cancellation;
-    bool cancelled = false;
-    std::shared_ptr<RunningCall> running;  // its executors refer to it, and may outlive the call
-  };
-
   static constexpr unsigned trusted_after = 32;  // quick runs in a row, after which a result may wait for the next one
   static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of a result for later ones
 
@@ -69,7 +59,6 @@ class CallLoop final : CallWaits::Listener, CancelNews {
   bool receive();
   std::size_t take_frames();
   void accept(const Frame& frame);
-  void take_slot(const Frame& frame);
   void dispatch(const Frame& frame);
   void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
                  const CallFacts& facts);
@@ -88,10 +77,6 @@ class CallLoop final : CallWaits::Listener, CancelNews {
   void wait_failed() override { connection_lost(); }
   void poll_flags();
   void cancel(std::uint64_t call, CancelReason reason);
-  void cancel_noticed();
-  CancelReason why_all_are_cancelled() const noexcept;
-  inline CancelReason reason_for(std::uint64_t call) override;
-  CancelNews& news() noexcept { return *this; }
   void cancel_all();
   void take_no_more();
   void forget_call();
@@ -117,7 +102,7 @@ class CallLoop final : CallWaits::Listener, CancelNews {
   std::unordered_map<std::uint64_t, std::unique_ptr<CoroutineCall>> coroutines_;
   std::vector<std::unique_ptr<CoroutineCall>> over_;  // ended, but possibly still on the stack
   std::unordered_set<std::uint64_t> early_cancels_;   // of calls that have not been read yet
-  std::vector<CancelledCall> noticed_;                // reason_for() has met them; they are still to be carried out
+  NoticedCancels noticed_{state_};
 
   asio::io_context context_{1};
   Channel& data_;
@@ -132,7 +117,6 @@ class CallLoop final : CallWaits::Listener, CancelNews {
 
   std::uint64_t current_ = 0;  // the call being accepted or run
   bool current_cancelled_ = false;
-
   std::uint32_t flags_ = 0;  // those already processed
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;
   bool winding_up_ = false;      // the stop hooks run, or have ended

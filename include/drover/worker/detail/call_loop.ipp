@@ -18,6 +18,7 @@
 #include <drover/worker/detail/hello.hpp>
 #include <drover/worker/detail/run_routine.hpp>
 #include <drover/worker/detail/stop_token_thread.hpp>
+#include <drover/worker/detail/take_slot.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -98,7 +99,7 @@ inline std::size_t CallLoop::take_frames() {
 
 inline void CallLoop::accept(const Frame& frame) {
   const FrameHeader& call = frame.header;
-  if (call.type == FrameType::take_slot) return take_slot(frame);
+  if (call.type == FrameType::take_slot) return take_slot(state_, frame);
   if (call.type != FrameType::call || call.id <= state_.last_read.load(std::memory_order_relaxed))
     throw Error(Errc::protocol_error, "unexpected frame on the data socket");
   if (data_.wants_write() && now_ - unsent_since_ >= longest_wait) flush();
@@ -157,7 +158,7 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
-  RunningCall running(call.id, deadline_from(facts.deadline), facts.context, *this);
+  RunningCall running(call.id, deadline_from(facts.deadline), facts.context, noticed_);
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     try {
@@ -185,7 +186,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   Decoder arguments(call.body.view(), spare_memory(limit_));
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
-  call.running = std::make_shared<RunningCall>(call.header.id, deadline_from(facts.deadline), facts.context, news());
+  call.running = std::make_shared<RunningCall>(call.header.id, deadline_from(facts.deadline), facts.context, noticed_);
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;

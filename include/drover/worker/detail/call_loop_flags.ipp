@@ -16,7 +16,8 @@ inline void CallLoop::notified() {
 }
 
 inline void CallLoop::poll_flags() {
-  if (!noticed_.empty()) cancel_noticed();
+  if (!noticed_.empty())  // cancelling runs user code, which may ask for reasons
+    for (const CancelledCall& cancelled : noticed_.take()) cancel(cancelled.id, cancelled.reason);
   while (const auto packed = state_.cancelled_calls.pop()) {
     const CancelledCall cancelled(*packed);
     cancel(cancelled.id, cancelled.reason);
@@ -65,31 +66,7 @@ inline void CallLoop::cancel_all() {
   cancelling_ = true;
   std::vector<std::uint64_t> ids;
   for (const auto& [id, call] : coroutines_) ids.push_back(id);
-  for (const std::uint64_t id : ids) cancel(id, why_all_are_cancelled());
-}
-
-/// Cancelling runs user code, which may ask for reasons.
-inline void CallLoop::cancel_noticed() {
-  for (const CancelledCall& cancelled : std::exchange(noticed_, {})) cancel(cancelled.id, cancelled.reason);
-}
-
-inline CancelReason CallLoop::why_all_are_cancelled() const noexcept {
-  const std::uint32_t flags = state_.flags.load(std::memory_order_acquire);
-  if ((flags & WorkerFlag::cancel_calls) == 0) return CancelReason::none;
-  return (flags & WorkerFlag::parent_gone) != 0 ? CancelReason::parent_died : CancelReason::stop;
-}
-
-/// Looks at what the control thread has sent, in the middle of a routine. It is carried out later.
-inline CancelReason CallLoop::reason_for(std::uint64_t call) {
-  for (;;) {
-    if (noticed_.size() == noticed_.capacity()) noticed_.reserve(2 * noticed_.size() + 4);
-    const auto packed = state_.cancelled_calls.pop();
-    if (!packed) break;
-    noticed_.emplace_back(*packed);
-  }
-  for (const CancelledCall& cancelled : noticed_)
-    if (cancelled.id == call) return cancelled.reason;
-  return why_all_are_cancelled();
+  for (const std::uint64_t id : ids) cancel(id, noticed_.why_all());
 }
 
 inline void CallLoop::connection_lost() {

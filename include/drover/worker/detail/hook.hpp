@@ -10,6 +10,8 @@
 #include <vector>
 
 #include <asio/awaitable.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/io_context.hpp>
 
 #include <drover/detail/what_of.hpp>
 #include <drover/wire/worker_info.hpp>
@@ -75,6 +77,22 @@ struct WorkerHooks {
 /// Throws what the first of them throws, and runs none after it.
 inline asio::awaitable<void> run_start_hooks(const Hooks& hooks, const WorkerInfo& worker) {
   for (const auto& hook : hooks) co_await hook->run(worker);
+}
+
+/// Runs the context until the coroutine has ended. Throws what it throws, and the exceptions of other user handlers.
+inline void run_to_end(asio::io_context& context, asio::awaitable<void> hooks) {
+  std::exception_ptr failure;
+  bool ended = false;
+  asio::co_spawn(context, std::move(hooks), [&](std::exception_ptr thrown) {
+    failure = std::move(thrown);
+    ended = true;
+    context.stop();
+  });
+  while (!ended) {
+    context.restart();
+    context.run();
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 /// A line on stderr about the exception that is being handled.
