@@ -43,11 +43,17 @@ using asio::ip::tcp;
 constexpr drover::Duration grace = 10s;   // for requests when the server ends
 constexpr std::size_t max_clients = 256;  // each may have a request of RequestReader::max_body in memory
 
+drover::Duration seconds(double count) {
+  return std::chrono::duration_cast<drover::Duration>(std::chrono::duration<double>(count));
+}
+
 drover::PoolOptions pool_options(const CommandLine& command_line, std::shared_ptr<Feed> feed) {
   drover::PoolOptions options;
   options.size = command_line.workers;
   options.max_queued = 128;
   options.shutdown_grace = grace;
+  options.worker.stop_margin = 1s;  // these routines can't be cancelled
+  options.worker.term_grace = 1s;
   options.worker.name = "worker";
   // By its path and not Command::self(), so that a reload starts the program that is there by then.
   options.worker.command = drover::Command{.program = std::filesystem::canonical("/proc/self/exe").string()};
@@ -92,10 +98,11 @@ asio::awaitable<void> reload_on_hangup(asio::signal_set& hangups, drover::Worker
 
 /// Until SIGTERM or SIGINT cancels it. Then connections finish what they have begun.
 asio::awaitable<void> serve_clients(tcp::acceptor& acceptor, asio::signal_set& hangups, Feed& feed,
-                                    drover::CallOptions call, drover::WorkerPool& pool) {
+                                    drover::CallOptions call, drover::Duration client_timeout,
+                                    drover::WorkerPool& pool) {
   using namespace asio::experimental::awaitable_operators;
   Clients clients(co_await asio::this_coro::executor);
-  Connection::Server server{pool, feed, clients, call};
+  Connection::Server server{pool, feed, clients, call, client_timeout};
   std::cout << "listening on http://" << acceptor.local_endpoint() << std::endl;
   std::exception_ptr failure;
   try {
@@ -122,10 +129,11 @@ asio::awaitable<void> serve_http(CommandLine command_line) {
   const auto feed = std::make_shared<Feed>(executor);
 
   drover::CallOptions call;
-  call.deadline = std::chrono::duration_cast<drover::Duration>(std::chrono::duration<double>(command_line.deadline));
+  call.deadline = seconds(command_line.deadline);
   call.kill_after = 100ms;  // decoders can't be cancelled
-  const auto body = [&acceptor, &hangups, feed, call](drover::WorkerPool& pool) {
-    return serve_clients(acceptor, hangups, *feed, call, pool);
+  const drover::Duration client_timeout = seconds(command_line.client_timeout);
+  const auto body = [&acceptor, &hangups, feed, call, client_timeout](drover::WorkerPool& pool) {
+    return serve_clients(acceptor, hangups, *feed, call, client_timeout, pool);
   };
   drover::PoolOptions options = pool_options(command_line, feed);
   co_await drover::with_pool(std::move(options), body);

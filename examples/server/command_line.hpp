@@ -15,8 +15,9 @@ struct CommandLine {
   std::string address = "127.0.0.1";
   std::uint16_t port = 8080;
   std::size_t workers = 2;
-  std::size_t memory = 512;  // MiB
-  double deadline = 10;      // seconds
+  std::size_t memory = 512;    // MiB
+  double deadline = 10;        // seconds
+  double client_timeout = 30;  // seconds
 
   asio::ip::tcp::endpoint endpoint() const { return {asio::ip::make_address(address), port}; }
 };
@@ -35,6 +36,10 @@ inline CommandLine parse_command_line(int argc, char** argv) {
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--deadline", result.deadline, "seconds for each request in a worker")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  app.add_option("--client-timeout", result.client_timeout,
+                 "seconds for a client to send a request, or to take an answer")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
   try {

@@ -32,6 +32,7 @@ class Connection {
     Feed& feed;
     Clients& clients;
     drover::CallOptions call;
+    drover::Duration client_timeout;  ///< to send the next request, or to take an answer
   };
 
   Connection(Server& server, std::shared_ptr<Client> client) : server_(server), client_(std::move(client)) {}
@@ -58,11 +59,11 @@ class Connection {
   }
 
  private:
-  static constexpr std::chrono::seconds idle_time{60}, receive_time{30}, send_time{30}, close_time{2};
+  static constexpr std::chrono::seconds close_time{2};
 
   /// Receives a request, or as much as is enough to refuse it. False if the client has left.
   asio::awaitable<bool> receive() {
-    client_->allow(client_->busy ? receive_time : idle_time);
+    client_->allow(server_.client_timeout);
     while (!reader_.complete() && reader_.refused() == 0) {
       std::error_code ec;
       if (unread_.empty()) {
@@ -71,7 +72,7 @@ class Connection {
         if (ec) co_return false;
         unread_ = std::string_view(received_.data(), size);
       }
-      if (!client_->busy) client_->allow(receive_time);
+      if (!client_->busy) client_->allow(server_.client_timeout);
       client_->busy = true;
       unread_.remove_prefix(reader_.read(unread_));
       if (!reader_.take_expectation()) continue;
@@ -97,7 +98,7 @@ class Connection {
   }
 
   asio::awaitable<void> send(const Response& response, bool with_body, bool keep_alive) {
-    client_->allow(send_time);
+    client_->allow(server_.client_timeout);
     const std::string head = head_of(response, keep_alive);
     const std::string_view body = with_body ? std::string_view(response.body) : std::string_view();
     const std::array<asio::const_buffer, 2> both{asio::buffer(head), asio::buffer(body)};
@@ -112,7 +113,7 @@ class Connection {
     std::string text = head_of(response, false, false) + "retry: 1000\n\n";
     const std::shared_ptr<Feed::Subscriber> subscriber = server_.feed.subscribe();
     while (!text.empty()) {
-      client_->allow(send_time);
+      client_->allow(server_.client_timeout);
       co_await asio::async_write(client_->socket, asio::buffer(text), asio::use_awaitable);
       client_->allow_any_time();
       text = co_await subscriber->next();
@@ -124,8 +125,9 @@ class Connection {
     std::error_code ec;
     client_->allow(close_time);
     client_->socket.shutdown(asio::ip::tcp::socket::shutdown_send, ec);
-    while (!ec)
-      co_await client_->socket.async_read_some(asio::buffer(received_), asio::redirect_error(asio::use_awaitable, ec));
+    for (std::size_t discarded = 0; !ec && discarded < RequestReader::max_body;)
+      discarded += co_await client_->socket.async_read_some(asio::buffer(received_),
+                                                            asio::redirect_error(asio::use_awaitable, ec));
   }
 
   Server& server_;
