@@ -204,6 +204,50 @@ TEST_F(Server, NoRequestFailsWhileItReloads) {
   end();
 }
 
+/// For wrk: posts, counts the answers by status, and prints that at the end.
+constexpr char load_script[] = R"(
+wrk.method = "POST"
+wrk.body = string.rep("x", 4096)
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+answered, lost, others = 0, 0, 0
+function response(status)
+  if status == 200 then answered = answered + 1
+  elseif status == 502 then lost = lost + 1
+  else others = others + 1 end
+end
+function done(summary)
+  local errors = summary.errors
+  local others = errors.connect + errors.read + errors.write + errors.timeout + threads[1]:get("others")
+  print(string.format("answered %d lost %d others %d", threads[1]:get("answered"), threads[1]:get("lost"), others))
+end
+)";
+
+// Under load, with kills and reloads in turn.
+TEST_F(Server, OnlyCallsOfKilledWorkersFail) {
+  start();
+  const std::string script = write("load.lua", load_script);
+  Program load({"wrk", "-t1", "-c16", "-d300s", "--timeout", "60s", "-s", script, url("/hash")});
+  EXPECT_TRUE(Program::eventually(30s, [&] { return metric("drover_calls_total") > 100; }));
+  constexpr std::size_t kills = 10;
+  for (std::size_t i = 0; i < kills; ++i) {
+    const double calls = metric("drover_calls_total");
+    ::kill(workers().at(i % 2), SIGKILL);
+    EXPECT_TRUE(Program::eventually(30s, [&] { return metric("drover_calls_total") > calls + 100; }));
+    EXPECT_TRUE(
+        Program::eventually(30s, [&] { return metric("drover_workers_ready") == 2 && metric("drover_workers") == 2; }));
+    EXPECT_EQ(curl("/reload", {"--request", "POST"}).status, "200");
+  }
+  ::kill(load.pid(), SIGINT);
+  const std::string out = load.wait().out;
+  std::smatch counts;
+  ASSERT_TRUE(std::regex_search(out, counts, std::regex("answered ([0-9]+) lost ([0-9]+) others ([0-9]+)"))) << out;
+  EXPECT_GT(std::stoul(counts[1]), 1000U) << out;
+  EXPECT_LE(std::stoul(counts[2]), kills) << out;
+  EXPECT_EQ(counts[3], "0") << out;
+  end();
+}
+
 // What the page shows comes without being asked for.
 TEST_F(Server, TellsThePageWhatHappens) {
   start();
