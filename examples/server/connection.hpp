@@ -45,11 +45,12 @@ class Connection {
       const bool received = co_await receive();
       if (!received) co_return;
       if (reader_.refused() != 0) {
-        co_await send(refusal(reader_.refused()), true, false);
+        const Response response = refusal(reader_.refused());
+        co_await send(response, true, false);
         break;
       }
       Request request = reader_.take();
-      if (request.path == "/events" && request.method == HTTP_GET) {
+      if (request.path == "/events" && request.method == HTTP_GET && !server_.clients.finishing()) {
         co_await send_events();
         co_return;
       }

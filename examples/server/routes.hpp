@@ -78,7 +78,7 @@ inline std::string describe(const drover::ReloadReport& report) {
 inline asio::awaitable<Response> reload(drover::WorkerPool& pool, Request request) {
   // A page of another site must not make a browser do this. A server that others can reach needs more than that.
   const std::string_view origin = request.field("origin");
-  if (!origin.empty() && origin != "http://" + std::string(request.field("host")))
+  if (!origin.empty() && !origin.ends_with("://" + std::string(request.field("host"))))
     co_return refusal(HTTP_STATUS_FORBIDDEN);
   try {
     const drover::ReloadReport report = co_await pool.reload();
@@ -96,7 +96,7 @@ inline asio::awaitable<Response> answer(drover::WorkerPool& pool, drover::CallOp
   for (const Route& each : routes)
     if (each.path == request.path) route = &each;
   if (route == nullptr) co_return refusal(HTTP_STATUS_NOT_FOUND);
-  const bool only_head = request.method == HTTP_HEAD && route->method == HTTP_GET;
+  const bool only_head = request.method == HTTP_HEAD && route->method == HTTP_GET && route->path != "/events";
   if (request.method != route->method && !only_head) {
     Response response = refusal(HTTP_STATUS_METHOD_NOT_ALLOWED);
     response.fields = route->method == HTTP_GET ? "Allow: GET, HEAD\r\n" : "Allow: POST\r\n";
@@ -124,6 +124,9 @@ inline asio::awaitable<Response> answer(drover::WorkerPool& pool, drover::CallOp
     auto result = reload(pool, std::move(request));
     co_return co_await std::move(result);
   }
+
+  // Connection serves the events itself, unless they have come to their end.
+  if (route->path == "/events") co_return refusal(HTTP_STATUS_SERVICE_UNAVAILABLE);
 
   Response response;
   response.type = "text/html; charset=utf-8";

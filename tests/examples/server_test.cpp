@@ -66,6 +66,7 @@ TEST_F(Server, RefusesBadRequests) {
   const std::pair<std::string, std::string> bad[] = {
       {"GET /nothing HTTP/1.1\r\nHost: test\r\n\r\n", "404"},
       {"GET /hash HTTP/1.1\r\nHost: test\r\n\r\n", "405"},
+      {"HEAD /events HTTP/1.1\r\nHost: test\r\n\r\n", "405"},
       {"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n", "405"},
       {"nonsense\r\n\r\n", "400"},
       {"GET / HTTP/1.1\r\n\r\n", "400"},
@@ -103,8 +104,8 @@ TEST_F(Server, RefusesChunksWithoutEnd) {
 TEST_F(Server, AnswersPipelinedRequestsInOrder) {
   start();
   Socket socket(port_);
-  EXPECT_TRUE(socket.send(post("/hash", "abc") + "HEAD / HTTP/1.1\r\nHost: test\r\n\r\n" +
-                          "GET /nothing HTTP/1.1\r\nHost: test\r\nEmpty:\r\nConnection: close\r\n\r\n"));
+  EXPECT_TRUE(socket.send(post("/hash", "abc") + "HEAD / HTTP/1.1\r\nEmpty:\r\nHost: test\r\n\r\n" +
+                          "GET /nothing HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
   const std::string text = socket.read_all();
   const std::regex answers("HTTP/1.1 200 [^]*" + std::string(sha256_of_abc) +
                            "\nHTTP/1.1 200 [^]*Content-Length: [1-9][0-9]+\r\n\r\n" +
