@@ -33,7 +33,7 @@ inline CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--port", result.port, "listen on this port; 0: any free one")->capture_default_str();
   app.add_option("--workers", result.workers, "worker processes")->check(CLI::Range(1, 256))->capture_default_str();
   app.add_option("--memory", result.memory, "MiB of address space for each worker; 0: no limit")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--deadline", result.deadline, "seconds for each request in a worker")
       ->check(CLI::Range(0.01, 3600.0))

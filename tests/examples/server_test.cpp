@@ -310,9 +310,9 @@ TEST_F(Server, LimitsTheMemoryOfItsWorkers) {
 #if !defined(DROVER_TEST_ASAN) && !defined(DROVER_TEST_TSAN)
   start({"--memory", "1024"});
 #else
-  start({"--memory", "1073741"});  // a pebibyte, which is enough for a sanitizer
+  start({"--memory", "1073741824"});  // a pebibyte, which is enough for a sanitizer
 #endif
-  const std::string expected = support::sanitized ? "1125898960896" : "1073741824";
+  const std::string expected = support::sanitized ? "1125899906842624" : "1073741824";
   for (const pid_t pid : workers()) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/limits");
     const std::string limits(std::istreambuf_iterator<char>(file), {});
