@@ -29,14 +29,14 @@ std::pair<int, int> size_of(const std::string& bytes) {
   return {number(16), number(20)};
 }
 
-// The second body is so large that curl waits for "100 Continue".
+// The second body is so large that curl waits for "100 Continue", here longer than it may take.
 TEST_F(Server, HashesWhatIsPosted) {
   start();
   const Answer abc = hash_abc();
   EXPECT_EQ(abc.status, "200");
   EXPECT_EQ(abc.body, sha256_of_abc + std::string("\n"));
   const std::string large = write("large", std::string(3 << 20, 'x'));
-  const Answer answer = curl("/hash", {"--data-binary", "@" + large});
+  const Answer answer = curl("/hash", {"--expect100-timeout", "100", "--data-binary", "@" + large});
   EXPECT_EQ(answer.body.substr(0, 64), Program::run({"sha256sum", large}).out.substr(0, 64));
   const Answer chunked = curl("/hash", {"--header", "Transfer-Encoding: chunked", "--data-binary", "abc"});
   EXPECT_EQ(chunked.body, abc.body);
