@@ -105,6 +105,12 @@ class Program {
     EXPECT_TRUE(written()) << "it wrote:\n" << result_.out << result_.err;
   }
 
+  /// What it has written to its standard output after that, as far as wait_for() has read it.
+  std::string out_after(const std::string& text) const {
+    const std::size_t at = result_.out.find(text);
+    return at == std::string::npos ? "" : result_.out.substr(at + text.size());
+  }
+
   /// Waits for its end, and for the end of what it writes.
   Result wait() {
     if (!read_until([] { return false; })) {
