@@ -35,14 +35,18 @@ endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [TIMEOUT seconds])
+# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [TIMEOUT seconds])
 # name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
 #   NO_PIDFD  run once more, as one test, where pidfd_open() fails.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
+#   ONE_THREAD  ThreadSanitizer has nothing to see there: under it the test is left out.
 #   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
 function(drover_test source)
-  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL" "TIMEOUT" "HELPERS" ${ARGN})
+  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL;ONE_THREAD" "TIMEOUT" "HELPERS" ${ARGN})
+  if(arg_ONE_THREAD AND CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
+    return()
+  endif()
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
