@@ -149,19 +149,24 @@ asio::awaitable<void> outlive() {
 
 asio::awaitable<void> leave_behind() { asio::co_spawn(co_await asio::this_coro::executor, outlive(), asio::detached); }
 
-/// A worker of this worker; its calls inherit the deadline, unless told otherwise, and may have one of their own.
+/// A worker of this worker, started by the first call that needs it.
+std::unique_ptr<drover::LocalWorker> nested_worker;
+
+asio::awaitable<void> start_nested() {
+  if (nested_worker) co_return;
+  drover::WorkerOptions options;
+  options.command.out = drover::Stdio::null();
+  nested_worker = std::make_unique<drover::LocalWorker>(co_await asio::this_coro::executor, options);
+  co_await nested_worker->start();
+}
+
+/// Calls inherit the deadline, unless told otherwise, and may have one of their own.
 asio::awaitable<support::CallSeen> ask_nested(int inherits, int own_milliseconds) {
-  static std::unique_ptr<drover::LocalWorker> nested;
-  if (!nested) {
-    drover::WorkerOptions options;
-    options.command.out = drover::Stdio::null();
-    nested = std::make_unique<drover::LocalWorker>(co_await asio::this_coro::executor, options);
-    co_await nested->start();
-  }
+  co_await start_nested();
   drover::CallOptions options;
   options.inherit_deadline = inherits != 0;
   if (own_milliseconds != 0) options.deadline = std::chrono::milliseconds(own_milliseconds);
-  co_return co_await nested->call<support::CallSeen>(options, "seen");
+  co_return co_await nested_worker->call<support::CallSeen>(options, "seen");
 }
 
 asio::awaitable<support::CallSeen> ask_once() {
@@ -176,18 +181,13 @@ asio::awaitable<support::CallSeen> ask_once() {
 
 /// The nested call takes longer than there is time.
 asio::awaitable<std::string> nap_nested() {
-  drover::WorkerOptions options;
-  options.command.out = drover::Stdio::null();
-  drover::LocalWorker nested(co_await asio::this_coro::executor, options);
-  co_await nested.start();
   co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
   std::string text = "it has slept";
   try {
-    co_await nested.call("nap", 30000, 0);
+    co_await nested_worker->call("nap", 30000, 0);
   } catch (const std::exception& error) {
     text = error.what();
   }
-  co_await nested.stop();
   say(text);
   co_return text;
 }
@@ -215,6 +215,7 @@ void add_calls(drover::Routines& routines) {
            })
       .add("leave_behind", leave_behind)
       .add("seen_afterwards", [] { return seen_afterwards; })
+      .add("start_nested", start_nested)
       .add("ask_nested", ask_nested)
       .add("ask_nested_inside", [] { return drover::run(ask_once()); })
       .add("nap_nested", nap_nested);
