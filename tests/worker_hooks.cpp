@@ -1,5 +1,9 @@
-// on_start() and on_stop() of a worker, seen from the other side of its sockets.
+// on_start() and on_stop() of a worker, and the slot of a spare one, seen from the other side of their sockets.
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <sys/prctl.h>
 
@@ -23,6 +27,74 @@ class WorkerHooks : public raw::Test {
   /// Nothing arrives on this socket now.
   static bool silent(Channel& channel) { return !readable(channel.fd(), 0ms); }
 };
+
+// ---- a spare worker -------------------------------------------------------------------------------------------------
+
+class SpareWorker : public WorkerHooks {
+ protected:
+  static Options spare() {
+    Options options = with({});
+    options.worker.slot = drover::no_slot;
+    return options;
+  }
+  static void send_slot(Worker& worker, std::uint64_t slot, std::span<const std::byte> body) {
+    FrameHeader header;
+    header.type = FrameType::take_slot;
+    header.id = slot;
+    worker.data.queue(header, body);
+    Worker::flush(worker.data);
+  }
+  static void send_slot(Worker& worker, std::uint64_t slot, const drover::detail::SlotVariables& variables) {
+    drover::detail::FrameBody body;
+    drover::Encoder(body.buffer()).put(variables);
+    send_slot(worker, slot, body.buffer().view());
+  }
+};
+
+TEST_F(SpareWorker, TakesASlotOnce) {
+  Worker worker(spare());
+  worker.expect_hello();
+  send_slot(worker, 3, {{"DROVER_TEST_PORT", "8003"}});
+  worker.call("slot");
+  EXPECT_EQ(worker.result().as<std::size_t>(), 3u);
+  worker.call("variable", std::string("DROVER_TEST_PORT"));
+  EXPECT_EQ(worker.result().as<std::string>(), "8003");
+  worker.call("variable", std::string("DROVER_SLOT"));
+  EXPECT_EQ(worker.result().as<std::string>(), "3");
+  send_slot(worker, 4, drover::detail::SlotVariables());
+  EXPECT_EQ(worker.exit_status(), 0) << "a parent that says that has lost its mind";
+}
+
+TEST_F(SpareWorker, EndsIfItsSlotIsMalformed) {
+  const std::array<std::byte, 5> nonsense{std::byte{0xff}, std::byte{0xfe}, std::byte{1}, std::byte{2}, std::byte{3}};
+  {
+    Worker worker(spare());
+    worker.expect_hello();
+    send_slot(worker, 3, nonsense);
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+  {
+    Worker worker(spare());
+    worker.expect_hello();
+    send_slot(worker, 3, {{"no=name", "x"}});
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+  {
+    Worker worker(spare());
+    worker.expect_hello();
+    send_slot(worker, drover::no_slot, drover::detail::SlotVariables());
+    EXPECT_EQ(worker.exit_status(), 0);
+  }
+}
+
+TEST_F(SpareWorker, IsNotWhatHasASlot) {
+  Worker worker(with({}));
+  worker.expect_hello();
+  send_slot(worker, 3, drover::detail::SlotVariables());
+  EXPECT_EQ(worker.exit_status(), 0);
+}
+
+// ---- hooks ---------------------------------------------------------------------------------------------------------
 
 TEST_F(WorkerHooks, HelloWaitsForOnStart) {
   Worker worker(with({"start-await", "300"}));

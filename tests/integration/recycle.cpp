@@ -184,6 +184,17 @@ TEST_F(SlotEnvironment, IsKeptByReplacements) {
   });
 }
 
+TEST_F(SlotEnvironment, RefusesWhatNoEnvironmentHolds) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    for (const auto& [name, value] : {std::pair<std::string, std::string>{"", "x"}, {"a=b", "x"}, {"a", {"x\0y", 3}}}) {
+      PoolOptions options = call_pool(1);
+      options.slot_env = [name, value](std::size_t) { return std::map<std::string, std::string>{{name, value}}; };
+      const Failure failure = co_await failure_of(WorkerPool::start(options));
+      EXPECT_TRUE(failure.argument) << failure;
+    }
+  });
+}
+
 TEST_F(SlotEnvironment, ThrowsWhatItsFunctionThrows) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);

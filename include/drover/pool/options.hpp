@@ -200,8 +200,9 @@ struct PoolOptions {
   std::size_t max_queued = 1024;
   /// Workers that are ready beside those of the pool. When a worker dies, one of them takes its slot at once, and
   /// another spare one is started. It learns its slot, and gets the variables of slot_env, just before its first call:
-  /// on_start() and the programs that it starts there do not see them. They are started one after another once the
-  /// pool's workers are ready, and replaced at the end of a reload().
+  /// on_start() sees no_slot and none of them, so it must not depend on the slot; threads that it leaves behind must not
+  /// read the environment then, see getenv(3). Spare workers are started one after another once the pool's workers are
+  /// ready, and replaced at the end of a reload().
   std::size_t spares = 0;
   /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot; a
   /// worker that replaces another one gets the same. The slots are numbered from 0. start() and resize() throw what it

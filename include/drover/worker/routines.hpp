@@ -48,8 +48,8 @@ struct RoutinesAccess;
 /// **The worker's own life**: on_start() prepares what the routines need, such as a connection or a model, before the
 /// first call; on_stop() ends it after the last one.
 ///
-///     routines.on_start([&](const drover::WorkerInfo& worker) { gpu = open_gpu(worker.slot); });
-///     routines.on_stop([&]() -> asio::awaitable<void> { co_await gpu.flush(); });
+///     routines.on_start([&](const drover::WorkerInfo& worker) { model = load(worker.extra.at("model")); });
+///     routines.on_stop([&]() -> asio::awaitable<void> { co_await model.flush(); });
 ///
 /// *Threads:* one thread at a time; nothing may be added once serve() has begun.
 class Routines {

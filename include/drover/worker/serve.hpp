@@ -20,6 +20,10 @@ namespace drover { inline namespace v1 {
 /// Before serve() has begun there is no work to finish: those signals terminate the process as they do by default, and
 /// the death of the parent terminates it at once.
 ///
+/// What a worker has to do while it has one thread only, such as entering a user namespace or a seccomp filter for all
+/// threads, goes before the first call. The variable DROVER_WORKER is set there in a worker. It must stay as it is, and
+/// so must descriptors 3 to 5.
+///
 /// In every other process, including those that a worker starts later, in_worker() returns false and has no effect.
 ///
 /// *Errors:* a process that was started as a worker, but cannot be one, exits here with a line on stderr, and the

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -12,6 +13,7 @@
 #include <drover/pool/detail/slot_state.hpp>
 #include <drover/pool/detail/worker/session.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/wire/frame.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -41,6 +43,13 @@ struct Slot {
   bool removed = false;
   Environment environment;  // see PoolOptions::slot_env
   Options options;          // of the next worker
+
+  /// A spare worker can take it: TAKE_SLOT with its variables fits into a message.
+  bool fits_a_spare() const noexcept {
+    std::size_t size = 16;
+    for (const auto& [name, value] : environment) size += name.size() + value.size() + 20;
+    return size <= std::max(options->max_message_size, least_max_body);
+  }
 
   std::shared_ptr<WorkerSession> session;  // the current worker, or the last one; null: there was none
   Options session_options;

@@ -152,6 +152,8 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   void after(Slot& slot, SlotTimer Slot::* timer, Duration delay, F then);
   void give_turn() noexcept;
   void start_is_over(const Slot& slot) noexcept;
+  /// A slot that is given up tries ordinary workers.
+  static bool may_take_spare(const Slot& slot) noexcept { return !slot.state.down() && slot.fits_a_spare(); }
   void place_spare(Slot& slot, WorkerSession& spare);
 
   // Without.

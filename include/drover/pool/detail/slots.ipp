@@ -24,7 +24,7 @@ inline std::shared_ptr<Slot> PoolSlots::slot_with(const WorkerSession& session) 
 
 inline void PoolSlots::worker_ready(WorkerSession& session) {
   if (stopping_) return;  // nobody looks at what would begin now
-  if (session.slot() == no_slot) return spares_.worker_ready();
+  if (session.slot() == no_slot) return spares_.worker_ready(session);
   const auto slot = slot_of(session);
   if (!slot) return;
   const bool is_successor = slot->successor.get() == &session;
@@ -118,7 +118,7 @@ inline void PoolSlots::carry_out(Slot& slot, const SlotState::Actions& actions, 
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
   if (actions.start_in) {
-    const bool at_once = !slot.state.down() && spares_.has_ready(slot.options);
+    const bool at_once = may_take_spare(slot) && spares_.has_ready(slot.options);
     after(slot, &Slot::timer, at_once ? Duration::zero() : *actions.start_in,
           [this](const std::shared_ptr<Slot>& due) { start_due(due); });
   }

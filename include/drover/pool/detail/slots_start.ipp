@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <drover/error.hpp>
+#include <drover/os/detail/environment.hpp>
 #include <drover/pool/detail/slots.hpp>
 
 /// How workers are started: all at first, and then one after another. Slots that come and go.
@@ -17,6 +18,8 @@ inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(const Slot::Options
   WorkerOptions own = *options;
   if (slot != nullptr)
     for (const auto& [name, value] : slot->environment) own.command.env[name] = value;
+  else
+    own.command.env[slot_variable] = std::nullopt;  // it may be that of this program
   auto session = WorkerSession::create(*executor, std::move(own), dispatcher_, events_.sink(),
                                        {.takes_calls = slot != nullptr, .owns_dispatcher = false});
   session->supervise(weak_from_this(), slot != nullptr ? slot->at : no_slot,
@@ -45,7 +48,12 @@ inline bool PoolSlots::start_first(std::size_t at) {
 }
 
 inline Slot::Environment PoolSlots::environment_of(std::size_t at) const {
-  return options_.slot_env ? options_.slot_env(at) : Slot::Environment();
+  Slot::Environment environment = options_.slot_env ? options_.slot_env(at) : Slot::Environment();
+  for (const auto& [name, value] : environment) {
+    require_variable_name(name);
+    require_no_nul(value, "the value of a variable of PoolOptions::slot_env");
+  }
+  return environment;
 }
 
 inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
@@ -130,7 +138,8 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(const std::shared_pt
       return nullptr;
     }
     retired_.reserve(over);
-    const bool is_spare = (session = spares_.take(slot->options)) != nullptr;
+    if (may_take_spare(*slot)) session = spares_.take(slot->options);
+    const bool is_spare = session != nullptr;
     if (!is_spare) {
       session = make_worker(slot->options, slot.get());
       session->begin_start();  // under the mutex: a stop that comes now finds it started

@@ -32,7 +32,7 @@ class Spares {
   void renew();
 
   // Reports of workers without a slot.
-  void worker_ready();
+  void worker_ready(const WorkerSession& session);
   void worker_exited(const WorkerSession& session, Supervisor::Death death);
 
   template <class F>
@@ -50,7 +50,9 @@ class Spares {
   using Workers = std::vector<Spare>;
 
   Workers::const_iterator find(const Slot::Options& options) const noexcept;
-  void starting_is_over(Supervisor::Death death);
+  void start_later(Supervisor::Death death);
+  bool is_starting(const WorkerSession& session) const noexcept { return started_.lock().get() == &session; }
+  bool retire(const WorkerSession& session);
   // Without the mutex.
   void start();
   std::shared_ptr<WorkerSession> put();
@@ -60,6 +62,7 @@ class Spares {
   Supervisor supervisor_;  // of all of them
   Workers spares_;
   bool starting_ = false;                      // one is being started, or is about to be
+  std::weak_ptr<WorkerSession> started_;       // that one, once there is one
   std::unique_ptr<asio::steady_timer> timer_;  // until the next one is started
 };
 

@@ -42,18 +42,17 @@ inline void Spares::renew() {
 // ---- starting -------------------------------------------------------------------------------------------------------
 
 inline void Spares::start() {
+  std::shared_ptr<WorkerSession> session;
   try {
-    if (const auto session = put()) session->spawn(slots_.options().start_timeout);
+    session = put();
+    if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {  // it is tried again
     const auto held = slots_.lock();
     if (slots_.stopping()) return;
     slots_.totals().count({}, DeathCause::failed_start);
-    if (!spares_.empty() && spares_.back().session->record().lifecycle.has_exited()) {
-      slots_.retired().reserve(1);
-      slots_.retired().add(spares_.back().session);
-      spares_.pop_back();
-    }
-    starting_is_over({});
+    starting_ = false;
+    if (session) retire(*session);
+    start_later({});
   }
 }
 
@@ -63,24 +62,22 @@ inline std::shared_ptr<WorkerSession> Spares::put() {
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = slots_.lock();
-    if (!slots_.takes_changes()) {
-      starting_ = false;
-      return nullptr;
-    }
+    starting_ = slots_.takes_changes() && spares_.size() < count_;
+    if (!starting_) return nullptr;
     slots_.retired().reserve(over);
     const Slot::Options options = slots_.changes().latest_options();
     spares_.reserve(spares_.size() + 1);
     session = slots_.make_worker(options, nullptr);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
     spares_.push_back({session, options});
+    started_ = session;
     slots_.retired().take_over(over);
   }
   for (const auto& retired : over) retired->owner_destroyed();
   return session;
 }
 
-inline void Spares::starting_is_over(Supervisor::Death death) {
-  starting_ = false;
+inline void Spares::start_later(Supervisor::Death death) {
   const Duration delay = supervisor_.died(Clock::now(), death).delay;
   slots_.after(timer_, delay, [this] {
     const auto held = slots_.lock();
@@ -89,22 +86,28 @@ inline void Spares::starting_is_over(Supervisor::Death death) {
   });
 }
 
+/// False if it is none of them.
+inline bool Spares::retire(const WorkerSession& session) {
+  const auto found =
+      std::find_if(spares_.begin(), spares_.end(), [&](const Spare& spare) { return spare.session.get() == &session; });
+  if (found == spares_.end()) return false;
+  slots_.retired().reserve(1);
+  slots_.retired().add(found->session);
+  spares_.erase(found);
+  return true;
+}
+
 // ---- reports --------------------------------------------------------------------------------------------------------
 
-inline void Spares::worker_ready() {
-  starting_ = false;
+inline void Spares::worker_ready(const WorkerSession& session) {
+  if (is_starting(session)) starting_ = false;
   (void)supervisor_.proved_itself();
   renew();
 }
 
 inline void Spares::worker_exited(const WorkerSession& session, Supervisor::Death death) {
-  const auto found =
-      std::find_if(spares_.begin(), spares_.end(), [&](const Spare& spare) { return spare.session.get() == &session; });
-  if (found == spares_.end()) return;  // it was replaced
-  slots_.retired().reserve(1);
-  slots_.retired().add(found->session);
-  spares_.erase(found);
-  starting_is_over(death);
+  if (is_starting(session)) starting_ = false;
+  if (retire(session)) start_later(death);
 }
 
 }}}  // namespace drover::v1::detail

@@ -164,7 +164,7 @@ inline void WorkerSession::take_slot(std::size_t slot, std::weak_ptr<void> place
   connection_.take_slot(slot, variables);
   worker_.slot = slot;
   worker_.metadata->slot = slot;
-  begin_calls();
+  if (worker_.lifecycle.state() == State::ready) begin_calls();  // its socket may be closed by now
 }
 
 inline void WorkerSession::first_answer() {
