@@ -6,12 +6,13 @@
 #include <utility>
 
 #include <asio/execution.hpp>
-#if __has_include(<asio/execution/execute.hpp>)
-#include <asio/execution/execute.hpp>
-#endif
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 #include <asio/require.hpp>
+#include <asio/version.hpp>
+#if ASIO_VERSION < 102400
+#include <asio/execution/execute.hpp>
+#endif
 
 #include <drover/worker/detail/running_call.hpp>
 
@@ -31,7 +32,7 @@ class CallExecutor {
   template <class Function>
   void execute(Function&& function) const {
     InCall<std::decay_t<Function>> in_call{call_, std::forward<Function>(function)};
-#if __has_include(<asio/execution/execute.hpp>) && (ASIO_VERSION < 102400 || !defined(ASIO_NO_DEPRECATED))
+#if ASIO_VERSION < 102400
     asio::execution::execute(inner_, std::move(in_call));  // the member function may be private there
 #else
     inner_.execute(std::move(in_call));
