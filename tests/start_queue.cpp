@@ -65,7 +65,7 @@ TEST(StartQueue, ForgoneTurnIsGivenByTheNextEnd) {
 TEST(StartQueue, MayBeResized) {
   StartQueue queue(5, 2);
   EXPECT_TRUE(queue.begin(4));
-  for (const std::size_t slot : {3, 0, 2, 1}) EXPECT_FALSE(queue.begin(slot));
+  for (const std::size_t slot : std::array<std::size_t, 4>{3, 0, 2, 1}) EXPECT_FALSE(queue.begin(slot));
   EXPECT_EQ(queue.next(), 3u);
   queue.resize(3);
   EXPECT_FALSE(queue.settled(4)) << "it is counted no more";
