@@ -481,7 +481,7 @@ TEST_F(OneReload, CountsTheCrashOfAWorkerThatDrains) {
     const Task<ReloadReport> reload(here, pool.reload());
     const bool replaced = co_await soon([&] { return pids(pool).size() == 1 && pids(pool) != before; });
     EXPECT_TRUE(replaced);
-    ::kill(before.front(), SIGSEGV);
+    ::kill(before.front(), SIGKILL);
     const ReloadReport report = co_await reload.result();
     EXPECT_EQ(report.replaced, 1u);
     const Failure failure = co_await nap.failure();
