@@ -46,7 +46,7 @@ TEST_F(Recycle, LosesNoCallUnderLoad) {
     const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
     while (tally->left != 0) co_await pause_for(1ms);
     EXPECT_EQ(tally->good, callers * calls) << tally->text;
-    EXPECT_GT(pool.stats().restarts, 10u);
+    EXPECT_GT(pool.stats().restarts, 0u);
     EXPECT_EQ(pool.stats().crashes, 0u);
     co_await pool.stop();
     const Extremes extremes = extremes_of(log, 4);
