@@ -41,15 +41,14 @@ asio::awaitable<bool> all_gone(std::vector<pid_t> pids) {
 // What waits is run, new calls are refused at once.
 TEST_P(DrainedStop, RunsWhatWaits) {
   run_scenario([]() -> asio::awaitable<void> {
-    Busy busy = co_await busy_pool(call_pool(1), 30, 5);
+    Busy busy = co_await busy_pool(call_pool(1), 100, 5);
     EXPECT_EQ(busy.pool.stats().queued, 5u);
     auto stopping = busy.pool.stop(patient);
     const auto began = Clock::now();
     EXPECT_TRUE(co_await failure_of(busy.pool.call<int>("square", 3)) == Errc::stopping);
-    EXPECT_LT(since(began), 150ms);
+    EXPECT_TRUE(busy.pool.stats().queued > 0) << "at once";
     const auto reports = co_await std::move(stopping);
-    EXPECT_GE(since(began), 150ms);
-    EXPECT_LT(since(began), 180ms + slack);
+    EXPECT_LT(since(began), 600ms + slack);
     for (auto& call : busy.calls) EXPECT_EQ(co_await std::move(call), "slept");
     EXPECT_EQ(reports.size(), 1u);
     EXPECT_TRUE(reports.front().exit.success());
