@@ -207,7 +207,11 @@ TEST_F(OneResize, OutlivesAReloadThatFailsInANewSlot) {
     const Folder folder;
     EventLog log;
     PoolOptions options = call_pool(1, {"wait-if", folder.file("slow")});
-    options.worker.on_event = log.handler();
+    options.worker.on_event = [handler = log.handler(), log, file = folder.file("broken")](const Event& event) {
+      handler(event);
+      // The first slot has its new worker: the next one does not start.
+      if (event.kind == Event::Kind::ready && log.count(Event::Kind::ready) == 2) std::ofstream(file).close();
+    };
     WorkerPool pool = co_await WorkerPool::start(options);
     std::ofstream(folder.file("slow")).close();
     const auto here = co_await asio::this_coro::executor;
@@ -215,10 +219,10 @@ TEST_F(OneResize, OutlivesAReloadThatFailsInANewSlot) {
     const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
     EXPECT_TRUE(begun);
     Command command = options.worker.command;
-    command.args = {"exit-once", folder.file("first"), "exit-if", folder.file("first"), "9"};
-    std::ofstream(folder.file("first")).close();
+    command.args = {"exit-if", folder.file("broken"), "9"};
     const Failure failure = co_await failure_of(pool.reload(command));
     EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
+    EXPECT_EQ(log.count(Event::Kind::ready), 2u) << "it has failed in the new slot";
     std::filesystem::remove(folder.file("slow"));
     co_await resize.result();
     EXPECT_EQ(pids(pool).size(), 2u);
@@ -226,7 +230,7 @@ TEST_F(OneResize, OutlivesAReloadThatFailsInANewSlot) {
   });
 }
 
-// A second resize() to the same size waits for the workers of the first one.
+// A second resize() waits for the new workers of the first one that it keeps.
 TEST_F(OneResize, LaterOneWaitsForWhatIsLeftOfTheFirst) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
