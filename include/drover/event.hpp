@@ -33,8 +33,9 @@ struct Event {
     replacing,       ///< a pool is about to start a successor of this worker, which goes on until that is ready
     gave_up,    ///< too many workers of a pool slot have crashed; the pool tries again after RestartPolicy::max_backoff
     recovered,  ///< a worker of a given-up pool slot has answered a call, or lived for RestartPolicy::within
-    stopped,    ///< the signal `stopped_by` has suspended the process; reported within a second
-    continued   ///< the process runs again
+    fork_failed,  ///< workers are executed and not forked, or another fork server is started; see `cause`
+    stopped,      ///< the signal `stopped_by` has suspended the process; reported within a second
+    continued     ///< the process runs again
   };
 
   Kind kind{};
@@ -43,6 +44,7 @@ struct Event {
   bool expected{};                   ///< exited: whether the exit was asked for or announced
   std::optional<ExitStatus> exit{};  ///< exited, reaped, restarting, gave_up: the exit status
   Clock::time_point at{};
+  std::string cause{};              ///< fork_failed: why
   std::optional<int> stopped_by{};  ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
 
   /// One line for a log: "hasher (4711): exited unexpectedly: killed by SIGSEGV".
@@ -62,6 +64,7 @@ struct Event {
       case Kind::replacing: text += "replacing"; break;
       case Kind::gave_up: text += "gave up"; break;
       case Kind::recovered: text += "recovered"; break;
+      case Kind::fork_failed: text += "the fork server failed: " + cause; break;
       case Kind::stopped: text += "stopped"; break;
       case Kind::continued: text += "continued"; break;
     }

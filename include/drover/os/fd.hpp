@@ -70,10 +70,10 @@ inline void set_nonblocking(int fd, bool on = true) {
     throw_errno("cannot change a descriptor's blocking mode");
 }
 
-/// Both ends of a Unix stream socket: close-on-exec, non-blocking.
-inline std::pair<UniqueFd, UniqueFd> socket_pair() {
+/// Both ends of a Unix socket: close-on-exec, non-blocking.
+inline std::pair<UniqueFd, UniqueFd> socket_pair(int type = SOCK_STREAM) {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
     throw_errno("cannot create a socket pair");
   UniqueFd first(ends[0]), second(ends[1]);
   first = above_stdio(std::move(first));

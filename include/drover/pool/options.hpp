@@ -135,6 +135,25 @@ struct CallOptions {
   detail::BraceSafe<std::string> context{};
 };
 
+/// How the workers of a pool come to be.
+enum class Launch {
+  exec,  ///< each one executes the program
+  /// A fork server executes the program once: it runs to its first in_worker() and waits there. Each worker is a copy
+  /// of it, and returns from in_worker() with its own environment, descriptors and working directory. So workers start
+  /// faster, and share the memory that the program has filled by then. They are children of this program like others.
+  ///
+  /// What they also share, unlike executed ones: the addresses of code and data, the state of random generators that
+  /// were seeded before, and open files with their offsets. Functions of pthread_atfork(3) are not called. Resource
+  /// limits, priority and credentials are those of the server.
+  ///
+  /// The server is ready before the first worker is started, and started again with the next worker if it has exited. A
+  /// reload() starts another one. Workers are executed, and Event::Kind::fork_failed says why, if the program has
+  /// several threads when it calls in_worker(), if the command forks before it executes the program, without /proc,
+  /// clone3(2) (Linux 5.3) or checkpoint/restore in the kernel, under valgrind and thread sanitizers, and for a while
+  /// if the server exits too often, see RestartPolicy.
+  fork
+};
+
 /// How a pool replaces workers that exit unexpectedly. Each slot of a pool is counted separately.
 struct RestartPolicy {
   /// After more deaths than this `within` that time the slot is given up: it waits max_backoff, and then tries one
@@ -200,10 +219,12 @@ struct PoolOptions {
   std::size_t max_queued = 1024;
   /// Workers that are ready beside those of the pool. When a worker dies, one of them takes its slot at once, and
   /// another spare one is started. It learns its slot, and gets the variables of slot_env, just before its first call:
-  /// on_start() sees no_slot and none of them, so it must not depend on the slot; threads that it leaves behind must not
-  /// read the environment then, see getenv(3). Spare workers are started one after another once the pool's workers are
-  /// ready, and replaced at the end of a reload().
+  /// on_start() sees no_slot and none of them, so it must not depend on the slot; threads that it leaves behind must
+  /// not read the environment then, see getenv(3). Spare workers are started one after another once the pool's workers
+  /// are ready, and replaced at the end of a reload().
   std::size_t spares = 0;
+  /// How workers are started, spare ones and replacements included.
+  Launch launch = Launch::exec;
   /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot; a
   /// worker that replaces another one gets the same. The slots are numbered from 0. start() and resize() throw what it
   /// throws.

@@ -202,6 +202,7 @@ struct WorkerEnvironment {
   InheritedFd control, data;
   InheritedFd parent;  // pidfd of the parent, if the kernel has pidfds
   InheritedFd lock;    // file on which the parent holds a record lock, where there are no pidfds
+  InheritedFd forks;   // socket for ForkRequests; the process is a fork server
   std::int64_t spin_ns = 0;
   std::int64_t shutdown_grace_ns = 0;
   std::uint64_t max_message_size = 0;
@@ -220,7 +221,7 @@ struct WorkerEnvironment {
 inline std::string WorkerEnvironment::to_string() const {
   std::string text;
   append_number(text, protocol_version);
-  for (const InheritedFd* fd : {&control, &data, &parent, &lock}) {
+  for (const InheritedFd* fd : {&control, &data, &parent, &lock, &forks}) {
     append_number(text, fd->fd);
     append_number(text, fd->device);
     append_number(text, fd->inode);
@@ -238,7 +239,8 @@ inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_vie
   std::uint32_t version = 0;
   reader.take(version);
   WorkerEnvironment environment;
-  for (InheritedFd* fd : {&environment.control, &environment.data, &environment.parent, &environment.lock}) {
+  for (InheritedFd* fd :
+       {&environment.control, &environment.data, &environment.parent, &environment.lock, &environment.forks}) {
     reader.take(fd->fd);
     reader.take(fd->device);
     reader.take(fd->inode);

@@ -13,6 +13,7 @@
 #include <drover/wire/detail/process_role.hpp>
 #include <drover/worker/detail/call_loop.hpp>
 #include <drover/worker/detail/control_thread.hpp>
+#include <drover/worker/detail/fork_server.hpp>
 #include <drover/worker/detail/hello.hpp>
 #include <drover/worker/detail/parent_death.hpp>
 #include <drover/worker/detail/run_routine.hpp>
@@ -46,19 +47,27 @@ inline void arm_worker(const WorkerEnvironment& environment) {
   install_worker_signals();
 }
 
+[[noreturn]] inline void leave_without_descriptors(const StartRole& start) noexcept {
+  leave_as_broken_worker(exit_without_descriptors,
+                         "what its parent passed by " + std::string(environment_name) +
+                             " did not reach it: " + start.fault +
+                             ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
+}
+
 inline bool become_worker() {
-  const StartRole start = start_role_of_this_process();
+  StartRole start = start_role_of_this_process();
   if (!start.as_worker) {
     this_process.store(Role::parent);
     return false;
   }
   this_process.store(Role::booting);
-  if (!start.environment)
-    leave_as_broken_worker(
-        exit_without_descriptors,
-        "what its parent passed by " + std::string(environment_name) + " did not reach it: " + start.fault +
-            ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
+  if (!start.environment) leave_without_descriptors(start);
   try {
+    if (start.environment->forks.fd >= 0) {
+      ForkServerLoop(*start.environment).run();
+      start = start_role_of_this_process();
+      if (!start.environment) leave_without_descriptors(start);
+    }
     arm_worker(*start.environment);
   } catch (const std::exception& error) {
     leave_as_broken_worker(exit_without_resources, std::string("it cannot begin: ") + error.what());

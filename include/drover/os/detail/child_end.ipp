@@ -67,7 +67,7 @@ inline bool ChildProcess::try_collect(Clock::time_point now) noexcept {
     escalation_.leader_exited(seen.status, now);  // while it is a zombie
     handle_.collect();
     status_ = seen.status;
-    group_.emplace(entry_, pid(), escalation_.group_killed());
+    group_.emplace(entry_, pid(), escalation_.group_killed(), makes_siblings_ || adopts_orphans());
   }
   phase_ = ours ? Phase::reaped : Phase::over;
   handle_.close();

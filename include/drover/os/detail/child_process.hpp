@@ -54,7 +54,8 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
                     {.term_grace = extras.term_grace,
                      .group_grace = launch.group_grace(),
                      .cut_off_code = extras.cut_off_code}),
-        suspension_(handle_, events_, extras.observes_stops) {}
+        suspension_(handle_, events_, extras.observes_stops),
+        makes_siblings_(extras.makes_siblings) {}
 
   pid_t pid() const noexcept { return handle_.pid(); }
   bool running() const noexcept { return !exit_status(); }
@@ -137,7 +138,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   static constexpr auto between_polls = std::chrono::milliseconds(20);
   static constexpr auto between_looks = std::chrono::seconds(10);  // in case a report was lost
 
-  void start(SpawnRequest& launch, bool is_worker);
+  void start(SpawnRequest& launch, const SpawnOptions& extras);
   void forget_start() noexcept;
   void advance(Lock lock) noexcept;
   bool try_collect(Clock::time_point now) noexcept;
@@ -163,6 +164,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
   ChildEvents events_;
   EscalationDriver escalation_;
   SuspensionWatch suspension_;
+  const bool makes_siblings_;
   std::optional<GroupCollector> group_;  // once the process has been reaped
   bool told_end_ = false, told_over_ = false;
   bool attended_ = false;

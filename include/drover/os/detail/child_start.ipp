@@ -15,7 +15,7 @@ inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command,
   const Lock held(child->mutex_);
   child->entry_.add(child);
   try {
-    child->start(launch, extras.is_worker);
+    child->start(launch, extras);
   } catch (...) {
     child->forget_start();
     throw;
@@ -24,10 +24,13 @@ inline std::shared_ptr<ChildProcess> ChildProcess::spawn(const Command& command,
 }
 
 /// The lock is held.
-inline void ChildProcess::start(SpawnRequest& launch, bool is_worker) {
+inline void ChildProcess::start(SpawnRequest& launch, const SpawnOptions& extras) {
   lines_.start();
-  {
-    const MarkSpawns mark(is_worker);
+  const std::optional<pid_t> made = extras.source != nullptr ? extras.source->start(launch) : std::nullopt;
+  if (made) {
+    handle_.adopt(*made);
+  } else {
+    const MarkSpawns mark(extras.is_worker);
     handle_.adopt(launch.run());
   }
   suspension_.hand_over(launch.take_terminal());

@@ -84,7 +84,8 @@ inline bool group_may_live(pid_t group) noexcept {
 /// long as that member lives the group may be signalled, and its exit is the event to wait for.
 class LeaderlessGroup {
  public:
-  explicit LeaderlessGroup(pid_t group) noexcept : group_(group) {}
+  /// `collects`: members may be children of this program.
+  LeaderlessGroup(pid_t group, bool collects) noexcept : group_(group), collects_(collects) {}
 
   /// Holds a living member. False if there is none: the group is over. True without a member if there may be one: then
   /// the group can only be looked at again.
@@ -92,11 +93,11 @@ class LeaderlessGroup {
     if (lives()) return true;
     member_.reset();
     while (group_exists(group_)) {
-      if (adopts_orphans()) collect_group(group_);
+      if (collects_) collect_group(group_);
       const auto [pid, complete] = living_member(group_);
       if (!pid && !complete) return true;
       if (!pid) {
-        if (adopts_orphans()) collect_group(group_);  // members that have exited since the scan above
+        if (collects_) collect_group(group_);  // members that have exited since the scan above
         return false;
       }
       member_ = KeptPidfd(open_pidfd(*pid), *pid);
@@ -132,6 +133,7 @@ class LeaderlessGroup {
   }
 
   pid_t group_;
+  bool collects_;
   KeptPidfd member_;
 };
 

@@ -16,9 +16,13 @@ namespace drover { inline namespace v1 { namespace detail {
 /// have become our children. Guarded by the child's lock.
 class GroupCollector {
  public:
-  /// `killed`: SIGKILL has been sent to the group.
-  GroupCollector(ReaperEntry& entry, pid_t group, bool killed) noexcept
-      : entry_(entry), id_(group), group_(group), phase_(killed ? Phase::killed : Phase::survivors) {}
+  /// `killed`: SIGKILL has been sent to the group. `collects`: members may be children of this program.
+  GroupCollector(ReaperEntry& entry, pid_t group, bool killed, bool collects) noexcept
+      : entry_(entry),
+        id_(group),
+        collects_(collects),
+        group_(group, collects),
+        phase_(killed ? Phase::killed : Phase::survivors) {}
   GroupCollector(const GroupCollector&) = delete;
   GroupCollector& operator=(const GroupCollector&) = delete;
 
@@ -72,19 +76,20 @@ class GroupCollector {
 
   bool killed_are_gone() noexcept {
     if (!group_exists(id_)) return true;
-    if (adopts_orphans()) {
+    if (collects_) {
       collect_group(id_);
       if (!group_exists(id_)) return true;
     }
     if (looks_ >= most_looks) return true;
     // Scan /proc only if the quick looks were not enough.
     if (looks_ < 2 || group_may_live(id_)) return false;
-    if (adopts_orphans()) collect_group(id_);  // members that have exited since the scan
+    if (collects_) collect_group(id_);  // members that have exited since the scan
     return true;
   }
 
   ReaperEntry& entry_;
   const pid_t id_;
+  const bool collects_;
   LeaderlessGroup group_;
   Phase phase_;
   int looks_ = 0;

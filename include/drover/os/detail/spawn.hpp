@@ -112,6 +112,17 @@ class SpawnRequest {
   std::shared_ptr<LineReader> reader(int target) const { return readers_[static_cast<std::size_t>(target - 1)]; }
 
   Duration group_grace() const noexcept { return command_.group_grace; }
+
+  /// The descriptor that the child has as number `target`.
+  int source_of(int target) const noexcept {
+    for (const auto& [fd, placed] : placed_)
+      if (placed == target) return fd;
+    return target;
+  }
+  char* const* environment() { return own_environment_ ? environment_.pointers() : environ; }
+  /// Empty: that of this program.
+  const std::filesystem::path& folder() const noexcept { return command_.cwd; }
+
   /// The terminal, if the child inherits it as its stdin.
   ChildTerminal take_terminal() noexcept { return std::move(terminal_); }
 
@@ -120,8 +131,7 @@ class SpawnRequest {
     const auto file = file_to_execute();
     pid_t pid = 0;
     const int error = (has_slash(file) ? ::posix_spawn : ::posix_spawnp)(
-        &pid, file.c_str(), settings_.actions(), settings_.attributes(), arguments_.pointers(),
-        own_environment_ ? environment_.pointers() : environ);
+        &pid, file.c_str(), settings_.actions(), settings_.attributes(), arguments_.pointers(), environment());
     if (error != 0) fail(error, file);
     return pid;
   }
@@ -181,6 +191,7 @@ class SpawnRequest {
       fd = keep(std::move(moved));
     }
     settings_.place(fd, target);
+    placed_.emplace_back(fd, target);
   }
 
   int keep(UniqueFd fd) { return opened_.emplace_back(std::move(fd)).get(); }
@@ -214,7 +225,8 @@ class SpawnRequest {
   StringArray environment_;
   SpawnSettings settings_;
   std::vector<UniqueFd> opened_;
-  int null_ = -1;  // one of opened_
+  std::vector<std::pair<int, int>> placed_;  // descriptors and their numbers in the child
+  int null_ = -1;                            // one of opened_
   ChildTerminal terminal_;
   std::array<std::shared_ptr<LineReader>, 2> readers_;
 };

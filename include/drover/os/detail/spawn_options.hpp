@@ -5,6 +5,7 @@
 
 #include <drover/os/detail/child_events.hpp>
 #include <drover/os/detail/environment.hpp>
+#include <drover/os/detail/process_source.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/timeout.hpp>
 
@@ -24,6 +25,11 @@ struct SpawnOptions {
   bool observes_stops = false;
   /// See spawn_mark.hpp.
   bool is_worker = false;
+  /// Asked first to start the process. Null: it is spawned.
+  ProcessSource* source = nullptr;
+  /// The process makes children of this program, see CLONE_PARENT in clone(2). Those that nobody has moved to a group
+  /// of their own belong to its group, and are collected with that.
+  bool makes_siblings = false;
 };
 
 }}}  // namespace drover::v1::detail

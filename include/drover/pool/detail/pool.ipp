@@ -33,6 +33,8 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
   std::exception_ptr failure;
   const asio::any_io_executor here = co_await asio::this_coro::executor;
   try {
+    const auto fork_server = pool->slots().await_fork_server();
+    if (fork_server) co_await AsyncEvent::wait(fork_server);
     for (std::size_t i = 0; i < pool->options().size && !cancelled; ++i) {
       for (auto room = pool->slots().await_start_room(); room; room = pool->slots().await_start_room())
         co_await AsyncEvent::wait(room);
@@ -69,7 +71,8 @@ inline std::vector<WorkerMetadata> PoolImpl::workers() const {
   std::vector<WorkerMetadata> found;
   const auto held = lock();
   slots_->for_each([&](const auto& session, PoolSlots::Role role) {
-    if (role != PoolSlots::Role::spare && session->record().lifecycle.state() == WorkerSession::State::ready)
+    if (role != PoolSlots::Role::spare && !session->is_fork_server() &&
+        session->record().lifecycle.state() == WorkerSession::State::ready)
       found.push_back(*session->record().metadata);
   });
   return found;

@@ -34,7 +34,7 @@ inline PoolStats PoolImpl::stats() const {
   {
     const auto held = lock();
     slots_->for_each([&](const auto& session, PoolSlots::Role role) {
-      all.push_back({session, role, session->slot(), all.size()});
+      if (!session->is_fork_server()) all.push_back({session, role, session->slot(), all.size()});
     });
     stats.queued = dispatcher_->queued();
     stats.in_flight = dispatcher_->in_flight();

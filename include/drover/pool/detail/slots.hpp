@@ -16,6 +16,7 @@
 #include <drover/pool/detail/changes.hpp>
 #include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/first_start.hpp>
+#include <drover/pool/detail/fork_servers.hpp>
 #include <drover/pool/detail/pool_executor.hpp>
 #include <drover/pool/detail/pool_totals.hpp>
 #include <drover/pool/detail/retired_workers.hpp>
@@ -34,7 +35,7 @@ namespace drover { inline namespace v1 { namespace detail {
 class PoolSlots final : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
  public:
   using Sessions = std::vector<std::shared_ptr<WorkerSession>>;
-  enum class Role { worker, successor, predecessor, spare };
+  enum class Role { worker, successor, predecessor, spare, fork_server };
 
   PoolSlots(PoolOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events)
       : options_(std::move(options)),
@@ -55,6 +56,8 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   bool start_first(std::size_t at);
   /// Null if another worker may be started now. Otherwise it is to be awaited.
   std::shared_ptr<AsyncEvent> await_start_room();
+  /// Null if workers may be started. Otherwise it is to be awaited.
+  std::shared_ptr<AsyncEvent> await_fork_server();
   const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
   /// Workers that exit are replaced from now on. Returns the first failure of a start.
   std::exception_ptr end_start();
@@ -78,7 +81,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   void release_timers() noexcept;
 
   /// Calls f(session, role) for all workers: first those that have the slots, in order, then successors, predecessors
-  /// and spares.
+  /// spares and fork servers.
   template <class F>
   void for_each(F f) const {
     for (const auto& slot : slots_)
@@ -87,6 +90,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
       if (slot->successor) f(slot->successor, Role::successor);
     for (const auto& session : retired_.all()) f(session, Role::predecessor);
     spares_.for_each([&](const auto& session) { f(session, Role::spare); });
+    forks_.for_each([&](const auto& session) { f(session, Role::fork_server); });
   }
   std::size_t size() const noexcept { return slots_.size(); }
   PoolTotals& totals() noexcept { return totals_; }
@@ -99,6 +103,9 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   EventSource& events() noexcept { return events_; }
   /// For a slot, or a spare one if that is null. Throws Error if the context is destroyed.
   std::shared_ptr<WorkerSession> make_worker(const Slot::Options& options, Slot* slot);
+  std::shared_ptr<WorkerSession> make_fork_server(WorkerOptions options);
+  /// Workers with those options may be started in the future.
+  bool uses(const Slot::Options& options) const noexcept;
   void renew_spares() { spares_.renew(); }
   bool awaits_exit_in(const Slot& slot) const noexcept { return successors_.await_exit_in(slot); }
   /// Starts a successor of the worker, if that is the current one of its slot.
@@ -131,6 +138,12 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   // ---- for them, without it -----------------------------------------------------------------------------------------
 
   void complete_dropped_calls();
+  /// False: `again` is called, without the mutex, when a worker of the slot may be started.
+  template <class F>
+  bool may_start(const Slot& slot, F again) {
+    return options_.launch != Launch::fork || forks_.may_start(options_of(slot), std::move(again));
+  }
+  ForkServers& forks() noexcept { return forks_; }
   /// Calls user code.
   Slot::Environment environment_of(std::size_t at) const;
 
@@ -143,6 +156,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   inline void worker_exited(WorkerSession& session) override;
 
   // With the mutex held.
+  asio::any_io_executor prepare_start();
   /// Null for a spare worker, and if the slot has been removed.
   static std::shared_ptr<Slot> slot_of(const WorkerSession& session) noexcept;
   /// Its slot, if it is the current worker there. Otherwise null.
@@ -157,6 +171,10 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   void place_spare(Slot& slot, WorkerSession& spare);
 
   // Without.
+  Slot::Options options_of(const Slot& slot) const {
+    const auto held = lock();
+    return slot.options;
+  }
   void start_due(const std::shared_ptr<Slot>& slot);
   void start_next();
   void launch(const std::shared_ptr<Slot>& slot);
@@ -170,6 +188,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   FirstStart first_start_;
   Successors successors_{*this};
   Spares spares_{*this, options_};
+  ForkServers forks_{*this};
   PoolChanges changes_{*this, options_};
 
   std::vector<std::shared_ptr<Slot>> slots_;
@@ -185,6 +204,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/changes_recycle.ipp>
 #include <drover/pool/detail/changes_reload.ipp>
 #include <drover/pool/detail/changes_resize.ipp>
+#include <drover/pool/detail/fork_servers.ipp>
 #include <drover/pool/detail/slots.ipp>
 #include <drover/pool/detail/slots_start.ipp>
 #include <drover/pool/detail/spares.ipp>

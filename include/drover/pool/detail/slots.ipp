@@ -169,6 +169,7 @@ inline std::string all_are_down_text(const RestartPolicy& restart, const std::ex
 
 inline void PoolSlots::has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit) {
   changes_.advance();
+  forks_.end_unused();
   if (failed_ && !cause) return;
   if (!std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->state.down(); })) return;
   const std::string why = all_are_down_text(options_.restart, cause);
@@ -197,6 +198,7 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
     slot->recycle_timer.cancel();
   }
   spares_.stop();
+  forks_.stop();
   changes_.end_all(cause);
   return true;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -10,22 +11,42 @@
 /// How workers are started: all at first, and then one after another. Slots that come and go.
 namespace drover { inline namespace v1 { namespace detail {
 
-inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(const Slot::Options& options, Slot* slot) {
-  constexpr std::size_t events_per_replacement = 4;  // gave_up, restarting, recovered, replacing
+/// Throws Error if the context is destroyed.
+inline asio::any_io_executor PoolSlots::prepare_start() {
+  constexpr std::size_t events_per_replacement = 5;  // gave_up, restarting, recovered, replacing, fork_failed
   events_.reserve(events_per_replacement * (slots_.size() + 1));
   const auto executor = dispatcher_->executor();
   if (!executor) throw Error(Errc::not_running, "the io_context of this pool is destroyed");
+  return *executor;
+}
+
+inline std::shared_ptr<WorkerSession> PoolSlots::make_worker(const Slot::Options& options, Slot* slot) {
+  const auto executor = prepare_start();
   WorkerOptions own = *options;
   if (slot != nullptr)
     for (const auto& [name, value] : slot->environment) own.command.env[name] = value;
   else
     own.command.env[slot_variable] = std::nullopt;  // it may be that of this program
-  auto session = WorkerSession::create(*executor, std::move(own), dispatcher_, events_.sink(),
+  auto session = WorkerSession::create(executor, std::move(own), dispatcher_, events_.sink(),
                                        {.takes_calls = slot != nullptr, .owns_dispatcher = false});
   session->supervise(weak_from_this(), slot != nullptr ? slot->at : no_slot,
                      slot != nullptr ? std::weak_ptr<void>(slots_[slot->at]) : std::weak_ptr<void>());
   session->recycle_after(changes_.answers_of_a_worker(), changes_.rss_limit());
+  session->start_from(forks_.source(options));
   return session;
+}
+
+inline std::shared_ptr<WorkerSession> PoolSlots::make_fork_server(WorkerOptions options) {
+  options.command.env[slot_variable] = std::nullopt;
+  auto session = WorkerSession::create(prepare_start(), std::move(options), dispatcher_, events_.sink(),
+                                       {.takes_calls = false, .owns_dispatcher = false, .is_fork_server = true});
+  session->supervise(std::shared_ptr<WorkerSupervision>(shared_from_this(), &forks_), no_slot, {});
+  return session;
+}
+
+inline bool PoolSlots::uses(const Slot::Options& options) const noexcept {
+  return options == changes_.latest_options() ||
+         std::any_of(slots_.begin(), slots_.end(), [&](const auto& slot) { return slot->options == options; });
 }
 
 // ---- at first -------------------------------------------------------------------------------------------------------
@@ -45,6 +66,16 @@ inline bool PoolSlots::start_first(std::size_t at) {
   }
   session->start(options_.start_timeout);
   return true;
+}
+
+inline std::shared_ptr<AsyncEvent> PoolSlots::await_fork_server() {
+  if (options_.launch != Launch::fork) return nullptr;
+  const auto settled = std::make_shared<AsyncEvent>();
+  const Slot::Options options = [this] {
+    const auto held = lock();
+    return changes_.latest_options();
+  }();
+  return forks_.may_start(options, [settled] { settled->set(); }) ? nullptr : settled;
 }
 
 inline Slot::Environment PoolSlots::environment_of(std::size_t at) const {
@@ -107,6 +138,7 @@ inline void PoolSlots::start_is_over(const Slot& slot) noexcept {
 inline void PoolSlots::launch(const std::shared_ptr<Slot>& slot) {
   std::shared_ptr<WorkerSession> session;
   try {
+    if (!may_start(*slot, [this, slot] { launch(slot); })) return;
     session = put_worker(slot);
     if (session) session->spawn(options_.start_timeout);
   } catch (...) {

@@ -54,6 +54,7 @@ class Spares {
   bool is_starting(const WorkerSession& session) const noexcept { return started_.lock().get() == &session; }
   bool retire(const WorkerSession& session);
   // Without the mutex.
+  bool may_start();
   void start();
   std::shared_ptr<WorkerSession> put();
 

@@ -44,6 +44,7 @@ inline void Spares::renew() {
 inline void Spares::start() {
   std::shared_ptr<WorkerSession> session;
   try {
+    if (!may_start()) return;
     session = put();
     if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {  // it is tried again
@@ -54,6 +55,16 @@ inline void Spares::start() {
     if (session) retire(*session);
     start_later({});
   }
+}
+
+/// False: start() is called again.
+inline bool Spares::may_start() {
+  if (slots_.options().launch != Launch::fork) return true;
+  const Slot::Options options = [this] {
+    const auto held = slots_.lock();
+    return slots_.changes().latest_options();
+  }();
+  return slots_.forks().may_start(options, [this] { start(); });
 }
 
 /// Null if none is wanted any more.

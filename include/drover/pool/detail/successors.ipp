@@ -53,6 +53,7 @@ inline void Successors::give_turns() {
 inline void Successors::start(const std::shared_ptr<Slot>& slot) {
   std::shared_ptr<WorkerSession> session;
   try {
+    if (!slots_.may_start(*slot, [this, slot] { start(slot); })) return;
     session = put(*slot);
     if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {

@@ -77,7 +77,8 @@ inline StartRole start_role_of_this_process() {
   const std::pair<const InheritedFd*, const char*> descriptors[] = {{&environment->control, "the control socket"},
                                                                     {&environment->data, "the data socket"},
                                                                     {&environment->parent, "the parent's pidfd"},
-                                                                    {&environment->lock, "the parent's lock"}};
+                                                                    {&environment->lock, "the parent's lock"},
+                                                                    {&environment->forks, "the fork requests"}};
   for (const auto& [inherited, what] : descriptors) {
     if (inherited->fd < 0) continue;
     const std::optional<FdIdentity> found = identity_of(inherited->fd);

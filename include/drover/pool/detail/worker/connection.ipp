@@ -12,6 +12,7 @@
 #include <drover/os/detail/process_figures.hpp>
 #include <drover/pool/detail/call/result_batch.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
+#include <drover/wire/fork_request.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -91,8 +92,9 @@ inline void WorkerConnection::check_memory() {
 
 inline void WorkerConnection::start_failed(const Frame& frame) {
   if (!worker_.lifecycle.awaits_hello()) return;
-  worker_.start_failure =
-      std::make_exception_ptr(worker_.errors.failed_hook(Handshake::start_failure(frame, worker_.errors)));
+  const StartFailure failure = Handshake::start_failure(frame, worker_.errors);
+  worker_.cannot_fork = failure.type == cannot_fork;
+  worker_.start_failure = std::make_exception_ptr(worker_.errors.failed_hook(failure));
   if (io_) io_->start_timer.cancel();
   owner_.carry_out(worker_.lifecycle.start_refused(Clock::now()));
 }

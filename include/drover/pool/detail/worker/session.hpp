@@ -21,6 +21,7 @@
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/event_sink.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
+#include <drover/pool/detail/worker/fork_server.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
 #include <drover/pool/detail/worker/process_events.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
@@ -44,8 +45,9 @@ class WorkerSession final : public ContextBound,
 
   /// `takes_calls`: connects the data socket once the worker is ready. `owns_dispatcher`: the dispatcher has no other
   /// worker, so this worker's state decides how new calls fail.
+  /// `is_fork_server`: see fork_server().
   struct Mode {
-    bool takes_calls = true, owns_dispatcher = true;
+    bool takes_calls = true, owns_dispatcher = true, is_fork_server = false;
   };
 
   static std::shared_ptr<WorkerSession> create(const asio::any_io_executor& executor, WorkerOptions options,
@@ -63,6 +65,11 @@ class WorkerSession final : public ContextBound,
     worker_.wears_out_at = answers;
     worker_.rss_limit = rss;
   }
+  /// Before the start: the process is asked for there. Null: it is spawned.
+  void start_from(std::shared_ptr<ProcessSource> source) noexcept { source_ = std::move(source); }
+  bool is_fork_server() const noexcept { return mode_.is_fork_server; }
+  /// Null before the process exists, and of an ordinary worker.
+  const std::shared_ptr<ForkServer>& fork_server() const noexcept { return fork_server_; }
   /// The number of its slot in the pool.
   std::size_t slot() const noexcept { return worker_.slot; }
   std::shared_ptr<void> place() const noexcept { return place_.lock(); }
@@ -182,6 +189,8 @@ class WorkerSession final : public ContextBound,
   void detach(const Cause& gone) noexcept;
 
   const Mode mode_;
+  std::shared_ptr<ProcessSource> source_;
+  std::shared_ptr<ForkServer> fork_server_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   std::weak_ptr<WorkerSupervision> supervision_;
 

@@ -103,9 +103,11 @@ inline void WorkerSession::begin_start() {
 inline void WorkerSession::spawn(Timeout timeout) {
   SpawnedWorker spawned;
   try {
-    spawned = spawn_worker(worker_.options, worker_.slot, [weak = weak_from_this()](const ChildEvent& event) {
+    const WorkerOrigin origin{.source = source_.get(), .is_fork_server = mode_.is_fork_server};
+    spawned = spawn_worker(worker_.options, worker_.slot, origin, [weak = weak_from_this()](const ChildEvent& event) {
       if (const auto session = weak.lock()) session->process_events_.handle(event, session);
     });
+    source_.reset();
   } catch (...) {
     WorkerLifecycle::Actions actions;
     {
@@ -124,6 +126,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
   }
   carry_out(worker_.lifecycle.spawned(Clock::now()));
   try {
+    if (mode_.is_fork_server) fork_server_ = std::make_shared<ForkServer>(std::move(spawned.forks), worker_.child);
     connection_.open(std::move(spawned.control), std::move(spawned.data), timeout);
   } catch (...) {  // it is there, but can't be watched
     connection_.fail_start(std::current_exception());

@@ -6,12 +6,14 @@
 #include <stdexcept>
 #include <string>
 #include <sys/socket.h>
+#include <tuple>
 #include <unistd.h>
 #include <utility>
 
 #include <drover/os/credentials.hpp>
 #include <drover/os/detail/child_process.hpp>
 #include <drover/os/detail/child_syscalls.hpp>
+#include <drover/os/detail/process_source.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/os/life_lock.hpp>
 #include <drover/pool/options.hpp>
@@ -24,6 +26,13 @@ namespace drover { inline namespace v1 { namespace detail {
 struct SpawnedWorker {
   std::shared_ptr<ChildProcess> child;
   UniqueFd control, data;
+  UniqueFd forks;  // of a fork server
+};
+
+/// How its process comes to be, beside its options.
+struct WorkerOrigin {
+  ProcessSource* source = nullptr;  // null: it is spawned
+  bool is_fork_server = false;
 };
 
 inline InheritedFd inherited(int number, int fd) {
@@ -39,8 +48,9 @@ inline void widen_send_buffer(int fd) noexcept {
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
 }
 
-/// Spawns a worker with its sockets and its parent's pidfd as descriptors 3, 4 and 5, named in its environment.
-inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot,
+/// Spawns a worker with its sockets and its parent's pidfd as descriptors 3, 4 and 5, named in its environment. A fork
+/// server has the socket for its requests as descriptor 6.
+inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot, WorkerOrigin origin,
                                   std::function<void(const ChildEvent&)> observer) {
   if (booting_as_worker())
     throw std::logic_error(
@@ -77,16 +87,26 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot
     environment.lock = inherited(5, lock);
     extras.descriptors.push_back(lock);
   }
+  UniqueFd forks, forks_of_worker;
+  if (origin.is_fork_server) {
+    std::tie(forks, forks_of_worker) = socket_pair(SOCK_SEQPACKET);
+    refuse_descriptors(forks.get());
+    environment.forks = inherited(6, forks_of_worker.get());
+    extras.descriptors.push_back(forks_of_worker.get());
+  }
   extras.env.emplace_back(environment_name, environment.to_string());
   if (slot != no_slot) extras.env.emplace_back(slot_variable, std::to_string(slot));
   extras.observer = std::move(observer);
   extras.term_grace = options.term_grace;
   extras.cut_off_code = exit_cut_off;
   extras.is_worker = true;
+  extras.source = origin.source;
+  extras.makes_siblings = origin.is_fork_server;
   extras.observes_stops = static_cast<bool>(options.on_event.value());
   return {.child = ChildProcess::spawn(options.command, std::move(extras)),
           .control = std::move(control),
-          .data = std::move(data)};
+          .data = std::move(data),
+          .forks = std::move(forks)};
 }
 
 }}}  // namespace drover::v1::detail

@@ -10,6 +10,7 @@
 #include <drover/os/signals.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/wire/fork_request.hpp>
 #include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -51,6 +52,8 @@ class WorkerErrors {
 
   /// An on_start() of its routines threw.
   Error failed_hook(const StartFailure& failure) const {
+    if (failure.type == cannot_fork)
+      return Error(Errc::start_failed, worker_and_program() + " cannot make copies of itself: " + failure.text);
     return Error(Errc::start_failed, worker_and_program() + " could not start: its on_start() threw " + failure.type +
                                          (failure.text.empty() ? "" : ": " + failure.text));
   }

@@ -66,6 +66,7 @@ struct WorkerRecord {
   std::uint64_t wears_out_at = 0;  // number of answers; 0: never
   std::size_t rss_limit = 0;       // that it must be below when it is ready; 0: none
   bool exit_was_expected = false;
+  bool cannot_fork = false;  // a fork server that has said so
 };
 
 }}}  // namespace drover::v1::detail
