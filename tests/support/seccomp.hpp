@@ -20,7 +20,8 @@ namespace support {
 struct Refusal {
   long syscall;
   int error;
-  int signo = 0;  // only with this as the second argument; 0: always
+  int signo = 0;   // only with this as the second argument; 0: always
+  int option = 0;  // only with this as the first argument; 0: always
 };
 
 inline void refuse(std::initializer_list<Refusal> refusals) {
@@ -32,12 +33,13 @@ inline void refuse(std::initializer_list<Refusal> refusals) {
     const auto number = static_cast<unsigned>(refusal.syscall);
     const auto answer = SECCOMP_RET_ERRNO | static_cast<unsigned>(refusal.error);
     program.push_back(load(offsetof(seccomp_data, nr)));
-    if (refusal.signo == 0) {
+    const int argument = refusal.signo != 0 ? refusal.signo : refusal.option;
+    if (argument == 0) {
       program.push_back(sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1));
     } else {
       program.push_back(sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 3));
-      program.push_back(load(offsetof(seccomp_data, args[1])));
-      program.push_back(sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(refusal.signo), 0, 1));
+      program.push_back(load(refusal.signo != 0 ? offsetof(seccomp_data, args[1]) : offsetof(seccomp_data, args[0])));
+      program.push_back(sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(argument), 0, 1));
     }
     program.push_back(sock_filter BPF_STMT(BPF_RET | BPF_K, answer));
   }

@@ -2,6 +2,8 @@
 
 #include <drover/detail/platform.hpp>
 
+#include <functional>
+
 #include <drover/detail/config.hpp>
 #include <drover/worker/routines.hpp>
 
@@ -31,6 +33,17 @@ namespace drover { inline namespace v1 {
 /// them), and 71 if it is out of descriptors, threads or memory. It never continues as the parent program.
 /// *Threads:* any thread; the result never changes.
 bool in_worker();
+
+/// The same. The first call in a worker also calls `prepare`, before it returns, for what is the same in all workers of
+/// a pool: a model that is loaded, a table that is filled. With Launch::fork it is called once in the fork server, and
+/// the workers share the memory that it has filled; it must leave no thread behind, or workers are executed. Otherwise
+/// it is called in each worker.
+///
+/// *Errors:* what it throws becomes Errc::start_failed at the parent's start(), with type and text; this process exits
+/// with code 70.
+/// *Cancellation:* the parent's start time-out covers it, and the parent's death ends the process at once. In a fork
+/// server the end of the thread that started the pool counts as that, see PR_SET_PDEATHSIG in prctl(2).
+bool in_worker(const std::function<void()>& prepare);
 
 /// Reports to the parent that this worker is ready, then runs the calls that the parent sends. It returns when the
 /// parent, a signal or the parent's death has asked the worker to stop, the calls in flight have ended, and what was

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -54,7 +55,28 @@ inline void arm_worker(const WorkerEnvironment& environment) {
                              ". Does its command close descriptors above 2, or clear the environment, as wrappers do?");
 }
 
-inline bool become_worker() {
+/// An on_start() or what prepares the program has thrown: notifies the parent. If that is impossible, the exit code has
+/// to do.
+inline void report_failed_start(int control) {
+  FrameBody body;
+  try {
+    encode_type_and_text(body, max_control_body);
+    send_first(control, FrameType::start_failed, body.buffer().view());
+  } catch (const std::exception&) {
+  }
+}
+
+inline void prepare_worker(const std::function<void()>& prepare, int control) {
+  try {
+    if (prepare) prepare();
+  } catch (...) {
+    report_failed_start(control);
+    std::fflush(nullptr);
+    ::_exit(exit_start_failed);
+  }
+}
+
+inline bool become_worker(const std::function<void()>& prepare) {
   StartRole start = start_role_of_this_process();
   if (!start.as_worker) {
     this_process.store(Role::parent);
@@ -62,9 +84,11 @@ inline bool become_worker() {
   }
   this_process.store(Role::booting);
   if (!start.environment) leave_without_descriptors(start);
+  const bool is_copy = start.environment->forks.fd >= 0;
   try {
-    if (start.environment->forks.fd >= 0) {
-      ForkServerLoop(*start.environment).run();
+    if (is_copy) {
+      const int control = start.environment->control.fd;
+      ForkServerLoop(*start.environment).run([&] { prepare_worker(prepare, control); });
       start = start_role_of_this_process();
       if (!start.environment) leave_without_descriptors(start);
     }
@@ -74,17 +98,8 @@ inline bool become_worker() {
   }
   // A process that this one starts must not take itself for a worker.
   ::unsetenv(environment_name);
+  if (!is_copy) prepare_worker(prepare, start.environment->control.fd);
   return true;
-}
-
-/// An on_start() has thrown: notifies the parent. If that is impossible, the exit code has to do.
-inline void report_failed_start(const WorkerState& state) {
-  FrameBody body;
-  try {
-    encode_type_and_text(body, max_control_body);
-    send_first(state.control.get(), FrameType::start_failed, body.buffer().view());
-  } catch (const std::exception&) {
-  }
 }
 
 /// However serve() ends, the control thread bounds the time that follows.
@@ -98,10 +113,11 @@ struct LeaveServe {
 
 }  // namespace detail
 
-DROVER_INLINE bool in_worker() {
-  static const bool worker = detail::become_worker();
+DROVER_INLINE bool in_worker(const std::function<void()>& prepare) {
+  static const bool worker = detail::become_worker(prepare);
   return worker;
 }
+DROVER_INLINE bool in_worker() { return in_worker({}); }
 
 DROVER_INLINE int serve(const Routines& routines) {
   if (!in_worker()) throw std::logic_error("serve() in a process that was not started as a worker");
@@ -118,7 +134,7 @@ DROVER_INLINE int serve(const Routines& routines) {
   try {
     service->prepare();
   } catch (...) {
-    detail::report_failed_start(state);
+    detail::report_failed_start(state.control.get());
     return detail::exit_start_failed;
   }
   try {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <utility>
+
 #include <drover/pool/options.hpp>
 #include <drover/pool/supervisor.hpp>
 #include <drover/timeout.hpp>
@@ -46,18 +48,19 @@ class ForkServerState {
     state_ = State::ready;
     ready_since_ = now;
   }
-  /// Its start has failed, or it has exited.
-  void server_ended(Clock::time_point now) {
-    if (state_ != State::starting && state_ != State::ready) return;
+  /// Its start has failed, or it has exited. False if that is known.
+  bool server_ended(Clock::time_point now) {
+    if (state_ != State::starting && state_ != State::ready) return false;
     const bool was_ready = state_ == State::ready;
     if (was_ready && now - ready_since_ >= within_) (void)supervisor_.proved_itself();
     const Duration delay = supervisor_.died(now, {}).delay;
     rests_until_ = now + delay;
     // One that has worked is started again at once, unless that happens often.
     state_ = was_ready && !supervisor_.gave_up() ? State::none : State::resting;
+    return true;
   }
-  /// It has said that it can never make copies.
-  void server_unfit() noexcept { state_ = State::unfit; }
+  /// It has said that it can never make copies. False if that is known.
+  bool server_unfit() noexcept { return std::exchange(state_, State::unfit) != State::unfit; }
 
  private:
   Duration within_;

@@ -64,7 +64,9 @@ class ForkServers final : public WorkerSupervision {
   Server* server_with(const WorkerSession& session) noexcept;
   std::shared_ptr<WorkerSession> put(Server& server);
   void spawn(const std::shared_ptr<WorkerSession>& session);
-  void failed(Server& server, const std::exception_ptr& cause);
+  static std::exception_ptr cause_of(const WorkerSession& session);
+  void ended(Server& server, const std::exception_ptr& cause);
+  void report(Server& server, const std::exception_ptr& cause);
   void tell_waiting(Server& server);
   void retire(Server& server);
 

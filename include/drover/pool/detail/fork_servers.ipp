@@ -19,7 +19,7 @@ inline bool ForkServers::may_start(const Slot::Options& options, std::function<v
     if (slots_.options().launch != Launch::fork || slots_.stopping()) return true;
     Server& server = server_for(options);
     if (server.state.state() == ForkServerState::State::ready && server.session->fork_server()->broken())
-      server.state.server_ended(Clock::now());
+      ended(server, cause_of(*server.session));
     const auto decision = server.state.worker_due(Clock::now());
     if (decision.launch != ForkServerState::Launch::wait) return true;
     server.waiting.push_back(std::move(again));
@@ -28,7 +28,7 @@ inline bool ForkServers::may_start(const Slot::Options& options, std::function<v
       session = put(server);
     } catch (...) {
       server.waiting.pop_back();
-      failed(server, std::current_exception());
+      ended(server, std::current_exception());
       return true;
     }
   }
@@ -71,7 +71,7 @@ inline void ForkServers::spawn(const std::shared_ptr<WorkerSession>& session) {
     session->spawn(slots_.options().start_timeout);
   } catch (...) {
     const auto held = slots_.lock();
-    if (Server* const server = server_with(*session)) failed(*server, std::current_exception());
+    if (Server* const server = server_with(*session)) ended(*server, std::current_exception());
   }
 }
 
@@ -85,11 +85,11 @@ inline void ForkServers::worker_ready(WorkerSession& session) {
     server->state.server_ready(Clock::now());
     return tell_waiting(*server);
   }
-  server->state.server_unfit();
   session.drop();
-  failed(*server, std::make_exception_ptr(Error(Errc::start_failed,
-                                                "its command runs the worker in a process of its own, whose "
-                                                "copies would not be children of this program")));
+  if (server->state.server_unfit())
+    report(*server, std::make_exception_ptr(Error(Errc::start_failed,
+                                                  "its command runs the worker in a process of its own, whose copies "
+                                                  "would not be children of this program")));
 }
 
 inline void ForkServers::worker_exited(WorkerSession& session) {
@@ -97,18 +97,23 @@ inline void ForkServers::worker_exited(WorkerSession& session) {
   const auto held = slots_.lock();
   Server* const server = server_with(session);
   if (server == nullptr || slots_.stopping()) return;
-  if (!cause) {
-    const auto exit = session.record().exit_status();
-    cause = std::make_exception_ptr(
-        Error(Errc::worker_exited, "it exited: " + exit.value_or(ExitStatus{}).to_string(), exit));
-  }
-  if (session.record().cannot_fork) server->state.server_unfit();
-  failed(*server, cause);
+  if (!cause) cause = cause_of(session);
+  if (!session.record().cannot_fork) return ended(*server, cause);
+  if (server->state.server_unfit()) report(*server, cause);
+}
+
+inline std::exception_ptr ForkServers::cause_of(const WorkerSession& session) {
+  const auto exit = session.record().exit_status();
+  if (!exit) return std::make_exception_ptr(Error(Errc::connection_lost, "it does not answer as it should"));
+  return std::make_exception_ptr(Error(Errc::worker_exited, "it " + exit->to_string(), exit));
+}
+
+inline void ForkServers::ended(Server& server, const std::exception_ptr& cause) {
+  if (server.state.server_ended(Clock::now())) report(server, cause);
 }
 
 /// Workers are executed for the time being, or another server is started.
-inline void ForkServers::failed(Server& server, const std::exception_ptr& cause) {
-  server.state.server_ended(Clock::now());
+inline void ForkServers::report(Server& server, const std::exception_ptr& cause) {
   tell_waiting(server);
   std::string text;
   try {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <poll.h>
+#include <signal.h>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -103,13 +104,17 @@ class ForkServerLoop {
         parent_(environment.parent.fd),
         requests_(environment.forks.fd) {}
 
-  /// Returns in each copy, which has the descriptors and the environment of a worker then.
-  void run() {
+  /// Returns in each copy, which has the descriptors and the environment of a worker then. `prepare` comes first, once.
+  template <class Prepare>
+  void run(Prepare prepare) {
     std::optional<SelfCopy> copy;
     try {
       for (const int fd : {control_, data_, parent_, requests_})
         if (fd >= 0) set_cloexec(fd, true);
       if (parent_ < 0) throw CannotFork("the kernel has no pidfds");
+      end_with_parent(true);
+      prepare();
+      end_with_parent(false);
       copy.emplace();
     } catch (const CannotFork& error) {
       report_unfit(error.what());
@@ -121,6 +126,13 @@ class ForkServerLoop {
 
  private:
   [[noreturn]] static void leave() noexcept { ::_exit(0); }
+
+  /// For as long as nothing watches the parent.
+  void end_with_parent(bool on) const noexcept {
+    ::prctl(PR_SET_PDEATHSIG, on ? SIGKILL : 0);
+    pollfd parent{parent_, POLLIN, 0};
+    if (::poll(&parent, 1, 0) > 0) leave();  // it may have died before
+  }
 
   [[noreturn]] void report_unfit(const char* why) const {
     FrameBody body;

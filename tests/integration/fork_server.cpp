@@ -1,0 +1,641 @@
+// Launch::fork: workers that are copies of a process of the same program.
+#include <filesystem>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <map>
+#include <set>
+#include <signal.h>
+
+#include "support/callers.hpp"
+#include "support/fleet.hpp"
+
+namespace {
+
+using namespace support;
+using drover::Launch;
+
+class ForkServer : public CallsAnywhere {};
+class OneForkServer : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, ForkServer, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+PoolOptions forking_pool(std::size_t size, std::vector<std::string> steps = {}) {
+  PoolOptions options;
+  options.size = size;
+  options.launch = Launch::fork;
+  options.worker.name = "copy";
+  options.worker.command.program = DROVER_HELPER_FORK_WORKER;
+  options.worker.command.args = std::move(steps);
+  options.worker.command.out = Stdio::null();
+  options.restart.backoff = 1ms;
+  return options;
+}
+
+/// The processes that the pool's events name as fork servers and that live.
+std::set<pid_t> servers_in(const EventLog& log) {
+  std::set<pid_t> found;
+  for (const Event& event : log.all()) {
+    if (event.worker != "copy (fork server)") continue;
+    if (event.kind == Event::Kind::spawned) found.insert(event.pid);
+    if (event.kind == Event::Kind::exited) found.erase(event.pid);
+  }
+  return found;
+}
+
+std::string causes_in(const EventLog& log) {
+  std::string text;
+  for (const Event& event : log.all())
+    if (event.kind == Event::Kind::fork_failed) text += event.cause + "\n";
+  return text;
+}
+
+using Who = std::tuple<int, std::int64_t>;
+
+/// All workers of an idle pool: their ids, and when the processes were born of which they are copies.
+asio::awaitable<std::map<int, std::int64_t>> everyone(WorkerPool& pool) {
+  std::vector<Task<Who>> calls;
+  const auto executor = co_await asio::this_coro::executor;
+  for (std::size_t i = pool.workers().size(); i != 0; --i) calls.emplace_back(executor, pool.call<Who>("who"));
+  std::map<int, std::int64_t> found;
+  for (auto& call : calls) {
+    const Who who = co_await call.result();
+    found.emplace(std::get<0>(who), std::get<1>(who));
+  }
+  EXPECT_EQ(found.size(), calls.size());
+  co_return found;
+}
+
+std::set<std::int64_t> births(const std::map<int, std::int64_t>& workers) {
+  std::set<std::int64_t> found;
+  for (const auto& [pid, born] : workers) found.insert(born);
+  return found;
+}
+
+/// Kills a worker and waits for the next one in its place.
+asio::awaitable<void> replace(WorkerPool& pool, pid_t pid) {
+  const std::size_t count = pool.workers().size();
+  ::kill(pid, SIGKILL);
+  const bool replaced = co_await soon([&] {
+    const auto now = pids(pool);
+    return now.size() == count && std::find(now.begin(), now.end(), pid) == now.end();
+  });
+  EXPECT_TRUE(replaced);
+}
+
+// ---- what a copy is like --------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, MakesWorkersThatShareTheStartOfTheirProgram) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(3);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto workers = co_await everyone(pool);
+    EXPECT_EQ(births(workers).size(), 1u);
+    EXPECT_EQ(pids(pool).size(), 3u);
+    for (const auto& worker : pool.workers()) EXPECT_TRUE(workers.contains(worker.pid));
+    const int parent = co_await pool.call<int>("parent");
+    EXPECT_EQ(parent, ::getpid());
+    EXPECT_EQ(servers_in(log).size(), 1u);
+    EXPECT_FALSE(workers.contains(*servers_in(log).begin()));
+    EXPECT_EQ(pool.stats().workers, 3u);
+    EXPECT_EQ(pool.stats().per_worker.size(), 3u);
+    const auto reports = co_await pool.stop();
+    EXPECT_EQ(reports.size(), 3u);
+    for (const StopReport& report : reports) EXPECT_EQ(report.to_string().find("exited with code 0"), 0u);
+    EXPECT_EQ(servers_in(log).size(), 0u);
+    EXPECT_EQ(log.count(Event::Kind::reaped), 4u);
+    EXPECT_EQ(log.count(Event::Kind::kill_sent) + log.count(Event::Kind::terminate_sent), 0u);
+    EXPECT_EQ(causes_in(log), "");
+  });
+}
+
+/// What a worker finds.
+struct Surroundings {
+  std::map<std::string, std::string> variables;
+  std::string folder, signals, limits;
+  std::size_t descriptors = 0;
+  std::size_t slot = 0;
+  bool operator==(const Surroundings&) const = default;
+};
+
+asio::awaitable<Surroundings> surroundings(PoolOptions options) {
+  WorkerPool pool = co_await WorkerPool::start(options);
+  Surroundings found;
+  found.variables = co_await pool.call<std::map<std::string, std::string>>("variables");
+  found.folder = co_await pool.call<std::string>("folder");
+  found.signals = co_await pool.call<std::string>("signals");
+  found.limits =
+      co_await pool.call<std::string>("in_shell", "cat /proc/$PPID/limits; tr '\\0' ' ' </proc/$PPID/cmdline");
+  const auto descriptors = co_await pool.call<std::vector<std::string>>("descriptors");
+  found.descriptors = descriptors.size();
+  found.slot = co_await pool.call<std::size_t>("slot");
+  const int pid = co_await pool.call<int>("pid");
+  const int group = co_await pool.call<int>("group");
+  EXPECT_EQ(pid, group);
+  co_await pool.stop();
+  co_return found;
+}
+
+TEST_P(ForkServer, MakesWorkersThatLookLikeExecutedOnes) {
+  run_scenario([]() -> asio::awaitable<void> {
+    const Folder folder;
+    PoolOptions options = forking_pool(1, {"open"});
+    options.worker.command.cwd = folder.file("");
+    options.worker.command.in = Stdio::file("/dev/zero");
+    options.worker.command.env["FROM_COMMAND"] = "of the command";
+    options.worker.command.env["HOME"] = std::nullopt;
+    options.slot_env = [](std::size_t slot) -> std::map<std::string, std::string> {
+      return {{"FROM_SLOT", std::to_string(slot)}, {"EMPTY", ""}};
+    };
+    const Surroundings copy = co_await surroundings(options);
+    options.launch = Launch::exec;
+    const Surroundings executed = co_await surroundings(options);
+    EXPECT_EQ(copy.variables, executed.variables);
+    EXPECT_EQ(copy.variables.count("HOME"), 0u);
+    EXPECT_EQ(copy.variables.count("DROVER_WORKER"), 0u);
+    EXPECT_EQ(copy.variables.at("FROM_SLOT"), "0");
+    EXPECT_EQ(copy.variables.at("EMPTY"), "");
+    EXPECT_EQ(copy.folder, executed.folder);
+    EXPECT_EQ(copy.signals, executed.signals);
+    EXPECT_EQ(copy.limits, executed.limits);
+    EXPECT_EQ(copy.descriptors, executed.descriptors);
+    EXPECT_EQ(copy.slot, executed.slot);
+  });
+}
+
+TEST_F(OneForkServer, MakesWorkersWhoseThreadsAndLocksWork) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int i = 0; i < 4; ++i) {
+      const auto own = co_await pool.call<std::string>("own_mutex");
+      EXPECT_EQ(own, "sound");
+      const auto robust = co_await pool.call<std::string>("robust_mutex");
+      EXPECT_EQ(robust, "sound");
+      const auto ids = co_await pool.call<std::tuple<int, int>>("thread_id");
+      EXPECT_EQ(std::get<0>(ids), std::get<1>(ids));
+      const auto set = co_await pool.call<std::string>("set_variable", "AGAIN", std::to_string(i));
+      EXPECT_EQ(set, std::to_string(i));
+      const auto shell = co_await pool.call<std::string>("in_shell", "echo $AGAIN");
+      EXPECT_EQ(shell, std::to_string(i) + "\n");
+      const int inside = co_await pool.call<int>("run_inside");
+      EXPECT_EQ(inside, 9);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneForkServer, DoesNotShareWhatItsWorkersChange) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(1);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int round = 0; round < 3; ++round) {
+      for (int i = 1; i <= 3; ++i) {
+        const int own = co_await pool.call<int>("own");
+        EXPECT_EQ(own, i);
+      }
+      const auto worker = pids(pool);
+      co_await replace(pool, worker.front());
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneForkServer, GivesEachWorkerTheEnvironmentOfItsStart) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    // More than a socket takes at once.
+    const std::string large(100'000, 'x');
+    PoolOptions options = forking_pool(1);
+    for (int i = 0; i < 8; ++i) options.worker.command.env["LARGE_" + std::to_string(i)] = large;
+    ::setenv("DROVER_TEST_ERA", "first", 1);
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = co_await pool.call<std::map<std::string, std::string>>("variables");
+    EXPECT_EQ(first.at("DROVER_TEST_ERA"), "first");
+    EXPECT_EQ(first.at("LARGE_7"), large);
+    ::setenv("DROVER_TEST_ERA", "second", 1);
+    const auto before = co_await everyone(pool);
+    co_await replace(pool, before.begin()->first);
+    const auto second = co_await pool.call<std::map<std::string, std::string>>("variables");
+    EXPECT_EQ(second.at("DROVER_TEST_ERA"), "second");
+    const auto after = co_await everyone(pool);
+    EXPECT_EQ(births(after), births(before));
+    co_await pool.stop();
+    ::unsetenv("DROVER_TEST_ERA");
+  });
+}
+
+TEST_F(OneForkServer, GivesEachWorkerItsOwnLines) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    std::multiset<std::string> lines;
+    PoolOptions options = forking_pool(2, {"say"});
+    options.worker.command.out =
+        Stdio::lines(co_await asio::this_coro::executor, [&lines](std::string_view line) { lines.emplace(line); });
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (const auto& worker : pool.workers()) {
+      (void)worker;
+      co_await pool.call("say", "hello");
+    }
+    co_await pool.stop();
+    EXPECT_EQ(lines.count("started"), 1u);  // the program has started once
+    EXPECT_EQ(lines.count("hello"), 2u);
+  });
+}
+
+// ---- replacements ---------------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, MakesReplacementsToo) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(2);
+    options.worker.on_event = log.handler();
+    options.spares = 1;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = co_await everyone(pool);
+    for (int round = 0; round < 5; ++round) {
+      const auto workers = pids(pool);
+      co_await replace(pool, workers.front());
+    }
+    const bool spare = co_await soon([&] { return pool.stats().spares == 1; });
+    EXPECT_TRUE(spare);
+    co_await pool.resize(4);
+    const auto last = co_await everyone(pool);
+    EXPECT_EQ(last.size(), 4u);
+    EXPECT_EQ(births(last), births(first));
+    EXPECT_EQ(pool.stats().crashes, 5u);
+    EXPECT_EQ(servers_in(log).size(), 1u);
+    co_await pool.stop();
+    EXPECT_EQ(causes_in(log), "");
+  });
+}
+
+TEST_P(ForkServer, IsStartedAgainWhenItHasDied) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(2);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    auto before = co_await everyone(pool);
+    for (int round = 0; round < 3; ++round) {
+      const auto servers = servers_in(log);
+      EXPECT_EQ(servers.size(), 1u);
+      ::kill(*servers.begin(), SIGKILL);
+      const bool told = co_await soon([&] { return servers_in(log).empty(); });
+      EXPECT_TRUE(told);
+      EXPECT_EQ((co_await failure_of(pool.call("pid"))).text, "");  // its workers are none the worse
+      const auto workers = pids(pool);
+      for (const pid_t worker : workers) co_await replace(pool, worker);
+      const auto after = co_await everyone(pool);
+      EXPECT_EQ(births(after).size(), 1u);
+      EXPECT_NE(births(after), births(before));
+      before = after;
+    }
+    EXPECT_NE(causes_in(log).find("killed by SIGKILL"), std::string::npos) << causes_in(log);
+    EXPECT_EQ(log.count(Event::Kind::fork_failed), 3u);
+    EXPECT_EQ(pool.stats().crashes, 6u);  // the servers are no workers
+    co_await pool.stop();
+    EXPECT_EQ(servers_in(log).size(), 0u);
+  });
+}
+
+TEST_F(OneForkServer, RestsWhenItDiesTooOften) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(1);
+    options.worker.on_event = log.handler();
+    options.restart.max_restarts = 2;
+    options.restart.max_backoff = 60s;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int death = 0; death < 3; ++death) {
+      co_await pool.call("square", 1);  // a worker that has served may die
+      const auto servers = servers_in(log);
+      EXPECT_EQ(servers.size(), 1u);
+      if (servers.empty()) co_return;
+      ::kill(*servers.begin(), SIGKILL);
+      const bool told = co_await soon([&] { return servers_in(log).empty(); });
+      EXPECT_TRUE(told);
+      const auto worker = pids(pool);
+      co_await replace(pool, worker.front());
+    }
+    co_await pool.call("square", 1);
+    EXPECT_EQ(servers_in(log).size(), 0u);  // the last worker has been executed
+    const auto before = co_await everyone(pool);
+    co_await replace(pool, before.begin()->first);
+    const auto after = co_await everyone(pool);
+    EXPECT_NE(births(after), births(before));
+    EXPECT_EQ(servers_in(log).size(), 0u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneForkServer, ThatDoesNotAnswerIsKilled) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(1);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto before = co_await everyone(pool);
+    const auto servers = servers_in(log);
+    ::kill(*servers.begin(), SIGSTOP);
+    await_stopped(*servers.begin());
+    co_await replace(pool, before.begin()->first);  // executed
+    const bool killed = co_await soon([&] { return servers_in(log).empty(); });
+    EXPECT_TRUE(killed);
+    auto last = co_await everyone(pool);
+    EXPECT_NE(births(last), births(before));
+    co_await replace(pool, last.begin()->first);
+    EXPECT_EQ(servers_in(log).size(), 1u);
+    co_await pool.stop();
+  });
+}
+
+// ---- planned changes ------------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, IsAnotherOneAfterAReload) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(3);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = co_await everyone(pool);
+    const auto server = servers_in(log);
+    const auto report = co_await pool.reload();
+    EXPECT_EQ(report.replaced, 3u);
+    const auto second = co_await everyone(pool);
+    EXPECT_EQ(births(second).size(), 1u);
+    EXPECT_NE(births(second), births(first));
+    const bool one = co_await soon([&] { return servers_in(log).size() == 1; });
+    EXPECT_TRUE(one);
+    EXPECT_NE(servers_in(log), server);
+    co_await pool.stop();
+    EXPECT_EQ(causes_in(log), "");
+  });
+}
+
+TEST_P(ForkServer, StaysWhenAReloadFails) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(2);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = co_await everyone(pool);
+    const auto server = servers_in(log);
+    Command broken = options.worker.command;
+    broken.args = std::vector<std::string>{"exit"};
+    const Failure failure = co_await failure_of(pool.reload(broken));
+    EXPECT_TRUE(failure == Errc::start_failed) << failure;
+    EXPECT_NE(failure.text.find("exited with code 9"), std::string::npos) << failure;
+    const bool one = co_await soon([&] { return servers_in(log).size() == 1; });
+    EXPECT_TRUE(one);
+    EXPECT_EQ(servers_in(log), server);
+    co_await replace(pool, first.begin()->first);
+    const auto second = co_await everyone(pool);
+    EXPECT_EQ(births(second), births(first));
+    EXPECT_NE(causes_in(log).find("exited with code 9"), std::string::npos) << causes_in(log);
+    co_await pool.stop();
+  });
+}
+
+// ---- what is prepared once ------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, PreparesOnceForAllWorkers) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2, {"prepare"});
+    std::set<std::int64_t> seen;
+    for (const Launch launch : {Launch::fork, Launch::exec}) {
+      options.launch = launch;
+      WorkerPool pool = co_await WorkerPool::start(options);
+      std::set<std::int64_t> prepared;
+      for (int round = 0; round < 3; ++round) {
+        const auto when = co_await pool.call<std::int64_t>("prepared");
+        EXPECT_NE(when, 0);
+        prepared.insert(when);
+        const auto workers = pids(pool);
+        for (const pid_t worker : workers) co_await replace(pool, worker);
+      }
+      EXPECT_EQ(prepared.size(), launch == Launch::fork ? 1u : 3u);
+      co_await pool.stop();
+    }
+  });
+}
+
+TEST_F(OneForkServer, TellsWhatItsPreparationHasThrown) {
+  for (const Launch launch : {Launch::fork, Launch::exec}) {
+    on_one_thread([launch]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2, {"prepare-badly"});
+      options.launch = launch;
+      const Failure failure = co_await failure_of(WorkerPool::start(options));
+      EXPECT_TRUE(failure == Errc::start_failed) << failure;
+      EXPECT_NE(failure.text.find("std::runtime_error: no model"), std::string::npos) << failure;
+    });
+  }
+}
+
+// ---- programs that cannot be copied ---------------------------------------------------------------------------------
+
+/// A pool of workers that are executed, and the cause in its one event.
+asio::awaitable<void> executes(PoolOptions options, std::string cause) {
+  EventLog log;
+  options.worker.on_event = log.handler();
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const auto first = co_await everyone(pool);
+  EXPECT_EQ(births(first).size(), 2u);
+  co_await replace(pool, first.begin()->first);
+  const auto second = co_await everyone(pool);
+  EXPECT_EQ(births(second).size(), 2u);
+  EXPECT_EQ(log.count(Event::Kind::fork_failed), 1u);
+  EXPECT_NE(causes_in(log).find(cause), std::string::npos) << causes_in(log);
+  EXPECT_EQ(servers_in(log).size(), 0u);
+  co_await pool.stop();
+}
+
+TEST_P(ForkServer, IsRefusedByAProgramWithThreads) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2, {"thread"});
+    std::string cause = "several threads";
+    co_await executes(std::move(options), std::move(cause));
+  });
+}
+
+TEST_F(OneForkServer, IsRefusedBehindACommandThatForks) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2);
+    options.worker.command.args =
+        std::vector<std::string>{"-c", "\"$0\"; true", options.worker.command.program.value()};
+    options.worker.command.program = "/bin/sh";
+    std::string cause = "in a process of its own";
+    co_await executes(std::move(options), std::move(cause));
+  });
+}
+
+TEST_F(OneForkServer, IsPossibleBehindACommandThatExecutes) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2);
+    options.worker.command.args = std::vector<std::string>{"-c", "exec \"$0\"", options.worker.command.program.value()};
+    options.worker.command.program = "/bin/sh";
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto workers = co_await everyone(pool);
+    EXPECT_EQ(births(workers).size(), 1u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneForkServer, IsRefusedWhereTheKernelLacksWhatItNeeds) {
+  for (const auto& [what, cause] : std::map<std::string, std::string>{
+           {"clone3", "clone3(2) is not available"}, {"thread-id", "where the id of a thread is kept"}}) {
+    on_one_thread([what = what, cause = cause]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      options.worker.command.args = std::vector<std::string>{what, options.worker.command.program.value()};
+      options.worker.command.program = DROVER_HELPER_WITHOUT;
+      co_await executes(options, cause);
+    });
+  }
+}
+
+TEST_F(OneForkServer, OfAProgramThatDoesNotStartFailsTheStartOfThePool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(2, {"exit"});
+    options.worker.on_event = log.handler();
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(failure == Errc::start_failed) << failure;
+    EXPECT_NE(failure.text.find("exited with code 9"), std::string::npos) << failure;
+    options.worker.command.program = "/nonexistent";
+    const Failure missing = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(missing.code == std::errc::no_such_file_or_directory) << missing;
+  });
+}
+
+TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(1, {"parent"});
+    options.start_timeout = 200ms;
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_NE(failure.text.find("was not ready in time"), std::string::npos) << failure;
+  });
+}
+
+// ---- hostile ones ---------------------------------------------------------------------------------------------------
+
+TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
+  for (const std::string how :
+       {"exits", "refuses", "claims to be the worker", "sends nonsense", "makes a child of its own",
+        "makes a silent copy", "makes a dead copy", "makes a copy that says no", "is silent"}) {
+    SCOPED_TRACE(how);
+    on_one_thread([how]() -> asio::awaitable<void> {
+      EventLog log;
+      PoolOptions options = forking_pool(2);
+      options.worker.command.program = DROVER_HELPER_HOSTILE_FORK_SERVER;
+      options.worker.command.args = std::vector<std::string>{how};
+      options.worker.on_event = log.handler();
+      WorkerPool pool = co_await WorkerPool::start(options);
+      for (int round = 0; round < 3; ++round) {
+        const int nine = co_await pool.call<int>("square", 3);
+        EXPECT_EQ(nine, 9);
+        const auto workers = pids(pool);
+        co_await replace(pool, workers.front());
+      }
+      EXPECT_EQ(log.count(Event::Kind::fork_failed) == 0, how == "refuses") << causes_in(log);
+      co_await pool.stop();
+    });
+    EXPECT_TRUE(soon_childless());
+  }
+}
+
+// ---- ends -----------------------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, EndsWithItsPool) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    std::set<pid_t> servers;
+    {
+      PoolOptions options = forking_pool(2);
+      options.worker.on_event = log.handler();
+      WorkerPool pool = co_await WorkerPool::start(options);
+      servers = servers_in(log);
+    }
+    EXPECT_EQ(servers.size(), 1u);
+    for (const pid_t server : servers) {
+      const bool ended = co_await sees_gone(server);
+      EXPECT_TRUE(ended);
+    }
+  });
+}
+
+TEST_F(OneForkServer, EndsWithItsContext) {
+  EventLog log;
+  std::optional<WorkerPool> pool;
+  {
+    asio::io_context context;
+    const auto start = [&]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      options.worker.on_event = log.handler();
+      pool = co_await WorkerPool::start(options);
+    };
+    run(context, start());
+  }
+  for (const pid_t server : servers_in(log)) EXPECT_TRUE(soon_gone(server));
+  pool.reset();
+}
+
+TEST_F(OneForkServer, EndsWithAStartThatIsCancelled) {
+  for (int step = 0; step < 40; ++step) {
+    on_one_thread([step]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      Task<WorkerPool> start(co_await asio::this_coro::executor, WorkerPool::start(options));
+      for (int turn = 0; turn < step; ++turn) co_await asio::post(asio::use_awaitable);
+      if (step % 2 == 1) co_await pause_for(std::chrono::microseconds(step * 200));
+      start.cancel();
+      const Failure failure = co_await start.failure();
+      EXPECT_TRUE(failure.aborted() || !failure) << failure;
+    });
+  }
+}
+
+TEST_F(OneForkServer, EndsWithItsParent) {
+  ReadPipe pipe;
+  Command command;
+  command.program = DROVER_HELPER_FORK_HOST;
+  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER};
+  command.out = pipe.stdio();
+  Process host = Process::spawn(command);
+  pipe.close_write_end();
+  std::vector<pid_t> found;
+  for (int i = 0; i < 4; ++i) found.push_back(pipe.pid());  // the server, two workers, and a copy of the host
+  host.signal(SIGKILL);
+  run(host.wait());
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(soon_gone(found[static_cast<std::size_t>(i)])) << i;
+  ::kill(found[3], SIGKILL);
+  EXPECT_TRUE(soon_gone(found[3]));
+}
+
+// ---- all at once ----------------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, LosesNoCallWhileServersAndWorkersAreKilled) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(3);
+    options.worker.on_event = log.handler();
+    options.restart.max_restarts = 1000;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    constexpr int callers = 12, calls = 150;
+    const auto tally = spawn_callers(co_await asio::this_coro::executor, pool, callers, calls);
+    int killed = 0;
+    for (int next = 50; tally->left != 0; co_await pause_for(1ms)) {
+      if (tally->good < next) continue;
+      next = tally->good + 50;
+      const auto workers = pids(pool);
+      if (!workers.empty()) killed += ::kill(workers[static_cast<std::size_t>(next) % workers.size()], SIGKILL) == 0;
+      if (next % 3 == 0)
+        for (const pid_t server : servers_in(log)) ::kill(server, SIGKILL);
+    }
+    EXPECT_EQ(tally->good + tally->exited, callers * calls);
+    EXPECT_LE(tally->exited, killed);
+    EXPECT_EQ(tally->other, 0) << tally->text;
+    co_await pool.stop();
+    EXPECT_EQ(servers_in(log).size(), 0u);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,40 @@
+// A program with a pool of the workers that its argument names, made by a fork server. It says the ids of the server,
+// of both workers and of a copy of itself, a line each, and goes on until it is killed.
+#include <string>
+#include <unistd.h>
+
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include <drover/pool/worker_pool.hpp>
+#include <drover/run.hpp>
+
+#include "support/worker_routines.hpp"
+
+namespace {
+
+asio::awaitable<void> go(std::string program) {
+  drover::PoolOptions options;
+  options.size = 2;
+  options.launch = drover::Launch::fork;
+  options.worker.command.program = program;
+  options.worker.on_event = [](const drover::Event& event) {
+    if (event.kind == drover::Event::Kind::ready) support::say(std::to_string(event.pid));
+  };
+  drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(50));
+  co_await timer.async_wait(asio::use_awaitable);
+  const pid_t copy = ::fork();
+  if (copy == 0) {
+    ::alarm(60);
+    for (;;) ::pause();
+  }
+  support::say(std::to_string(copy));
+  timer.expires_after(std::chrono::minutes(1));
+  co_await timer.async_wait(asio::use_awaitable);
+}
+
+}  // namespace
+
+int main(int, char** argv) { return drover::run(go(argv[1])), 0; }
