@@ -125,6 +125,26 @@ def _all():
                      labels={"raw": "one thread", "drover": "two threads"},
                      series=(Series("drover", {"raw": 1, "drover": 2, "4": 4}),
                              Series("one lock", {f"locked-{count}": count for count in (1, 2, 4)})), axis="threads")
+    yield Figure("T-22", "A worker is killed until a call is answered, one spare", "us", "supervision", ratio=0.25,
+                 methods=("raw", "drover", "no-spare"), note=notes.SPARE,
+                 labels={"raw": "start of a pool and a call", "no-spare": "drover, no spare, no backoff"})
+    yield Figure("T-23", "Start of a worker by a fork server", "us", "supervision", ratio=0.55,
+                 labels={"raw": "executed", "drover": "Launch::fork"}, note=notes.FORK)
+    yield Figure("T-23/memory", "Memory that an idle worker shares with no other process", "KiB", "supervision",
+                 ratio=0.5, names={"raw": "T-23/raw", "drover": "T-23/drover"},
+                 counters={"raw": "private_kib", "drover": "private_kib"},
+                 labels={"raw": "executed", "drover": "Launch::fork"}, note=notes.FORK)
+    for launch in ("exec", "fork"):
+        names = dict.fromkeys(("raw", "drover"), f"T-25/{launch}")
+        shared = {"names": names, "labels": {"raw": "before"}, "quick_rounds": 1, "size": 64, "note": notes.RELOAD}
+        yield Figure(f"T-25/{launch}/rate", f"Reload of 64 workers at full load, {launch}: calls", "1/s", "supervision",
+                     ratio=0.9, more_is_better=True, counters={"raw": "full_rate_before", "drover": "full_rate"},
+                     limits=(Limit("full_lost", at_most=0, text="nothing lost"),), **shared)
+        yield Figure(f"T-25/{launch}/fewest", f"The same, the worst 50 ms", "1/s", "supervision", ratio=0.9,
+                     more_is_better=True, counters={"raw": "full_fewest_before", "drover": "full_fewest"}, **shared)
+        yield Figure(f"T-25/{launch}/p99", f"Reload of 64 workers at half load, {launch}: p99 of calls", "us",
+                     "supervision", ratio=2.0, counters={"raw": "half_p99_before_us", "drover": "half_p99_us"},
+                     limits=(Limit("half_lost", at_most=0, text="nothing lost"),), **shared)
     yield Figure("T-26/blocked", "Start of 1,000 workers: longest turn of the parent's loop", "ms", "start", value=5,
                  names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
                  counters={"raw": "longest_ms", "drover": "longest_ms"}, quick_rounds=1, full_rounds=3,

@@ -42,6 +42,12 @@ GROWTH = ("CPU time of one thread. The costs of one key are those of the same ke
 THREADS = ("Each thread acquires and releases 1000 keys of its own, in one pool. The threads are pinned to two "
            "cores, so that four share them. One thread is the baseline. `one lock` looks up and counts under one "
            "lock.")
+SPARE = ("The worker is killed by SIGKILL; the call that finds it dead is made again. The kernel takes most of the time to "
+         "end a process with three threads.")
+FORK = "WorkerPool::resize() by one worker, until it is ready. Private memory is that of /proc/PID/smaps_rollup."
+RELOAD = ("WorkerPool::reload() while 64 callers call, each again when its call has ended, or while calls arrive at "
+          "random, at half that rate. Calls of 0.5 ms CPU time on two cores, which starts and ends of workers use, "
+          "too. A quick run has 16 workers.")
 START_MANY = ("The longest turn of the parent's loop during WorkerPool::start. raw is posix_spawn of the same "
               "program, one at a turn, and a socket. The workers start on the same two cores; the time for which the "
               "loop has to wait for a core does not count, that for which a spawn suspends it does. A quick run "

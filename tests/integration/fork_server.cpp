@@ -608,6 +608,20 @@ TEST_F(OneForkServer, EndsWithItsParent) {
   EXPECT_TRUE(soon_gone(found[3]));
 }
 
+TEST_F(OneForkServer, EndsWithItsParentWhileItPrepares) {
+  ReadPipe pipe;
+  Command command;
+  command.program = DROVER_HELPER_FORK_HOST;
+  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER, "prepare-long"};
+  command.out = pipe.stdio();
+  Process host = Process::spawn(command);
+  pipe.close_write_end();
+  const pid_t server = pipe.pid();
+  host.signal(SIGKILL);
+  run(host.wait());
+  EXPECT_TRUE(soon_gone(server));
+}
+
 // ---- all at once ----------------------------------------------------------------------------------------------------
 
 TEST_P(ForkServer, LosesNoCallWhileServersAndWorkersAreKilled) {

@@ -1,7 +1,8 @@
-// A program with a pool of the workers that its argument names, made by a fork server. It says the ids of the server,
+// A program with a pool of the workers that its arguments name, made by a fork server. It says the ids of the server,
 // of both workers and of a copy of itself, a line each, and goes on until it is killed.
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
@@ -14,11 +15,12 @@
 
 namespace {
 
-asio::awaitable<void> go(std::string program) {
+asio::awaitable<void> go(std::vector<std::string> command) {
   drover::PoolOptions options;
   options.size = 2;
   options.launch = drover::Launch::fork;
-  options.worker.command.program = program;
+  options.worker.command.program = command.front();
+  options.worker.command.args = std::vector<std::string>(command.begin() + 1, command.end());
   options.worker.on_event = [](const drover::Event& event) {
     if (event.kind == drover::Event::Kind::ready) support::say(std::to_string(event.pid));
   };
@@ -37,4 +39,4 @@ asio::awaitable<void> go(std::string program) {
 
 }  // namespace
 
-int main(int, char** argv) { return drover::run(go(argv[1])), 0; }
+int main(int argc, char** argv) { return drover::run(go({argv + 1, argv + argc})), 0; }

@@ -197,7 +197,7 @@ inline void PoolSlots::place_spare(Slot& slot, WorkerSession& spare) {
   } catch (...) {  // no memory: it ends, and is replaced
     spare.drop();
   }
-  spares_.fill();
+  spares_.fill_later();
 }
 
 // ---- slots that come and go -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -25,7 +26,10 @@ class Spares {
 
   /// Starts those that are missing. Not before the workers of all slots have been started.
   void fill();
-  /// One with those options that is ready. Null if there is none. fill() has to follow.
+  /// The same a moment later: a spawn would delay the first call of the worker that was taken.
+  void fill_later();
+  /// One with those options that is ready. Null if there is none. fill_later() has to
+  /// follow.
   std::shared_ptr<WorkerSession> take(const Slot::Options& options) noexcept;
   bool has_ready(const Slot::Options& options) const noexcept { return find(options) != spares_.end(); }
   /// The options of the pool's workers have changed: those with other ones are replaced.
@@ -48,9 +52,11 @@ class Spares {
     Slot::Options options;
   };
   using Workers = std::vector<Spare>;
+  static constexpr Duration a_moment = std::chrono::milliseconds(5);
 
   Workers::const_iterator find(const Slot::Options& options) const noexcept;
-  void start_later(Supervisor::Death death);
+  bool is_due() const noexcept;
+  void start_after(Duration delay);
   bool is_starting(const WorkerSession& session) const noexcept { return started_.lock().get() == &session; }
   bool retire(const WorkerSession& session);
   // Without the mutex.

@@ -14,9 +14,16 @@ inline Spares::Workers::const_iterator Spares::find(const Slot::Options& options
   });
 }
 
+inline bool Spares::is_due() const noexcept {
+  return !starting_ && !timer_ && spares_.size() < count_ && slots_.takes_changes();
+}
+
 inline void Spares::fill() {
-  if (starting_ || timer_ || spares_.size() >= count_ || !slots_.takes_changes()) return;
-  starting_ = slots_.try_post([this] { start(); });
+  if (is_due()) starting_ = slots_.try_post([this] { start(); });
+}
+
+inline void Spares::fill_later() {
+  if (is_due()) start_after(a_moment);
 }
 
 inline std::shared_ptr<WorkerSession> Spares::take(const Slot::Options& options) noexcept {
@@ -53,7 +60,7 @@ inline void Spares::start() {
     slots_.totals().count({}, DeathCause::failed_start);
     starting_ = false;
     if (session) retire(*session);
-    start_later({});
+    start_after(supervisor_.died(Clock::now(), {}).delay);
   }
 }
 
@@ -88,8 +95,7 @@ inline std::shared_ptr<WorkerSession> Spares::put() {
   return session;
 }
 
-inline void Spares::start_later(Supervisor::Death death) {
-  const Duration delay = supervisor_.died(Clock::now(), death).delay;
+inline void Spares::start_after(Duration delay) {
   slots_.after(timer_, delay, [this] {
     const auto held = slots_.lock();
     timer_.reset();
@@ -118,7 +124,7 @@ inline void Spares::worker_ready(const WorkerSession& session) {
 
 inline void Spares::worker_exited(const WorkerSession& session, Supervisor::Death death) {
   if (is_starting(session)) starting_ = false;
-  if (retire(session)) start_later(death);
+  if (retire(session)) start_after(supervisor_.died(Clock::now(), death).delay);
 }
 
 }}}  // namespace drover::v1::detail
