@@ -1,87 +1,21 @@
 // Launch::fork: workers that are copies of a process of the same program.
-#include <filesystem>
-#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
 #include <signal.h>
 
 #include "support/callers.hpp"
-#include "support/fleet.hpp"
+#include "support/forking.hpp"
 
 namespace {
 
 using namespace support;
-using drover::Launch;
 
 class ForkServer : public CallsAnywhere {};
 class OneForkServer : public Calls {};
 
 INSTANTIATE_TEST_SUITE_P(On, ForkServer, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
-
-PoolOptions forking_pool(std::size_t size, std::vector<std::string> steps = {}) {
-  PoolOptions options;
-  options.size = size;
-  options.launch = Launch::fork;
-  options.worker.name = "copy";
-  options.worker.command.program = DROVER_HELPER_FORK_WORKER;
-  options.worker.command.args = std::move(steps);
-  options.worker.command.out = Stdio::null();
-  options.restart.backoff = 1ms;
-  return options;
-}
-
-/// The processes that the pool's events name as fork servers and that live.
-std::set<pid_t> servers_in(const EventLog& log) {
-  std::set<pid_t> found;
-  for (const Event& event : log.all()) {
-    if (event.worker != "copy (fork server)") continue;
-    if (event.kind == Event::Kind::spawned) found.insert(event.pid);
-    if (event.kind == Event::Kind::exited) found.erase(event.pid);
-  }
-  return found;
-}
-
-std::string causes_in(const EventLog& log) {
-  std::string text;
-  for (const Event& event : log.all())
-    if (event.kind == Event::Kind::fork_failed) text += event.cause + "\n";
-  return text;
-}
-
-using Who = std::tuple<int, std::int64_t>;
-
-/// All workers of an idle pool: their ids, and when the processes were born of which they are copies.
-asio::awaitable<std::map<int, std::int64_t>> everyone(WorkerPool& pool) {
-  std::vector<Task<Who>> calls;
-  const auto executor = co_await asio::this_coro::executor;
-  for (std::size_t i = pool.workers().size(); i != 0; --i) calls.emplace_back(executor, pool.call<Who>("who"));
-  std::map<int, std::int64_t> found;
-  for (auto& call : calls) {
-    const Who who = co_await call.result();
-    found.emplace(std::get<0>(who), std::get<1>(who));
-  }
-  EXPECT_EQ(found.size(), calls.size());
-  co_return found;
-}
-
-std::set<std::int64_t> births(const std::map<int, std::int64_t>& workers) {
-  std::set<std::int64_t> found;
-  for (const auto& [pid, born] : workers) found.insert(born);
-  return found;
-}
-
-/// Kills a worker and waits for the next one in its place.
-asio::awaitable<void> replace(WorkerPool& pool, pid_t pid) {
-  const std::size_t count = pool.workers().size();
-  ::kill(pid, SIGKILL);
-  const bool replaced = co_await soon([&] {
-    const auto now = pids(pool);
-    return now.size() == count && std::find(now.begin(), now.end(), pid) == now.end();
-  });
-  EXPECT_TRUE(replaced);
-}
 
 // ---- what a copy is like --------------------------------------------------------------------------------------------
 
@@ -430,196 +364,6 @@ TEST_F(OneForkServer, TellsWhatItsPreparationHasThrown) {
       EXPECT_NE(failure.text.find("std::runtime_error: no model"), std::string::npos) << failure;
     });
   }
-}
-
-// ---- programs that cannot be copied ---------------------------------------------------------------------------------
-
-/// A pool of workers that are executed, and the cause in its one event.
-asio::awaitable<void> executes(PoolOptions options, std::string cause) {
-  EventLog log;
-  options.worker.on_event = log.handler();
-  WorkerPool pool = co_await WorkerPool::start(options);
-  const auto first = co_await everyone(pool);
-  EXPECT_EQ(births(first).size(), 2u);
-  co_await replace(pool, first.begin()->first);
-  const auto second = co_await everyone(pool);
-  EXPECT_EQ(births(second).size(), 2u);
-  EXPECT_EQ(log.count(Event::Kind::fork_failed), 1u);
-  EXPECT_NE(causes_in(log).find(cause), std::string::npos) << causes_in(log);
-  EXPECT_EQ(servers_in(log).size(), 0u);
-  co_await pool.stop();
-}
-
-TEST_P(ForkServer, IsRefusedByAProgramWithThreads) {
-  run_in_strand([]() -> asio::awaitable<void> {
-    PoolOptions options = forking_pool(2, {"thread"});
-    std::string cause = "several threads";
-    co_await executes(std::move(options), std::move(cause));
-  });
-}
-
-TEST_F(OneForkServer, IsRefusedBehindACommandThatForks) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    PoolOptions options = forking_pool(2);
-    options.worker.command.args =
-        std::vector<std::string>{"-c", "\"$0\"; true", options.worker.command.program.value()};
-    options.worker.command.program = "/bin/sh";
-    std::string cause = "in a process of its own";
-    co_await executes(std::move(options), std::move(cause));
-  });
-}
-
-TEST_F(OneForkServer, IsPossibleBehindACommandThatExecutes) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    PoolOptions options = forking_pool(2);
-    options.worker.command.args = std::vector<std::string>{"-c", "exec \"$0\"", options.worker.command.program.value()};
-    options.worker.command.program = "/bin/sh";
-    WorkerPool pool = co_await WorkerPool::start(options);
-    const auto workers = co_await everyone(pool);
-    EXPECT_EQ(births(workers).size(), 1u);
-    co_await pool.stop();
-  });
-}
-
-TEST_F(OneForkServer, IsRefusedWhereTheKernelLacksWhatItNeeds) {
-  for (const auto& [what, cause] : std::map<std::string, std::string>{
-           {"clone3", "clone3(2) is not available"}, {"thread-id", "where the id of a thread is kept"}}) {
-    on_one_thread([what = what, cause = cause]() -> asio::awaitable<void> {
-      PoolOptions options = forking_pool(2);
-      options.worker.command.args = std::vector<std::string>{what, options.worker.command.program.value()};
-      options.worker.command.program = DROVER_HELPER_WITHOUT;
-      co_await executes(options, cause);
-    });
-  }
-}
-
-TEST_F(OneForkServer, OfAProgramThatDoesNotStartFailsTheStartOfThePool) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    EventLog log;
-    PoolOptions options = forking_pool(2, {"exit"});
-    options.worker.on_event = log.handler();
-    const Failure failure = co_await failure_of(WorkerPool::start(options));
-    EXPECT_TRUE(failure == Errc::start_failed) << failure;
-    EXPECT_NE(failure.text.find("exited with code 9"), std::string::npos) << failure;
-    options.worker.command.program = "/nonexistent";
-    const Failure missing = co_await failure_of(WorkerPool::start(options));
-    EXPECT_TRUE(missing.code == std::errc::no_such_file_or_directory) << missing;
-  });
-}
-
-TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    PoolOptions options = forking_pool(1, {"parent"});
-    options.start_timeout = 200ms;
-    const Failure failure = co_await failure_of(WorkerPool::start(options));
-    EXPECT_NE(failure.text.find("was not ready in time"), std::string::npos) << failure;
-  });
-}
-
-// ---- hostile ones ---------------------------------------------------------------------------------------------------
-
-TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
-  for (const std::string how :
-       {"exits", "refuses", "claims to be the worker", "sends nonsense", "makes a child of its own",
-        "makes a silent copy", "makes a dead copy", "makes a copy that says no", "is silent"}) {
-    SCOPED_TRACE(how);
-    on_one_thread([how]() -> asio::awaitable<void> {
-      EventLog log;
-      PoolOptions options = forking_pool(2);
-      options.worker.command.program = DROVER_HELPER_HOSTILE_FORK_SERVER;
-      options.worker.command.args = std::vector<std::string>{how};
-      options.worker.on_event = log.handler();
-      WorkerPool pool = co_await WorkerPool::start(options);
-      const int nine = co_await pool.call<int>("square", 3);
-      EXPECT_EQ(nine, 9);
-      const auto workers = pids(pool);
-      co_await replace(pool, workers.front());
-      EXPECT_EQ(log.count(Event::Kind::fork_failed) == 0, how == "refuses") << causes_in(log);
-      co_await pool.stop();
-    });
-    EXPECT_TRUE(soon_childless());
-  }
-}
-
-// ---- ends -----------------------------------------------------------------------------------------------------------
-
-TEST_P(ForkServer, EndsWithItsPool) {
-  run_in_strand([]() -> asio::awaitable<void> {
-    EventLog log;
-    std::set<pid_t> servers;
-    {
-      PoolOptions options = forking_pool(2);
-      options.worker.on_event = log.handler();
-      WorkerPool pool = co_await WorkerPool::start(options);
-      servers = servers_in(log);
-    }
-    EXPECT_EQ(servers.size(), 1u);
-    for (const pid_t server : servers) {
-      const bool ended = co_await sees_gone(server);
-      EXPECT_TRUE(ended);
-    }
-  });
-}
-
-TEST_F(OneForkServer, EndsWithItsContext) {
-  EventLog log;
-  std::optional<WorkerPool> pool;
-  {
-    asio::io_context context;
-    const auto start = [&]() -> asio::awaitable<void> {
-      PoolOptions options = forking_pool(2);
-      options.worker.on_event = log.handler();
-      pool = co_await WorkerPool::start(options);
-    };
-    run(context, start());
-  }
-  for (const pid_t server : servers_in(log)) EXPECT_TRUE(soon_gone(server));
-  pool.reset();
-}
-
-TEST_F(OneForkServer, EndsWithAStartThatIsCancelled) {
-  for (int step = 0; step < 40; ++step) {
-    on_one_thread([step]() -> asio::awaitable<void> {
-      PoolOptions options = forking_pool(2);
-      Task<WorkerPool> start(co_await asio::this_coro::executor, WorkerPool::start(options));
-      for (int turn = 0; turn < step; ++turn) co_await asio::post(asio::use_awaitable);
-      if (step % 2 == 1) co_await pause_for(std::chrono::microseconds(step * 200));
-      start.cancel();
-      const Failure failure = co_await start.failure();
-      EXPECT_TRUE(failure.aborted() || !failure) << failure;
-    });
-  }
-}
-
-TEST_F(OneForkServer, EndsWithItsParent) {
-  ReadPipe pipe;
-  Command command;
-  command.program = DROVER_HELPER_FORK_HOST;
-  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER};
-  command.out = pipe.stdio();
-  Process host = Process::spawn(command);
-  pipe.close_write_end();
-  std::vector<pid_t> found;
-  for (int i = 0; i < 4; ++i) found.push_back(pipe.pid());  // the server, two workers, and a copy of the host
-  host.signal(SIGKILL);
-  run(host.wait());
-  for (int i = 0; i < 3; ++i) EXPECT_TRUE(soon_gone(found[static_cast<std::size_t>(i)])) << i;
-  ::kill(found[3], SIGKILL);
-  EXPECT_TRUE(soon_gone(found[3]));
-}
-
-TEST_F(OneForkServer, EndsWithItsParentWhileItPrepares) {
-  ReadPipe pipe;
-  Command command;
-  command.program = DROVER_HELPER_FORK_HOST;
-  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER, "prepare-long"};
-  command.out = pipe.stdio();
-  Process host = Process::spawn(command);
-  pipe.close_write_end();
-  const pid_t server = pipe.pid();
-  host.signal(SIGKILL);
-  run(host.wait());
-  EXPECT_TRUE(soon_gone(server));
 }
 
 // ---- all at once ----------------------------------------------------------------------------------------------------

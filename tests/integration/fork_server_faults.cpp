@@ -1,0 +1,211 @@
+// Launch::fork: programs that cannot be copied, fork servers that are hostile, and how they end.
+#include <gtest/gtest.h>
+#include <map>
+#include <optional>
+#include <set>
+#include <signal.h>
+
+#include "support/forking.hpp"
+
+namespace {
+
+using namespace support;
+
+class ForkServer : public CallsAnywhere {};
+class OneForkServer : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, ForkServer, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+// ---- programs that cannot be copied ---------------------------------------------------------------------------------
+
+/// A pool of workers that are executed, and the cause in its one event.
+asio::awaitable<void> executes(PoolOptions options, std::string cause) {
+  EventLog log;
+  options.worker.on_event = log.handler();
+  WorkerPool pool = co_await WorkerPool::start(options);
+  const auto first = co_await everyone(pool);
+  EXPECT_EQ(births(first).size(), 2u);
+  co_await replace(pool, first.begin()->first);
+  const auto second = co_await everyone(pool);
+  EXPECT_EQ(births(second).size(), 2u);
+  EXPECT_EQ(log.count(Event::Kind::fork_failed), 1u);
+  EXPECT_NE(causes_in(log).find(cause), std::string::npos) << causes_in(log);
+  EXPECT_EQ(servers_in(log).size(), 0u);
+  co_await pool.stop();
+}
+
+TEST_P(ForkServer, IsRefusedByAProgramWithThreads) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2, {"thread"});
+    std::string cause = "several threads";
+    co_await executes(std::move(options), std::move(cause));
+  });
+}
+
+TEST_F(OneForkServer, IsRefusedBehindACommandThatForks) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2);
+    options.worker.command.args =
+        std::vector<std::string>{"-c", "\"$0\"; true", options.worker.command.program.value()};
+    options.worker.command.program = "/bin/sh";
+    std::string cause = "in a process of its own";
+    co_await executes(std::move(options), std::move(cause));
+  });
+}
+
+TEST_F(OneForkServer, IsPossibleBehindACommandThatExecutes) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(2);
+    options.worker.command.args = std::vector<std::string>{"-c", "exec \"$0\"", options.worker.command.program.value()};
+    options.worker.command.program = "/bin/sh";
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto workers = co_await everyone(pool);
+    EXPECT_EQ(births(workers).size(), 1u);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneForkServer, IsRefusedWhereTheKernelLacksWhatItNeeds) {
+  for (const auto& lack : std::map<std::string, std::string>{{"clone3", "clone3(2) is not available"},
+                                                             {"thread-id", "where the id of a thread is kept"}}) {
+    on_one_thread([lack]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      options.worker.command.args = std::vector<std::string>{lack.first, options.worker.command.program.value()};
+      options.worker.command.program = DROVER_HELPER_WITHOUT;
+      std::string cause = lack.second;
+      co_await executes(std::move(options), std::move(cause));
+    });
+  }
+}
+
+TEST_F(OneForkServer, OfAProgramThatDoesNotStartFailsTheStartOfThePool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(2, {"exit"});
+    options.worker.on_event = log.handler();
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(failure == Errc::start_failed) << failure;
+    EXPECT_NE(failure.text.find("exited with code 9"), std::string::npos) << failure;
+    options.worker.command.program = "/nonexistent";
+    const Failure missing = co_await failure_of(WorkerPool::start(options));
+    EXPECT_TRUE(missing.code == std::errc::no_such_file_or_directory) << missing;
+  });
+}
+
+TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = forking_pool(1, {"parent"});
+    options.start_timeout = 200ms;
+    const Failure failure = co_await failure_of(WorkerPool::start(options));
+    EXPECT_NE(failure.text.find("was not ready in time"), std::string::npos) << failure;
+  });
+}
+
+// ---- hostile ones ---------------------------------------------------------------------------------------------------
+
+TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
+  for (const std::string how :
+       {"exits", "refuses", "claims to be the worker", "sends nonsense", "makes a child of its own",
+        "makes a silent copy", "makes a dead copy", "makes a copy that says no", "is silent"}) {
+    SCOPED_TRACE(how);
+    on_one_thread([how]() -> asio::awaitable<void> {
+      EventLog log;
+      PoolOptions options = forking_pool(2);
+      options.worker.command.program = DROVER_HELPER_HOSTILE_FORK_SERVER;
+      options.worker.command.args = std::vector<std::string>{how};
+      options.worker.on_event = log.handler();
+      WorkerPool pool = co_await WorkerPool::start(options);
+      const int nine = co_await pool.call<int>("square", 3);
+      EXPECT_EQ(nine, 9);
+      const auto workers = pids(pool);
+      co_await replace(pool, workers.front());
+      EXPECT_EQ(log.count(Event::Kind::fork_failed) == 0, how == "refuses") << causes_in(log);
+      co_await pool.stop();
+    });
+    EXPECT_TRUE(soon_childless());
+  }
+}
+
+// ---- ends -----------------------------------------------------------------------------------------------------------
+
+TEST_P(ForkServer, EndsWithItsPool) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    EventLog log;
+    std::set<pid_t> servers;
+    {
+      PoolOptions options = forking_pool(2);
+      options.worker.on_event = log.handler();
+      WorkerPool pool = co_await WorkerPool::start(options);
+      servers = servers_in(log);
+    }
+    EXPECT_EQ(servers.size(), 1u);
+    for (const pid_t server : servers) {
+      const bool ended = co_await sees_gone(server);
+      EXPECT_TRUE(ended);
+    }
+  });
+}
+
+TEST_F(OneForkServer, EndsWithItsContext) {
+  EventLog log;
+  std::optional<WorkerPool> pool;
+  {
+    asio::io_context context;
+    const auto start = [&]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      options.worker.on_event = log.handler();
+      pool = co_await WorkerPool::start(options);
+    };
+    run(context, start());
+  }
+  for (const pid_t server : servers_in(log)) EXPECT_TRUE(soon_gone(server));
+  pool.reset();
+}
+
+TEST_F(OneForkServer, EndsWithAStartThatIsCancelled) {
+  for (int step = 0; step < 40; ++step) {
+    on_one_thread([step]() -> asio::awaitable<void> {
+      PoolOptions options = forking_pool(2);
+      Task<WorkerPool> start(co_await asio::this_coro::executor, WorkerPool::start(options));
+      for (int turn = 0; turn < step; ++turn) co_await asio::post(asio::use_awaitable);
+      if (step % 2 == 1) co_await pause_for(std::chrono::microseconds(step * 200));
+      start.cancel();
+      const Failure failure = co_await start.failure();
+      EXPECT_TRUE(failure.aborted() || !failure) << failure;
+    });
+  }
+}
+
+TEST_F(OneForkServer, EndsWithItsParent) {
+  ReadPipe pipe;
+  Command command;
+  command.program = DROVER_HELPER_FORK_HOST;
+  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER};
+  command.out = pipe.stdio();
+  Process host = Process::spawn(command);
+  pipe.close_write_end();
+  std::vector<pid_t> found;
+  for (int i = 0; i < 4; ++i) found.push_back(pipe.pid());  // the server, two workers, and a copy of the host
+  host.signal(SIGKILL);
+  run(host.wait());
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(soon_gone(found[static_cast<std::size_t>(i)])) << i;
+  ::kill(found[3], SIGKILL);
+  EXPECT_TRUE(soon_gone(found[3]));
+}
+
+TEST_F(OneForkServer, EndsWithItsParentWhileItPrepares) {
+  ReadPipe pipe;
+  Command command;
+  command.program = DROVER_HELPER_FORK_HOST;
+  command.args = std::vector<std::string>{DROVER_HELPER_FORK_WORKER, "prepare-long"};
+  command.out = pipe.stdio();
+  Process host = Process::spawn(command);
+  pipe.close_write_end();
+  const pid_t server = pipe.pid();
+  host.signal(SIGKILL);
+  run(host.wait());
+  EXPECT_TRUE(soon_gone(server));
+}
+
+}  // namespace
