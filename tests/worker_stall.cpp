@@ -177,18 +177,21 @@ TEST_F(WorkerStall, IsNoHandlerWithoutACall) {
   expect_clean_stop(worker);
 }
 
-// The control thread does not run meanwhile either.
+// The control thread does not run meanwhile either. The routine runs on when both are continued, and is cancelled.
 TEST_F(WorkerStall, IsNoSuspension) {
-  Worker worker(watched(1s));
+  Worker worker(watched(2s));
   worker.expect_hello();
-  worker.call("nap", 4000, 0);
+  const std::uint64_t call = worker.call("until_stopped");
   ASSERT_TRUE(worker.told('b'));
+  std::this_thread::sleep_for(700ms);  // until the loop has been asked to turn
   ::kill(worker.pid, SIGSTOP);
   int status = 0;
   ASSERT_EQ(::waitpid(worker.pid, &status, WUNTRACED), worker.pid);
-  std::this_thread::sleep_for(2500ms);  // its length is what the test is about
+  std::this_thread::sleep_for(3s);  // its length is what the test is about
   ::kill(worker.pid, SIGCONT);
-  EXPECT_EQ(worker.result().as<std::string>(), "slept");
+  expect_no_report(worker);
+  worker.cancel(call);
+  worker.result();
   expect_no_report(worker);
   expect_clean_stop(worker);
 }
@@ -240,7 +243,7 @@ TEST_F(WorkerStall, CostsAnIdleWorkerNothing) {
     worker.result();
     // Until it has had its last look, a quarter of the time later.
     std::uint64_t before = sleeps(worker.pid);
-    for (Stopwatch still; still.elapsed() < 100ms; ::usleep(1000))
+    for (Stopwatch still, all; still.elapsed() < 100ms && all.elapsed() < 5s; ::usleep(1000))
       if (const std::uint64_t now = sleeps(worker.pid); now != before) before = now, still = Stopwatch();
     ::usleep(1'000'000);  // ten times as long as a stall
     EXPECT_EQ(sleeps(worker.pid), before);
