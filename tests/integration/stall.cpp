@@ -121,7 +121,7 @@ TEST_F(Stall, IsNotReportedIfTheLoopTurns) {
     LocalWorker worker(here, options);
     co_await worker.start();
     std::vector<Task<std::string>> naps;
-    for (int i = 0; i < 4; ++i) naps.emplace_back(here, worker.call<std::string>("doze", 3000));
+    for (int i = 0; i < 4; ++i) naps.emplace_back(here, worker.call<std::string>("doze", 4500));
     for (int i = 0; i < 20; ++i) co_await worker.call<std::string>("work", 100);
     for (const auto& nap : naps) co_await nap.ended();
     co_await pause_for(1500ms);

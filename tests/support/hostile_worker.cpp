@@ -126,8 +126,9 @@ int lingering_socket(int seconds) {
 /// answers its call.
 void send_stalled(const FrameHeader& call, int count, std::uint64_t id, std::int64_t for_ns, std::size_t size) {
   ::usleep(50'000);  // a stall takes time
-  std::vector<std::byte> body(size);
-  std::memcpy(body.data(), &for_ns, std::min(size, sizeof for_ns));
+  std::vector<std::byte> body(std::max(size, sizeof for_ns));
+  std::memcpy(body.data(), &for_ns, sizeof for_ns);
+  body.resize(size);
   for (; count > 0; --count) send(control, frame({.type = FrameType::stalled, .id = id}, body));
   FrameHeader status;  // what comes before it is read before its answer
   receive(control, &status, sizeof status);
