@@ -22,6 +22,7 @@ TEST(DeathCause, IsWhatDroverHasDoneIfItDidAnything) {
     for (const bool was_ready : {true, false}) {
       EXPECT_EQ(death_cause_of(ExitReason::stop, was_ready, exit), DeathCause::asked_for);
       EXPECT_EQ(death_cause_of(ExitReason::kill_after, was_ready, exit), DeathCause::killed_for_call);
+      EXPECT_EQ(death_cause_of(ExitReason::stalled, was_ready, exit), DeathCause::stalled);
       EXPECT_EQ(death_cause_of(ExitReason::start_failed, was_ready, exit), DeathCause::failed_start);
       EXPECT_EQ(death_cause_of(ExitReason::protocol_error, was_ready, exit), DeathCause::protocol_error);
     }
@@ -59,10 +60,12 @@ TEST(DeathCause, CountsInItsPlace) {
   count(DeathCause::failed_start, 5);
   count(DeathCause::protocol_error, 6);
   count(DeathCause::unknown, 7);
+  count(DeathCause::stalled, 8);
   EXPECT_EQ(deaths, (WorkerDeaths{.crashed = 1,
                                   .exited = 2,
                                   .drained = 3,
                                   .killed_for_call = 4,
+                                  .stalled = 8,
                                   .failed_start = 5,
                                   .protocol_error = 6,
                                   .unknown = 7}));

@@ -29,6 +29,7 @@ PoolStats busy_pool() {
                   .exited = 2,
                   .drained = 3,
                   .killed_for_call = 4,
+                  .stalled = 8,
                   .failed_start = 5,
                   .protocol_error = 6,
                   .unknown = 7};
@@ -81,7 +82,7 @@ TEST(Metrics, HaveEachFigureOfThePool) {
   EXPECT_EQ(value_of(metrics, "drover_worker_restarts_total", pool), 6);
   const std::map<std::string, int> deaths{{"crashed", 1},         {"exited", 2},       {"drained", 3},
                                           {"killed_for_call", 4}, {"failed_start", 5}, {"protocol_error", 6},
-                                          {"unknown", 7}};
+                                          {"unknown", 7},         {"stalled", 8}};
   for (const auto& [cause, count] : deaths)
     EXPECT_EQ(value_of(metrics, "drover_worker_deaths_total", {{"pool", "hashers"}, {"cause", cause}}), count) << cause;
   EXPECT_EQ(metrics.at("drover_worker_deaths_total").samples.size(), deaths.size());

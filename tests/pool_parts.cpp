@@ -353,6 +353,9 @@ TEST(WorkerOptions, ErrorNamesTheInvalidOption) {
   names("term_grace", [](Worker& o) { o.term_grace = -1s; });
   names("stop_margin", [](Worker& o) { o.stop_margin = Duration::min(); });
   names("spin", [](Worker& o) { o.spin = -1ns; });
+  names("WorkerOptions::stall", [](Worker& o) { o.stall = 1ms - 1ns; });
+  names("WorkerOptions::kill_stalled", [](Worker& o) { o.kill_stalled = true; });
+  EXPECT_EQ(refusal<Worker>([](Worker& o) { o.stall = 1ms, o.kill_stalled = true; }), "");
 }
 
 TEST(PoolOptions, ErrorNamesTheInvalidOption) {

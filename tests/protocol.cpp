@@ -73,6 +73,7 @@ WorkerEnvironment sample() {
           .spin_ns = 4711,
           .shutdown_grace_ns = 10'000'000'000,
           .max_message_size = 64u << 20,
+          .stall_ns = 1'500'000'000,
           .worker = {.slot = 7,
                      .name = "image worker, 1 = best",
                      .tags = {"gpu", "very big"},
@@ -110,7 +111,7 @@ TEST(Protocol, SizeOfTheEnvironmentIsKnownBefore) {
   WorkerEnvironment longest = sample();
   const InheritedFd fd{2147483647, ~std::uint64_t{0}, ~std::uint64_t{0}};
   longest.control = longest.data = longest.parent = longest.lock = longest.forks = fd;
-  longest.spin_ns = longest.shutdown_grace_ns = std::numeric_limits<std::int64_t>::min();
+  longest.spin_ns = longest.shutdown_grace_ns = longest.stall_ns = std::numeric_limits<std::int64_t>::min();
   longest.max_message_size = ~std::uint64_t{0};
   longest.worker = {.slot = ~std::size_t{0}, .tags = {std::string(most_worker_info - 2, 'x')}};
   EXPECT_LE(std::string(environment_name).size() + 1 + longest.to_string().size(), longest_variable);
@@ -119,7 +120,7 @@ TEST(Protocol, SizeOfTheEnvironmentIsKnownBefore) {
 TEST(Protocol, MalformedEnvironmentIsRefused) {
   const std::string text = sample().to_string();
   for (std::size_t size = 0; size < text.size(); ++size) EXPECT_FALSE(WorkerEnvironment::parse(text.substr(0, size)));
-  const std::string good = "1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 ";  // up to the slot
+  const std::string good = "1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 ";  // up to the slot
   EXPECT_TRUE(WorkerEnvironment::parse(good + "0 0 0 x "));
   EXPECT_TRUE(WorkerEnvironment::parse(good + "0 1 1 x t k v "));
   for (const char* bad :
@@ -127,13 +128,13 @@ TEST(Protocol, MalformedEnvironmentIsRefused) {
         "0 0 18446744073709551615 x k v ", "0 99999999999999999999 0 x t ", "0 0 0 % ", "0 0 0 %2 ", "0 0 0 %2g ",
         "0 0 0 %g0 ", "0 0 0 %-1 ", "0 0 0 %+1 ", "0 1 0 x %zz "})
     EXPECT_FALSE(WorkerEnvironment::parse(good + bad)) << bad;
-  for (const char* bad :
-       {"", "1", "yes", "1  3 1 1", "1 3 1 -1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 x ",
-        "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 x ",
-        " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 x ", "1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 3 0 0 0 x "})
+  for (const char* bad : {"", "1", "yes", "1  3 1 1", "1 3 1 -1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 0 x ",
+                          "1 99999999999999999999 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 0 x ",
+                          " 1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 0 x ",
+                          "1 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 3 0 0 0 0 x "})
     EXPECT_FALSE(WorkerEnvironment::parse(bad)) << bad;
   // A worker of another version must know that it is a worker, or its main() would go on as if it were the parent's.
-  EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 x "));
+  EXPECT_TRUE(WorkerEnvironment::parse("2 3 1 1 4 1 1 -1 0 0 -1 0 0 -1 0 0 1 1 1 0 0 0 0 0 x "));
 }
 
 }  // namespace

@@ -215,6 +215,7 @@ const std::vector<NamedEvent>& events() {
       {"failed",          [](Life& l) { return l.failed(now); },                   {"C", "T", "Lcr", "Lcr", "Scr", "X", "A", "O"}},
       {"draining",        [](Life& l) { return l.draining(); },                    {"C", "T", "Lc", "Lc", "Sc", "X", "A", "O"}},
       {"killed_for_call", [](Life& l) { return l.killed_for_call(); },             {"C", "T", "Lc", "Lc", "Sc", "X", "A", "O"}},
+      {"killed_for_stall",[](Life& l) { return l.killed_for_stall(); },            {"C", "T", "Lc", "Lc", "Sc", "X", "A", "O"}},
       {"exited",          [](Life& l) { return l.exited(); },                      {"C", "Xc", "Xc", "Xc", "Xc", "X", "A", "O"}},
       {"calls_answered",  [](Life& l) { return l.calls_answered(); },              {"C", "T", "R", "L", "S", "A", "A", "O"}},
       {"group_over",      [](Life& l) { return l.group_over(); },                  {"C", "T", "R", "L", "S", "X", "OE", "O"}},
@@ -311,6 +312,10 @@ TEST(WorkerLifecycle, ExitReasonDecidesWhatIsExpected) {
   EXPECT_EQ(reason(State::stopping, [](auto& l) { l.failed(now); }), ExitReason::stop);
   EXPECT_EQ(reason(State::ready, [](auto& l) { l.killed_for_call(), l.stop(now, 0s, true); }), ExitReason::kill_after);
   EXPECT_EQ(reason(State::ready, [](auto& l) { l.killed_for_call(), l.failed(now); }), ExitReason::kill_after);
+  EXPECT_EQ(reason(State::ready, [](auto& l) { l.killed_for_stall(), l.stop(now, 0s, true); }), ExitReason::stalled);
+  EXPECT_EQ(reason(State::leaving, [](auto& l) { l.killed_for_stall(), l.failed(now); }), ExitReason::stalled);
+  EXPECT_EQ(reason(State::ready, [](auto& l) { l.killed_for_stall(), l.killed_for_call(); }), ExitReason::stalled);
+  EXPECT_EQ(reason(State::ready, [](auto& l) { l.killed_for_call(), l.killed_for_stall(); }), ExitReason::kill_after);
 
   EXPECT_FALSE(in_state(State::exited).expected(true));
   EXPECT_TRUE(in_state(State::leaving).expected(true));

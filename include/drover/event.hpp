@@ -6,6 +6,7 @@
 #include <string>
 #include <sys/types.h>
 
+#include <drover/detail/report_text.hpp>
 #include <drover/exit_status.hpp>
 #include <drover/timeout.hpp>
 
@@ -16,10 +17,11 @@ namespace drover { inline namespace v1 {
 /// The events of one worker arrive in the order in which they happened: `spawned` and `ready`; then either an
 /// unexpected `exited`, or `stopping`, `terminate_sent` and `kill_sent` if they were needed, and an expected `exited`;
 /// `reaped` is the last one. `terminate_sent` and `kill_sent` also arrive without `stopping`: after a failed start,
-/// after kill_after, or after bytes that are not a message. `stopped` and `continued` arrive in between, when job
-/// control or a SIGSTOP suspends the process. A pool adds `restarting` before it replaces a worker that has gone,
-/// `replacing` before it starts the successor of one that is well, `gave_up` when too many workers of a pool slot have
-/// crashed, and `recovered` when a worker of that pool slot has proved itself since.
+/// after kill_after, after a stall with kill_stalled, or after bytes that are not a message. `stopped` and `continued`
+/// arrive in between, when job control or a SIGSTOP suspends the process; so does `stalled`, with WorkerOptions::stall.
+/// A pool adds `restarting` before it replaces a worker that has gone, `replacing` before it starts the successor of
+/// one that is well, `gave_up` when too many workers of a pool slot have crashed, and `recovered` when a worker of that
+/// pool slot has proved itself since.
 struct Event {
   enum class Kind {
     spawned,         ///< the process exists
@@ -35,7 +37,8 @@ struct Event {
     recovered,  ///< a worker of a given-up pool slot has answered a call, or lived for RestartPolicy::within
     fork_failed,  ///< workers are executed and not forked, or another fork server is started; see `cause`
     stopped,      ///< the signal `stopped_by` has suspended the process; reported within a second
-    continued     ///< the process runs again
+    continued,    ///< the process runs again
+    stalled       ///< the worker's main loop does not turn although it has calls; see `routine`, `age`
   };
 
   Kind kind{};
@@ -46,6 +49,10 @@ struct Event {
   Clock::time_point at{};
   std::string cause{};              ///< fork_failed: why
   std::optional<int> stopped_by{};  ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
+  /// stalled: the routine that the main thread runs; its first 100 bytes. Empty if the call has ended meanwhile, or if
+  /// no routine runs but another handler, as one that on_start() has left behind.
+  std::string routine{};
+  Duration age{};  ///< stalled: for how long the main loop has not turned, at least
 
   /// One line for a log: "hasher (4711): exited unexpectedly: killed by SIGSEGV".
   std::string to_string() const {
@@ -67,7 +74,9 @@ struct Event {
       case Kind::fork_failed: text += "the fork server failed: " + cause; break;
       case Kind::stopped: text += "stopped"; break;
       case Kind::continued: text += "continued"; break;
+      case Kind::stalled: text += "stalled for " + detail::duration_text(age); break;
     }
+    if (!routine.empty()) text += " in routine '" + routine + "'";
     if (stopped_by) text += " by " + detail::signal_name(*stopped_by);
     if (exit) text += ": " + exit->to_string();
     return text;

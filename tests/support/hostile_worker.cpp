@@ -1,5 +1,6 @@
 // A worker that greets as it should and then misbehaves in the way that its argument names. It shares no code of
 // drover's worker side, only the format of frames.
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -121,6 +122,20 @@ int lingering_socket(int seconds) {
   return connected;
 }
 
+/// So many STALLED, with a time in nanoseconds and so many bytes of a body, when it has been ready for 50 ms. Then it
+/// answers its call.
+void send_stalled(const FrameHeader& call, int count, std::uint64_t id, std::int64_t for_ns, std::size_t size) {
+  ::usleep(50'000);  // a stall takes time
+  std::vector<std::byte> body(std::max(size, sizeof for_ns));
+  std::memcpy(body.data(), &for_ns, sizeof for_ns);
+  body.resize(size);
+  for (; count > 0; --count) send(control, frame({.type = FrameType::stalled, .id = id}, body));
+  FrameHeader status;  // what comes before it is read before its answer
+  receive(control, &status, sizeof status);
+  send(control, frame({.type = FrameType::status_reply, .id = status.id}, std::vector<std::byte>(24)));
+  send(data, answer_to(call, 1));
+}
+
 [[noreturn]] void do_nothing() {
   for (;;) ::pause();
 }
@@ -215,6 +230,10 @@ int main(int, char** argv) {
   } else if (mode == "start_failed_when_ready") {
     next_call();
     send(control, start_failed("Type", "text"));
+  } else if (mode == "stalled") {  // the second call, and then no more
+    send(data, answer_to(next_call(), 1));
+    const FrameHeader call = next_call();
+    send_stalled(call, std::stoi(argv[2]), std::stoull(argv[3]), std::stoll(argv[4]), std::stoul(argv[5]));
   } else if (mode == "returns_calls") {  // takes one, and begins none
     const FrameHeader call = next_call();
     send(control, frame({.type = FrameType::draining, .id = call.id - 1}, {}));

@@ -192,6 +192,20 @@ asio::awaitable<std::string> nap_nested() {
   co_return text;
 }
 
+/// Blocks the main thread, between two waits.
+asio::awaitable<void> block_after(int wait_milliseconds, int block_milliseconds) {
+  co_await wait_for(wait_milliseconds);
+  say("blocking");
+  support::pass(block_milliseconds);
+  co_await wait_for(1);
+}
+
+/// The same when its call has ended.
+asio::awaitable<void> block_behind(int wait_milliseconds, int block_milliseconds) {
+  asio::co_spawn(co_await asio::this_coro::executor, block_after(wait_milliseconds, block_milliseconds),
+                 asio::detached);
+}
+
 void add_calls(drover::Routines& routines) {
   routines.add("seen", seen)
       .add("look_often", look_often)
@@ -207,6 +221,8 @@ void add_calls(drover::Routines& routines) {
              return reason;
            })
       .add("reason", reason_name)
+      .add("block_after", block_after)
+      .add("block_behind", block_behind)
       .add("seen_elsewhere",
            [] {
              support::CallSeen there;
@@ -250,6 +266,9 @@ bool add_hook(drover::Routines& routines, const std::string& step, const std::fu
     routines.on_start(
         []() -> asio::awaitable<void> { asio::co_spawn(co_await asio::this_coro::executor, tick(), asio::detached); });
     routines.add("ticks", [] { return ticks; });
+  } else if (step == "start-block-later") {  // once it serves
+    routines.on_start(
+        [milliseconds = std::stoi(next())]() -> asio::awaitable<void> { co_await block_behind(200, milliseconds); });
   } else if (kind == "say") {
     const auto speak = [text = next()] { say(text); };
     step == "start-say" ? routines.on_start(speak) : routines.on_stop(speak);

@@ -112,6 +112,7 @@ struct Options {
   std::vector<std::string> args{};
   std::chrono::nanoseconds shutdown_grace = 1s;
   std::uint64_t max_message_size = 64u << 20;
+  std::chrono::nanoseconds stall{};  // 0: off
   bool with_pidfd = true;
   bool with_lock = false;
   bool own_group = true;
@@ -341,6 +342,7 @@ inline Worker::Parts Worker::spawn(const Options& options) {
   if (lock >= 0) environment.lock = pass(lock);
   environment.shutdown_grace_ns = options.shutdown_grace.count();
   environment.max_message_size = options.max_message_size;
+  environment.stall_ns = options.stall.count();
   environment.worker = options.worker;
   if (options.forge == 1) ++environment.data.inode;
 

@@ -17,6 +17,8 @@
 #include <thread>
 #include <unistd.h>
 
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
 #include <asio/error.hpp>
 #include <asio/post.hpp>
 #include <asio/redirect_error.hpp>
@@ -78,6 +80,23 @@ asio::awaitable<std::string> nap(int ms, int clean_up_ms) {
   throw std::system_error(ec);
 }
 
+asio::awaitable<void> wait_for(int ms) {
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(ms));
+  co_await timer.async_wait(asio::use_awaitable);
+}
+
+/// Blocks the main thread after it has waited.
+asio::awaitable<void> block_after(int wait_ms, int block_ms) {
+  co_await wait_for(wait_ms);
+  tell('b');
+  std::this_thread::sleep_for(std::chrono::milliseconds(block_ms));
+}
+
+/// The same when its call has ended.
+asio::awaitable<void> block_behind(int wait_ms, int block_ms) {
+  asio::co_spawn(co_await asio::this_coro::executor, block_after(wait_ms, block_ms), asio::detached);
+}
+
 std::string in_child(const std::string& command) {
   const std::string file = "/tmp/drover-raw-worker-" + std::to_string(::getpid());
   const int result = std::system(("{ " + command + "; } > " + file).c_str());
@@ -104,6 +123,8 @@ drover::Routines make_routines() {
       .add("nothing", [] {})
       .add("add", [](int a, long b) { return a + b; })
       .add("nap", nap)
+      .add("block_after", block_after)
+      .add("block_behind", block_behind)
       .add("napping_view",
            [](std::string_view text) -> asio::awaitable<std::string> {
              asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(50));

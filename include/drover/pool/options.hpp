@@ -33,7 +33,8 @@ namespace drover { inline namespace v1 {
 /// How one worker is started, stopped and identified. Times are steady-clock durations.
 ///
 /// *Errors:* start() throws std::invalid_argument for a negative time, a max_in_flight of 0, a max_message_size of 0 or
-/// over 2 GiB, an empty program, and more name, tags and extra than fit into an environment variable.
+/// over 2 GiB, a stall below 1 ms, kill_stalled without stall, an empty program, and more name, tags and extra than fit
+/// into an environment variable.
 struct WorkerOptions {
   /// Shown in events and errors, and passed to the worker.
   detail::BraceSafe<std::string> name = "worker";
@@ -67,6 +68,16 @@ struct WorkerOptions {
   /// memory for each of its bytes, plus 16 MiB or a quarter of this bound, whichever is more. Beyond that the call
   /// fails with Errc::bad_arguments.
   std::size_t max_message_size = std::size_t{64} << 20;
+  /// The worker reports the event `stalled` once its main loop has not turned for so long while it has calls: a plain
+  /// routine takes long, a coroutine blocks, or a handler does. Coroutines that wait are no stall. The worker's control
+  /// thread sees that, a quarter of this time later at most. It reports one stall once. It looks only while the worker
+  /// has calls: an idle worker makes no system calls for it. A worker that is suspended does not report itself, see
+  /// Event::Kind::stopped. At least 1 ms. nullopt: it does not look.
+  Timeout stall{};
+  /// A worker that reports a stall is killed with SIGKILL, unless it is being stopped already. The calls that it has
+  /// begun fail with Errc::worker_exited, whose text names the routine. A pool replaces the worker at once and does not
+  /// count it as a crash. Needs `stall`.
+  bool kill_stalled = false;
   /// Called for every event, in order, on the executor of the worker or the pool. Exceptions are ignored. stop() and a
   /// failing start() return after all earlier events have been delivered, so the handler must not wait for them; not so
   /// if the executor does not run, or if the wait is cancelled twice. No call begins after the worker or the pool is
@@ -288,6 +299,10 @@ inline void check(const WorkerOptions& options) {
   require_not_negative(options.term_grace, "WorkerOptions::term_grace");
   require_not_negative(options.stop_margin, "WorkerOptions::stop_margin");
   require_not_negative(options.spin, "WorkerOptions::spin");
+  if (options.stall && *options.stall < std::chrono::milliseconds(1))
+    throw std::invalid_argument("WorkerOptions::stall must be at least 1 ms; use std::nullopt for no report of stalls");
+  if (options.kill_stalled && !options.stall)
+    throw std::invalid_argument("WorkerOptions::kill_stalled needs WorkerOptions::stall; set how long is too long");
   check_worker_info(options);
 }
 

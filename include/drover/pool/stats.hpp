@@ -38,6 +38,7 @@ struct WorkerDeaths {
   std::uint64_t exited{};           ///< exited by themselves, with any code, without having reported that they drain
   std::uint64_t drained{};          ///< reported that they drain, and exited with code 0
   std::uint64_t killed_for_call{};  ///< killed by CallOptions::kill_after
+  std::uint64_t stalled{};          ///< killed by WorkerOptions::kill_stalled
   std::uint64_t failed_start{};     ///< could not be spawned, or did not get ready
   std::uint64_t protocol_error{};   ///< ended because they sent nonsense, or could not be reached any more
   std::uint64_t unknown{};          ///< somebody else in the program took the exit status away

@@ -27,7 +27,7 @@ class Supervisor {
   struct Death {
     bool served = false;     ///< it had answered a call
     bool graceful = false;   ///< it reported that it drains, and then exited with code 0
-    bool asked_for = false;  ///< CallOptions::kill_after ended it
+    bool asked_for = false;  ///< CallOptions::kill_after or WorkerOptions::kill_stalled ended it
   };
   struct Decision {
     Duration delay{};       ///< before the next worker is started

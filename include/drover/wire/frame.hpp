@@ -34,7 +34,8 @@ enum class FrameType : std::uint8_t {
   recall,
   recalled,
   start_failed,
-  take_slot
+  take_slot,
+  stalled
 };
 
 /// FrameHeader::status of a RESULT.

@@ -41,7 +41,7 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.zero != 0) refuse("frame header with padding that is not zero");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::take_slot))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::stalled))
     refuse("frame of unknown type " + std::to_string(type));
   unsigned flags = 0, most = 0;  // of the status
   switch (header.type) {

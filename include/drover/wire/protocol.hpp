@@ -27,7 +27,7 @@
 /// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
 /// Control socket: HELLO or START_FAILED (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS,
-/// STATUS_REPLY, DRAINING, RECALL, RECALLED. Data socket: TAKE_SLOT, CALL and RESULT.
+/// STATUS_REPLY, DRAINING, RECALL, RECALLED, STALLED. Data socket: TAKE_SLOT, CALL and RESULT.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline constexpr std::uint32_t protocol_version = 1;
@@ -151,6 +151,13 @@ struct StopReply {
 /// DRAINING may come before that is known, and then has this id: the parent sends nothing more.
 inline constexpr std::uint64_t nothing_begun_yet = std::numeric_limits<std::uint64_t>::max();
 
+/// Body of STALLED: the main loop has not turned for WorkerOptions::stall. The id of the frame is that of the call
+/// whose routine the main thread runs, or no_call.
+struct StallBody {
+  std::int64_t for_ns = 0;  // since its last turn, at least
+};
+inline constexpr std::uint64_t no_call = 0;
+
 struct StatusReply {
   std::uint64_t in_flight = 0;
   std::int64_t idle_ns = 0;
@@ -207,6 +214,7 @@ struct WorkerEnvironment {
   std::int64_t shutdown_grace_ns = 0;
   std::uint64_t max_message_size = 0;
   OnTerminate on_terminate = OnTerminate::cancel;
+  std::int64_t stall_ns = 0;  // 0: nobody wants to know
   WorkerInfo worker;
 
   bool operator==(const WorkerEnvironment&) const = default;
@@ -230,6 +238,7 @@ inline std::string WorkerEnvironment::to_string() const {
   append_number(text, shutdown_grace_ns);
   append_number(text, max_message_size);
   append_number(text, static_cast<unsigned>(on_terminate));
+  append_number(text, stall_ns);
   append_info(text, worker);
   return text;
 }
@@ -252,6 +261,7 @@ inline std::optional<WorkerEnvironment> WorkerEnvironment::parse(std::string_vie
   reader.take(on_terminate);
   if (on_terminate > static_cast<unsigned>(OnTerminate::leave_to_parent)) return std::nullopt;
   environment.on_terminate = static_cast<OnTerminate>(on_terminate);
+  reader.take(environment.stall_ns);
   environment.worker = take_info(reader);
   if (!reader.sound()) return std::nullopt;
   return environment;

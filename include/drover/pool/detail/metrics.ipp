@@ -89,10 +89,11 @@ class MetricsText {
 
   void write_deaths() {
     using Named = std::pair<const char*, std::uint64_t WorkerDeaths::*>;
-    static constexpr std::array<Named, 7> causes{{{"crashed", &WorkerDeaths::crashed},
+    static constexpr std::array<Named, 8> causes{{{"crashed", &WorkerDeaths::crashed},
                                                   {"exited", &WorkerDeaths::exited},
                                                   {"drained", &WorkerDeaths::drained},
                                                   {"killed_for_call", &WorkerDeaths::killed_for_call},
+                                                  {"stalled", &WorkerDeaths::stalled},
                                                   {"failed_start", &WorkerDeaths::failed_start},
                                                   {"protocol_error", &WorkerDeaths::protocol_error},
                                                   {"unknown", &WorkerDeaths::unknown}}};

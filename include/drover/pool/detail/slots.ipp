@@ -65,10 +65,10 @@ inline bool has_crashed_in_its_stop(const WorkerRecord& worker) {
 inline Supervisor::Death PoolSlots::death_of(const WorkerSession& session) {
   const WorkerRecord& worker = session.record();
   const ExitReason reason = worker.lifecycle.exit_reason();
-  return {.served = worker.answered_a_call(),
-          .graceful = worker.exited_gracefully(),
-          .asked_for =
-              reason == ExitReason::kill_after || (reason == ExitReason::stop && !has_crashed_in_its_stop(worker))};
+  return {
+      .served = worker.answered_a_call(),
+      .graceful = worker.exited_gracefully(),
+      .asked_for = worker.lifecycle.was_killed() || (reason == ExitReason::stop && !has_crashed_in_its_stop(worker))};
 }
 
 inline void PoolSlots::worker_exited(WorkerSession& session) {

@@ -71,7 +71,7 @@ class CallExecutor {
     Function function;
 
     void operator()() {
-      const CurrentCallScope here(call->has_ended() ? nullptr : call.get());
+      const ResumedCallScope here(call->has_ended() ? nullptr : call.get());
       function();
     }
   };

@@ -64,6 +64,7 @@ class CallLoop final : CallWaits::Listener {
                  const CallFacts& facts);
   void start_coroutine(const Frame& frame, Routine& routine);
   void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
+  void count_coroutines() noexcept { state_.coroutines.store(coroutines_.size(), std::memory_order_relaxed); }
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
 
   // Writing.

@@ -112,6 +112,7 @@ inline void CallLoop::accept(const Frame& frame) {
     dispatch(frame);
   } catch (const std::bad_alloc&) {
     coroutines_.erase(call.id);
+    count_coroutines();
     state_.sources.remove(call.id);
     encode_texts(scratch_, limit_, {"std::bad_alloc", "out of memory"});
     now_ = Clock::now();
@@ -199,6 +200,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
     return refuse(call.header, ResultStatus::cancelled, "cancelled before it began", true);
   }
   begun_ = call.header.id;
+  count_coroutines();
   const CallExecutor executor(context_.get_executor(), call.running);
   asio::co_spawn(executor, routine.start(arguments, std::move(stop), call.result),
                  asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {
@@ -217,6 +219,7 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
   now_ = Clock::now();
   answer(call.header, status, call.result);
   ended(call.cancelled && status != ResultStatus::ok);
+  count_coroutines();
   over_.push_back(std::move(owned.mapped()));
   waits_.go_on_later();
 }

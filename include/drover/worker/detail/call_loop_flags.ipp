@@ -11,6 +11,7 @@ namespace drover { inline namespace v1 { namespace detail {
 // Flags from the control thread -------------------------------------------------------------------
 
 inline void CallLoop::notified() {
+  state_.probe_answered.store(state_.probe.load());
   poll_flags();
   go_on();
 }

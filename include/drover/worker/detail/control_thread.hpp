@@ -20,8 +20,10 @@
 #include <drover/wire/frame.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/drain.hpp>
+#include <drover/worker/detail/loop_probe.hpp>
 #include <drover/worker/detail/parent_death.hpp>
 #include <drover/worker/detail/shared_state.hpp>
+#include <drover/worker/detail/stall_watch.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -41,7 +43,7 @@ struct ControlReply {
   }
   template <class Body>
   ControlReply(FrameType type, std::uint64_t id, const Body& content) noexcept : ControlReply(type, id) {
-    static_assert(sizeof content == sizeof body);
+    static_assert(sizeof content <= sizeof body);
     header.size = sizeof content;
     std::memcpy(body, &content, sizeof content);
   }
@@ -98,7 +100,8 @@ class ControlThread {
     std::thread([control = std::move(control)] { control->run(); }).detach();
   }
 
-  explicit ControlThread(WorkerState& state) : state_(state), drain_(state.shutdown_grace) {
+  explicit ControlThread(WorkerState& state)
+      : state_(state), drain_(state.shutdown_grace), stall_(state.stall), loop_(state) {
     reader_.prepare();  // allocates the buffer, once
     unsent_.reserve(2 * most_unsent);
   }
@@ -112,6 +115,7 @@ class ControlThread {
       handle_signals(now);
       if (state_.parent_ended.load() || (parent_.revents != 0)) parent_lost(now);
       if (socket_.revents != 0) read_socket(now);
+      watch_main_loop(now);
       apply_drain();  // before the replies: the parent may rely on it once it has one
       send_replies();
     }
@@ -121,10 +125,12 @@ class ControlThread {
     // While the parent does not read its replies, this thread does not read from the parent, or replies would pile up.
     socket_.events = unsent_.size() < most_unsent ? POLLIN : 0;
     if (!unsent_.empty() && !short_of_memory_) socket_.events |= POLLOUT;
-    pollfd watched[] = {wakeup_, socket_, parent_};
+    calls_.revents = 0;
+    pollfd watched[] = {wakeup_, socket_, parent_, calls_};
+    const nfds_t count = stall_.waits_for_calls() ? 4 : 3;
     timespec timeout{};
     const timespec* bound = nullptr;
-    if (const Deadline deadline = drain_.deadline()) {
+    if (const Deadline deadline = earlier(drain_.deadline(), stall_.look_at())) {
       using namespace std::chrono;
       const auto left = std::max(duration_cast<nanoseconds>(*deadline - Clock::now()), nanoseconds::zero());
       timeout.tv_sec = duration_cast<seconds>(left).count();
@@ -133,19 +139,40 @@ class ControlThread {
     }
     constexpr timespec pause{0, std::chrono::nanoseconds(Channel::memory_pause).count()};
     if (short_of_memory_ && (bound == nullptr || timeout.tv_sec > 0 || timeout.tv_nsec > pause.tv_nsec)) bound = &pause;
-    const int ready = ::ppoll(watched, std::size(watched), bound, nullptr);
+    const int ready = ::ppoll(watched, count, bound, nullptr);
     if (ready <= 0)
       for (pollfd& fd : watched) fd.revents = 0;
     if (ready < 0) ::usleep(static_cast<useconds_t>(pause.tv_nsec / 1000));  // ENOMEM: avoid a busy loop
     if (watched[0].revents != 0) state_.control_wakeup.consume();
     socket_.revents = watched[1].revents;
     parent_.revents = watched[2].revents;
+    calls_.revents = watched[3].revents;
   }
 
   void read_main_flags() {
     constexpr std::uint32_t calls_over = WorkerFlag::calls_ended | WorkerFlag::finished;
     if ((state_.flags.load() & calls_over) != 0) drain_.finished(Clock::now());
     if (state_.data_lost.load() && !drain_.draining()) parent_lost(Clock::now());
+  }
+
+  /// Looks whether the main loop turns, see StallWatch.
+  void watch_main_loop(Clock::time_point now) {
+    if (lost_ || (state_.flags.load() & (WorkerFlag::calls_ended | WorkerFlag::finished)) != 0) stall_.end();
+    if ((calls_.revents & POLLNVAL) != 0) stall_.end();  // the program has closed it
+    if (calls_.revents != 0) {
+      loop_.take_arrivals();
+      stall_.calls_arrived(now);
+    }
+    if (!stall_.is_due(now)) return;
+    switch (stall_.look(now, loop_.look())) {
+      case StallWatch::Action::none: return;
+      case StallWatch::Action::probe: return loop_.ask();
+      case StallWatch::Action::report: break;
+    }
+    const auto unanswered = std::chrono::duration_cast<std::chrono::nanoseconds>(stall_.unanswered());
+    if (unsent_.size() < most_unsent && state_.greeted.load())
+      unsent_.push_back(
+          ControlReply(FrameType::stalled, loop_.running_call(), StallBody{.for_ns = unanswered.count()}));
   }
 
   void handle_signals(Clock::time_point now) {
@@ -294,6 +321,8 @@ class ControlThread {
 
   WorkerState& state_;
   Drain drain_;
+  StallWatch stall_;
+  LoopProbe loop_;
   FrameReader reader_{64};  // no larger frame arrives on this socket
   std::vector<ControlReply> unsent_;
   std::uint32_t reported_flags_ = 0;
@@ -302,6 +331,7 @@ class ControlThread {
   pollfd wakeup_{state_.control_wakeup.fd(), POLLIN, 0};
   pollfd socket_{state_.control.get(), POLLIN, 0};
   pollfd parent_{state_.parent.get(), POLLIN, 0};
+  pollfd calls_{loop_.arrivals_fd(), POLLIN, 0};  // watched while no call is in progress
 };
 
 }}}  // namespace drover::v1::detail

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <utility>
@@ -51,6 +52,26 @@ class CurrentCallScope {
 
  private:
   CurrentCall* const before_;
+};
+
+/// The call whose coroutine runs on the main thread at this moment; 0: none does. For the control thread, see
+/// LoopProbe.
+inline constinit std::atomic<std::uint64_t> running_coroutine{0};
+
+/// A CurrentCallScope for a coroutine, which is resumed many times.
+class ResumedCallScope {
+ public:
+  explicit ResumedCallScope(RunningCall* call) noexcept
+      : scope_(call), before_(running_coroutine.load(std::memory_order_relaxed)) {
+    running_coroutine.store(call == nullptr ? 0 : call->id, std::memory_order_relaxed);
+  }
+  ResumedCallScope(const ResumedCallScope&) = delete;
+  ResumedCallScope& operator=(const ResumedCallScope&) = delete;
+  ~ResumedCallScope() { running_coroutine.store(before_, std::memory_order_relaxed); }
+
+ private:
+  const CurrentCallScope scope_;
+  const std::uint64_t before_;
 };
 
 }}}  // namespace drover::v1::detail

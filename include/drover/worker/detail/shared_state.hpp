@@ -106,6 +106,8 @@ struct WorkerState {
   explicit WorkerState(WorkerEnvironment e)
       : environment(std::move(e)),
         shutdown_grace(std::chrono::nanoseconds(std::clamp<std::int64_t>(environment.shutdown_grace_ns, 0, never / 4))),
+        stall(environment.stall_ns > 0 ? Timeout(std::chrono::nanoseconds(std::min(environment.stall_ns, never / 4)))
+                                       : std::nullopt),
         control(environment.control.fd),
         data(UniqueFd(environment.data.fd), std::max<std::size_t>(environment.max_message_size, least_max_body)),
         parent(environment.parent.fd),
@@ -113,8 +115,10 @@ struct WorkerState {
 
   const WorkerEnvironment environment;
   const Duration shutdown_grace;
+  const Timeout stall;
   const UniqueFd control;
   Channel data;  // used by the main thread; here because it ends with the process, not with serve()
+  const int data_fd = environment.data.fd;  // of the same socket, for the control thread to poll
   const UniqueFd parent;
   const UniqueFd lock;
   const pid_t pid = ::getpid();
@@ -137,13 +141,16 @@ struct WorkerState {
 
   // From the control thread.
   std::atomic<std::uint64_t> last_call{0};
-  IdQueue cancelled_calls;    // to the main thread, see CancelledCall
-  IdQueue cancelled_sources;  // to the stop-token thread
+  std::atomic<std::uint64_t> probe{0};  // the last probe of the main loop, see LoopProbe
+  IdQueue cancelled_calls;              // to the main thread, see CancelledCall
+  IdQueue cancelled_sources;            // to the stop-token thread
 
   // Written by the main thread only.
   std::atomic<std::uint64_t> last_read{0};  // id of the last CALL that was read
   std::atomic<std::uint64_t> read{0};       // CALLs that were read
   std::atomic<std::uint64_t> ended{0};      // of these, calls that have ended
+  std::atomic<std::size_t> coroutines{0};   // of the calls in progress, those whose routines are coroutines
+  std::atomic<std::uint64_t> probe_answered{0};
   std::atomic<std::uint64_t> drained{0};    // ended while draining
   std::atomic<std::uint64_t> cancelled{0};  // cancelled and ended while draining
   std::atomic<std::int64_t> idle_since{Clock::now().time_since_epoch().count()};

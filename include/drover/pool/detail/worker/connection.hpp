@@ -18,6 +18,7 @@
 #include <drover/pool/detail/worker/control_link.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
+#include <drover/pool/detail/worker/stall_reports.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/worker_record.hpp>
 #include <drover/pool/stats.hpp>
@@ -54,7 +55,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
         worker_(worker),
         dispatcher_(dispatcher),
         control_(*this, *this, worker.errors),
-        data_(*this, *this, worker.options.max_in_flight) {}
+        data_(*this, *this, worker.options.max_in_flight),
+        stall_reports_(worker.options.stall) {}
   ~WorkerConnection() { close(); }
 
   /// Opens both sockets and waits for HELLO. Without its context, nothing is read or written. Throws std::system_error.
@@ -111,6 +113,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline bool stop_acknowledged() override;
   inline void draining(std::uint64_t last_begun) override;
   bool recalled(std::uint64_t call) override { return dispatcher_.take_back_recalled(data_, call); }
+  inline bool stalled(std::uint64_t call, Duration age) override;
   inline void control_closed(bool mid_frame) override;
   inline void control_broken() override;
   // DataLink::Listener
@@ -124,6 +127,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void data_broken() override;
 
   void check_memory();
+  bool kill_process();
   void give_up(std::exception_ptr failure);
   void expect_exit(Error otherwise);
   template <class Then>
@@ -136,6 +140,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   Dispatcher& dispatcher_;
   ControlLink control_;
   DataLink data_;
+  StallReports stall_reports_;
   std::unique_ptr<Io> io_;  // while the process lives and the context does
   Deadline start_by_;
   bool exit_expected_ = false;  // exit_timer runs

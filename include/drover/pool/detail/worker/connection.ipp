@@ -72,6 +72,7 @@ inline bool WorkerConnection::hello(const Frame& frame) {
   if (!worker_.lifecycle.awaits_hello()) return false;  // it was asked to end before it was ready
   worker_.metadata = control_.handshake().metadata(frame, worker_.options, worker_.child->pid());
   worker_.metadata->slot = worker_.slot;
+  stall_reports_.worker_ready(Clock::now());
   if (worker_.rss_limit != 0) check_memory();
   if (io_) io_->start_timer.cancel();
   owner_.became_ready(worker_.lifecycle.hello());
@@ -169,18 +170,24 @@ inline void WorkerConnection::end_calls(CallQueue& ended) {
   });
 }
 
-/// For CallOptions::kill_after.
-inline void WorkerConnection::kill_worker() {
+/// SIGKILL to the worker itself. False if that is impossible.
+inline bool WorkerConnection::kill_process() {
   const auto& child = worker_.child;
-  if (!child || !child->running()) return;
+  if (!child || !child->running()) return false;
   try {
     child->kill_leader();
     // Behind a wrapper the worker is another process.
     if (const auto sender = control_.handshake().sender(); sender && *sender != child->pid())
       kill_descendant(*sender, child->pid());
-  } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it keeps its slot and works on
-    return;
+  } catch (const std::system_error&) {  // refused, as by a set-user-ID program: it works on
+    return false;
   }
+  return true;
+}
+
+/// For CallOptions::kill_after.
+inline void WorkerConnection::kill_worker() {
+  if (!kill_process()) return;
   owner_.carry_out(worker_.lifecycle.killed_for_call());
   worker_.emit(Event::Kind::kill_sent);
 }
@@ -211,6 +218,22 @@ inline void WorkerConnection::draining(std::uint64_t last_begun) {
   owner_.carry_out(worker_.lifecycle.draining());
   if (last_begun != nothing_begun_yet) dispatcher_.take_back(data_, last_begun);
   owner_.leaves();
+}
+
+inline bool WorkerConnection::stalled(std::uint64_t call, Duration age) {
+  if (call > data_.slots().last_id() || !stall_reports_.admit(Clock::now(), age)) return false;
+  Stall stall{.age = age};
+  data_.slots().look_at_each([&](const Call& each) {
+    if (each.id == call) stall.routine = each.routine();
+  });
+  worker_.emit_stalled(stall);
+  const WorkerLifecycle& life = worker_.lifecycle;
+  // After a stop has begun, its deadlines count.
+  if (!worker_.options.kill_stalled || life.stop_request().begun() || life.was_killed() || !kill_process()) return true;
+  worker_.stall = std::move(stall);
+  owner_.carry_out(worker_.lifecycle.killed_for_stall());
+  worker_.emit(Event::Kind::kill_sent);
+  return true;
 }
 
 inline void WorkerConnection::control_closed(bool mid_frame) {

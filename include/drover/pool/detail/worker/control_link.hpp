@@ -31,8 +31,8 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The control socket of one worker, from the parent's side: STOP, CANCEL, STATUS and RECALL go out, HELLO,
-/// START_FAILED, DRAINING and the replies come in. Keeps the callers of status(). Every error either is retried or is
-/// reported to the listener. Guarded by the dispatcher's mutex.
+/// START_FAILED, DRAINING, STALLED and the replies come in. Keeps the callers of status(). Every error either is
+/// retried or is reported to the listener. Guarded by the dispatcher's mutex.
 class ControlLink {
  public:
   class Listener {
@@ -47,6 +47,8 @@ class ControlLink {
     virtual void draining(std::uint64_t last_begun) = 0;
     /// RECALLED. False if the call was not recalled.
     virtual bool recalled(std::uint64_t call) = 0;
+    /// STALLED. `call`: the one whose routine runs, or no_call. False if a sound worker would not have sent it.
+    virtual bool stalled(std::uint64_t call, Duration age) = 0;
     /// The worker has closed the socket. `mid_frame`: in the middle of a frame.
     virtual void control_closed(bool mid_frame) = 0;
     /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
@@ -166,6 +168,10 @@ class ControlLink {
         listener_.draining(frame.header.id);
         return true;
       case FrameType::recalled: return frame.body.empty() && listener_.recalled(frame.header.id);
+      case FrameType::stalled: {
+        const auto body = decode_body<StallBody>(frame.body);
+        return body && listener_.stalled(frame.header.id, std::chrono::nanoseconds(body->for_ns));
+      }
       default: return false;
     }
   }

@@ -15,6 +15,7 @@ enum class DeathCause : std::uint8_t {
   exited,
   drained,
   killed_for_call,
+  stalled,
   failed_start,
   protocol_error,
   unknown
@@ -25,6 +26,7 @@ constexpr DeathCause death_cause_of(ExitReason reason, bool was_ready, const Exi
   switch (reason) {
     case ExitReason::stop: return DeathCause::asked_for;
     case ExitReason::kill_after: return DeathCause::killed_for_call;
+    case ExitReason::stalled: return DeathCause::stalled;
     case ExitReason::start_failed: return DeathCause::failed_start;
     case ExitReason::protocol_error: return DeathCause::protocol_error;
     case ExitReason::drained:
@@ -48,6 +50,7 @@ constexpr void count_death(WorkerDeaths& deaths, DeathCause cause) noexcept {
     case DeathCause::exited: ++deaths.exited; return;
     case DeathCause::drained: ++deaths.drained; return;
     case DeathCause::killed_for_call: ++deaths.killed_for_call; return;
+    case DeathCause::stalled: ++deaths.stalled; return;
     case DeathCause::failed_start: ++deaths.failed_start; return;
     case DeathCause::protocol_error: ++deaths.protocol_error; return;
     case DeathCause::unknown: ++deaths.unknown; return;

@@ -189,7 +189,7 @@ class WorkerLifecycle {
   Actions failed(Clock::time_point now) noexcept {
     if (!serves()) return {};
     Actions actions;
-    if (!stop_.begun() && reason_ != ExitReason::kill_after) reason_ = ExitReason::protocol_error;
+    if (!stop_.begun() && !was_killed()) reason_ = ExitReason::protocol_error;
     close_calls(actions);
     terminate_by(actions, now);
     return actions;
@@ -206,7 +206,15 @@ class WorkerLifecycle {
   Actions killed_for_call() noexcept {
     if (!serves()) return {};
     Actions actions;
-    reason_ = ExitReason::kill_after;
+    if (!was_killed()) reason_ = ExitReason::kill_after;
+    close_calls(actions);
+    return actions;
+  }
+  /// SIGKILL has been sent because of WorkerOptions::kill_stalled.
+  Actions killed_for_stall() noexcept {
+    if (!serves()) return {};
+    Actions actions;
+    if (!was_killed()) reason_ = ExitReason::stalled;
     close_calls(actions);
     return actions;
   }
@@ -248,6 +256,8 @@ class WorkerLifecycle {
   /// It answers status requests, and gets STOP and CANCEL.
   bool serves() const noexcept { return was_ready_ && !has_exited(); }
   bool has_exited() const noexcept { return state_ >= State::exited; }
+  /// SIGKILL has been sent to it for a call or for a stall.
+  bool was_killed() const noexcept { return reason_ == ExitReason::kill_after || reason_ == ExitReason::stalled; }
   /// HELLO may still come.
   bool awaits_hello() const noexcept { return state_ == State::starting && reason_ != ExitReason::start_failed; }
 
@@ -264,8 +274,7 @@ class WorkerLifecycle {
                          : running    ? StopRequest::Process::running
                                       : StopRequest::Process::exited;
     if (stop_.begin(now, process) && !has_exited()) {
-      if (running && reason_ != ExitReason::start_failed && reason_ != ExitReason::kill_after)
-        reason_ = ExitReason::stop;
+      if (running && reason_ != ExitReason::start_failed && !was_killed()) reason_ = ExitReason::stop;
       state_ = State::stopping;
       actions.close_calls = actions.begin_stop = true;
       actions.report_stopping = running;

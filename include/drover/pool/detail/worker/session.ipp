@@ -244,7 +244,7 @@ inline void WorkerSession::ask_status(const std::shared_ptr<StatusWaiter>& waite
   if (worker_.lifecycle.serves() && !stop.begun()) throw worker_.errors.no_control_socket();
   if (worker_.lifecycle.has_exited() && worker_.child &&
       (!stop.begun() || (stop.came_late() && !stop.came_after_exit())))
-    std::rethrow_exception(worker_.errors.exited(*worker_.child)());
+    std::rethrow_exception(worker_.exited()());
   throw worker_.errors.error(Errc::not_running, "is not running");
 }
 

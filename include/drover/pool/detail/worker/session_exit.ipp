@@ -25,7 +25,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
     if (!worker_.child || worker_.child->running()) return;
     connection_.read_rest();
     // Everything that may need memory comes before the first change, so that all of it can be tried again.
-    const Cause exited = worker_.errors.exited(*worker_.child);
+    const Cause exited = worker_.exited();
     cause = exited;
     if (worker_.failure) cause = [failure = worker_.failure] { return failure; };
     Cause refusal = cause;

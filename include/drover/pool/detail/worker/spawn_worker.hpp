@@ -73,6 +73,7 @@ inline SpawnedWorker spawn_worker(const WorkerOptions& options, std::size_t slot
   environment.shutdown_grace_ns = std::chrono::nanoseconds(options.shutdown_grace).count();
   environment.max_message_size = options.max_message_size;
   environment.on_terminate = options.on_terminate;
+  if (options.stall) environment.stall_ns = std::chrono::nanoseconds(*options.stall).count();
   environment.worker = {
       .slot = slot, .name = options.name.value(), .tags = options.tags.value(), .extra = options.extra.value()};
 

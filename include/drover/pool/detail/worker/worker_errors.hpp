@@ -9,6 +9,7 @@
 #include <drover/os/reap.hpp>
 #include <drover/os/signals.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/worker/stall_reports.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/fork_request.hpp>
 #include <drover/wire/protocol.hpp>
@@ -48,6 +49,12 @@ class WorkerErrors {
     return [what = worker(&child) + " ended", status = child.exit_status()] {
       return std::make_exception_ptr(Error(Errc::worker_exited, what, status));
     };
+  }
+
+  /// The same for one that WorkerOptions::kill_stalled has ended.
+  Cause killed_for_stall(const ChildProcess& child, const Stall& stall) const {
+    return [what = worker(&child) + " was killed because it had stalled: " + stall_text(stall),
+            status = child.exit_status()] { return std::make_exception_ptr(Error(Errc::worker_exited, what, status)); };
   }
 
   /// An on_start() of its routines threw.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/worker/death_cause.hpp>
 #include <drover/pool/detail/worker/lifecycle.hpp>
+#include <drover/pool/detail/worker/stall_reports.hpp>
 #include <drover/pool/detail/worker/stop_account.hpp>
 #include <drover/pool/detail/worker/worker_errors.hpp>
 #include <drover/pool/options.hpp>
@@ -24,7 +26,6 @@ struct WorkerRecord {
       : options(std::move(worker_options)),
         events(std::move(sink), options.name),
         lifecycle({.stop_margin = options.stop_margin, .shutdown_grace = options.shutdown_grace}) {
-    constexpr std::size_t most_events = 8;  // of a life: SIGKILL may be sent twice
     events.reserve(most_events);
   }
   WorkerRecord(const WorkerRecord&) = delete;
@@ -43,6 +44,9 @@ struct WorkerRecord {
     return death_cause_of(lifecycle.exit_reason(), lifecycle.was_ready(), exit_status().value_or(ExitStatus{}));
   }
 
+  /// For operations on it after its exit.
+  Cause exited() const { return stall ? errors.killed_for_stall(*child, *stall) : errors.exited(*child); }
+
   StopReport stop_report() const { return stop_account.report(lifecycle, child.get()); }
 
   void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt) {
@@ -51,6 +55,21 @@ struct WorkerRecord {
       event.expected = exit && exit_was_expected;
     });
   }
+
+  /// Any number of these may come, and they leave the memory that was set aside to the others. Without memory for
+  /// another one it is dropped.
+  void emit_stalled(const Stall& found) {
+    try {
+      events.reserve(most_events + 1);
+      events.emit(Event::Kind::stalled, child ? child->pid() : 0, [&](Event& event) {
+        event.routine = found.routine;
+        event.age = found.age;
+      });
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
+  static constexpr std::size_t most_events = 8;  // of a life: SIGKILL may be sent twice
 
   const WorkerOptions options;
   const WorkerErrors errors{options};
@@ -62,6 +81,7 @@ struct WorkerRecord {
   std::optional<WorkerMetadata> metadata;  // from its HELLO
   std::exception_ptr start_failure;        // until it is thrown
   std::exception_ptr failure;              // why it was given up
+  std::optional<Stall> stall;              // why it was killed, see WorkerOptions::kill_stalled
   std::uint64_t answers = 0;
   std::uint64_t wears_out_at = 0;  // number of answers; 0: never
   std::size_t rss_limit = 0;       // that it must be below when it is ready; 0: none
