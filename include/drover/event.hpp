@@ -49,10 +49,12 @@ struct Event {
   Clock::time_point at{};
   std::string cause{};              ///< fork_failed: why
   std::optional<int> stopped_by{};  ///< stopped: SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU
-  /// stalled: the routine that the main thread runs; its first 100 bytes. Empty if the call has ended meanwhile, or if
-  /// no routine runs but another handler, as one that on_start() has left behind.
+  /// stalled: the routine that the main thread runs. kill_sent: that of the call for which the worker is killed, by
+  /// kill_after or kill_stalled. exited: that of the oldest call that the worker had. The first 100 bytes of its name.
+  /// Empty if there is no such call, as in a stall whose call has ended meanwhile.
   std::string routine{};
-  Duration age{};  ///< stalled: for how long the main loop has not turned, at least
+  std::string context{};  ///< of that call, see CallOptions::context
+  Duration age{};         ///< stalled: for how long the main loop has not turned, at least
 
   /// One line for a log: "hasher (4711): exited unexpectedly: killed by SIGSEGV".
   std::string to_string() const {

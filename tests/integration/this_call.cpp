@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <memory>
 #include <optional>
+#include <signal.h>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,6 +67,58 @@ TEST_F(ThisCall, KnowsContextAndDeadline) {
       EXPECT_EQ(seen.left, -1) << "nothing is left of the call before: " << routine;
     }
     co_await worker->stop();
+  });
+}
+
+/// The events of a worker that say something of a call.
+std::vector<Event> about_calls(const EventLog& log) {
+  std::vector<Event> found = log.all();
+  std::erase_if(found, [](const Event& event) { return event.routine.empty() && event.context.empty(); });
+  return found;
+}
+
+TEST_F(ThisCall, IsNamedByTheEventsOfItsWorker) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    EventLog log;
+    WorkerOptions options = life_worker();
+    options.on_event = log.handler();
+    options.max_in_flight = 2;
+    LocalWorker late(executor, options);
+    co_await late.start();
+    CallOptions bounded = with_context("the late one");
+    bounded.deadline = 20ms;
+    bounded.kill_after = 0s;
+    const Failure killed = co_await failure_of(late.call(std::move(bounded), "spin"));
+    EXPECT_TRUE(killed == Errc::deadline_exceeded) << killed;
+    co_await late.stop();
+    std::vector<Event> events = about_calls(log);
+    EXPECT_EQ(events.size(), 2u);
+    for (const Event& event : events) {
+      EXPECT_EQ(event.kind, &event == &events.front() ? Event::Kind::kill_sent : Event::Kind::exited);
+      EXPECT_EQ(event.routine, "spin");
+      EXPECT_EQ(event.context, "the late one");
+      EXPECT_NE(event.to_string().find("in routine 'spin'"), std::string::npos) << event.to_string();
+    }
+
+    LocalWorker crashing(executor, options);
+    co_await crashing.start();
+    Task<std::string> first(executor, crashing.call<std::string>(with_context("the first"), "nap", 30000, 0));
+    const Failure crashed = co_await failure_of(crashing.call(with_context("the second"), "crash", SIGSEGV));
+    EXPECT_TRUE(crashed == Errc::worker_exited) << crashed;
+    co_await first.ended();
+    co_await crashing.stop();
+    events = about_calls(log);
+    EXPECT_EQ(events.size(), 3u);
+    EXPECT_EQ(events.back().kind, Event::Kind::exited);
+    EXPECT_EQ(events.back().routine, "nap");
+    EXPECT_EQ(events.back().context, "the first");
+
+    LocalWorker idle(executor, options);
+    co_await idle.start();
+    co_await idle.call(with_context("over"), "echo", "x");
+    co_await idle.stop();
+    EXPECT_EQ(about_calls(log).size(), 3u);
   });
 }
 

@@ -54,6 +54,13 @@ struct Outcome {
 /// The exception that a RESULT other than ok stands for. Throws DecodeError if it is malformed.
 std::exception_ptr refusal_of(const Outcome& outcome);
 
+/// What events tell of a call.
+struct CallNames {
+  std::string routine{}, context{};
+  /// Without memory for them they stay empty.
+  static CallNames of(const class Call* call) noexcept;
+};
+
 /// The handler that waits for a call, with its type erased. It is stored in its Call if it fits.
 class Completion {
  public:
@@ -142,6 +149,8 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
 
   /// The name of its routine, for texts.
   std::string routine() const;
+  /// See CallOptions::context.
+  std::string context() const;
 
   /// Prepares for another call. Keeps up to so many bytes of each buffer.
   void reset(std::size_t most_kept) noexcept;

@@ -129,6 +129,20 @@ DROVER_INLINE std::string Call::routine() const {
   return std::string(name.substr(0, longest)) + (name.size() > longest ? "..." : "");
 }
 
+DROVER_INLINE std::string Call::context() const {
+  if (!has_facts) return {};
+  Decoder body(request.front());
+  return std::string(take_facts(body).context);
+}
+
+DROVER_INLINE CallNames CallNames::of(const Call* call) noexcept {
+  try {
+    if (call != nullptr) return {.routine = call->routine(), .context = call->context()};
+  } catch (const std::exception&) {
+  }
+  return {};
+}
+
 DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   if (request.buffer().capacity() > most_kept) request = FrameBody();
   if (body_.capacity() > most_kept) body_ = ByteBuffer();

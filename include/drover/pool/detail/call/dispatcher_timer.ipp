@@ -41,7 +41,7 @@ inline void Dispatcher::on_timer() {
       }
       if (call.state == CallState::abandoned) {  // kill_after has passed
         timer_.remove(call);
-        call.link->worker().kill_worker();
+        call.link->worker().kill_worker(call);
         continue;
       }
       std::string text;

@@ -84,6 +84,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   /// Reads what the worker has sent before its exit. Results that were sent count.
   void read_rest();
   std::size_t in_flight() const noexcept { return data_.slots().in_flight(); }
+  /// Of the calls that the worker runs, the one that it had first.
+  CallNames oldest_call() const noexcept { return CallNames::of(data_.oldest()); }
   /// The calls that the worker runs, for PoolStats.
   void describe_calls(WorkerFigures& figures, Clock::time_point now) const;
   /// Ends the calls in flight; those in `ended` are to be completed without the mutex.
@@ -120,7 +122,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   std::string describe() const override { return worker_.errors.worker(worker_.child.get()); }
   void send_cancel(std::uint64_t call, CancelReason reason) override { control_.send_cancel(call, reason); }
   void send_recall(std::uint64_t call) override { control_.send_recall(call); }
-  inline void kill_worker() override;
+  inline void kill_worker(const Call& call) override;
   inline void read_results(int times) override;
   inline void result(const std::shared_ptr<Call>& call, Outcome outcome) override;
   inline void data_closed() override;

@@ -186,10 +186,10 @@ inline bool WorkerConnection::kill_process() {
 }
 
 /// For CallOptions::kill_after.
-inline void WorkerConnection::kill_worker() {
+inline void WorkerConnection::kill_worker(const Call& call) {
   if (!kill_process()) return;
   owner_.carry_out(worker_.lifecycle.killed_for_call());
-  worker_.emit(Event::Kind::kill_sent);
+  worker_.emit(Event::Kind::kill_sent, std::nullopt, CallNames::of(&call));
 }
 
 // ---- control --------------------------------------------------------------------------------------------------------
@@ -224,15 +224,15 @@ inline bool WorkerConnection::stalled(std::uint64_t call, Duration age) {
   if (call > data_.slots().last_id() || !stall_reports_.admit(Clock::now(), age)) return false;
   Stall stall{.age = age};
   data_.slots().look_at_each([&](const Call& each) {
-    if (each.id == call) stall.routine = each.routine();
+    if (each.id == call) stall.call = CallNames::of(&each);
   });
   worker_.emit_stalled(stall);
   const WorkerLifecycle& life = worker_.lifecycle;
   // After a stop has begun, its deadlines count.
   if (!worker_.options.kill_stalled || life.stop_request().begun() || life.was_killed() || !kill_process()) return true;
-  worker_.stall = std::move(stall);
   owner_.carry_out(worker_.lifecycle.killed_for_stall());
-  worker_.emit(Event::Kind::kill_sent);
+  worker_.emit(Event::Kind::kill_sent, std::nullopt, stall.call);
+  worker_.stall = std::move(stall);
   return true;
 }
 

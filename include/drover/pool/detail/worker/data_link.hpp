@@ -38,7 +38,7 @@ class DataLink {
     virtual std::string describe() const = 0;
     virtual void send_cancel(std::uint64_t call, CancelReason reason) = 0;
     virtual void send_recall(std::uint64_t call) = 0;
-    virtual void kill_worker() = 0;
+    virtual void kill_worker(const Call& call) = 0;
     /// Reads results by DataLink::read(). Dispatcher::run_completions() has to follow.
     virtual void read_results(int times) = 0;
     /// The RESULT of a call in flight. `outcome` borrows from reader().

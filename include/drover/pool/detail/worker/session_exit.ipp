@@ -30,6 +30,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
     if (worker_.failure) cause = [failure = worker_.failure] { return failure; };
     Cause refusal = cause;
     const ReapReport reaped = worker_.child->report();
+    CallNames oldest = connection_.oldest_call();
     if (!worker_.lifecycle.was_ready() && !worker_.start_failure)
       worker_.start_failure = worker_.lifecycle.stop_request().begun()
                                   ? aborted()
@@ -40,7 +41,7 @@ inline void WorkerSession::process_exit(bool on_executor) {
     connection_.end_calls(calls);
     connection_.fail_status(exited);
     if (mode_.owns_dispatcher && !worker_.lifecycle.stop_request().begun()) dispatcher_->refuse(std::move(refusal));
-    worker_.emit(Event::Kind::exited, reaped.exit);
+    worker_.emit(Event::Kind::exited, reaped.exit, std::move(oldest));
     calls.append(take_queued());
     dispatcher_->cancel_idle_timer();
     connection_.close();

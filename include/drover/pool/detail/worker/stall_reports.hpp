@@ -4,13 +4,14 @@
 #include <string>
 
 #include <drover/detail/report_text.hpp>
+#include <drover/pool/detail/call/call.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
 /// What a worker says in STALLED, in the parent's terms.
 struct Stall {
-  std::string routine{};  // empty: no routine of a known call runs
+  CallNames call{};  // empty: no routine of a known call runs
   Duration age{};
 };
 
@@ -40,8 +41,8 @@ class StallReports {
 /// "routine 'parse' did not let its main loop turn for 1 s"
 inline std::string stall_text(const Stall& stall) {
   const std::string time = duration_text(stall.age);
-  return stall.routine.empty() ? "its main loop did not turn for " + time
-                               : "routine '" + stall.routine + "' did not let its main loop turn for " + time;
+  return stall.call.routine.empty() ? "its main loop did not turn for " + time
+                                    : "routine '" + stall.call.routine + "' did not let its main loop turn for " + time;
 }
 
 }}}  // namespace drover::v1::detail

@@ -49,8 +49,11 @@ struct WorkerRecord {
 
   StopReport stop_report() const { return stop_account.report(lifecycle, child.get()); }
 
-  void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt) {
+  /// `call`: of what the event is about.
+  void emit(Event::Kind kind, std::optional<ExitStatus> exit = std::nullopt, CallNames call = {}) {
     events.emit(kind, child ? child->pid() : 0, [&](Event& event) {
+      event.routine = std::move(call.routine);
+      event.context = std::move(call.context);
       event.exit = exit;
       event.expected = exit && exit_was_expected;
     });
@@ -62,7 +65,8 @@ struct WorkerRecord {
     try {
       events.reserve(most_events + 1);
       events.emit(Event::Kind::stalled, child ? child->pid() : 0, [&](Event& event) {
-        event.routine = found.routine;
+        event.routine = found.call.routine;
+        event.context = found.call.context;
         event.age = found.age;
       });
     } catch (const std::bad_alloc&) {
