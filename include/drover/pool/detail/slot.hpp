@@ -41,6 +41,7 @@ struct Slot {
   const std::size_t at;
   SlotState state;
   bool removed = false;
+  bool dormant = false;     // it has no worker until calls wait, see Elasticity
   Environment environment;  // see PoolOptions::slot_env
   Options options;          // of the next worker
 
