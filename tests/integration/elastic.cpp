@@ -1,15 +1,19 @@
 // An elastic pool: it grows while calls wait, and goes back when its workers are idle.
 #include "support/elastic.hpp"
 
-#include <algorithm>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
+#include <signal.h>
 #include <vector>
+
+#include <drover/os/detail/cpu.hpp>
+#include <drover/pool/detail/start_queue.hpp>
 
 namespace {
 
 using namespace support;
+using drover::detail::StartQueue;
 
 class Elastic : public CallsAnywhere {};
 class OneElastic : public Calls {};
@@ -22,25 +26,28 @@ INSTANTIATE_TEST_SUITE_P(On, Elastic, ::testing::Values(Where::one_thread, Where
 TEST_P(Elastic, GrowsWhileCallsWaitAndNoFurther) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
-    PoolOptions options = elastic_pool(1, 3, 60s);
+    PoolOptions options = elastic_pool(1, 4, 60s);
     options.worker.on_event = log.handler();
     WorkerPool pool = co_await WorkerPool::start(options);
     EXPECT_EQ(pool.stats().size, 1u);
-    EXPECT_EQ(pool.stats().max_size, 3u);
+    EXPECT_EQ(pool.stats().max_size, 4u);
     const auto here = co_await asio::this_coro::executor;
     Blockers two(here, pool, 2);
     co_await until_ready(pool, 2);
-    Blockers six(here, pool, 6);
+    Blockers one(here, pool, 1);
     co_await until_ready(pool, 3);
+    Blockers six(here, pool, 6);
+    co_await until_ready(pool, 4);
     co_await two.release_all();
+    co_await one.release_all();
     co_await six.release_all();
-    EXPECT_EQ(log.count(Event::Kind::spawned), 3u);
+    EXPECT_EQ(log.count(Event::Kind::spawned), 4u);
     EXPECT_EQ(pool.stats().restarts, 0u);
     std::set<std::size_t> slots;
     for (const auto& worker : pool.workers()) slots.insert(worker.slot);
-    EXPECT_EQ(slots, (std::set<std::size_t>{0, 1, 2}));
+    EXPECT_EQ(slots, (std::set<std::size_t>{0, 1, 2, 3}));
     const auto reports = co_await pool.stop();
-    EXPECT_EQ(reports.size(), 3u);
+    EXPECT_EQ(reports.size(), 4u);
   });
 }
 
@@ -107,13 +114,13 @@ TEST_F(OneElastic, OutlivesAProgramThatDoesNotStart) {
     WorkerPool pool = co_await WorkerPool::start(options);
     std::ofstream(folder.file("broken")).close();
     const auto here = co_await asio::this_coro::executor;
-    Blockers three(here, pool, 3);
+    Blockers two(here, pool, 2);
     const bool gave_up = co_await soon([&] { return log.count(Event::Kind::gave_up) == 2; });
-    EXPECT_TRUE(gave_up) << "as any other slot";
+    EXPECT_TRUE(gave_up) << "the next slot has been tried, too";
     const std::size_t tried = log.count(Event::Kind::spawned);
     const bool tries_on = co_await soon([&] { return log.count(Event::Kind::spawned) > tried + 2; });
-    EXPECT_TRUE(tries_on) << "two calls still wait";
-    co_await three.release_all();
+    EXPECT_TRUE(tries_on) << "a call still waits";
+    co_await two.release_all();
     bool quiet = false;
     for (int round = 0; round < 20 && !quiet; ++round) {
       const std::size_t before = log.count(Event::Kind::spawned);
@@ -130,6 +137,52 @@ TEST_F(OneElastic, OutlivesAProgramThatDoesNotStart) {
     co_await until_ready(pool, 1);
     const auto reports = co_await pool.stop();
     EXPECT_EQ(reports.size(), 1u);
+  });
+}
+
+// Slots that are dormant are no hope for the calls.
+TEST_F(OneElastic, FailsWhileAllItsWorkersAreDown) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = elastic_pool(1, 3, 50ms, {"exit-if", folder.file("broken"), "9"});
+    options.restart = {.max_restarts = 0, .within = 10s, .backoff = 1ms, .max_backoff = 100ms};
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("broken")).close();
+    ::kill(pids(pool).front(), SIGKILL);
+    const bool gave_up = co_await soon([&] { return log.count(Event::Kind::gave_up) == 1; });
+    EXPECT_TRUE(gave_up);
+    const Failure failure = co_await failure_of(pool.call("nothing"));
+    EXPECT_EQ(failure, Errc::pool_failed) << failure;
+    std::filesystem::remove(folder.file("broken"));
+    co_await until_ready(pool, 1);
+    co_await pool.call("nothing");
+    co_await pool.stop();
+  });
+}
+
+// More workers are due than may start at a time, and the calls end before their turns come.
+TEST_F(OneElastic, StartsNoWorkerThatNoCallWaitsForAnyMore) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const std::size_t most = 4 * StartQueue::limit(drover::detail::available_cores());
+    EventLog log;
+    PoolOptions options = elastic_pool(1, most, 20ms);
+    options.max_queued = most;
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    std::vector<Task<int>> calls;
+    for (std::size_t i = 0; i < most; ++i) calls.emplace_back(here, pool.call<int>("square", 3));
+    for (const auto& call : calls) co_await call.result();
+    co_await until_ready(pool, 1);
+    const bool over = co_await soon([&] { return pool.stats().workers == 1; });
+    EXPECT_TRUE(over);
+    EXPECT_LT(log.count(Event::Kind::spawned), most);
+    Blockers three(here, pool, 3);
+    co_await until_ready(pool, 3);
+    co_await three.release_all();
+    co_await pool.stop();
   });
 }
 
@@ -275,9 +328,8 @@ TEST_F(OneElastic, TakesNoWorkerWhoseCallWasGivenUp) {
     co_await first.release_all();
     co_await until_ready(pool, 1);
     EXPECT_EQ(pool.stats().in_flight, 1u) << "the idle one has ended";
+    EXPECT_TRUE(share_one(two, pids(pool)));
     std::filesystem::remove(folder.file("block"));
-    const int pid = co_await pool.call<int>("pid");
-    EXPECT_TRUE(std::find(two.begin(), two.end(), pid) != two.end());
     co_await pool.stop();
   });
 }

@@ -11,11 +11,15 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 
+#include <drover/os/detail/cpu.hpp>
+#include <drover/pool/detail/start_queue.hpp>
+
 #include "support/elastic.hpp"
 
 namespace {
 
 using namespace support;
+using drover::detail::StartQueue;
 
 class ElasticChange : public CallsAnywhere {};
 class OneElasticChange : public Calls {};
@@ -74,16 +78,18 @@ TEST_F(OneElasticChange, ResizeThatFailsChangesNothing) {
 
     std::ofstream(folder.file("slow")).close();
     const std::size_t before = log.count(Event::Kind::spawned);
-    const Task<void> resize(co_await asio::this_coro::executor, pool.resize(3));
-    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == before + 2; });
+    const std::size_t at_a_time = StartQueue::limit(drover::detail::available_cores());
+    const Task<void> resize(co_await asio::this_coro::executor, pool.resize(at_a_time + 8));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == before + at_a_time; });
     EXPECT_TRUE(begun);
-    EXPECT_EQ(pool.stats().size, 3u);
+    EXPECT_EQ(pool.stats().size, at_a_time + 8);
     resize.cancel();
     const Failure cancelled = co_await resize.failure();
     EXPECT_TRUE(cancelled.aborted()) << cancelled;
     EXPECT_EQ(pool.stats().size, 1u);
     const bool dropped = co_await soon([&] { return pool.stats().workers == 1; });
     EXPECT_TRUE(dropped);
+    EXPECT_EQ(log.count(Event::Kind::spawned), before + at_a_time);
     std::filesystem::remove(folder.file("slow"));
     co_await pool.resize(2);
     EXPECT_EQ(pids(pool).size(), 2u);

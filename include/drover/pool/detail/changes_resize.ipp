@@ -101,7 +101,6 @@ inline void PoolChanges::change_least(std::size_t size, std::vector<Slot::Enviro
     undo(*unready, removed);
     throw;
   }
-  elasticity.watch();
 }
 
 /// The slots of that growth whose workers are not ready, or all of them in a pool that is not elastic.

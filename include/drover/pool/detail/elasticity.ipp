@@ -10,9 +10,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 inline void Elasticity::begin() {
-  if (!on_) return;
-  slots_.dispatcher().watch_queue(this);
-  watch();
+  if (on_) slots_.dispatcher().watch_queue(this);
 }
 
 inline void Elasticity::stop() noexcept {

@@ -71,7 +71,6 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// Waiting calls are run before the stop. No planned change any more: those under way fail with `cause`.
   void drain(const Cause& cause) noexcept {
     draining_ = true;
-    elasticity_.stop();
     changes_.end_all(cause);
   }
   bool takes_changes() const noexcept { return !stopping_ && !draining_ && !first_start_.under_way(); }
