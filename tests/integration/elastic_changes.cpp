@@ -97,6 +97,34 @@ TEST_F(OneElasticChange, ResizeThatFailsChangesNothing) {
   });
 }
 
+// The worker in the lowest slot is still being started.
+TEST_F(OneElasticChange, ResizeKeepsTheWorkersThatAreReady) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = elastic_pool(1, 2, 50ms, {"wait-if", folder.file("slow")});
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    Blockers two(here, pool, 2);
+    co_await until_ready(pool, 2);
+    co_await two.release(0);
+    co_await until_ready(pool, 1);
+    co_await two.release(1);
+    const auto one = pids(pool);
+    EXPECT_EQ(pool.workers().front().slot, 1u);
+    std::ofstream(folder.file("slow")).close();
+    const Task<void> larger(here, pool.resize(2));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 3; });
+    EXPECT_TRUE(begun);
+    co_await pool.resize(1);
+    const Failure ended = co_await larger.failure();
+    EXPECT_TRUE(ended.aborted()) << ended;
+    EXPECT_EQ(pids(pool), one);
+    co_await pool.stop();
+  });
+}
+
 TEST_P(ElasticChange, IsReloadedWhileItGrowsAndShrinks) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;

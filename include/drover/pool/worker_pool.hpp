@@ -110,8 +110,9 @@ class [[nodiscard]] WorkerPool {
   /// waits for those that are left of them.
   ///
   /// In an elastic pool this changes PoolOptions::size, and max_size only if that is smaller. The lowest slots that
-  /// have no worker get one. If the size was larger, no more than `size` workers stay, those in the lowest slots; the
-  /// pool grows again if calls wait. Otherwise workers beyond `size` stay until they have been idle for idle_after.
+  /// have no worker get one. If the size was larger, no more than `size` workers stay: of those that are ready, the
+  /// ones in the lowest slots. The pool grows again if calls wait. Otherwise workers beyond `size` stay until they have
+  /// been idle for idle_after.
   ///
   /// *Errors:* if a worker of a new slot does not get ready, the new slots are removed, and its error is thrown. An
   /// elastic pool has its old size again; those that got ready go when they are idle.

@@ -89,6 +89,7 @@ class PoolChanges {
   void shrink(std::size_t size, Sessions& removed);
   void change_least(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first,
                     Sessions& removed);
+  void sleep_down_to(std::size_t size, Sessions& removed);
   void undo(const Growth& growth, Sessions& removed);
   bool grows() const noexcept { return growth_ && !growth_->ended(); }
   void end_growth(std::exception_ptr failure) noexcept;

@@ -36,7 +36,7 @@ inline PoolChanges::Resize PoolChanges::begin_resize(std::size_t size) {
 /// environments[0] is that of the slot `first`. New slots of an earlier growth that are left belong to the new one.
 inline PoolChanges::Resize PoolChanges::resize(std::size_t size, std::vector<Slot::Environment>& environments,
                                                std::size_t first) {
-  const std::size_t from = grows() ? growth_->from() : slots_.least();
+  const std::size_t from = std::min(grows() ? growth_->from() : slots_.least(), size);
   if (grows()) end_growth(aborted());
   Resize resized;
   if (slots_.elasticity().on())
@@ -77,6 +77,16 @@ inline void PoolChanges::shrink(std::size_t size, Sessions& removed) {
   if (size < slots_.size()) slots_.remove_from(size, removed);
 }
 
+/// Of an elastic pool that gets smaller: slots without a worker that is ready are the first to go, then the last ones.
+inline void PoolChanges::sleep_down_to(std::size_t size, Sessions& removed) {
+  for (const bool ready_ones : {false, true})
+    for (std::size_t at = slots_.size(); at-- > 0 && slots_.active() > size;) {
+      const Slot& slot = *slots_.slot(at);
+      if (!slot.dormant && (ready_ones || slot.state.worker() != SlotState::Worker::ready))
+        slots_.put_to_sleep(at, removed);
+    }
+}
+
 /// Of an elastic pool. Workers above the size that it had are left to Elasticity, unless it gets smaller.
 inline void PoolChanges::change_least(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first,
                                       Sessions& removed) {
@@ -85,9 +95,7 @@ inline void PoolChanges::change_least(std::size_t size, std::vector<Slot::Enviro
   Elasticity& elasticity = slots_.elasticity();
   const std::size_t before = elasticity.least();
   elasticity.set_least(size);
-  if (size < before)
-    for (std::size_t at = slots_.size(); at-- > 0 && slots_.active() > size;)
-      if (!slots_.slot(at)->dormant) slots_.put_to_sleep(at, removed);
+  if (size < before) sleep_down_to(size, removed);
   const std::size_t missing = size - std::min(size, slots_.active());
   const auto unready = std::make_shared<Growth>(before, missing, nullptr);
   try {
