@@ -137,6 +137,15 @@ TEST_F(ElasticLooks, NewWorkerOfASlotStaysAsLong) {
   EXPECT_EQ(at(7s, 0), (Slots{3, 1, 0, 2}));
 }
 
+TEST_F(ElasticLooks, SuccessorIsAsIdleAsTheWorkerBefore) {
+  slots_[2].answers = 5;
+  EXPECT_EQ(at(3s), Slots{});
+  slots_[2].answers = 0;
+  size_.replaced(2);
+  EXPECT_EQ(at(5s, 0), (Slots{3, 1, 0}));
+  EXPECT_EQ(at(7s, 0), (Slots{3, 1, 0, 2}));
+}
+
 TEST_F(ElasticLooks, NoneGoesWhileCallsWait) {
   EXPECT_EQ(at(5s, 1, 1), Slots{});
   EXPECT_EQ(at(9s - 1ns), Slots{}) << "as if all had been used";

@@ -7,6 +7,9 @@
 #include <signal.h>
 #include <vector>
 
+#include <asio/post.hpp>
+#include <asio/use_awaitable.hpp>
+
 #include <drover/os/detail/cpu.hpp>
 #include <drover/pool/detail/start_queue.hpp>
 
@@ -155,6 +158,7 @@ TEST_F(OneElastic, FailsWhileAllItsWorkersAreDown) {
     EXPECT_TRUE(gave_up);
     const Failure failure = co_await failure_of(pool.call("nothing"));
     EXPECT_EQ(failure, Errc::pool_failed) << failure;
+    EXPECT_EQ(log.count(Event::Kind::gave_up), 1u) << "no other slot has been tried";
     std::filesystem::remove(folder.file("broken"));
     co_await until_ready(pool, 1);
     co_await pool.call("nothing");
@@ -182,6 +186,25 @@ TEST_F(OneElastic, StartsNoWorkerThatNoCallWaitsForAnyMore) {
     Blockers three(here, pool, 3);
     co_await until_ready(pool, 3);
     co_await three.release_all();
+    co_await pool.stop();
+  });
+}
+
+// A worker was about to be started for the first call, which is cancelled then.
+TEST_F(OneElastic, GrowsForACallAfterOneThatWasCancelled) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(elastic_pool(1, 2, 60s));
+    const auto here = co_await asio::this_coro::executor;
+    Blockers one(here, pool, 1);
+    const Task<std::string> cancelled(here, pool.call<std::string>("doze", 60000));
+    for (int i = 0; i < 2; ++i) co_await asio::post(here, asio::use_awaitable);
+    cancelled.cancel();
+    co_await cancelled.failure();
+    for (int i = 0; i < 20; ++i) co_await asio::post(here, asio::use_awaitable);
+    Blockers another(here, pool, 1);
+    co_await until_ready(pool, 2);
+    co_await one.release_all();
+    co_await another.release_all();
     co_await pool.stop();
   });
 }

@@ -230,6 +230,21 @@ TEST_P(ElasticChange, RecyclesWhileItGrowsAndShrinks) {
   });
 }
 
+// A worker that is replaced while it is idle does not count as used.
+TEST_F(OneElasticChange, ShrinksAlthoughItsWorkersGetOld) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = elastic_pool(1, 3, 400ms);
+    options.recycle.age = 100ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    Blockers three(co_await asio::this_coro::executor, pool, 3);
+    co_await until_ready(pool, 3);
+    co_await three.release_all();
+    co_await until_ready(pool, 1);
+    EXPECT_GT(pool.stats().restarts, 0u);
+    co_await pool.stop();
+  });
+}
+
 // A call that waits gets the spare worker at once, and another spare one is started.
 TEST_F(OneElasticChange, GrowsByASpareWorker) {
   on_one_thread([]() -> asio::awaitable<void> {

@@ -68,6 +68,9 @@ class ElasticSize {
   }
   /// The worker of that slot has become ready, or the slot is to get one.
   void changed(std::size_t slot, Clock::time_point now) { records_[slot] = {.answers = 0, .idle_since = now}; }
+  /// The worker of that slot has been replaced by plan. The one that took its place is as idle as it was: otherwise a
+  /// pool that recycles its workers more often than idle_after would never shrink.
+  void replaced(std::size_t slot) noexcept { records_[slot].answers = 0; }
   /// Returns the slots whose workers are to end. At least `least` slots stay, and as many workers that are ready. Slots
   /// without a worker come first, then the workers that have been idle for longest, then the last slots.
   std::vector<std::size_t> look(const std::vector<Seen>& slots, std::size_t least, std::size_t waiting,

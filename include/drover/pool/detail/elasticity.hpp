@@ -42,6 +42,10 @@ class Elasticity final : public QueueWatcher {
 
   /// The slot has another worker, which is ready, or is to get its first one.
   void changed(const Slot& slot);
+  /// The slot's worker has a successor, which is ready.
+  void replaced(const Slot& slot) noexcept {
+    if (on_) size_.replaced(slot.at);
+  }
   /// Something has happened in the slots: more workers may be wanted.
   void reconsider() noexcept;
   /// Workers may be too many from now on.

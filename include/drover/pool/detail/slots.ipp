@@ -33,7 +33,10 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
   if (actions.promote) successors_.promote(*slot, actions);
   start_is_over(*slot);
-  elasticity_.changed(*slot);
+  if (actions.promote)
+    elasticity_.replaced(*slot);
+  else
+    elasticity_.changed(*slot);
   if (first_start_.under_way()) return first_start_.one_is_ready();
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false) && !draining_) dispatcher_->refuse(nullptr);
