@@ -143,6 +143,27 @@ TEST_F(OneElastic, OutlivesAProgramThatDoesNotStart) {
   });
 }
 
+// A call waits for a worker that is being replaced, until that is given up.
+TEST_F(OneElastic, GrowsInPlaceOfASlotThatIsGivenUp) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    PoolOptions options = elastic_pool(2, 3, 60s, {"exit-if", folder.file("broken"), "9"});
+    options.restart = {.max_restarts = 1, .within = 60s, .backoff = 200ms, .max_backoff = 60s};
+    options.worker.on_event = [broken = folder.file("broken")](const Event& event) {
+      if (event.kind == Event::Kind::gave_up) std::filesystem::remove(broken);
+    };
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("broken")).close();
+    ::kill(pids(pool).front(), SIGKILL);
+    co_await until_ready(pool, 1);
+    const auto here = co_await asio::this_coro::executor;
+    Blockers two(here, pool, 2);
+    co_await until_ready(pool, 2);
+    co_await two.release_all();
+    co_await pool.stop();
+  });
+}
+
 // Slots that are dormant are no hope for the calls.
 TEST_F(OneElastic, FailsWhileAllItsWorkersAreDown) {
   on_one_thread([]() -> asio::awaitable<void> {
@@ -341,9 +362,10 @@ TEST_F(OneElastic, TakesNoWorkerWhoseCallWasGivenUp) {
     const auto here = co_await asio::this_coro::executor;
     Blockers first(here, pool, 1);
     std::ofstream(folder.file("block")).close();
-    const Task<std::string> given_up(
-        here, pool.call<std::string>("in_shell", "while test -e " + folder.file("block") + "; do sleep 0.01; done"));
-    const bool both_run = co_await soon([&] { return pool.stats().in_flight == 2; });
+    const std::string begun = folder.file("begun"), block = folder.file("block");
+    const Task<std::string> given_up(here, pool.call<std::string>("in_shell", "touch " + begun + "; while test -e " +
+                                                                                  block + "; do sleep 0.01; done"));
+    const bool both_run = co_await soon([&] { return std::filesystem::exists(begun); });
     EXPECT_TRUE(both_run);
     given_up.cancel();
     co_await given_up.failure();
@@ -351,7 +373,7 @@ TEST_F(OneElastic, TakesNoWorkerWhoseCallWasGivenUp) {
     co_await until_ready(pool, 1);
     EXPECT_EQ(pool.stats().in_flight, 1u) << "the idle one has ended";
     EXPECT_EQ(pool.workers().front().slot, 1u);
-    std::filesystem::remove(folder.file("block"));
+    std::filesystem::remove(block);
     co_await pool.stop();
   });
 }

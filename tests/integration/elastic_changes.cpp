@@ -10,6 +10,8 @@
 
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <asio/post.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include <drover/os/detail/cpu.hpp>
 #include <drover/pool/detail/start_queue.hpp>
@@ -185,6 +187,28 @@ TEST_F(OneElasticChange, WakesASlotBehindAReload) {
     const drover::ReloadReport report = co_await reload.result();
     EXPECT_EQ(report.replaced, 1u);
     co_await more.release_all();
+    co_await pool.stop();
+  });
+}
+
+// The reload has begun with a slot that was about to wake for a call, which is cancelled then.
+TEST_F(OneElasticChange, ReloadsASlotThatNoCallWaitsForAnyMore) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(elastic_pool(1, 2, 100ms));
+    const auto here = co_await asio::this_coro::executor;
+    Blockers two(here, pool, 2);
+    co_await until_ready(pool, 2);
+    co_await two.release(0);
+    co_await until_ready(pool, 1);
+    EXPECT_EQ(pool.workers().front().slot, 1u);
+    const Task<std::string> cancelled(here, pool.call<std::string>("doze", 60000));
+    for (int i = 0; i < 2; ++i) co_await asio::post(here, asio::use_awaitable);
+    const Task<drover::ReloadReport> reload(here, pool.reload());
+    cancelled.cancel();
+    co_await cancelled.failure();
+    co_await two.release(1);
+    const drover::ReloadReport report = co_await reload.result();
+    EXPECT_EQ(report.replaced, 2u);
     co_await pool.stop();
   });
 }

@@ -74,7 +74,7 @@ inline bool Elasticity::wake(std::size_t count) noexcept {
 
 inline bool Elasticity::is_unwanted(const Slot& slot) const noexcept {
   return on_ && !slot.session && !slot.growth && slots_.active() > least_ && slots_.dispatcher().waiting() == 0 &&
-         slots_.takes_changes();
+         slots_.takes_changes() && !slots_.is_being_replaced(slot);
 }
 
 // ---- shrinking ------------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   bool awaits_exit_in(const Slot& slot) const noexcept { return successors_.await_exit_in(slot); }
   /// A planned replacement is under way.
   bool is_being_replaced(const Slot& slot) const noexcept {
-    return slot.state.successor() != SlotState::Successor::none || awaits_exit_in(slot) || changes_.reaches(slot);
+    return slot.state.successor() == SlotState::Successor::starting || awaits_exit_in(slot) || changes_.reaches(slot);
   }
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
