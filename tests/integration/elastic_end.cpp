@@ -51,7 +51,7 @@ TEST_P(ElasticEnd, StopsWhileItGrows) {
   });
 }
 
-// A drained stop runs the calls that wait, and starts no further worker for them.
+// A drained stop runs the calls that wait, also in workers that were being started.
 TEST_P(ElasticEnd, DrainsItsQueueWhileItGrows) {
   run_in_strand([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -67,11 +67,30 @@ TEST_P(ElasticEnd, DrainsItsQueueWhileItGrows) {
     EXPECT_TRUE(grows);
     const auto reports = co_await pool.stop({.drain_queue = true, .grace = 30s});
     EXPECT_EQ(reports.size(), 3u);
-    EXPECT_EQ(log.count(Event::Kind::spawned), 3u);
     for (const auto& call : calls) {
       const Failure failure = co_await call.failure();
       EXPECT_FALSE(failure) << failure;
     }
+  });
+}
+
+// The pool would have grown with the next handler.
+TEST_F(OneElasticEnd, DoesNotGrowOnceItIsDrained) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = elastic_pool(1, 4, 60s);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    std::vector<Task<std::string>> calls;
+    for (int i = 0; i < 4; ++i) calls.emplace_back(here, pool.call<std::string>("doze", 20));
+    const auto reports = co_await pool.stop({.drain_queue = true, .grace = 30s});
+    EXPECT_EQ(reports.size(), 1u);
+    for (const auto& call : calls) {
+      const Failure failure = co_await call.failure();
+      EXPECT_FALSE(failure) << failure;
+    }
+    EXPECT_EQ(log.count(Event::Kind::spawned), 1u);
   });
 }
 
