@@ -127,6 +127,35 @@ TEST_F(OneElasticChange, ResizeKeepsTheWorkersThatAreReady) {
   });
 }
 
+// The slot that gets dormant has a predecessor that still drains: it has shutdown_grace as well.
+TEST_F(OneElasticChange, ResizeEndsThePredecessors) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = elastic_pool(2, 2, 60s);
+    options.shutdown_grace = 100ms;
+    const auto told = std::make_shared<ReadPipe>();
+    options.worker.command.out = told->stdio();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::vector<pid_t> by_slot(2);
+    for (const auto& worker : pool.workers()) by_slot[worker.slot] = worker.pid;
+    const auto here = co_await asio::this_coro::executor;
+    const Task<std::string> one(here, pool.call<std::string>("nap", 60000, 0));
+    const Task<std::string> two(here, pool.call<std::string>("nap", 60000, 0));
+    co_await said(told, "napping");
+    co_await said(told, "napping");
+    const Task<drover::ReloadReport> reload(here, pool.reload());
+    const bool first_replaced = co_await soon([&] { return pool.stats().restarts == 1; });
+    EXPECT_TRUE(first_replaced);
+    ::kill(by_slot[0], SIGKILL);  // or the reload would wait for its call
+    const bool second_replaced = co_await soon([&] { return pool.stats().restarts == 2; });
+    EXPECT_TRUE(second_replaced);
+    co_await pool.resize(1);
+    EXPECT_TRUE(gone(by_slot[1])) << "resize() returns when it has gone, too";
+    const drover::ReloadReport report = co_await reload.result();
+    EXPECT_EQ(report.replaced, 1u);
+    co_await pool.stop();
+  });
+}
+
 TEST_P(ElasticChange, IsReloadedWhileItGrowsAndShrinks) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
