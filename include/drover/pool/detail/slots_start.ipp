@@ -245,7 +245,7 @@ inline void PoolSlots::close(Slot& slot, Sessions& removed) {
 // ---- slots that sleep -----------------------------------------------------------------------------------------------
 
 inline void PoolSlots::add_dormant(Slot::Environment environment) {
-  add(std::move(environment), changes_.latest_options()).dormant = true;
+  add(std::move(environment), nullptr).dormant = true;
   ++dormant_;
 }
 
@@ -267,7 +267,7 @@ inline void PoolSlots::wake(Slot& slot) {
 inline void PoolSlots::put_to_sleep(std::size_t at, Sessions& removed) {
   make_room_for_removed(1, removed);
   const std::shared_ptr<Slot> slot = slots_[at];
-  const auto dormant = std::make_shared<Slot>(at, options_.restart, slot->environment, slot->options);
+  const auto dormant = std::make_shared<Slot>(at, options_.restart, slot->environment, nullptr);
   dormant->dormant = true;
   retire_predecessors(at, at + 1, removed);
   slots_[at] = dormant;
