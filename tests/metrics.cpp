@@ -24,7 +24,15 @@ using support::Metric;
 using support::MetricsParser;
 
 PoolStats busy_pool() {
-  PoolStats stats{.workers = 3, .ready = 2, .in_flight = 1, .queued = 5, .calls = 1200, .crashes = 4, .restarts = 6};
+  PoolStats stats{.workers = 3,
+                  .ready = 2,
+                  .size = 8,
+                  .max_size = 9,
+                  .in_flight = 1,
+                  .queued = 5,
+                  .calls = 1200,
+                  .crashes = 4,
+                  .restarts = 6};
   stats.deaths = {.crashed = 1,
                   .exited = 2,
                   .drained = 3,
@@ -79,6 +87,8 @@ TEST(Metrics, HaveEachFigureOfThePool) {
   EXPECT_EQ(value_of(metrics, "drover_calls_queued", pool), 5);
   EXPECT_EQ(value_of(metrics, "drover_workers", pool), 3);
   EXPECT_EQ(value_of(metrics, "drover_workers_ready", pool), 2);
+  EXPECT_EQ(value_of(metrics, "drover_pool_size", pool), 8);
+  EXPECT_EQ(value_of(metrics, "drover_pool_max_size", pool), 9);
   EXPECT_EQ(value_of(metrics, "drover_worker_restarts_total", pool), 6);
   const std::map<std::string, int> deaths{{"crashed", 1},         {"exited", 2},       {"drained", 3},
                                           {"killed_for_call", 4}, {"failed_start", 5}, {"protocol_error", 6},

@@ -236,9 +236,17 @@ struct PoolOptions {
   std::size_t spares = 0;
   /// How workers are started, spare ones and replacements included.
   Launch launch = Launch::exec;
-  /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot; a
-  /// worker that replaces another one gets the same. The slots are numbered from 0. start() and resize() throw what it
-  /// throws.
+  /// An elastic pool: while calls wait for a worker it starts more of them, up to so many. 0: `size`, always. Calls
+  /// that wait are shared out among the workers that start, max_in_flight to each; a spare worker that is ready takes
+  /// part at once. A worker beyond `size` is replaced as any other when it dies. One that does not get ready is tried
+  /// again for as long as calls wait; the pool does without it once none has waited for idle_after and max_backoff.
+  std::size_t max_size = 0;
+  /// An elastic pool that has more than `size` workers lets one go when it has had no call for so long, or for a
+  /// quarter longer at most; that which has been idle for longest goes first. Any worker may be that one.
+  Duration idle_after = std::chrono::seconds(60);
+  /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot, up to
+  /// max_size; a worker that replaces another one gets the same. The slots are numbered from 0. start() and resize()
+  /// throw what it throws.
   detail::BraceSafe<std::function<std::map<std::string, std::string>(std::size_t slot)>> slot_env{};
 };
 
@@ -331,6 +339,13 @@ inline void check(const PoolOptions& options) {
     throw std::invalid_argument("PoolOptions::size must not be over " + std::to_string(most_workers));
   if (options.spares > most_workers)
     throw std::invalid_argument("PoolOptions::spares must not be over " + std::to_string(most_workers));
+  if (options.max_size != 0 && options.max_size < options.size)
+    throw std::invalid_argument("PoolOptions::max_size is " + std::to_string(options.max_size) +
+                                ", and PoolOptions::size is " + std::to_string(options.size) +
+                                "; it must be at least as large, or 0 for a pool that does not grow");
+  if (options.max_size > most_workers)
+    throw std::invalid_argument("PoolOptions::max_size must not be over " + std::to_string(most_workers));
+  if (options.idle_after <= Duration::zero()) throw std::invalid_argument("PoolOptions::idle_after must be positive");
   check(options.worker);
   if (options.start_timeout && *options.start_timeout <= Duration::zero())
     throw std::invalid_argument("PoolOptions::start_timeout must be positive; use std::nullopt for no bound");

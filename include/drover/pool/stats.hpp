@@ -51,6 +51,8 @@ struct PoolStats {
   std::size_t workers{};     ///< processes that exist
   std::size_t ready{};       ///< workers that take calls
   std::size_t spares{};      ///< spare workers that are ready
+  std::size_t size{};        ///< PoolOptions::size, or what the last resize() has made of it
+  std::size_t max_size{};    ///< how many workers an elastic pool may have; otherwise the same as size
   std::size_t in_flight{};   ///< calls that a worker runs
   std::size_t queued{};      ///< calls that wait for a worker
   std::uint64_t calls{};     ///< so far

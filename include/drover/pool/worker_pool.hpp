@@ -109,7 +109,13 @@ class [[nodiscard]] WorkerPool {
   /// awaitable only waits. A later resize() ends one that still waits for new workers, with operation_aborted, and
   /// waits for those that are left of them.
   ///
-  /// *Errors:* if a worker of a new slot does not get ready, the new slots are removed, and its error is thrown.
+  /// In an elastic pool this changes PoolOptions::size, and max_size only if that is smaller. The lowest slots that
+  /// have no worker get one. If the size was larger, no more than `size` workers stay: of those that are ready, the
+  /// ones in the lowest slots. The pool grows again if calls wait. Otherwise workers beyond `size` stay until they have
+  /// been idle for idle_after.
+  ///
+  /// *Errors:* if a worker of a new slot does not get ready, the new slots are removed, and its error is thrown. An
+  /// elastic pool has its old size again; those that got ready go when they are idle.
   /// std::invalid_argument for 0 and for more than 1,048,576; Errc::stopping; what PoolOptions::slot_env throws.
   /// *Cancellation:* new slots are removed again. The workers of removed slots get SIGTERM, and the wait goes on until
   /// they have ended; the second cancellation ends it. Throws operation_aborted.

@@ -54,6 +54,10 @@ class PoolChanges {
   void begin_watching();
   /// Of workers of new slots.
   const Slot::Options& latest_options() const noexcept { return latest_; }
+  /// Of the worker of a dormant slot. Throws std::bad_alloc.
+  const Slot::Options& options_of_a_new_worker(std::size_t slot);
+  /// A reload is replacing the worker of that slot.
+  bool reaches(const Slot& slot) const noexcept;
   /// For a worker that is about to be started: after how many answers it is to be recycled. 0: never.
   std::uint64_t answers_of_a_worker() { return jittered(policy_.calls); }
   std::size_t rss_limit() const noexcept { return policy_.rss; }
@@ -78,12 +82,15 @@ class PoolChanges {
   // Reloads.
   bool advance(Reload& reload);
   void end_reload(Reloads::iterator at, std::exception_ptr failure) noexcept;
-  bool reaches(const Slot& slot) const noexcept;
 
   // Resizing.
   Resize resize(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first);
   void add_slots(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first);
   void shrink(std::size_t size, Sessions& removed);
+  void change_least(std::size_t size, std::vector<Slot::Environment>& environments, std::size_t first,
+                    Sessions& removed);
+  void sleep_down_to(std::size_t size, Sessions& removed);
+  void undo(const Growth& growth, Sessions& removed);
   bool grows() const noexcept { return growth_ && !growth_->ended(); }
   void end_growth(std::exception_ptr failure) noexcept;
 

@@ -13,7 +13,8 @@ namespace drover { inline namespace v1 { namespace detail {
 // ---- all changes ----------------------------------------------------------------------------------------------------
 
 inline void PoolChanges::begin_watching() {
-  for (std::size_t at = 0; at < slots_.size(); ++at) begin_age(*slots_.slot(at));
+  for (std::size_t at = 0; at < slots_.size(); ++at)
+    if (!slots_.slot(at)->dormant) begin_age(*slots_.slot(at));
   watch_memory();
 }
 
@@ -30,7 +31,7 @@ inline bool PoolChanges::start_failed(Slot& slot, const Slot::Options& options, 
   if (!growth || growth != growth_ || !grows()) return false;
   Sessions removed;
   end_growth(cause);
-  shrink(growth->from(), removed);
+  undo(*growth, removed);
   return slot.removed;
 }
 
@@ -84,6 +85,12 @@ inline void PoolChanges::cancel(const std::shared_ptr<Reload>& reload) {
   advance();
 }
 
+/// Workers of slots that the reload has left behind are those of the reload.
+inline const Slot::Options& PoolChanges::options_of_a_new_worker(std::size_t slot) {
+  const bool behind = !reloads_.empty() && slot < reloads_.front()->slot();
+  return behind ? reloads_.front()->options(*latest_) : latest_;
+}
+
 /// The reload that is under way replaces the worker of that slot.
 inline bool PoolChanges::reaches(const Slot& slot) const noexcept {
   return !reloads_.empty() && reloads_.front()->slot_begun() && reloads_.front()->slot() == slot.at;
@@ -106,8 +113,12 @@ inline void PoolChanges::retired_exited(const Slot& slot, const StopReport& repo
 
 /// Takes all steps that can be taken now, each of which may end the reload. True if it is complete.
 inline bool PoolChanges::advance(Reload& reload) {
-  for (; reload.slot() < slots_.size(); reload.end_slot()) {
+  while (reload.slot() < slots_.size()) {
     const std::shared_ptr<Slot> slot = slots_.slot(reload.slot());
+    if (slot->dormant) {
+      reload.skip_slot();
+      continue;
+    }
     if (!reload.slot_begun()) {
       reload.begin_slot(slot->options);
       slot->options = reload.options(*latest_);
@@ -118,6 +129,7 @@ inline bool PoolChanges::advance(Reload& reload) {
     if (!is_new && slot->state.worker() != SlotState::Worker::none) slots_.carry_out(*slot, slot->state.replace(false));
     if (reload.ended() || !is_new || slot->state.worker() != SlotState::Worker::ready) return false;
     if (slots_.awaits_exit_in(*slot)) return false;
+    reload.end_slot();
   }
   return true;
 }

@@ -9,12 +9,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// New slots whose first workers are being started: all of them get ready, or the slots are removed again. Guarded by
-/// the dispatcher's mutex.
+/// New slots whose first workers are being started: all of them get ready, or the slots are removed again. In an
+/// elastic pool they are dormant before and after. Guarded by the dispatcher's mutex.
 class Growth {
  public:
-  /// `from`: the number of slots before. `count`: of those whose workers are not ready yet. `before`: one that has
-  /// ended, and whose caller may still have to be told.
+  /// `from`: the number of slots before, or the least number of active ones. `count`: of those whose workers are not
+  /// ready yet. `before`: one that has ended, and whose caller may still have to be told.
   Growth(std::size_t from, std::size_t count, std::shared_ptr<Growth> before)
       : from_(from), left_(count), before_(std::move(before)) {}
 

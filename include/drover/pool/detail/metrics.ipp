@@ -83,6 +83,8 @@ class MetricsText {
     write("drover_calls_queued", "gauge", "Calls that wait for a worker.", [](Stats s) { return s.queued; });
     write("drover_workers", "gauge", "Worker processes that exist.", [](Stats s) { return s.workers; });
     write("drover_workers_ready", "gauge", "Workers that take calls.", [](Stats s) { return s.ready; });
+    write("drover_pool_size", "gauge", "Workers that the pool keeps.", [](Stats s) { return s.size; });
+    write("drover_pool_max_size", "gauge", "Workers that the pool may have.", [](Stats s) { return s.max_size; });
     write("drover_worker_restarts_total", "counter", "Workers that replaced another one.",
           [](Stats s) { return s.restarts; });
   }

@@ -44,7 +44,10 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
       cancelled = state.cancelled() != asio::cancellation_type::none;
     }
-    if (!cancelled) co_await AsyncEvent::wait(pool->slots().start_settled());
+    if (!cancelled) {
+      pool->slots().add_dormant_slots();
+      co_await AsyncEvent::wait(pool->slots().start_settled());
+    }
   } catch (const std::system_error& error) {
     cancelled = error.code() == asio::error::operation_aborted;
     failure = std::current_exception();

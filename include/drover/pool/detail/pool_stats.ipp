@@ -36,6 +36,8 @@ inline PoolStats PoolImpl::stats() const {
     slots_->for_each([&](const auto& session, PoolSlots::Role role) {
       if (!session->is_fork_server()) all.push_back({session, role, session->slot(), all.size()});
     });
+    stats.size = slots_->least();
+    stats.max_size = slots_->size();
     stats.queued = dispatcher_->queued();
     stats.in_flight = dispatcher_->in_flight();
     stats.calls = dispatcher_->calls();

@@ -86,6 +86,7 @@ inline asio::awaitable<std::vector<StopReport>> PoolImpl::await_stop(std::shared
   const auto held = pool->lock();
   std::vector<StopReport> reports;
   for (std::size_t at = 0; at < pool->slots_->size(); ++at) {
+    if (pool->slots_->slot(at)->dormant) continue;
     const auto& session = pool->slots_->slot(at)->session;
     reports.push_back(session ? session->record().stop_report() : StopReport{});
   }

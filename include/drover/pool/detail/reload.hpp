@@ -43,8 +43,12 @@ class Reload {
   bool slot_begun() const noexcept { return begun_; }
   const std::shared_ptr<const WorkerOptions>& options_before() const noexcept { return before_; }
   void end_slot() noexcept {
-    ++slot_;
     ++report_.replaced;
+    skip_slot();
+  }
+  /// It has no worker to replace.
+  void skip_slot() noexcept {
+    ++slot_;
     begun_ = false;
   }
   void add(StopReport stop) noexcept {

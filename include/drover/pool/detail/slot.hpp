@@ -41,8 +41,9 @@ struct Slot {
   const std::size_t at;
   SlotState state;
   bool removed = false;
+  bool dormant = false;     // it has no worker until calls wait, see Elasticity
   Environment environment;  // see PoolOptions::slot_env
-  Options options;          // of the next worker
+  Options options;          // of the next worker; null while it is dormant
 
   /// A spare worker can take it: TAKE_SLOT with its variables fits into a message.
   bool fits_a_spare() const noexcept {

@@ -14,6 +14,7 @@
 #include <drover/os/detail/cpu.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/changes.hpp>
+#include <drover/pool/detail/elasticity.hpp>
 #include <drover/pool/detail/event_source.hpp>
 #include <drover/pool/detail/first_start.hpp>
 #include <drover/pool/detail/fork_servers.hpp>
@@ -48,12 +49,15 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// In a forked copy of the program.
   bool foreign() const noexcept { return dispatcher_->foreign(); }
   PoolChanges& changes() noexcept { return changes_; }
+  Dispatcher& dispatcher() const noexcept { return *dispatcher_; }
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
   // ---- the first start, without the mutex ---------------------------------------------------------------------------
 
   /// False if a worker has failed to start.
   bool start_first(std::size_t at);
+  /// Adds the dormant slots of an elastic pool, once all others have been added. Calls user code.
+  void add_dormant_slots();
   /// Null if another worker may be started now. Otherwise it is to be awaited.
   std::shared_ptr<AsyncEvent> await_start_room();
   /// Null if workers may be started. Otherwise it is to be awaited.
@@ -92,14 +96,20 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
     spares_.for_each([&](const auto& session) { f(session, Role::spare); });
     forks_.for_each([&](const auto& session) { f(session, Role::fork_server); });
   }
+  /// With dormant ones.
   std::size_t size() const noexcept { return slots_.size(); }
+  /// Slots that are not dormant.
+  std::size_t active() const noexcept { return slots_.size() - dormant_; }
+  /// How many of them there are even if there is nothing to do.
+  std::size_t least() const noexcept { return elasticity_.on() ? elasticity_.least() : slots_.size(); }
   PoolTotals& totals() noexcept { return totals_; }
 
-  // ---- for PoolChanges, Successors and Spares, with the mutex held --------------------------------------------------
+  // ---- for its parts, with the mutex held ---------------------------------------------------------------------------
 
   const std::shared_ptr<Slot>& slot(std::size_t at) noexcept { return slots_[at]; }
   void carry_out(Slot& slot, const SlotState::Actions& actions, std::optional<ExitStatus> exit = std::nullopt);
   RetiredWorkers& retired() noexcept { return retired_; }
+  Elasticity& elasticity() noexcept { return elasticity_; }
   EventSource& events() noexcept { return events_; }
   /// For a slot, or a spare one if that is null. Throws Error if the context is destroyed.
   std::shared_ptr<WorkerSession> make_worker(const Slot::Options& options, Slot* slot);
@@ -108,6 +118,10 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   bool uses(const Slot::Options& options) const noexcept;
   void renew_spares() { spares_.renew(); }
   bool awaits_exit_in(const Slot& slot) const noexcept { return successors_.await_exit_in(slot); }
+  /// A planned replacement is under way.
+  bool is_being_replaced(const Slot& slot) const noexcept {
+    return slot.state.successor() == SlotState::Successor::starting || awaits_exit_in(slot) || changes_.reaches(slot);
+  }
   /// Starts a successor of the worker, if that is the current one of its slot.
   void recycle(const WorkerSession& session) { worker_worn_out(session); }
   void recycle_later(Slot& slot, Duration delay);
@@ -116,6 +130,12 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   Slot& add(Slot::Environment environment, Slot::Options options);
   /// Removes the slots from that number on. Their workers are added to `removed`, and get their STOP.
   void remove_from(std::size_t size, Sessions& removed);
+  /// Adds a dormant one, for which there is room.
+  void add_dormant(Slot::Environment environment);
+  /// A worker is started in a dormant slot. Throws std::bad_alloc; then it is still dormant.
+  void wake(Slot& slot);
+  /// The slot is dormant from now on, as if it had been removed and added. has_changed() has to follow.
+  void put_to_sleep(std::size_t at, Sessions& removed);
   /// A worker did not get ready, or a slot has been removed: calls fail if no slot is left that works.
   /// complete_dropped_calls() has to follow.
   void has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit = std::nullopt);
@@ -135,7 +155,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
     });
   }
 
-  // ---- for them, without it -----------------------------------------------------------------------------------------
+  // ---- for its parts, without it ------------------------------------------------------------------------------------
 
   void complete_dropped_calls();
   /// False: `again` is called, without the mutex, when a worker of the slot may be started.
@@ -169,6 +189,9 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// A slot that is given up tries ordinary workers.
   static bool may_take_spare(const Slot& slot) noexcept { return !slot.state.down() && slot.fits_a_spare(); }
   void place_spare(Slot& slot, WorkerSession& spare);
+  void make_room_for_removed(std::size_t slots, Sessions& removed);
+  void retire_predecessors(std::size_t from, std::size_t to, Sessions& removed);
+  void close(Slot& slot, Sessions& removed);
 
   // Without.
   Slot::Options options_of(const Slot& slot) const {
@@ -190,8 +213,10 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   Spares spares_{*this, options_};
   ForkServers forks_{*this};
   PoolChanges changes_{*this, options_};
+  Elasticity elasticity_{*this, options_};
 
   std::vector<std::shared_ptr<Slot>> slots_;
+  std::size_t dormant_ = 0;
   RetiredWorkers retired_;
   CallQueue dropped_;  // see complete_dropped_calls()
   bool failed_ = false;
@@ -205,6 +230,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/changes_reload.ipp>
 #include <drover/pool/detail/changes_resize.ipp>
 #include <drover/pool/detail/fork_servers.ipp>
+#include <drover/pool/detail/elasticity.ipp>
 #include <drover/pool/detail/slots.ipp>
 #include <drover/pool/detail/slots_start.ipp>
 #include <drover/pool/detail/spares.ipp>

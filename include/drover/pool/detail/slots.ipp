@@ -33,11 +33,17 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
   if (actions.promote) successors_.promote(*slot, actions);
   start_is_over(*slot);
+  if (actions.promote)
+    elasticity_.replaced(*slot);
+  else
+    elasticity_.changed(*slot);
   if (first_start_.under_way()) return first_start_.one_is_ready();
   // Half-open: it gets calls, and has to prove itself.
   if (std::exchange(failed_, false) && !draining_) dispatcher_->refuse(nullptr);
   carry_out(*slot, actions);
   changes_.worker_ready(*slot);
+  elasticity_.reconsider();
+  elasticity_.watch();
 }
 
 inline void PoolSlots::worker_answered(WorkerSession& session) {
@@ -170,8 +176,10 @@ inline std::string all_are_down_text(const RestartPolicy& restart, const std::ex
 inline void PoolSlots::has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit) {
   changes_.advance();
   forks_.end_unused();
+  elasticity_.reconsider();
   if (failed_ && !cause) return;
-  if (!std::all_of(slots_.begin(), slots_.end(), [](const auto& slot) { return slot->state.down(); })) return;
+  const auto is_down = [](const auto& slot) { return slot->dormant || slot->state.down(); };
+  if (!std::all_of(slots_.begin(), slots_.end(), is_down)) return;
   const std::string why = all_are_down_text(options_.restart, cause);
   failed_ = true;
   dispatcher_->refuse([why, exit] { return std::make_exception_ptr(Error(Errc::pool_failed, why, exit)); });
@@ -199,6 +207,7 @@ inline bool PoolSlots::stop_starting(const Cause& cause) noexcept {
   }
   spares_.stop();
   forks_.stop();
+  elasticity_.stop();
   changes_.end_all(cause);
   return true;
 }
@@ -210,6 +219,7 @@ inline void PoolSlots::release_timers() noexcept {
   }
   changes_.release_timers();
   spares_.release_timer();
+  elasticity_.release_timer();
 }
 
 inline void PoolSlots::refuse_change() const {

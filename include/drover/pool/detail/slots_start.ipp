@@ -78,6 +78,16 @@ inline std::shared_ptr<AsyncEvent> PoolSlots::await_fork_server() {
   return forks_.may_start(options, [settled] { settled->set(); }) ? nullptr : settled;
 }
 
+inline void PoolSlots::add_dormant_slots() {
+  for (std::size_t at = options_.size; at < options_.max_size; ++at) {
+    Slot::Environment environment = environment_of(at);
+    const auto held = lock();
+    if (first_start_.failed() || stopping_) return;
+    if (at == options_.size) reserve(options_.max_size);
+    add_dormant(std::move(environment));
+  }
+}
+
 inline Slot::Environment PoolSlots::environment_of(std::size_t at) const {
   Slot::Environment environment = options_.slot_env ? options_.slot_env(at) : Slot::Environment();
   for (const auto& [name, value] : environment) {
@@ -97,6 +107,7 @@ inline std::exception_ptr PoolSlots::end_start() {
   std::exception_ptr failure = first_start_.end();
   if (failure || stopping_) return failure;
   changes_.begin_watching();
+  elasticity_.begin();
   spares_.fill();
   return nullptr;
 }
@@ -165,8 +176,13 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(const std::shared_pt
     const auto held = lock();
     give_turn();
     if (stopping_ || slot->removed) return nullptr;
-    if (!slot->state.awaits_start()) {
+    if (slot->dormant || !slot->state.awaits_start()) {
       start_is_over(*slot);
+      return nullptr;
+    }
+    if (elasticity_.is_unwanted(*slot)) {
+      Sessions none;
+      put_to_sleep(slot->at, none);
       return nullptr;
     }
     retired_.reserve(over);
@@ -176,13 +192,13 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(const std::shared_pt
       session = make_worker(slot->options, slot.get());
       session->begin_start();  // under the mutex: a stop that comes now finds it started
     }
+    if (slot->session && !slot->growth) ++totals_.restarts;
     if (slot->session) retired_.add(slot->session);
     slot->session = session;
     slot->session_options = slot->options;
     slot->recycle_timer.cancel();
     slot->state.launched();
     retired_.take_over(over);
-    if (!slot->growth) ++totals_.restarts;
     if (is_spare) place_spare(*slot, *std::exchange(session, nullptr));
   }
   for (const auto& retired : over) retired->owner_destroyed();
@@ -205,6 +221,7 @@ inline void PoolSlots::place_spare(Slot& slot, WorkerSession& spare) {
 inline void PoolSlots::reserve(std::size_t size) {
   if (size > slots_.size()) starts_.resize(size);
   slots_.reserve(size);
+  elasticity_.reserve(size);
   successors_.reserve(size);
 }
 
@@ -214,34 +231,82 @@ inline Slot& PoolSlots::add(Slot::Environment environment, Slot::Options options
 }
 
 inline void PoolSlots::remove_from(std::size_t size, Sessions& removed) {
-  const std::size_t most = 2 * (slots_.size() - size);
-  retired_.reserve(most);
-  removed.reserve(removed.size() + most + retired_.all().size());
-  for (const auto& session : retired_.all()) {  // predecessors that still drain
-    const auto slot = slot_of(*session);
-    if (!slot || slot->at < size || session->record().lifecycle.has_exited()) continue;
-    session->retire(options_.shutdown_grace);
-    removed.push_back(session);
-  }
+  make_room_for_removed(slots_.size() - size, removed);
+  retire_predecessors(size, slots_.size(), removed);
   while (slots_.size() > size) {
     const std::shared_ptr<Slot> slot = std::move(slots_.back());
     slots_.pop_back();
-    start_is_over(*slot);
-    const SlotState::Actions actions = slot->state.close();
-    slot->removed = true;
-    slot->timer.cancel();
-    slot->recycle_timer.cancel();
-    if (actions.retire) slot->session->retire(options_.shutdown_grace);
-    if (slot->successor) slot->successor->drop();
-    for (const auto& session : {slot->session, slot->successor}) {
-      if (!session) continue;
-      if (!session->record().lifecycle.has_exited()) removed.push_back(session);
-      retired_.add(session);
-    }
-    successors_.forget(*slot, slot->successor);
+    close(*slot, removed);
   }
   starts_.resize(size);
   successors_.give_turns();
+}
+
+inline void PoolSlots::make_room_for_removed(std::size_t slots, Sessions& removed) {
+  retired_.reserve(2 * slots);
+  removed.reserve(removed.size() + 2 * slots + retired_.all().size());
+}
+
+/// Of those slots: they still drain.
+inline void PoolSlots::retire_predecessors(std::size_t from, std::size_t to, Sessions& removed) {
+  for (const auto& session : retired_.all()) {
+    const auto slot = slot_of(*session);
+    if (!slot || slot->at < from || slot->at >= to || session->record().lifecycle.has_exited()) continue;
+    session->retire(options_.shutdown_grace);
+    removed.push_back(session);
+  }
+}
+
+/// The slot is no slot of the pool any more. There is room for its workers.
+inline void PoolSlots::close(Slot& slot, Sessions& removed) {
+  start_is_over(slot);
+  const SlotState::Actions actions = slot.state.close();
+  slot.removed = true;
+  slot.timer.cancel();
+  slot.recycle_timer.cancel();
+  if (actions.retire) slot.session->retire(options_.shutdown_grace);
+  if (slot.successor) slot.successor->drop();
+  for (const auto& session : {slot.session, slot.successor}) {
+    if (!session) continue;
+    if (!session->record().lifecycle.has_exited()) removed.push_back(session);
+    retired_.add(session);
+  }
+  successors_.forget(slot, slot.successor);
+}
+
+// ---- slots that sleep -----------------------------------------------------------------------------------------------
+
+inline void PoolSlots::add_dormant(Slot::Environment environment) {
+  add(std::move(environment), nullptr).dormant = true;
+  ++dormant_;
+}
+
+inline void PoolSlots::wake(Slot& slot) {
+  slot.options = changes_.options_of_a_new_worker(slot.at);
+  slot.dormant = false;
+  --dormant_;
+  try {
+    carry_out(slot, slot.state.replace(false));
+  } catch (...) {
+    slot.timer.cancel();
+    slot.dormant = true;
+    ++dormant_;
+    throw;
+  }
+  elasticity_.changed(slot);
+}
+
+inline void PoolSlots::put_to_sleep(std::size_t at, Sessions& removed) {
+  make_room_for_removed(1, removed);
+  const std::shared_ptr<Slot> slot = slots_[at];
+  const auto dormant = std::make_shared<Slot>(at, options_.restart, slot->environment, nullptr);
+  dormant->dormant = true;
+  retire_predecessors(at, at + 1, removed);
+  slots_[at] = dormant;
+  ++dormant_;
+  close(*slot, removed);
+  successors_.give_turns();
+  elasticity_.reconsider();
 }
 
 }}}  // namespace drover::v1::detail

@@ -28,6 +28,7 @@
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
+#include <drover/pool/detail/call/queue_watcher.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
@@ -129,6 +130,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     notify_if_unawaited();
   }
 
+  /// Learns of each call that has to wait from now on. Null: nobody does. It outlives this setting.
+  void watch_queue(QueueWatcher* watcher) noexcept { queue_watcher_ = watcher; }
+
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
 
@@ -160,6 +164,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Calls that no worker has begun: those that were sent ahead count.
   std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
+  /// Calls that no worker could take.
+  std::size_t waiting() const noexcept { return queue_.size(); }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
 
@@ -190,6 +196,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
   void release_slot(Call& call) noexcept;
+  void notify_watcher() noexcept {
+    if (queue_watcher_ != nullptr) queue_watcher_->call_waits(queue_.size());
+  }
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
   void watch_calls_ahead() noexcept;
@@ -212,6 +221,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   CallQueue queue_;
+  QueueWatcher* queue_watcher_ = nullptr;
   CallsAhead sent_ahead_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()

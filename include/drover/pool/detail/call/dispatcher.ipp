@@ -102,6 +102,7 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
     completions_.push(call);
   } else {
     queue_.push_front(call);
+    notify_watcher();
   }
 }
 
@@ -136,10 +137,12 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   times_.submitted(*call, now);
   try {
     if (call->due) time(*call, *call->due);
-    if (link != nullptr)
+    if (link != nullptr) {
       send(call, *link);
-    else
+    } else {
       queue_.push(call);
+      notify_watcher();
+    }
   } catch (...) {  // out of memory
     send_failed(*call);
     throw;

@@ -70,9 +70,9 @@ inline void Dispatcher::on_timer() {
   run_completions(true);
 }
 
-/// Looks at the calls that were sent ahead in a while, if there is another worker for them.
+/// Looks at the calls that were sent ahead in a while, if there is another worker for them, or may be one.
 inline void Dispatcher::watch_calls_ahead() noexcept {
-  if (chooser_.size() < 2 || !sent_ahead_.begin_looking()) return;
+  if ((chooser_.size() < 2 && queue_watcher_ == nullptr) || !sent_ahead_.begin_looking()) return;
   try {
     timer_.arm_by(*sent_ahead_.next_look(), sent_ahead_.next_look(), weak_from_this());
   } catch (...) {  // no memory: the next call that is sent ahead tries again

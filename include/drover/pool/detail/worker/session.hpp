@@ -82,9 +82,11 @@ class WorkerSession final : public ContextBound,
   void take_slot(std::size_t slot, std::weak_ptr<void> place, const SlotVariables& variables);
   /// As retire(), without patience.
   void drop() { carry_out(worker_.lifecycle.abort(Clock::now(), worker_.child_runs())); }
+  /// It has calls, with those whose caller has given up.
+  bool has_calls() const noexcept { return connection_.in_flight() != 0; }
   /// It has had calls since the last time.
   bool was_active() noexcept {
-    return std::exchange(answers_seen_, worker_.answers) != worker_.answers || connection_.in_flight() != 0;
+    return std::exchange(answers_seen_, worker_.answers) != worker_.answers || has_calls();
   }
 
   // ---- from any thread, without the mutex unless noted --------------------------------------------------------------
