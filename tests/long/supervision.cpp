@@ -128,10 +128,13 @@ asio::awaitable<int> run(drover::Launch launch, std::chrono::seconds time, int a
     drover::PoolOptions options;
     options.size = 4;
     options.spares = 1;
+    options.max_size = 6;
+    options.idle_after = 500ms;
     options.launch = launch;
     options.max_queued = 1'000'000;
     options.restart.backoff = 1ms;
     options.worker.max_in_flight = 2;
+    options.worker.stall = 5s;
     drover::WorkerPool pool = co_await drover::WorkerPool::start(std::move(options));
     const auto executor = co_await asio::this_coro::executor;
     const auto begin = Clock::now();
