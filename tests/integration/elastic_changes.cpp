@@ -283,6 +283,39 @@ TEST_P(ElasticChange, RecyclesWhileItGrowsAndShrinks) {
   });
 }
 
+// It took longer to start than idle_after.
+TEST_F(OneElasticChange, NewWorkerStaysAsLongAsAnyOther) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    constexpr Duration idle_after = 200ms;
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = elastic_pool(1, 2, idle_after, {"wait-if", folder.file("slow")});
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("slow")).close();
+    const auto here = co_await asio::this_coro::executor;
+    Blockers blocker(here, pool, 1);
+    const Task<std::string> cancelled(here, pool.call<std::string>("doze", 60000));
+    const bool begun = co_await soon([&] { return log.count(Event::Kind::spawned) == 2; });
+    EXPECT_TRUE(begun);
+    cancelled.cancel();
+    co_await cancelled.failure();
+    co_await pause_for(2 * idle_after);
+    std::filesystem::remove(folder.file("slow"));
+    const bool over = co_await soon([&] { return log.count(Event::Kind::stopping) == 1; });
+    EXPECT_TRUE(over);
+    Clock::time_point ready_at, stopped_at;
+    for (const Event& event : log.all()) {
+      if (event.kind == Event::Kind::ready) ready_at = event.at;
+      if (event.kind == Event::Kind::stopping) stopped_at = event.at;
+    }
+    EXPECT_EQ(log.count(Event::Kind::ready), 2u);
+    EXPECT_GE(stopped_at - ready_at + 1ms, idle_after);
+    co_await blocker.release_all();
+    co_await pool.stop();
+  });
+}
+
 // A worker that is replaced while it is idle does not count as used.
 TEST_F(OneElasticChange, ShrinksAlthoughItsWorkersGetOld) {
   on_one_thread([]() -> asio::awaitable<void> {

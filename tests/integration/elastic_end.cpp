@@ -74,6 +74,19 @@ TEST_P(ElasticEnd, DrainsItsQueueWhileItGrows) {
   });
 }
 
+TEST_F(OneElasticEnd, StoppedPoolKeepsNoContextBusy) {
+  std::shared_ptr<WorkerPool> pool;  // it outlives the context
+  on_one_thread(
+      [&pool]() -> asio::awaitable<void> {
+        pool = std::make_shared<WorkerPool>(co_await WorkerPool::start(elastic_pool(1, 2, 1h)));
+        Blockers two(co_await asio::this_coro::executor, *pool, 2);
+        co_await until_ready(*pool, 2);
+        co_await two.release_all();
+        co_await pool->stop();
+      },
+      20s);
+}
+
 // The pool would have grown with the next handler.
 TEST_F(OneElasticEnd, DoesNotGrowOnceItIsDrained) {
   on_one_thread([]() -> asio::awaitable<void> {
