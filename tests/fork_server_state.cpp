@@ -30,7 +30,7 @@ ForkServerState in(State state) {
   return server;
 }
 
-enum class Happens { worker_due, server_ready, server_ended, server_unfit };
+enum class Happens { worker_due, server_ready, server_ended, server_hung, server_unfit };
 
 struct Row {
   State from;
@@ -45,22 +45,27 @@ TEST(ForkServerState, DecidesByStateAndEvent) {
       {State::none, Happens::worker_due, State::starting, {Launch::wait, true}},
       {State::none, Happens::server_ready, State::none},
       {State::none, Happens::server_ended, State::none},
+      {State::none, Happens::server_hung, State::none},
       {State::none, Happens::server_unfit, State::unfit, {}, true},
       {State::starting, Happens::worker_due, State::starting, {Launch::wait}},
       {State::starting, Happens::server_ready, State::ready},
       {State::starting, Happens::server_ended, State::resting, {}, true},
+      {State::starting, Happens::server_hung, State::resting, {}, true},
       {State::starting, Happens::server_unfit, State::unfit, {}, true},
       {State::ready, Happens::worker_due, State::ready, {Launch::fork}},
       {State::ready, Happens::server_ready, State::ready},
       {State::ready, Happens::server_ended, State::none, {}, true},
+      {State::ready, Happens::server_hung, State::resting, {}, true},
       {State::ready, Happens::server_unfit, State::unfit, {}, true},
       {State::resting, Happens::worker_due, State::resting, {Launch::execute}},
       {State::resting, Happens::server_ready, State::resting},
       {State::resting, Happens::server_ended, State::resting},
+      {State::resting, Happens::server_hung, State::resting},
       {State::resting, Happens::server_unfit, State::unfit, {}, true},
       {State::unfit, Happens::worker_due, State::unfit, {Launch::execute}},
       {State::unfit, Happens::server_ready, State::unfit},
       {State::unfit, Happens::server_ended, State::unfit},
+      {State::unfit, Happens::server_hung, State::unfit},
       {State::unfit, Happens::server_unfit, State::unfit},
   };
   for (const Row& row : table) {
@@ -71,6 +76,7 @@ TEST(ForkServerState, DecidesByStateAndEvent) {
       case Happens::worker_due: EXPECT_EQ(server.worker_due(start), row.decision); break;
       case Happens::server_ready: server.server_ready(start); break;
       case Happens::server_ended: EXPECT_EQ(server.server_ended(start), row.news); break;
+      case Happens::server_hung: EXPECT_EQ(server.server_hung(start), row.news); break;
       case Happens::server_unfit: EXPECT_EQ(server.server_unfit(), row.news); break;
     }
     EXPECT_EQ(server.state(), row.to);
@@ -85,6 +91,13 @@ TEST(ForkServerState, IsTriedAgainAfterARest) {
   EXPECT_TRUE(server.server_ended(start + 100ms));  // longer this time
   EXPECT_EQ(server.worker_due(start + 299ms), (ForkServerState::Decision{Launch::execute}));
   EXPECT_EQ(server.worker_due(start + 300ms), (ForkServerState::Decision{Launch::wait, true}));
+}
+
+TEST(ForkServerState, RestsForLongerIfAServerHasHung) {
+  ForkServerState server = in(State::ready);
+  EXPECT_TRUE(server.server_hung(start));
+  EXPECT_EQ(server.worker_due(start + 1999ms), (ForkServerState::Decision{Launch::execute}));
+  EXPECT_EQ(server.worker_due(start + 2s), (ForkServerState::Decision{Launch::wait, true}));
 }
 
 TEST(ForkServerState, RestsIfServersThatWereReadyEndTooOften) {
@@ -129,7 +142,7 @@ TEST(ForkServerState, StartsAtMostOneServerAtATime) {
           if (running != 0) server.server_ready(now);
           break;
         case 2:
-          if (server.server_ended(now)) --running;
+          if (random() % 2 == 0 ? server.server_ended(now) : server.server_hung(now)) --running;
           break;
         case 3:
           if (random() % 20 == 0 && running != 0 && server.server_unfit()) --running, unfit = true;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include "support/forking.hpp"
 
@@ -105,11 +106,18 @@ TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
 // ---- hostile ones ---------------------------------------------------------------------------------------------------
 
 TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
-  for (const std::string how :
-       {"exits", "refuses", "claims to be the worker", "sends nonsense", "makes a child of its own",
-        "makes a silent copy", "makes a dead copy", "makes a copy that says no", "is silent"}) {
-    SCOPED_TRACE(how);
-    on_one_thread([how]() -> asio::awaitable<void> {
+  const std::string late = "it did not answer within 500 ms", wrong = "it did not answer as it should";
+  for (const auto& way : std::map<std::string, std::string>{{"exits", "ended while it made"},
+                                                            {"refuses", "Resource temporarily unavailable"},
+                                                            {"claims to be the worker", wrong},
+                                                            {"sends nonsense", wrong},
+                                                            {"makes a child of its own", wrong},
+                                                            {"makes a silent copy", late},
+                                                            {"makes a dead copy", "ended while it made"},
+                                                            {"makes a copy that says no", wrong},
+                                                            {"is silent", late}}) {
+    SCOPED_TRACE(way.first);
+    const auto scenario = [how = way.first, cause = way.second]() -> asio::awaitable<void> {
       EventLog log;
       PoolOptions options = forking_pool(2);
       options.worker.command.program = DROVER_HELPER_HOSTILE_FORK_SERVER;
@@ -120,11 +128,34 @@ TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
       EXPECT_EQ(nine, 9);
       const auto workers = pids(pool);
       co_await replace(pool, workers.front());
-      EXPECT_EQ(log.count(Event::Kind::fork_failed) == 0, how == "refuses") << causes_in(log);
+      EXPECT_NE(causes_in(log).find(cause), std::string::npos) << causes_in(log);
       co_await pool.stop();
-    });
+    };
+    on_one_thread(scenario);
     EXPECT_TRUE(soon_childless());
   }
+}
+
+// The program closes what it has not opened, as daemons do.
+TEST_F(OneForkServer, WhoseSocketIsClosedIsGivenUp) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(1);
+    options.worker.on_event = log.handler();
+    options.restart.max_backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    for (int fd = 3; fd < 100; ++fd) {
+      int type = 0;
+      socklen_t size = sizeof type;
+      if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET) ::close(fd);
+    }
+    for (int round = 0; round < 3; ++round) {
+      const auto workers = pids(pool);
+      co_await replace(pool, workers.front());
+    }
+    EXPECT_EQ(servers_in(log).size(), 1u);
+    co_await pool.stop();
+  });
 }
 
 // ---- ends -----------------------------------------------------------------------------------------------------------
@@ -144,6 +175,21 @@ TEST_P(ForkServer, EndsWithItsPool) {
       const bool ended = co_await sees_gone(server);
       EXPECT_TRUE(ended);
     }
+  });
+}
+
+TEST_F(OneForkServer, HoldsUpNoStopWhenItIsSuspended) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(1);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto servers = servers_in(log);
+    ::kill(*servers.begin(), SIGSTOP);
+    await_stopped(*servers.begin());
+    const auto begin = Clock::now();
+    co_await pool.stop();
+    EXPECT_LT(since(begin), 5s);  // the grace is 10 s
   });
 }
 

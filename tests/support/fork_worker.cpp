@@ -2,13 +2,15 @@
 // server, and in a worker that is executed.
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <pthread.h>
 #include <string>
-#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <thread>
 #include <tuple>
 #include <vector>
@@ -51,6 +53,19 @@ std::string own_mutex() {
   return "sound";
 }
 
+/// The id of the main thread as the kernel and as the C library know it, and whether the kernel knows the list of its
+/// robust mutexes.
+std::tuple<int, int, bool> thread_id() {
+  pthread_mutex_t mutex = PTHREAD_ERRORCHECK_MUTEX_INITIALIZER_NP;
+  ::pthread_mutex_lock(&mutex);
+  const int owner = mutex.__data.__owner;
+  ::pthread_mutex_unlock(&mutex);
+  void* list = nullptr;
+  std::size_t size = 0;
+  const bool listed = ::syscall(SYS_get_robust_list, 0, &list, &size) == 0 && list != nullptr;
+  return {static_cast<int>(::gettid()), owner, listed};
+}
+
 /// A thread that ends with a robust mutex locked: the kernel tells the next one.
 std::string robust_mutex() {
   static pthread_mutex_t mutex;
@@ -79,7 +94,7 @@ drover::Routines routines() {
       .add("prepared", [] { return prepared; })
       .add("own_mutex", own_mutex)
       .add("robust_mutex", robust_mutex)
-      .add("thread_id", [] { return std::tuple(static_cast<int>(::gettid()), static_cast<int>(::getpid())); })
+      .add("thread_id", thread_id)
       .add("group", [] { return static_cast<int>(::getpgrp()); })
       .add("descriptors", descriptors)
       .add("folder", [] { return std::filesystem::current_path().string(); })
@@ -114,6 +129,15 @@ int main(int argc, char** argv) {
       (void)!::open("/dev/null", O_RDONLY | O_CLOEXEC);
     else if (step == "prepare")
       prepare = [] { prepared = std::chrono::steady_clock::now().time_since_epoch().count(); };
+    else if (step == "print")
+      std::printf("printed\n");  // into a buffer: it is no terminal
+    else if (step == "wait-if" && at + 1 < argc)
+      for (const char* const path = argv[++at]; ::access(path, F_OK) == 0;) support::pass(5);
+    else if (step == "prepare-by" && at + 1 < argc)
+      prepare = [program = std::string(argv[++at])] {
+        const int status = std::system((program + " what-is-this").c_str());
+        prepared = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+      };
     else if (step == "prepare-badly")
       prepare = [] { throw std::runtime_error("no model"); };
     else if (step == "prepare-long")

@@ -154,8 +154,15 @@ enum class Launch {
   /// faster, and share the memory that the program has filled by then. They are children of this program like others.
   ///
   /// What they also share, unlike executed ones: the addresses of code and data, the state of random generators that
-  /// were seeded before, and open files with their offsets. Functions of pthread_atfork(3) are not called. Resource
-  /// limits, priority and credentials are those of the server.
+  /// were seeded before, open files with their offsets, and epoll sets: an asio::io_context that is to be used in a
+  /// worker is created after in_worker(). Timers of the kernel and locked memory are not inherited. Functions of
+  /// pthread_atfork(3) are not called; those of atexit(3), and destructors, run in each worker. The environment, the
+  /// working directory and stdio are those of the worker's start, whatever the program has done to them before.
+  /// Resource limits, priority and credentials are those of the server.
+  ///
+  /// The start of a worker waits for the server's answer on its thread, for 500 ms at most; usually it takes less than
+  /// posix_spawn(3), and some 15 ms for each GiB that the program has filled in pages of 4 KiB. A server that does not
+  /// answer is killed, and workers are executed for RestartPolicy::max_backoff.
   ///
   /// The server is ready before the first worker is started, and started again with the next worker if it has exited. A
   /// reload() starts another one. Workers are executed, and Event::Kind::fork_failed says why, if the program has

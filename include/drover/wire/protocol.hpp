@@ -80,6 +80,9 @@ struct StartFailure {
   std::string type, text;
 };
 
+/// What the type of an exception begins with that in_worker(prepare) has let through.
+inline constexpr std::string_view from_prepare = "prepare: ";
+
 /// *Errors:* DecodeError.
 inline StartFailure decode_start_failure(std::span<const std::byte> body) {
   Decoder all(body);

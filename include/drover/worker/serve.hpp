@@ -24,7 +24,7 @@ namespace drover { inline namespace v1 {
 ///
 /// What a worker has to do while it has one thread only, such as entering a user namespace or a seccomp filter for all
 /// threads, goes before the first call. The variable DROVER_WORKER is set there in a worker. It must stay as it is, and
-/// so must descriptors 3 to 5.
+/// so must descriptors 3 to 6.
 ///
 /// In every other process, including those that a worker starts later, in_worker() returns false and has no effect.
 ///
@@ -37,7 +37,7 @@ bool in_worker();
 /// The same. The first call in a worker also calls `prepare`, before it returns, for what is the same in all workers of
 /// a pool: a model that is loaded, a table that is filled. With Launch::fork it is called once in the fork server, and
 /// the workers share the memory that it has filled; it must leave no thread behind, or workers are executed. Otherwise
-/// it is called in each worker.
+/// it is called in each worker. There is no this_worker yet in a fork server.
 ///
 /// *Errors:* what it throws becomes Errc::start_failed at the parent's start(), with type and text; this process exits
 /// with code 70.

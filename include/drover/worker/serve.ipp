@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <unistd.h>
 #include <utility>
 
@@ -57,10 +58,10 @@ inline void arm_worker(const WorkerEnvironment& environment) {
 
 /// An on_start() or what prepares the program has thrown: notifies the parent. If that is impossible, the exit code has
 /// to do.
-inline void report_failed_start(int control) {
+inline void report_failed_start(int control, std::string_view prefix = {}) {
   FrameBody body;
   try {
-    encode_type_and_text(body, max_control_body);
+    encode_type_and_text(body, max_control_body, prefix);
     send_first(control, FrameType::start_failed, body.buffer().view());
   } catch (const std::exception&) {
   }
@@ -70,7 +71,7 @@ inline void prepare_worker(const std::function<void()>& prepare, int control) {
   try {
     if (prepare) prepare();
   } catch (...) {
-    report_failed_start(control);
+    report_failed_start(control, from_prepare);
     std::fflush(nullptr);
     ::_exit(exit_start_failed);
   }

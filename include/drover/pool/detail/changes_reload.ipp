@@ -83,6 +83,7 @@ inline void PoolChanges::cancel(const std::shared_ptr<Reload>& reload) {
   end_reload(found, aborted());
   if (slot) slots_.carry_out(*slot, slot->state.keep_worker());
   advance();
+  slots_.forks().end_unused();
 }
 
 /// Workers of slots that the reload has left behind are those of the reload.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include <drover/pool/options.hpp>
@@ -26,7 +27,8 @@ class ForkServerState {
     friend bool operator==(const Decision&, const Decision&) = default;
   };
 
-  explicit ForkServerState(RestartPolicy policy) : within_(policy.within), supervisor_(policy) {}
+  explicit ForkServerState(RestartPolicy policy)
+      : within_(policy.within), max_backoff_(policy.max_backoff), supervisor_(policy) {}
 
   State state() const noexcept { return state_; }
 
@@ -59,11 +61,19 @@ class ForkServerState {
     state_ = was_ready && !supervisor_.gave_up() ? State::none : State::resting;
     return true;
   }
+  /// It has not answered in time, or not as it should. The start that waited for it has blocked a thread, so workers
+  /// are executed for RestartPolicy::max_backoff. False if that is known.
+  bool server_hung(Clock::time_point now) {
+    if (!server_ended(now)) return false;
+    state_ = State::resting;
+    rests_until_ = std::max(rests_until_, now + max_backoff_);
+    return true;
+  }
   /// It has said that it can never make copies. False if that is known.
   bool server_unfit() noexcept { return std::exchange(state_, State::unfit) != State::unfit; }
 
  private:
-  Duration within_;
+  Duration within_, max_backoff_;
   Supervisor supervisor_;
   State state_ = State::none;
   Clock::time_point ready_since_{}, rests_until_{};

@@ -29,6 +29,8 @@ class ForkServers final : public WorkerSupervision {
   std::shared_ptr<ProcessSource> source(const Slot::Options& options) const;
   /// Ends the servers whose options no worker will have any more.
   void end_unused();
+  /// Reports servers that have refused to make a worker.
+  void report_refusals();
   /// No worker waits for a server any more.
   void stop() noexcept;
 
@@ -67,7 +69,9 @@ class ForkServers final : public WorkerSupervision {
   static std::exception_ptr cause_of(const WorkerSession& session);
   void ended(Server& server, const std::exception_ptr& cause);
   void report(Server& server, const std::exception_ptr& cause);
+  void look_at(Server& server);
   void tell_waiting(Server& server);
+  std::function<void()> next_waiting(const Slot::Options& options);
   void retire(Server& server);
 
   PoolSlots& slots_;

@@ -1,6 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
+#include <new>
+#include <optional>
+#include <stdexcept>
 #include <utility>
 
 #include <drover/detail/what_of.hpp>
@@ -18,10 +22,13 @@ inline bool ForkServers::may_start(const Slot::Options& options, std::function<v
     const auto held = slots_.lock();
     if (slots_.options().launch != Launch::fork || slots_.stopping()) return true;
     Server& server = server_for(options);
-    if (server.state.state() == ForkServerState::State::ready && server.session->fork_server()->broken())
-      ended(server, cause_of(*server.session));
+    server.waiting.reserve(server.waiting.size() + 1);
+    if (server.state.state() == ForkServerState::State::ready) look_at(server);
     const auto decision = server.state.worker_due(Clock::now());
-    if (decision.launch != ForkServerState::Launch::wait) return true;
+    if (decision.launch != ForkServerState::Launch::wait) {
+      tell_waiting(server);  // if there was no memory for that before
+      return true;
+    }
     server.waiting.push_back(std::move(again));
     if (!decision.start_server) return false;
     try {
@@ -61,6 +68,12 @@ inline std::shared_ptr<WorkerSession> ForkServers::put(Server& server) {
   WorkerOptions options = *server.options;
   options.name = options.name.value() + " (fork server)";
   options.command.in = Stdio::null();  // the terminal belongs to a worker
+  // It has nothing to finish.
+  constexpr Duration brief = std::chrono::milliseconds(500);
+  options.stop_margin = std::min(options.stop_margin, brief);
+  options.term_grace = std::min(options.term_grace, brief);
+  options.kill_stalled = false;
+  options.stall = std::nullopt;
   server.session = slots_.make_fork_server(std::move(options));
   server.session->begin_start();  // under the mutex: a stop that comes now finds it started
   return server.session;
@@ -83,7 +96,7 @@ inline void ForkServers::worker_ready(WorkerSession& session) {
   const WorkerRecord& record = session.record();
   if (record.metadata->pid == record.child->pid()) {
     server->state.server_ready(Clock::now());
-    return tell_waiting(*server);
+    return server->waiting.empty() ? end_unused() : tell_waiting(*server);
   }
   session.drop();
   if (server->state.server_unfit())
@@ -103,13 +116,17 @@ inline void ForkServers::worker_exited(WorkerSession& session) {
 }
 
 inline std::exception_ptr ForkServers::cause_of(const WorkerSession& session) {
-  const auto exit = session.record().exit_status();
-  if (!exit) return std::make_exception_ptr(Error(Errc::connection_lost, "it does not answer as it should"));
-  return std::make_exception_ptr(Error(Errc::worker_exited, "it " + exit->to_string(), exit));
+  const auto& server = session.fork_server();
+  if (server && server->fault() != nullptr) return std::make_exception_ptr(std::runtime_error(server->fault()));
+  const ExitStatus exit = session.record().exit_status().value_or(ExitStatus{});
+  const bool killed = exit.kind == ExitStatus::Kind::signaled;
+  return std::make_exception_ptr(std::runtime_error((killed ? "it was " : "it ") + exit.to_string()));
 }
 
 inline void ForkServers::ended(Server& server, const std::exception_ptr& cause) {
-  if (server.state.server_ended(Clock::now())) report(server, cause);
+  const auto& process = server.session ? server.session->fork_server() : nullptr;
+  const bool hung = process && process->hung();
+  if (hung ? server.state.server_hung(Clock::now()) : server.state.server_ended(Clock::now())) report(server, cause);
 }
 
 /// Workers are executed for the time being, or another server is started.
@@ -125,18 +142,40 @@ inline void ForkServers::report(Server& server, const std::exception_ptr& cause)
   slots_.events().emit(Event::Kind::fork_failed, 0, [&](Event& event) { event.cause = std::move(text); });
 }
 
+/// A server that is broken has ended. One that refuses to make copies says so once, until it has made another one.
+inline void ForkServers::look_at(Server& server) {
+  ForkServer& process = *server.session->fork_server();
+  if (process.broken()) return ended(server, cause_of(*server.session));
+  if (const std::string why = process.take_refusal(); !why.empty())
+    report(server, std::make_exception_ptr(std::runtime_error(why)));
+}
+
+inline void ForkServers::report_refusals() {
+  for (Server& server : servers_)
+    if (server.state.state() == ForkServerState::State::ready) look_at(server);
+}
+
 /// Those who wait go on after other handlers have run. If there is no memory for that, the next start tells them.
 inline void ForkServers::tell_waiting(Server& server) {
   if (server.waiting.empty()) return;
   (void)slots_.try_post([this, options = server.options] {
-    std::vector<std::function<void()>> waiting;
-    {
-      const auto held = slots_.lock();
-      for (Server& found : servers_)
-        if (found.options == options) waiting.swap(found.waiting);
+    try {
+      while (const auto again = next_waiting(options)) again();
+    } catch (const std::bad_alloc&) {  // the others are told with the next start
     }
-    for (const auto& again : waiting) again();
   });
+}
+
+inline std::function<void()> ForkServers::next_waiting(const Slot::Options& options) {
+  const auto held = slots_.lock();
+  for (Server& server : servers_) {
+    if (server.options != options || server.waiting.empty()) continue;
+    auto again = std::move(server.waiting.front());
+    server.waiting.erase(server.waiting.begin());
+    return again;
+  }
+  end_unused();
+  return {};
 }
 
 // ---- their end ------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
     all = sessions_of(*slots_);
   }
   for (const auto& session : all) {
-    session->stop(grace);
+    session->stop(session->is_fork_server() ? Timeout(Duration::zero()) : grace);
     if (const auto cut = deadline_after(since, options().shutdown_timeout)) session->shorten_stop(*cut);
   }
   complete_all_with_error(std::move(dropped), refusal);

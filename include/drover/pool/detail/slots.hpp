@@ -200,6 +200,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   }
   void start_due(const std::shared_ptr<Slot>& slot);
   void start_next();
+  bool may_launch(const std::shared_ptr<Slot>& slot);
   void launch(const std::shared_ptr<Slot>& slot);
   std::shared_ptr<WorkerSession> put_worker(const std::shared_ptr<Slot>& slot);
 
@@ -229,8 +230,8 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/changes_recycle.ipp>
 #include <drover/pool/detail/changes_reload.ipp>
 #include <drover/pool/detail/changes_resize.ipp>
-#include <drover/pool/detail/fork_servers.ipp>
 #include <drover/pool/detail/elasticity.ipp>
+#include <drover/pool/detail/fork_servers.ipp>
 #include <drover/pool/detail/slots.ipp>
 #include <drover/pool/detail/slots_start.ipp>
 #include <drover/pool/detail/spares.ipp>

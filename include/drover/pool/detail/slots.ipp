@@ -33,6 +33,7 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
   if (actions.promote) successors_.promote(*slot, actions);
   start_is_over(*slot);
+  forks_.report_refusals();
   if (actions.promote)
     elasticity_.replaced(*slot);
   else
@@ -176,6 +177,7 @@ inline std::string all_are_down_text(const RestartPolicy& restart, const std::ex
 inline void PoolSlots::has_changed(const std::exception_ptr& cause, std::optional<ExitStatus> exit) {
   changes_.advance();
   forks_.end_unused();
+  forks_.report_refusals();
   elasticity_.reconsider();
   if (failed_ && !cause) return;
   const auto is_down = [](const auto& slot) { return slot->dormant || slot->state.down(); };

@@ -145,11 +145,21 @@ inline void PoolSlots::start_is_over(const Slot& slot) noexcept {
   if (starts_.settled(slot.at)) give_turn();
 }
 
+/// False: launch() is called again, once the fork server is ready. A spare worker needs none.
+inline bool PoolSlots::may_launch(const std::shared_ptr<Slot>& slot) {
+  {
+    const auto held = lock();
+    give_turn();  // others do not wait for this one
+    if (may_take_spare(*slot) && spares_.has_ready(slot->options)) return true;
+  }
+  return may_start(*slot, [this, slot] { launch(slot); });
+}
+
 /// A failure before there is a process counts as a death.
 inline void PoolSlots::launch(const std::shared_ptr<Slot>& slot) {
   std::shared_ptr<WorkerSession> session;
   try {
-    if (!may_start(*slot, [this, slot] { launch(slot); })) return;
+    if (!may_launch(slot)) return;
     session = put_worker(slot);
     if (session) session->spawn(options_.start_timeout);
   } catch (...) {
@@ -174,7 +184,6 @@ inline std::shared_ptr<WorkerSession> PoolSlots::put_worker(const std::shared_pt
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = lock();
-    give_turn();
     if (stopping_ || slot->removed) return nullptr;
     if (slot->dormant || !slot->state.awaits_start()) {
       start_is_over(*slot);

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
@@ -25,6 +27,7 @@
 
 #include <drover/os/credentials.hpp>
 #include <drover/os/detail/child_syscalls.hpp>
+#include <drover/os/detail/spawn_mark.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/fork_request.hpp>
@@ -58,7 +61,7 @@ class SelfCopy {
   SelfCopy() {
     if (::getpid() == 1)
       throw CannotFork("it is process 1 of its pid namespace, which cannot make children of its parent");
-    if (!has_one_thread())
+    if (!soon_has_one_thread())
       throw CannotFork(
           "it has several threads when it calls drover::in_worker(); a copy would have one. Start threads later, or "
           "use Launch::exec");
@@ -83,6 +86,13 @@ class SelfCopy {
   }
 
  private:
+  /// The kernel may still list threads that have just been joined.
+  static bool soon_has_one_thread() {
+    for (int looks = 0; looks < 100; ++looks, ::usleep(1000))
+      if (has_one_thread()) return true;
+    return false;
+  }
+
   static bool has_one_thread() {
     const std::unique_ptr<DIR, int (*)(DIR*)> threads(::opendir("/proc/self/task"), &::closedir);
     if (!threads) throw CannotFork("/proc/self/task cannot be read, so its threads cannot be counted");
@@ -112,9 +122,13 @@ class ForkServerLoop {
       for (const int fd : {control_, data_, parent_, requests_})
         if (fd >= 0) set_cloexec(fd, true);
       if (parent_ < 0) throw CannotFork("the kernel has no pidfds");
+      // Processes that are started now must not take themselves for workers. Each copy gets its own variable.
+      ::unsetenv(environment_name);
+      clear_spawn_mark();
       end_with_parent(true);
       prepare();
       end_with_parent(false);
+      std::fflush(nullptr);  // or each copy would write it
       copy.emplace();
     } catch (const CannotFork& error) {
       report_unfit(error.what());
@@ -197,34 +211,46 @@ class ForkServerLoop {
     } catch (const std::system_error&) {
       leave();
     }
-    char go = 0;
-    ssize_t got = 0;
-    do got = ::recv(handshake, &go, sizeof go, 0);
-    while (got < 0 && errno == EINTR);
-    if (got <= 0) leave();
+    await_go(handshake, received[ForkDescriptor::parent]);
 
     // The received ones may have the numbers at which others belong.
     ForkDescriptors high = received;
     for (int& fd : high) fd = ::fcntl(fd, F_DUPFD_CLOEXEC, static_cast<int>(ForkDescriptor::count));
     for (const int fd : received) ::close(fd);
     for (std::size_t at = 0; at < placed_descriptors; ++at)
-      if (::dup2(high[at], static_cast<int>(at)) < 0) leave();
-    if (::fchdir(high[ForkDescriptor::folder]) != 0) leave();
+      if (::dup2(high[at], static_cast<int>(at)) < 0) leave_broken("a descriptor cannot be moved");
+    if (::fchdir(high[ForkDescriptor::folder]) != 0) leave_broken("its working directory cannot be entered");
     take_environment(high[ForkDescriptor::environment]);
     for (const int fd : high) ::close(fd);
+  }
+
+  /// A forked copy of the parent may hold the other end of the handshake, so the parent's end is watched as well.
+  static void await_go(int handshake, int parent) noexcept {
+    pollfd watched[] = {{handshake, POLLIN, 0}, {parent, POLLIN, 0}};
+    while (::poll(watched, std::size(watched), -1) < 0)
+      if (errno != EINTR) ::usleep(20'000);  // ENOMEM
+    char go = 0;
+    if (watched[0].revents == 0 || ::recv(handshake, &go, sizeof go, MSG_DONTWAIT) != 1) leave();
+  }
+
+  [[noreturn]] static void leave_broken(const char* why) noexcept {
+    std::fprintf(stderr, "drover: a copy of the fork server cannot become a worker: %s: %s\n", why,
+                 std::strerror(errno));
+    std::fflush(stderr);
+    ::_exit(exit_without_resources);
   }
 
   /// The memory is never released, as that of the environment that a process starts with.
   static void take_environment(int file) {
     struct stat status{};
-    if (::fstat(file, &status) != 0) leave();
+    if (::fstat(file, &status) != 0) leave_broken("its environment cannot be read");
     const auto size = static_cast<std::size_t>(status.st_size);
     char* const text = new char[size + 1];
     std::size_t read = 0;
     while (read < size) {
       const ssize_t got = ::pread(file, text + read, size - read, static_cast<off_t>(read));
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) leave();
+      if (got <= 0) leave_broken("its environment cannot be read");
       read += static_cast<std::size_t>(got);
     }
     text[size] = '\0';

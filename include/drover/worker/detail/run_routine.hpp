@@ -34,18 +34,19 @@ inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_li
   }
 }
 
-/// Encodes type and text of the exception that is being handled.
-inline void encode_type_and_text(FrameBody& body, std::size_t limit) {
+/// Encodes type and text of the exception that is being handled. The type gets that prefix.
+inline void encode_type_and_text(FrameBody& body, std::size_t limit, std::string_view prefix = {}) {
+  const auto type = [&] { return std::string(prefix) + std::string(current_exception_type()); };
   try {
     throw;
   } catch (const std::exception& e) {
-    encode_texts(body, limit, {current_exception_type(), what_of(e)});
+    encode_texts(body, limit, {type(), what_of(e)});
 #ifdef __GLIBCXX__
   } catch (const abi::__forced_unwind&) {
     throw;  // the thread is being terminated, which cannot be stopped here
 #endif
   } catch (...) {
-    encode_texts(body, limit, {current_exception_type(), ""});
+    encode_texts(body, limit, {type(), ""});
   }
 }
 

@@ -61,8 +61,11 @@ class WorkerErrors {
   Error failed_hook(const StartFailure& failure) const {
     if (failure.type == cannot_fork)
       return Error(Errc::start_failed, worker_and_program() + " cannot make copies of itself: " + failure.text);
-    return Error(Errc::start_failed, worker_and_program() + " could not start: its on_start() threw " + failure.type +
-                                         (failure.text.empty() ? "" : ": " + failure.text));
+    const bool prepares = failure.type.starts_with(from_prepare);
+    const std::string type = prepares ? failure.type.substr(from_prepare.size()) : failure.type;
+    return Error(Errc::start_failed, worker_and_program() +
+                                         " could not start: " + (prepares ? "what it prepares" : "its on_start()") +
+                                         " threw " + type + (failure.text.empty() ? "" : ": " + failure.text));
   }
 
   /// Why it exited before HELLO.
