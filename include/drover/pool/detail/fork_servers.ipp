@@ -158,9 +158,13 @@ inline void ForkServers::report_refusals() {
 /// Those who wait go on after other handlers have run. If there is no memory for that, the next start tells them.
 inline void ForkServers::tell_waiting(Server& server) {
   if (server.waiting.empty()) return;
-  (void)slots_.try_post([this, options = server.options] {
+  // Not more: they wait anew if the server has ended meanwhile.
+  (void)slots_.try_post([this, options = server.options, count = server.waiting.size()] {
     try {
-      while (const auto again = next_waiting(options)) again();
+      for (std::size_t told = 0; told < count; ++told)
+        if (const auto again = next_waiting(options)) again();
+      const auto held = slots_.lock();
+      end_unused();
     } catch (const std::bad_alloc&) {  // the others are told with the next start
     }
   });
@@ -174,7 +178,6 @@ inline std::function<void()> ForkServers::next_waiting(const Slot::Options& opti
     server.waiting.erase(server.waiting.begin());
     return again;
   }
-  end_unused();
   return {};
 }
 
