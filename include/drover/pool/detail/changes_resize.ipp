@@ -29,7 +29,7 @@ inline PoolChanges::Resize PoolChanges::begin_resize(std::size_t size) {
       known = slots_.size();
     }
     environments.clear();
-    for (std::size_t at = known; at < size; ++at) environments.push_back(slots_.environment_of(at));
+    for (std::size_t at = known; at < size; ++at) environments.push_back(slots_.factory().environment_of(at));
   }
 }
 

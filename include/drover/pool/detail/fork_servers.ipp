@@ -74,7 +74,7 @@ inline std::shared_ptr<WorkerSession> ForkServers::put(Server& server) {
   options.term_grace = std::min(options.term_grace, brief);
   options.kill_stalled = false;
   options.stall = std::nullopt;
-  server.session = slots_.make_fork_server(std::move(options));
+  server.session = slots_.factory().fork_server(std::move(options));
   server.session->begin_start();  // under the mutex: a stop that comes now finds it started
   return server.session;
 }

@@ -27,12 +27,13 @@
 #include <drover/pool/detail/successors.hpp>
 #include <drover/pool/detail/worker/session.hpp>
 #include <drover/pool/detail/worker/supervision.hpp>
+#include <drover/pool/detail/worker_factory.hpp>
+#include <drover/pool/detail/worker_starts.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The slots of a pool with their workers. Starts workers, and carries out what each SlotState decides. Guarded by the
-/// dispatcher's mutex.
+/// The slots of a pool with their workers. Carries out what each SlotState decides. Guarded by the dispatcher's mutex.
 class PoolSlots final : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
  public:
   using Sessions = std::vector<std::shared_ptr<WorkerSession>>;
@@ -42,8 +43,9 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
       : options_(std::move(options)),
         dispatcher_(std::move(dispatcher)),
         events_(std::move(events), options_.worker.name),
-        starts_(options_.size, StartQueue::limit(available_cores())),
-        first_start_(options_.size, starts_.most()) {}
+        factory_(*this, dispatcher_),
+        starts_(*this, options_.size, StartQueue::limit(available_cores())),
+        first_start_(options_.size, StartQueue::limit(available_cores())) {}
 
   const PoolOptions& options() const noexcept { return options_; }
   /// In a forked copy of the program.
@@ -111,9 +113,10 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   RetiredWorkers& retired() noexcept { return retired_; }
   Elasticity& elasticity() noexcept { return elasticity_; }
   EventSource& events() noexcept { return events_; }
-  /// For a slot, or a spare one if that is null. Throws Error if the context is destroyed.
-  std::shared_ptr<WorkerSession> make_worker(const Slot::Options& options, Slot* slot);
-  std::shared_ptr<WorkerSession> make_fork_server(WorkerOptions options);
+  WorkerFactory& factory() noexcept { return factory_; }
+  Spares& spares() noexcept { return spares_; }
+  /// A spare worker that is ready has taken a slot.
+  void took(WorkerSession& spare) { worker_ready(spare); }
   /// Workers with those options may be started in the future.
   bool uses(const Slot::Options& options) const noexcept;
   void renew_spares() { spares_.renew(); }
@@ -164,8 +167,6 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
     return options_.launch != Launch::fork || forks_.may_start(options_of(slot), std::move(again));
   }
   ForkServers& forks() noexcept { return forks_; }
-  /// Calls user code.
-  Slot::Environment environment_of(std::size_t at) const;
 
  private:
   // WorkerSupervision
@@ -176,7 +177,6 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   inline void worker_exited(WorkerSession& session) override;
 
   // With the mutex held.
-  asio::any_io_executor prepare_start();
   /// Null for a spare worker, and if the slot has been removed.
   static std::shared_ptr<Slot> slot_of(const WorkerSession& session) noexcept;
   /// Its slot, if it is the current worker there. Otherwise null.
@@ -184,11 +184,6 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   static Supervisor::Death death_of(const WorkerSession& session);
   template <class F>
   void after(Slot& slot, SlotTimer Slot::* timer, Duration delay, F then);
-  void give_turn() noexcept;
-  void start_is_over(const Slot& slot) noexcept;
-  /// A slot that is given up tries ordinary workers.
-  static bool may_take_spare(const Slot& slot) noexcept { return !slot.state.down() && slot.fits_a_spare(); }
-  void place_spare(Slot& slot, WorkerSession& spare);
   void make_room_for_removed(std::size_t slots, Sessions& removed);
   void retire_predecessors(std::size_t from, std::size_t to, Sessions& removed);
   void close(Slot& slot, Sessions& removed);
@@ -198,17 +193,13 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
     const auto held = lock();
     return slot.options;
   }
-  void start_due(const std::shared_ptr<Slot>& slot);
-  void start_next();
-  bool may_launch(const std::shared_ptr<Slot>& slot);
-  void launch(const std::shared_ptr<Slot>& slot);
-  std::shared_ptr<WorkerSession> put_worker(const std::shared_ptr<Slot>& slot);
 
   const PoolOptions options_;
   const std::shared_ptr<Dispatcher> dispatcher_;
   EventSource events_;
   PoolExecutor executor_{*dispatcher_};
-  StartQueue starts_;  // of replacements
+  WorkerFactory factory_;
+  WorkerStarts starts_;
   FirstStart first_start_;
   Successors successors_{*this};
   Spares spares_{*this, options_};
@@ -236,3 +227,5 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
 #include <drover/pool/detail/slots_start.ipp>
 #include <drover/pool/detail/spares.ipp>
 #include <drover/pool/detail/successors.ipp>
+#include <drover/pool/detail/worker_factory.ipp>
+#include <drover/pool/detail/worker_starts.ipp>

@@ -32,7 +32,7 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   if (is_successor) retired_.reserve(1);
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
   if (actions.promote) successors_.promote(*slot, actions);
-  start_is_over(*slot);
+  starts_.over(*slot);
   forks_.report_refusals();
   if (actions.promote)
     elasticity_.replaced(*slot);
@@ -101,7 +101,7 @@ inline void PoolSlots::worker_exited(WorkerSession& session) {
     if (!slot) {
       spares_.worker_exited(session, death);
     } else if (slot->session.get() == &session) {
-      start_is_over(*slot);
+      starts_.over(*slot);
       slot->recycle_timer.cancel();
       const SlotState::Actions actions = slot->state.worker_exited(Clock::now(), death);
       if (!cause || !changes_.start_failed(*slot, slot->session_options, cause)) carry_out(*slot, actions, exit);
@@ -125,9 +125,9 @@ inline void PoolSlots::carry_out(Slot& slot, const SlotState::Actions& actions, 
   if (actions.gave_up) emit(Event::Kind::gave_up);
   if (actions.restarting) emit(Event::Kind::restarting);
   if (actions.start_in) {
-    const bool at_once = may_take_spare(slot) && spares_.has_ready(slot.options);
+    const bool at_once = WorkerStarts::may_take_spare(slot) && spares_.has_ready(slot.options);
     after(slot, &Slot::timer, at_once ? Duration::zero() : *actions.start_in,
-          [this](const std::shared_ptr<Slot>& due) { start_due(due); });
+          [this](const std::shared_ptr<Slot>& due) { starts_.due(due); });
   }
   if (actions.prove && options_.restart.within > Duration::zero())
     after(slot, &Slot::timer, options_.restart.within, [this](const std::shared_ptr<Slot>& alive) {

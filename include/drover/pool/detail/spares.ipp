@@ -85,7 +85,7 @@ inline std::shared_ptr<WorkerSession> Spares::put() {
     slots_.retired().reserve(over);
     const Slot::Options options = slots_.changes().latest_options();
     spares_.reserve(spares_.size() + 1);
-    session = slots_.make_worker(options, nullptr);
+    session = slots_.factory().worker(options, nullptr);
     session->begin_start();  // under the mutex: a stop that comes now finds it started
     spares_.push_back({session, options});
     started_ = session;

@@ -83,7 +83,7 @@ inline std::shared_ptr<WorkerSession> Successors::put(Slot& slot) {
     if (slots_.stopping() || slot.removed) return nullptr;
     if (slot.state.successor() != SlotState::Successor::starting || slot.successor) return nullptr;
     slots_.retired().reserve(over);
-    session = slots_.make_worker(slot.options, &slot);
+    session = slots_.factory().worker(slot.options, &slot);
     const auto& child = slot.session->record().child;
     slots_.events().emit(Event::Kind::replacing, child ? child->pid() : 0, [](Event&) {});
     session->begin_start();  // under the mutex: a stop that comes now finds it started
