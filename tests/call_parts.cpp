@@ -278,7 +278,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   std::string describe() const override { return "nobody"; }
   void send_cancel(std::uint64_t, drover::CancelReason) override {}
   void send_recall(std::uint64_t) override {}
-  void kill_worker() override {}
+  void kill_worker(const Call&) override {}
   void read_results(int) override {}
   void result(const std::shared_ptr<Call>& call, drover::detail::Outcome) override { link.release_slot(*call); }
   void data_closed() override {}

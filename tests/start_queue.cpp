@@ -133,4 +133,16 @@ TEST(StartQueue, RandomSequencesMatchAModel) {
   }
 }
 
+TEST(StartQueue, ForgetsSlotsThatAreNotDueAnyMore) {
+  StartQueue queue(5, 4);
+  EXPECT_TRUE(queue.begin(0));
+  for (const std::size_t slot : {1u, 2u, 3u}) EXPECT_FALSE(queue.begin(slot));
+  EXPECT_FALSE(queue.forget(2));
+  EXPECT_FALSE(queue.forget(4)) << "it is not due";
+  EXPECT_EQ(queue.next(), std::optional<std::size_t>(1));
+  EXPECT_EQ(queue.next(), std::optional<std::size_t>(3));
+  EXPECT_EQ(queue.next(), std::nullopt);
+  EXPECT_TRUE(queue.begin(2)) << "it is due again";
+}
+
 }  // namespace

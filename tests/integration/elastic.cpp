@@ -243,6 +243,10 @@ TEST_F(OneElastic, RefusesNonsense) {
     EXPECT_TRUE(names(small, "PoolOptions::max_size")) << small;
     const Failure huge = co_await refusal(elastic_pool(3, (std::size_t{1} << 20) + 1, 1s));
     EXPECT_TRUE(names(huge, "PoolOptions::max_size")) << huge;
+    PoolOptions without_queue = elastic_pool(1, 2, 60s);
+    without_queue.max_queued = 0;
+    const Failure queueless = co_await failure_of(WorkerPool::start(without_queue));
+    EXPECT_TRUE(names(queueless, "PoolOptions::max_queued")) << queueless;
     const Failure zero = co_await refusal(elastic_pool(1, 2, 0s));
     EXPECT_TRUE(names(zero, "PoolOptions::idle_after")) << zero;
     const Failure negative = co_await refusal(elastic_pool(1, 0, -1s));

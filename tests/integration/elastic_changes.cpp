@@ -379,4 +379,27 @@ TEST_F(OneElasticChange, ReplacesADeadWorker) {
   });
 }
 
+// Its first worker is started because a call waits; resize() makes the slot one of those that stay.
+TEST_F(OneElasticChange, AwaitsAWorkerThatStartsAlready) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    PoolOptions options = elastic_pool(1, 3, 60s);
+    options.worker.command.args = std::vector<std::string>{"wait-if", folder.file("wait")};
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(folder.file("wait")) << "";
+    const auto here = co_await asio::this_coro::executor;
+    Blockers two(here, pool, 2);
+    const bool starts = co_await soon([&] { return pool.stats().workers == 2; });
+    EXPECT_TRUE(starts);
+    Task<void> resize(here, pool.resize(2));
+    co_await pause_for(50ms);
+    EXPECT_FALSE(resize.done());
+    std::filesystem::remove(folder.file("wait"));
+    co_await resize.result();
+    EXPECT_EQ(pool.workers().size(), 2u);
+    co_await two.release_all();
+    co_await pool.stop();
+  });
+}
+
 }  // namespace

@@ -271,6 +271,35 @@ TEST_F(OneForkServer, TellsWhatItsPreparationHasThrown) {
   }
 }
 
+// More slots are due than may start at a time, and go to sleep again.
+TEST_F(OneForkServer, MakesWorkersOfAnElasticPool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    PoolOptions options = forking_pool(1);
+    options.worker.on_event = log.handler();
+    options.max_size = 64;
+    options.idle_after = 100ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto first = co_await everyone(pool);
+    for (const Duration moment : {0ms, 1ms, 5ms, 20ms}) {
+      Task<void> grow(co_await asio::this_coro::executor, pool.resize(64));
+      co_await pause_for(moment);
+      co_await pool.resize(1);
+      co_await grow.ended();
+    }
+    std::vector<Task<Who>> calls;
+    for (int i = 0; i < 100; ++i) calls.emplace_back(co_await asio::this_coro::executor, pool.call<Who>("who"));
+    for (auto& call : calls) {
+      const Who who = co_await call.result();
+      EXPECT_EQ(std::get<1>(who), first.begin()->second);
+    }
+    const bool small = co_await soon([&] { return pool.workers().size() == 1; });
+    EXPECT_TRUE(small);
+    co_await pool.stop();
+    EXPECT_EQ(causes_in(log), "");
+  });
+}
+
 // ---- all at once ----------------------------------------------------------------------------------------------------
 
 TEST_P(ForkServer, LosesNoCallWhileServersAndWorkersAreKilled) {

@@ -109,6 +109,23 @@ TEST_F(Stall, OfAHandlerHasNoRoutine) {
   }});
 }
 
+// The call has ended, but neither is its result sent nor the next call read.
+TEST_F(Stall, IsReportedBetweenTheEndOfACallAndItsResult) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    EventLog log;
+    WorkerOptions options = watched(log);
+    options.max_in_flight = 2;
+    LocalWorker worker(co_await asio::this_coro::executor, options);
+    co_await worker.start();
+    co_await worker.call("leave_blocker", long_ms);
+    const pid_t pid = worker.pid();
+    co_await worker.stop();
+    const std::vector<Event> events = stalls(log);
+    EXPECT_EQ(events.size(), 1u);
+    for (const Event& event : events) expect_stall(event, "", pid);
+  });
+}
+
 // Coroutines that wait, short routines one after another, and no calls at all.
 TEST_F(Stall, IsNotReportedIfTheLoopTurns) {
   on_one_thread([]() -> asio::awaitable<void> {

@@ -152,7 +152,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
     reasons.push_back(reason);
   }
   void send_recall(std::uint64_t call) override { recalled.push_back(call); }
-  void kill_worker() override { ++kills; }
+  void kill_worker(const Call&) override { ++kills; }
   void read_results(int times) override {
     const drover::detail::ResultBatch batch(*dispatcher_);
     link.read(times);

@@ -19,6 +19,7 @@
 #include <asio/cancellation_state.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <asio/post.hpp>
 #include <asio/redirect_error.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/strand.hpp>
@@ -193,6 +194,13 @@ asio::awaitable<std::string> nap_nested() {
 }
 
 /// Blocks the main thread, between two waits.
+/// Ends at once. A handler that it has posted posts another one, which blocks the loop before the result is sent.
+asio::awaitable<void> leave_blocker(int milliseconds) {
+  const auto executor = co_await asio::this_coro::executor;
+  asio::post(executor,
+             [executor, milliseconds] { asio::post(executor, [milliseconds] { support::pass(milliseconds); }); });
+}
+
 asio::awaitable<void> block_after(int wait_milliseconds, int block_milliseconds) {
   co_await wait_for(wait_milliseconds);
   say("blocking");
@@ -222,6 +230,7 @@ void add_calls(drover::Routines& routines) {
            })
       .add("reason", reason_name)
       .add("block_after", block_after)
+      .add("leave_blocker", leave_blocker)
       .add("block_behind", block_behind)
       .add("seen_elsewhere",
            [] {

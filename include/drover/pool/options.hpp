@@ -350,6 +350,9 @@ inline void check(const PoolOptions& options) {
     throw std::invalid_argument("PoolOptions::max_size is " + std::to_string(options.max_size) +
                                 ", and PoolOptions::size is " + std::to_string(options.size) +
                                 "; it must be at least as large, or 0 for a pool that does not grow");
+  if (options.max_size > options.size && options.max_queued == 0)
+    throw std::invalid_argument(
+        "PoolOptions::max_size needs PoolOptions::max_queued to be at least 1: a pool grows while calls wait");
   if (options.max_size > most_workers)
     throw std::invalid_argument("PoolOptions::max_size must not be over " + std::to_string(most_workers));
   if (options.idle_after <= Duration::zero()) throw std::invalid_argument("PoolOptions::idle_after must be positive");

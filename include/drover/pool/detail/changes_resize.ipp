@@ -105,6 +105,9 @@ inline void PoolChanges::change_least(std::size_t size, std::vector<Slot::Enviro
       slots_.wake(slot);
       slot.growth = unready;
     }
+    // Those that start because calls wait are awaited, too.
+    for (std::size_t at = 0; size > before && at < slots_.size(); ++at)
+      if (Slot& slot = *slots_.slot(at); !slot.dormant && !slot.was_ready && !slot.growth) slot.growth = unready;
   } catch (...) {  // no memory
     undo(*unready, removed);
     throw;

@@ -36,12 +36,15 @@ inline void Elasticity::reconsider() noexcept {
 
 inline ElasticSize::Demand Elasticity::demand() const noexcept {
   ElasticSize::Demand demand{.waiting = slots_.dispatcher().waiting(), .active = slots_.active(), .starting = 0};
+  std::size_t down = 0;
   for (std::size_t at = 0; at < slots_.size(); ++at) {
     const Slot& slot = *slots_.slot(at);
     const SlotState::Worker worker = slot.state.worker();
     const bool has_none = worker == SlotState::Worker::none || worker == SlotState::Worker::starting;
-    demand.starting += !slot.dormant && has_none && !slot.state.down();
+    if (!slot.dormant && has_none) ++(slot.state.down() ? down : demand.starting);
   }
+  // One more slot is tried if one is down. Further ones would hardly fare better.
+  if (down > 1) demand.starting += down - 1;
   return demand;
 }
 
@@ -80,6 +83,7 @@ inline bool Elasticity::is_unwanted(const Slot& slot) const noexcept {
 // ---- shrinking ------------------------------------------------------------------------------------------------------
 
 inline void Elasticity::watch() noexcept {
+  if (on_) slots_.dispatcher().use_few(slots_.active() > least_);
   if (!on_ || timer_ || slots_.active() <= least_ || !slots_.takes_changes()) return;
   try {
     slots_.after(timer_, size_.pause(), [this] { look(); });

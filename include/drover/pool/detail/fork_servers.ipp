@@ -20,7 +20,7 @@ inline bool ForkServers::may_start(const Slot::Options& options, std::function<v
   std::shared_ptr<WorkerSession> session;
   {
     const auto held = slots_.lock();
-    if (slots_.options().launch != Launch::fork || slots_.stopping()) return true;
+    if (!options || slots_.options().launch != Launch::fork || slots_.stopping()) return true;
     Server& server = server_for(options);
     server.waiting.reserve(server.waiting.size() + 1);
     if (server.state.state() == ForkServerState::State::ready) look_at(server);

@@ -41,6 +41,7 @@ struct Slot {
   const std::size_t at;
   SlotState state;
   bool removed = false;
+  bool was_ready = false;   // a worker of it has been
   bool dormant = false;     // it has no worker until calls wait, see Elasticity
   Environment environment;  // see PoolOptions::slot_env
   Options options;          // of the next worker; null while it is dormant

@@ -33,6 +33,7 @@ inline void PoolSlots::worker_ready(WorkerSession& session) {
   const SlotState::Actions actions = is_successor ? slot->state.successor_ready() : slot->state.worker_ready();
   if (actions.promote) successors_.promote(*slot, actions);
   starts_.over(*slot);
+  slot->was_ready = true;
   forks_.report_refusals();
   if (actions.promote)
     elasticity_.replaced(*slot);

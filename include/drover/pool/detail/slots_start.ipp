@@ -112,12 +112,14 @@ inline void PoolSlots::retire_predecessors(std::size_t from, std::size_t to, Ses
 
 /// The slot is no slot of the pool any more. There is room for its workers.
 inline void PoolSlots::close(Slot& slot, Sessions& removed) {
-  starts_.over(slot);
+  starts_.forget(slot);
   const SlotState::Actions actions = slot.state.close();
   slot.removed = true;
   slot.timer.cancel();
   slot.recycle_timer.cancel();
-  if (actions.retire) slot.session->retire(options_.shutdown_grace);
+  // One without calls has nothing to finish, and must not be left behind if it does not exit.
+  if (actions.retire)
+    slot.session->retire(slot.session->has_calls() ? options_.shutdown_grace : Timeout(options_.worker.shutdown_grace));
   if (slot.successor) slot.successor->drop();
   for (const auto& session : {slot.session, slot.successor}) {
     if (!session) continue;

@@ -56,6 +56,18 @@ class StartQueue {
     take(slot);
     return slot;
   }
+  /// No worker is due in that slot any more. True as of settled().
+  bool forget(std::size_t slot) noexcept {
+    if (slot >= states_.size() || states_[slot] != State::waiting) return settled(slot);
+    std::size_t kept = 0;
+    for (std::size_t at = 0; at < count_; ++at) {
+      const std::size_t other = waiting_[(first_ + at) % waiting_.size()];
+      if (other != slot) waiting_[(first_ + kept++) % waiting_.size()] = other;
+    }
+    count_ = kept;
+    states_[slot] = State::idle;
+    return false;
+  }
   /// next() will not be called after the last spawn.
   void forgo_turn() noexcept { turn_taken_ = false; }
   /// A worker that was started in that slot is ready, or has ended. True if next() must be called, after other handlers

@@ -23,6 +23,8 @@ class WorkerStarts {
   void resize(std::size_t slots) { queue_.resize(slots); }
   /// The worker that was started in that slot is ready, or has ended.
   void over(const Slot& slot) noexcept;
+  /// The slot is none of the pool's any more, or dormant.
+  void forget(const Slot& slot) noexcept;
   /// The slot's next worker may be a spare one. A slot that is given up tries ordinary workers.
   static bool may_take_spare(const Slot& slot) noexcept { return !slot.state.down() && slot.fits_a_spare(); }
 

@@ -38,11 +38,16 @@ inline void WorkerStarts::over(const Slot& slot) noexcept {
   if (queue_.settled(slot.at)) give_turn();
 }
 
+inline void WorkerStarts::forget(const Slot& slot) noexcept {
+  if (queue_.forget(slot.at)) give_turn();
+}
+
 /// False: launch() is called again, once the fork server is ready. A spare worker needs none.
 inline bool WorkerStarts::may_launch(const std::shared_ptr<Slot>& slot) {
   {
     const auto held = slots_.lock();
     give_turn();  // others do not wait for this one
+    if (slots_.stopping() || slot->removed || slot->dormant) return true;
     if (may_take_spare(*slot) && slots_.spares().has_ready(slot->options)) return true;
   }
   return slots_.may_start(*slot, [this, slot] { launch(slot); });
@@ -85,6 +90,7 @@ inline std::shared_ptr<WorkerSession> WorkerStarts::put_worker(const std::shared
     if (slots_.elasticity().is_unwanted(*slot)) {
       RetiredWorkers::Sessions none;
       slots_.put_to_sleep(slot->at, none);
+      slots_.has_changed(nullptr);
       return nullptr;
     }
     slots_.retired().reserve(gone);

@@ -34,9 +34,11 @@ class LoopProbe {
     const bool went_on = ended != ended_ || last_read != last_read_;
     ended_ = ended;
     last_read_ = last_read;
+    const bool answered = state_.probe_answered.load() == asked_;
     return {.arrived = arrived,
             .busy = in_progress() != 0 || has_unread(),
-            .turned = went_on || state_.probe_answered.load() == asked_};
+            .turned = went_on || answered,
+            .answered = answered};
   }
 
   /// The call whose routine the main thread runs at this moment; 0 if it runs none.

@@ -36,7 +36,7 @@ inline void encode_texts(FrameBody& body, std::size_t limit, std::initializer_li
 
 /// Encodes type and text of the exception that is being handled. The type gets that prefix.
 inline void encode_type_and_text(FrameBody& body, std::size_t limit, std::string_view prefix = {}) {
-  const auto type = [&] { return std::string(prefix) + std::string(current_exception_type()); };
+  const auto type = [&] { return std::string(prefix) + current_exception_type(); };
   try {
     throw;
   } catch (const std::exception& e) {

@@ -166,6 +166,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
   /// Calls that no worker could take.
   std::size_t waiting() const noexcept { return queue_.size(); }
+  /// As few workers as possible get calls, so that the others may go.
+  void use_few(bool on) noexcept { chooser_.use_few(on); }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
 

@@ -65,6 +65,9 @@ class LinkChooser {
     if (load.ready && (!hook.ahead || link.has_room_ahead())) list(link);
   }
 
+  /// The link that was used last is chosen, however many calls are in flight.
+  void use_few(bool on) noexcept { use_few_ = on; }
+
   /// Null if no link is ready and has room. Links that are not ready any more are dropped here.
   Link* choose() noexcept {
     while (Link* const link = unused_.last) {
@@ -73,7 +76,7 @@ class LinkChooser {
     }
     for (; lowest_ < levels_.size(); ++lowest_) {
       List& level = levels_[lowest_];
-      while (Link* const link = in_flight_ < cores_ ? level.first : level.last) {
+      while (Link* const link = use_few_ || in_flight_ < cores_ ? level.first : level.last) {
         if (link->load().ready) return link;
         unlist(*link);
       }
@@ -123,6 +126,7 @@ class LinkChooser {
   }
 
   const std::size_t cores_;
+  bool use_few_ = false;
   List unused_;               // links that have had no call
   List ahead_;                // links for choose_ahead()
   std::vector<List> levels_;  // [n]: the others, with n calls in flight

@@ -187,7 +187,7 @@ inline bool WorkerConnection::kill_process() {
 
 /// For CallOptions::kill_after.
 inline void WorkerConnection::kill_worker(const Call& call) {
-  if (!kill_process()) return;
+  if (worker_.lifecycle.was_killed() || !kill_process()) return;
   owner_.carry_out(worker_.lifecycle.killed_for_call());
   worker_.emit(Event::Kind::kill_sent, std::nullopt, CallNames::of(&call));
 }
