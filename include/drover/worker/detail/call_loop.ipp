@@ -73,6 +73,7 @@ inline bool CallLoop::receive() {
 inline std::size_t CallLoop::take_frames() {
   std::size_t count = 0;
   held_ = true;
+  state_.owes_results.store(true, std::memory_order_relaxed);
   now_ = Clock::now();
   try {
     for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
@@ -238,7 +239,10 @@ inline void CallLoop::answer(const FrameHeader& call, ResultStatus status, Frame
   const bool first = !data_.wants_write();
   data_.queue(header, body);
   body.clear();
-  if (first) unsent_since_ = now_;
+  if (first) {
+    unsent_since_ = now_;
+    state_.owes_results.store(true, std::memory_order_relaxed);
+  }
   if (data_.gathered_enough(header.core, call.core)) flush();
 }
 

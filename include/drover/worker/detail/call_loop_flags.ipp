@@ -86,6 +86,7 @@ inline void CallLoop::go_on() {
     next_.reset();
     held_ = false;
   }
+  state_.owes_results.store(held_ || data_.wants_write(), std::memory_order_relaxed);
   if (full_ && !parent_gone_) waits_.watch_writable();
   if (held_ && !full_ && !parent_gone_ && !must_wait()) return waits_.go_on_later();
   if (done()) return wind_up();

@@ -34,11 +34,9 @@ class LoopProbe {
     const bool went_on = ended != ended_ || last_read != last_read_;
     ended_ = ended;
     last_read_ = last_read;
-    const bool answered = state_.probe_answered.load() == asked_;
     return {.arrived = arrived,
-            .busy = in_progress() != 0 || has_unread(),
-            .turned = went_on || answered,
-            .answered = answered};
+            .busy = in_progress() != 0 || state_.owes_results.load() || has_unread(),
+            .turned = went_on || state_.probe_answered.load() == asked_};
   }
 
   /// The call whose routine the main thread runs at this moment; 0 if it runs none.

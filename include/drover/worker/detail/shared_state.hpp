@@ -150,6 +150,7 @@ struct WorkerState {
   std::atomic<std::uint64_t> read{0};       // CALLs that were read
   std::atomic<std::uint64_t> ended{0};      // of these, calls that have ended
   std::atomic<std::size_t> coroutines{0};   // of the calls in progress, those whose routines are coroutines
+  std::atomic<bool> owes_results{false};    // results may be unsent, or calls that were received not read
   std::atomic<std::uint64_t> probe_answered{0};
   std::atomic<std::uint64_t> drained{0};    // ended while draining
   std::atomic<std::uint64_t> cancelled{0};  // cancelled and ended while draining

@@ -11,9 +11,8 @@ namespace drover { inline namespace v1 { namespace detail {
 /// the time and what it sees.
 ///
 /// While no call is in progress it waits for calls, and there is nothing to look at. After that it looks four times in
-/// each `stall`. Each look brings a probe, which the loop answers when it turns. The loop has stalled once a probe has
-/// been unanswered for `stall`: at most 1.25 times `stall` after its last turn. Only a loop that has answered a probe
-/// of a time at which no call was in progress has nothing to do: before that, results may be unsent and calls unread.
+/// each `stall`. A call that is still in progress at a look brings a probe, which the loop answers when it turns. The
+/// loop has stalled once a probe has been unanswered for `stall`: at most 1.25 times `stall` after its last turn.
 class StallWatch {
  public:
   enum class State : std::uint8_t {
@@ -21,17 +20,15 @@ class StallWatch {
     idle,     ///< no call is in progress
     busy,     ///< calls have arrived, and may be in progress; no probe is on its way
     probing,  ///< a probe is on its way
-    stalled,  ///< it has been for too long, and that has been reported
-    settling  ///< no call is in progress, and a probe is on its way
+    stalled   ///< it has been for too long, and that has been reported
   };
   enum class Action : std::uint8_t { none, probe, report };
 
   /// What the caller sees at a look.
   struct Sight {
-    bool arrived = false;   ///< calls have arrived since the last look
-    bool busy = false;      ///< calls are in progress, or bytes are unread
-    bool turned = false;    ///< the last probe was answered, or calls have begun or ended since the last look
-    bool answered = false;  ///< the last probe was
+    bool arrived = false;  ///< calls have arrived since the last look
+    bool busy = false;     ///< calls are in progress, results are unsent, or bytes are unread
+    bool turned = false;   ///< the last probe was answered, or calls have begun or ended since the last look
   };
 
   explicit StallWatch(Timeout stall) noexcept
@@ -57,13 +54,13 @@ class StallWatch {
     const Duration passed = look_at_ - looked_at_;  // not until `now`, which may be much later
     looked_at_ = now;
     look_at_ = now + pause();
-    // What has arrived may be read and not counted yet, so it is looked for once more.
-    if (state_ == State::settling && sight.answered && !sight.busy && !sight.arrived) {
-      state_ = State::idle;
+    if (!sight.busy) {
+      // What has arrived may be read and not counted yet, so it is looked for once more.
+      state_ = sight.arrived ? State::busy : State::idle;
       return Action::none;
     }
     if (state_ == State::busy || sight.turned) {
-      state_ = sight.busy ? State::probing : State::settling;
+      state_ = State::probing;
       unanswered_ = Duration::zero();
       return Action::probe;
     }

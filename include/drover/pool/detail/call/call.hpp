@@ -15,6 +15,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/registry.hpp>
 #include <drover/detail/deadlines.hpp>
+#include <drover/pool/detail/call/call_names.hpp>
 #include <drover/pool/detail/call/state.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/body.hpp>
@@ -53,13 +54,6 @@ struct Outcome {
 
 /// The exception that a RESULT other than ok stands for. Throws DecodeError if it is malformed.
 std::exception_ptr refusal_of(const Outcome& outcome);
-
-/// What events tell of a call.
-struct CallNames {
-  std::string routine{}, context{};
-  /// Without memory for them they stay empty.
-  static CallNames of(const class Call* call) noexcept;
-};
 
 /// The handler that waits for a call, with its type erased. It is stored in its Call if it fits.
 class Completion {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include <drover/detail/report_text.hpp>
-#include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_names.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
