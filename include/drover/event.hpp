@@ -78,9 +78,9 @@ struct Event {
       case Kind::continued: text += "continued"; break;
       case Kind::stalled: text += "stalled for " + detail::duration_text(age); break;
     }
-    if (!routine.empty()) text += " in routine '" + routine + "'";
     if (stopped_by) text += " by " + detail::signal_name(*stopped_by);
     if (exit) text += ": " + exit->to_string();
+    if (!routine.empty()) text += " in routine '" + routine + "'";
     return text;
   }
 };
