@@ -1,4 +1,4 @@
-// The ends of elastic pools, and what they leave behind.
+// The ends of elastic pools and of their workers, and what they leave behind.
 #include <algorithm>
 #include <atomic>
 #include <future>
@@ -28,6 +28,28 @@ class OneElasticEnd : public Calls {};
 
 INSTANTIATE_TEST_SUITE_P(On, ElasticEnd, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
+
+// A dead worker beyond the size is replaced as any other.
+TEST_F(OneElasticEnd, ReplacesADeadWorker) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = elastic_pool(1, 2, 60s);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto here = co_await asio::this_coro::executor;
+    Blockers two(here, pool, 2);
+    co_await until_ready(pool, 2);
+    co_await two.release_all();
+    for (int round = 0; round < 2; ++round) {
+      const auto before = pids(pool);
+      for (const pid_t pid : before) ::kill(pid, SIGKILL);
+      const bool replaced = co_await soon([&] { return pool.stats().ready == 2 && !share_one(before, pids(pool)); });
+      EXPECT_TRUE(replaced);
+    }
+    EXPECT_EQ(pool.stats().crashes, 4u);
+    EXPECT_EQ(pool.stats().restarts, 4u);
+    co_await pool.stop();
+  });
+}
 
 TEST_P(ElasticEnd, StopsWhileItGrows) {
   run_in_strand([]() -> asio::awaitable<void> {

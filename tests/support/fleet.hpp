@@ -11,6 +11,21 @@
 /// What tests of planned replacements look at: the workers of a pool over time.
 namespace support {
 
+/// A pool whose events are kept.
+inline PoolOptions logged_pool(std::size_t size, const EventLog& log, std::vector<std::string> steps = {}) {
+  PoolOptions options = call_pool(size, std::move(steps));
+  EventLog copy = log;
+  options.worker.on_event = copy.handler();
+  return options;
+}
+
+/// A command whose worker takes long to get ready.
+inline Command slow_command(const PoolOptions& options) {
+  Command command = options.worker.command;
+  command.args = {"sleep", "30000"};
+  return command;
+}
+
 inline std::vector<pid_t> pids(const WorkerPool& pool) {
   std::vector<pid_t> found;
   for (const auto& worker : pool.workers()) found.push_back(worker.pid);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
@@ -21,19 +22,21 @@ asio::awaitable<void> go(std::vector<std::string> command) {
   options.launch = drover::Launch::fork;
   options.worker.command.program = command.front();
   options.worker.command.args = std::vector<std::string>(command.begin() + 1, command.end());
-  options.worker.on_event = [](const drover::Event& event) {
-    if (event.kind == drover::Event::Kind::ready) support::say(std::to_string(event.pid));
+  int ready = 0;
+  options.worker.on_event = [&ready](const drover::Event& event) {
+    if (event.kind != drover::Event::Kind::ready) return;
+    support::say(std::to_string(event.pid));
+    ++ready;
   };
   drover::WorkerPool pool = co_await drover::WorkerPool::start(options);
-  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(50));
-  co_await timer.async_wait(asio::use_awaitable);
+  while (ready != 3) co_await asio::post(asio::use_awaitable);  // the server is one of them
   const pid_t copy = ::fork();
   if (copy == 0) {
     ::alarm(60);
     for (;;) ::pause();
   }
   support::say(std::to_string(copy));
-  timer.expires_after(std::chrono::minutes(1));
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::minutes(1));
   co_await timer.async_wait(asio::use_awaitable);
 }
 

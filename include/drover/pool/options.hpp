@@ -153,7 +153,7 @@ enum class Launch {
   /// of it, and returns from in_worker() with its own environment, descriptors and working directory. So workers start
   /// faster, and share the memory that the program has filled by then. They are children of this program like others.
   ///
-  /// What they also share, unlike executed ones: the addresses of code and data, the state of random generators that
+  /// Unlike executed workers, copies also share the addresses of code and data, the state of random generators that
   /// were seeded before, open files with their offsets, and epoll sets: an asio::io_context that is to be used in a
   /// worker is created after in_worker(). Timers of the kernel and locked memory are not inherited. Functions of
   /// pthread_atfork(3) are not called; those of atexit(3), and destructors, run in each worker. The environment, the

@@ -80,7 +80,7 @@ struct StartFailure {
   std::string type, text;
 };
 
-/// What the type of an exception begins with that in_worker(prepare) has let through.
+/// Prefix of StartFailure::type if `prepare` of in_worker() has thrown the exception, and not an on_start().
 inline constexpr std::string_view from_prepare = "prepare: ";
 
 /// *Errors:* DecodeError.

@@ -165,7 +165,7 @@ inline void ForkServers::tell_waiting(Server& server) {
         if (const auto again = next_waiting(options)) again();
       const auto held = slots_.lock();
       end_unused();
-    } catch (const std::bad_alloc&) {  // the others are told with the next start
+    } catch (const std::bad_alloc&) {  // the next start calls the others
     }
   });
 }

@@ -86,7 +86,7 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   /// In a forked copy of the program: the timers are not touched.
   void release_timers() noexcept;
 
-  /// Calls f(session, role) for all workers: first those that have the slots, in order, then successors, predecessors
+  /// Calls f(session, role) for all workers: first those that have the slots, in order, then successors, predecessors,
   /// spares and fork servers.
   template <class F>
   void for_each(F f) const {

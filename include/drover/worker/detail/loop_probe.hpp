@@ -10,7 +10,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What the control thread sees of the main loop, for StallWatch. It takes no lock and reads nothing from the data
+/// Lets the control thread observe the main loop, for StallWatch. It takes no lock and reads nothing from the data
 /// socket, and once it exists it allocates nothing.
 class LoopProbe {
  public:
@@ -42,7 +42,7 @@ class LoopProbe {
   /// The call whose routine the main thread runs at this moment; 0 if it runs none.
   std::uint64_t running_call() const noexcept {
     if (const std::uint64_t coroutine = running_coroutine.load()) return coroutine;
-    // What is in progress and is no coroutine is the plain routine of the last call.
+    // A call in progress that is no coroutine runs a plain routine, and the last call is the only one that can.
     return in_progress() > state_.coroutines.load() ? state_.last_read.load() : 0;
   }
 

@@ -6,7 +6,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Call;
 
-/// What events tell of a call.
+/// The names by which events and errors identify a call: its routine and CallOptions::context.
 struct CallNames {
   std::string routine{}, context{};
   /// Without a call, or memory for them, they are empty.

@@ -9,7 +9,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What a worker says in STALLED, in the parent's terms.
+/// A stall that a worker has reported by STALLED: the call that its main thread runs, and how long the loop has not
+/// turned.
 struct Stall {
   CallNames call{};  // empty: no routine of a known call runs
   Duration age{};
