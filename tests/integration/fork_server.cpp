@@ -128,7 +128,7 @@ TEST_F(OneForkServer, ThatDoesNotAnswerIsKilled) {
   });
 }
 
-// A server that takes long to get ready holds up neither spare workers nor slots with another server.
+// A server that takes long to get ready holds up no spare worker.
 TEST_F(OneForkServer, IsNotNeededForASpareWorker) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -150,7 +150,7 @@ TEST_F(OneForkServer, IsNotNeededForASpareWorker) {
   });
 }
 
-TEST_F(OneForkServer, OfAReloadHoldsUpNoOtherSlot) {
+TEST_F(OneForkServer, OfACancelledReloadEnds) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
     EventLog log;
@@ -172,6 +172,48 @@ TEST_F(OneForkServer, OfAReloadHoldsUpNoOtherSlot) {
     const bool one = co_await soon([&] { return servers_in(log).size() == 1; });  // nobody needs the new one
     EXPECT_TRUE(one);
     co_await pool.stop();
+  });
+}
+
+// The slot that the reload has reached waits for the new server. The old server makes workers of the other slots
+// meanwhile.
+TEST_F(OneForkServer, HoldsUpNoSlotThatHasAnother) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    EventLog log;
+    PoolOptions options = forking_pool(3);
+    options.worker.on_event = log.handler();
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto in_slot = [&](std::size_t slot) {
+      for (const auto& worker : pool.workers())
+        if (worker.slot == slot) return worker.pid;
+      return pid_t{0};
+    };
+    const auto here = co_await asio::this_coro::executor;
+    std::vector<Task<std::string>> naps;  // the reload waits for that of the first slot
+    for (int i = 0; i < 3; ++i) naps.emplace_back(here, pool.call<std::string>("nap", 60000, 0));
+    const pid_t last = in_slot(2);
+    const auto old_server = servers_in(log);
+    Command other = options.worker.command;
+    other.args = std::vector<std::string>{"wait-if", folder.file("wait")};
+    const Task<drover::ReloadReport> reload(here, pool.reload(other));
+    const bool reached = co_await soon([&] { return pool.stats().restarts == 1; });
+    EXPECT_TRUE(reached);
+    std::ofstream(folder.file("wait")) << "";
+    for (const pid_t server : servers_in(log))
+      if (!old_server.contains(server)) ::kill(server, SIGKILL);
+    const bool told = co_await soon([&] { return servers_in(log) == old_server; });
+    EXPECT_TRUE(told);
+    ::kill(in_slot(0), SIGKILL);
+    const bool waits = co_await soon([&] { return servers_in(log).size() == 2; });
+    EXPECT_TRUE(waits);
+    ::kill(last, SIGKILL);
+    const bool replaced = co_await soon([&] { return in_slot(2) != 0 && in_slot(2) != last; });
+    EXPECT_TRUE(replaced);
+    EXPECT_EQ(in_slot(0), 0);
+    std::filesystem::remove(folder.file("wait"));
+    const drover::StopOptions at_once{.grace = 0s};
+    co_await pool.stop(at_once);
   });
 }
 
