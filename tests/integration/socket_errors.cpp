@@ -37,9 +37,13 @@ Fault sending, receiving, registering;
 std::atomic<int> registrations_spared{0};            // so many succeed first
 std::atomic<bool> kernel_passes_descriptors{false};  // as kernels before Linux 6.16 do
 
-/// The type of the frame that begins with these bytes.
-std::uint8_t type_of(const iovec& bytes) {
-  return bytes.iov_len >= 24 ? static_cast<const std::uint8_t*>(bytes.iov_base)[4] : std::uint8_t{0};
+/// Whether sending these bytes fails.
+bool strikes(const void* bytes, size_t size) {
+  const std::uint8_t wanted = sending.frame;
+  const std::uint8_t type = size >= 24 ? static_cast<const std::uint8_t*>(bytes)[4] : std::uint8_t{0};
+  if ((wanted != 0 && type != wanted) || !sending.strikes()) return false;
+  errno = sending.error;
+  return true;
 }
 
 }  // namespace
@@ -53,12 +57,12 @@ int epoll_ctl(int epoll, int how, int fd, epoll_event* event) noexcept {
   return static_cast<int>(::syscall(SYS_epoll_ctl, epoll, how, fd, event));
 }
 ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-  const std::uint8_t wanted = sending.frame;
-  if ((wanted == 0 || (message->msg_iovlen != 0 && type_of(message->msg_iov[0]) == wanted)) && sending.strikes()) {
-    errno = sending.error;
-    return -1;
-  }
+  if (message->msg_iovlen != 0 && strikes(message->msg_iov[0].iov_base, message->msg_iov[0].iov_len)) return -1;
   return ::syscall(SYS_sendmsg, fd, message, flags);
+}
+ssize_t send(int fd, const void* bytes, size_t size, int flags) {
+  if (size != 0 && strikes(bytes, size)) return -1;
+  return ::syscall(SYS_sendto, fd, bytes, size, flags, nullptr, 0);
 }
 ssize_t recv(int fd, void* place, size_t size, int flags) {
   if (receiving.strikes()) {

@@ -116,11 +116,20 @@ class Channel {
   Received receive();
 
   /// The next complete frame, without a system call, see FrameReader::next().
-  std::optional<Frame> next() { return reader_.next(); }
+  std::optional<Frame> next() {
+    if (!reader_.mid_frame()) return std::nullopt;  // usual after the first one
+    return reader_.next();
+  }
 
   FrameReader& reader() noexcept { return reader_; }
 
  private:
+  struct Sent {
+    ssize_t bytes;  // -1: see errno
+    std::size_t offered;
+  };
+  Sent send_once() noexcept;
+  Sent send_gathered() noexcept;
   ssize_t receive_into(std::span<std::byte> room);
 
   /// is_intact() as of 100 us ago at most, in a parent. The system call costs as much as a tenth of a call. Reuse of
@@ -147,6 +156,22 @@ class Channel {
   int gathered_ = 0;  // frames since the last flush()
 };
 
+inline Channel::Sent Channel::send_once() noexcept {
+  if (const auto bytes = writer_.contiguous(); !bytes.empty()) [[likely]]
+    return {::send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT), bytes.size()};
+  return send_gathered();
+}
+
+[[gnu::noinline]] inline Channel::Sent Channel::send_gathered() noexcept {
+  iovec stretches[64];
+  msghdr message{};
+  message.msg_iov = stretches;
+  message.msg_iovlen = writer_.gather(stretches, std::size(stretches));
+  std::size_t offered = 0;
+  for (std::size_t i = 0; i < message.msg_iovlen; ++i) offered += stretches[i].iov_len;
+  return {::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT), offered};
+}
+
 inline std::error_code Channel::flush() noexcept {
   gathered_ = 0;
   short_of_memory_ = false;
@@ -155,13 +180,7 @@ inline std::error_code Channel::flush() noexcept {
     writer_.clear();
   }
   while (!writer_.empty()) {
-    iovec stretches[64];
-    msghdr message{};
-    message.msg_iov = stretches;
-    message.msg_iovlen = writer_.gather(stretches, std::size(stretches));
-    std::size_t offered = 0;
-    for (std::size_t i = 0; i < message.msg_iovlen; ++i) offered += stretches[i].iov_len;
-    const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const auto [sent, offered] = send_once();
     if (sent >= 0) {
       writer_.consumed(static_cast<std::size_t>(sent));
       sent_ += static_cast<std::size_t>(sent);

@@ -153,6 +153,12 @@ class FrameWriter {
   /// Bytes that wait to be written.
   std::size_t pending() const noexcept { return pending_; }
 
+  /// All bytes that wait, if they are contiguous, as they usually are. Otherwise empty.
+  /// *Lifetime:* valid until queue() or consumed().
+  std::span<const std::byte> contiguous() const noexcept {
+    if (stretches_.size() != head_ + 1) return {};
+    return stretches_[head_].view().subspan(written_);
+  }
   /// Fills in where the next bytes are, as at most `count` stretches, and returns how many.
   /// *Lifetime:* valid until queue() or consumed().
   std::size_t gather(iovec* stretches, std::size_t count) noexcept;

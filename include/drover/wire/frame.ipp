@@ -16,7 +16,7 @@ namespace drover { inline namespace v1 { namespace detail {
 DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   last_body_ = {};
   if (large_pending_) return {large_.data() + large_received_, large_header_.size - large_received_};
-  large_ = ByteBuffer();
+  if (large_.capacity() != 0) large_ = ByteBuffer();
   if (buffer_.capacity() == 0) buffer_.reserve(buffer_size_);
   if (begin_ == end_) {
     begin_ = end_ = 0;
@@ -169,6 +169,12 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
 DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
   pending_ -= count;
   written_ += count;
+  if (pending_ == 0 && stretches_.size() == 1 && !stretches_[0].shared &&
+      stretches_[0].buffer.capacity() <= 2 * worth_moving) [[likely]] {
+    stretches_[0].buffer.clear();  // for the next frames
+    head_ = written_ = 0;
+    return;
+  }
   while (head_ < stretches_.size() && written_ >= stretches_[head_].view().size()) {
     Stretch& done = stretches_[head_++];
     written_ -= done.view().size();

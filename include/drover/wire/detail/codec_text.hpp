@@ -24,15 +24,22 @@ namespace drover { inline namespace v1 { namespace detail {
 template <class T, class Element>
 T filled(const Element* elements, std::size_t count) {
   constexpr std::size_t large = std::size_t{4} << 20;
-  T value;
-  if constexpr (requires { value.reserve(count); }) {
+  if constexpr (requires(T value) { value.reserve(count); }) {
     if (count >= large) {
+      T value;
       value.reserve(count);
       prefer_huge_pages(value.data(), count * sizeof(Element));
+      value.assign(elements, elements + count);
+      return value;
     }
   }
-  value.assign(elements, elements + count);
-  return value;
+  if constexpr (is_a<T, std::basic_string> || is_a<T, std::vector>) {
+    return T(elements, elements + count);
+  } else {
+    T value;
+    value.assign(elements, elements + count);
+    return value;
+  }
 }
 
 /// Strings and paths. An array of char is sent as the text before its first NUL, or as all of it if it has none. If
