@@ -24,6 +24,8 @@ class Spin {
     until_ = deadline_after(now, length_).value_or(Clock::time_point::max());
     return !std::exchange(polls_, true);
   }
+  /// It polls, as far as is known.
+  bool polls() const noexcept { return polls_; }
   /// In the handler: true if it is to be posted again. `expected`: the message has not come.
   bool goes_on(Clock::time_point now, bool expected) noexcept { return polls_ = expected && now < until_; }
   /// The handler could not be posted.

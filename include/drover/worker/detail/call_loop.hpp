@@ -77,6 +77,7 @@ class CallLoop final : CallWaits::Listener {
   inline void notified() override;
   void wait_failed() override { connection_lost(); }
   void poll_flags();
+  void carry_out_flags();
   void cancel(std::uint64_t call, CancelReason reason);
   void cancel_all();
   void take_no_more();
@@ -116,7 +117,8 @@ class CallLoop final : CallWaits::Listener {
   Clock::time_point unsent_since_;  // if anything is unsent
   FrameBody scratch_{4096};
 
-  std::uint64_t current_ = 0;  // the call being accepted or run
+  const RoutineTable::Entry* last_routine_ = nullptr;  // the one that was called last: calls often are of the same
+  std::uint64_t current_ = 0;                          // the call being accepted or run
   bool current_cancelled_ = false;
   std::uint32_t flags_ = 0;  // those already processed
   bool draining_ = false, cancelling_ = false, parent_gone_ = false, lost_ = false, finished_ = false;

@@ -32,6 +32,7 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, cons
              std::chrono::nanoseconds(std::clamp<std::int64_t>(state.environment.spin_ns, 0, never / 4))) {}
 
 inline void CallLoop::begin() {
+  if (routines_.any_is_coroutine() || any_is_coroutine(hooks_.start)) waits_.share_context();
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
   state_.phase.store(WorkerState::Phase::serving);
   if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
@@ -41,10 +42,7 @@ inline void CallLoop::begin() {
 }
 
 inline void CallLoop::run() {
-  while (!finished_) {  // a routine may have stopped the context
-    context_.restart();
-    context_.run();
-  }
+  while (!finished_) waits_.run();  // a routine may have stopped the context
 }
 
 // Reading -----------------------------------------------------------------------------------------
@@ -78,14 +76,14 @@ inline std::size_t CallLoop::take_frames() {
   try {
     for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
       if (count == 1) began = now_;
-      poll_flags();
-      if (takes_no_more_) break;
-      if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       if (!next_) next_ = data_.next();
       if (!next_) {
         held_ = false;
         break;
       }
+      poll_flags();
+      if (takes_no_more_) break;
+      if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       if (must_wait()) break;
       const Frame frame = *std::exchange(next_, std::nullopt);
       accept(frame);
@@ -133,19 +131,25 @@ inline void CallLoop::dispatch(const Frame& frame) {
   } catch (const DecodeError& e) {
     return refuse(call, ResultStatus::bad_arguments, std::string("malformed call: ") + e.what());
   }
-  Routine* const routine = routines_.find(name);
-  if (routine == nullptr) {
-    return refuse(call, ResultStatus::unknown_routine, "this worker has no routine named \"" + std::string(name) + '"');
+  if (last_routine_ == nullptr || last_routine_->first != name) {
+    const auto* const found = routines_.find_entry(name);
+    if (found == nullptr)
+      return refuse(call, ResultStatus::unknown_routine,
+                    "this worker has no routine named \"" + std::string(name) + '"');
+    last_routine_ = found;
   }
-  routine->is_coroutine() ? start_coroutine(frame, *routine) : run_plain(frame, *routine, name, body, facts);
+  Routine& routine = *last_routine_->second;
+  routine.is_coroutine() ? start_coroutine(frame, routine) : run_plain(frame, routine, name, body, facts);
 }
 
 inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
                                 const CallFacts& facts) {
   const FrameHeader call = frame.header;
   std::stop_token stop;
-  if (routine.takes_stop_token()) stop = state_.sources.add(call.id);
-  poll_flags();  // after add(), so that no cancellation for the stop-token thread is lost
+  if (routine.takes_stop_token()) {
+    stop = state_.sources.add(call.id);
+    poll_flags();  // after add(), so that no cancellation for the stop-token thread is lost
+  }
   if (is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.id);
     if (takes_no_more_) return forget_call();

@@ -17,6 +17,12 @@ inline void CallLoop::notified() {
 }
 
 inline void CallLoop::poll_flags() {
+  const std::uint32_t seen = state_.flags.load(std::memory_order_acquire);
+  if (seen == flags_ && (seen & WorkerFlag::stop) == 0 && noticed_.empty() && state_.cancelled_calls.empty()) return;
+  carry_out_flags();
+}
+
+inline void CallLoop::carry_out_flags() {
   if (!noticed_.empty())  // cancelling runs user code, which may ask for reasons
     for (const CancelledCall& cancelled : noticed_.take()) cancel(cancelled.id, cancelled.reason);
   while (const auto packed = state_.cancelled_calls.pop()) {
@@ -131,7 +137,7 @@ inline void CallLoop::finish() {
   // Otherwise the control thread already has a bound for the rest.
   if ((before & WorkerFlag::bounded) == 0) state_.control_wakeup.notify();
   finished_ = true;
-  context_.stop();
+  waits_.stop();
 }
 
 }}}  // namespace drover::v1::detail

@@ -23,6 +23,7 @@ inline void CallLoop::wind_up() {
   state_.flags.fetch_or(WorkerFlag::calls_ended);
   state_.control_wakeup.notify();
   try {
+    waits_.share_context();
     asio::co_spawn(context_, run_stop_hooks(hooks_.stop, state_.environment.worker),
                    [this](const std::exception_ptr&) { finish(); });
   } catch (const std::bad_alloc&) {

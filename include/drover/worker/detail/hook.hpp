@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdio>
 #include <exception>
@@ -28,6 +29,8 @@ class Hook {
   Hook& operator=(const Hook&) = delete;
   virtual ~Hook() = default;
 
+  virtual bool is_coroutine() const noexcept = 0;
+
   /// *Lifetime:* the hook and the information must live until the coroutine has ended.
   virtual asio::awaitable<void> run(const WorkerInfo& worker) = 0;
 };
@@ -47,6 +50,13 @@ template <StartHook F>
 class TypedHook final : public Hook {
  public:
   explicit TypedHook(F f) : f_(std::move(f)) {}
+
+  bool is_coroutine() const noexcept override {
+    if constexpr (StopHook<F>)
+      return !std::is_void_v<std::invoke_result_t<F&>>;
+    else
+      return !std::is_void_v<std::invoke_result_t<F&, const WorkerInfo&>>;
+  }
 
   asio::awaitable<void> run(const WorkerInfo& worker) override {
     if constexpr (StopHook<F>) {
@@ -69,6 +79,10 @@ class TypedHook final : public Hook {
 
 /// In the order in which they were added.
 using Hooks = std::vector<std::unique_ptr<Hook>>;
+
+inline bool any_is_coroutine(const Hooks& hooks) {
+  return std::any_of(hooks.begin(), hooks.end(), [](const auto& hook) { return hook->is_coroutine(); });
+}
 
 struct WorkerHooks {
   Hooks start, stop;

@@ -33,6 +33,12 @@ class IdQueue {
     tail_->filled.store(filled + 1, std::memory_order_release);
   }
 
+  /// For the popping thread.
+  bool empty() const noexcept {
+    return popped_ == head_->filled.load(std::memory_order_acquire) &&
+           (popped_ != block_size || head_->next.load(std::memory_order_acquire) == nullptr);
+  }
+
   std::optional<std::uint64_t> pop() noexcept {
     if (popped_ == block_size) {
       Block* const next = head_->next.load(std::memory_order_acquire);

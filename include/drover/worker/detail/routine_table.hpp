@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <drover/worker/detail/routine.hpp>
@@ -20,9 +21,16 @@ class RoutineTable {
     return routines_.try_emplace(std::move(name), std::move(routine)).second;
   }
 
-  Routine* find(std::string_view name) const {
+  using Entry = std::pair<const std::string, std::unique_ptr<Routine>>;
+
+  /// Null if there is none. Valid as long as the table.
+  const Entry* find_entry(std::string_view name) const {
     const auto found = routines_.find(name);
-    return found == routines_.end() ? nullptr : found->second.get();
+    return found == routines_.end() ? nullptr : &*found;
+  }
+  Routine* find(std::string_view name) const {
+    const Entry* const found = find_entry(name);
+    return found == nullptr ? nullptr : found->second.get();
   }
 
   /// In alphabetical order.
@@ -33,6 +41,10 @@ class RoutineTable {
     return names;
   }
 
+  bool any_is_coroutine() const {
+    return std::any_of(routines_.begin(), routines_.end(),
+                       [](const auto& entry) { return entry.second->is_coroutine(); });
+  }
   bool any_takes_stop_token() const {
     return std::any_of(routines_.begin(), routines_.end(),
                        [](const auto& entry) { return entry.second->takes_stop_token(); });
