@@ -274,7 +274,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   bool foreign() const noexcept override { return false; }
   void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
   void peer_failed(std::exception_ptr) override { ++failures; }
-  void run_completions() override {}
+  void run_completions(std::unique_lock<std::mutex>) override {}
   std::string describe() const override { return "nobody"; }
   void send_cancel(std::uint64_t, drover::CancelReason) override {}
   void send_recall(std::uint64_t) override {}

@@ -145,7 +145,9 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   bool foreign() const noexcept override { return false; }
   void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
   void peer_failed(std::exception_ptr) override { ADD_FAILURE(); }
-  void run_completions() override { dispatcher_->run_completions(true); }
+  void run_completions(std::unique_lock<std::mutex> held) override {
+    dispatcher_->run_completions(true, std::move(held));
+  }
   std::string describe() const override { return "worker 'fake'"; }
   void send_cancel(std::uint64_t call, drover::CancelReason reason) override {
     cancelled.push_back(call);

@@ -11,8 +11,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-class ContextRegistry;
-
 /// Base of the objects that refer to an execution context (a waiting handler, a socket, a timer, a copy of an executor)
 /// and must drop the reference before the context is destroyed. The context's registry owns the object while it is
 /// registered.
@@ -26,15 +24,43 @@ class ContextBound {
   virtual ~ContextBound() = default;
 
  private:
+  friend class BoundList;
   friend class ContextRegistry;
 
   /// The context is being destroyed: drop everything that refers to it, silently. Called once, without the registry's
   /// lock, on the thread that destroys the context. Nothing runs on that context any more.
   virtual void context_destroyed() noexcept = 0;
 
-  std::shared_ptr<ContextBound> self_;  // set while registered
+  std::shared_ptr<ContextBound> self_;  // set while it is in a list
   ContextBound* previous_ = nullptr;
   ContextBound* next_ = nullptr;
+};
+
+/// A list that owns its objects. No operation allocates. An object is in one list at most.
+class BoundList {
+ public:
+  void add(std::shared_ptr<ContextBound> object) noexcept {
+    ContextBound& r = *object;
+    r.previous_ = nullptr;
+    r.next_ = first_;
+    if (first_ != nullptr) first_->previous_ = &r;
+    first_ = &r;
+    r.self_ = std::move(object);
+  }
+  /// Returns the list's share. Null if the object is in no list.
+  std::shared_ptr<ContextBound> remove(ContextBound& r) noexcept {
+    if (!r.self_) return nullptr;
+    (r.previous_ != nullptr ? r.previous_->next_ : first_) = r.next_;
+    if (r.next_ != nullptr) r.next_->previous_ = r.previous_;
+    r.previous_ = r.next_ = nullptr;
+    return std::exchange(r.self_, nullptr);
+  }
+  /// Null if the list is empty.
+  std::shared_ptr<ContextBound> remove_first() noexcept { return first_ == nullptr ? nullptr : remove(*first_); }
+  void swap(BoundList& other) noexcept { std::swap(first_, other.first_); }
+
+ private:
+  ContextBound* first_ = nullptr;
 };
 
 /// The objects that drover keeps in an execution context; each context has one registry. Objects outside of the context
@@ -53,24 +79,11 @@ class ContextRegistry {
   bool closed() const noexcept { return closed_; }
 
   /// With the lock held and the registry not closed.
-  void add(std::shared_ptr<ContextBound> object) noexcept {
-    ContextBound& r = *object;
-    r.previous_ = nullptr;
-    r.next_ = first_;
-    if (first_ != nullptr) first_->previous_ = &r;
-    first_ = &r;
-    r.self_ = std::move(object);
-  }
+  void add(std::shared_ptr<ContextBound> object) noexcept { objects_.add(std::move(object)); }
 
   /// With the lock held. Returns the registry's share, so that the object is not destroyed under the lock. Returns null
   /// if the object was not registered.
-  std::shared_ptr<ContextBound> remove(ContextBound& r) noexcept {
-    if (!r.self_) return nullptr;
-    (r.previous_ != nullptr ? r.previous_->next_ : first_) = r.next_;
-    if (r.next_ != nullptr) r.next_->previous_ = r.previous_;
-    r.previous_ = r.next_ = nullptr;
-    return std::exchange(r.self_, nullptr);
-  }
+  std::shared_ptr<ContextBound> remove(ContextBound& object) noexcept { return objects_.remove(object); }
 
   /// Holds the registry's lock while a handler is posted. A context in destruction may destroy a posted handler
   /// immediately (a strand, for example, is destroyed before the registries). User code must not run under the lock, so
@@ -121,16 +134,16 @@ class ContextRegistry {
       std::shared_ptr<ContextBound> object;
       {
         const auto held = lock();
-        if (first_ == nullptr) return;
-        object = remove(*first_);
+        object = objects_.remove_first();
       }
-      if (object) object->context_destroyed();  // always: the first one is registered, which compilers cannot know
+      if (!object) return;
+      object->context_destroyed();
     }
   }
 
   std::mutex mutex_;
   bool closed_ = false;
-  ContextBound* first_ = nullptr;
+  BoundList objects_;
 };
 
 }}}  // namespace drover::v1::detail

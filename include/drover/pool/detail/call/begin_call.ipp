@@ -75,19 +75,19 @@ DROVER_INLINE bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& 
   bool ended = false;
   {
     auto held = dispatcher.lock();
-    const bool same_executor = dispatcher.executor() == executor;
-    std::shared_ptr<ContextRegistry> registry = dispatcher.registry();
-    if (!same_executor) {  // to look the registry up takes locks of the context
-      if (held.owns_lock()) held.unlock();
-      registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
+    if (dispatcher.executor() == executor) {
+      call->set_completion(completion);
+      dispatcher.awaited().add(call);
+    } else {
+      if (held.owns_lock()) held.unlock();  // to look the registry up takes locks of the context
+      const auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
       held = dispatcher.lock();
+      const auto registry_lock = registry->lock();
+      if (registry->closed()) return false;
+      call->registry = registry;
+      call->set_completion(completion);
+      registry->add(call);
     }
-    const auto registry_lock = registry->lock();
-    if (registry->closed()) return false;
-    call->registry = registry;
-    call->same_executor = same_executor;
-    call->set_completion(completion);
-    registry->add(call);
     ended = call->has_outcome;
   }
   if (ended) call->post_completion();

@@ -67,8 +67,8 @@ class Completion {
 };
 
 /// One call, from call() until its routine has ended. The dispatcher's mutex guards the fields of the first group. The
-/// waiting handler is registered with the awaiting coroutine's context: whoever removes it from that registry may
-/// invoke it. Calls are reused, with the memory that they have allocated.
+/// waiting handler is registered with the awaiting coroutine's context, or is one of the AwaitedCalls: whoever removes
+/// it from there may invoke it. Calls are reused, with the memory that they have allocated.
 class Call final : public ContextBound, public std::enable_shared_from_this<Call> {
  public:
   CallState state = CallState::queued;
@@ -120,15 +120,14 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
       delete completion;
   }
 
-  /// The awaiting coroutine's executor is the dispatcher's own.
-  bool same_executor = false;
-  std::shared_ptr<ContextRegistry> registry;  // of the awaiting coroutine's context
+  bool same_executor = false;                 // the awaiting coroutine's is the dispatcher's: see AwaitedCalls
+  std::shared_ptr<ContextRegistry> registry;  // otherwise, of the awaiting coroutine's context
+  std::shared_ptr<Call> kept;                 // itself, see CallPool
 
-  /// Removes the completion from its registry. True: the caller may invoke or destroy it from now on.
-  bool claim_completion();
-
-  /// Posts the completion to the coroutine's executor, with the kept outcome.
+  /// Posts the completion to the coroutine's executor, with the kept outcome. Without the dispatcher's mutex.
   void post_completion();
+  /// The context of the waiting handler is being destroyed: nobody waits any more. Without the dispatcher's mutex.
+  void lose_caller() noexcept;
 
   /// Posts the completion with a failure. Without the dispatcher's mutex.
   static void complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure);
@@ -152,7 +151,7 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   ~Call() { destroy_completion(); }
 
  private:
-  DROVER_INLINE void context_destroyed() noexcept override;
+  void context_destroyed() noexcept override { lose_caller(); }
 
   Completion* completion_ = nullptr;
   std::exception_ptr failure_;

@@ -82,17 +82,17 @@ DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
   has_outcome = true;
 }
 
-DROVER_INLINE bool Call::claim_completion() {
-  std::shared_ptr<ContextBound> self;
-  const auto held = registry->lock();
-  return !registry->closed() && (self = registry->remove(*this)) != nullptr;
-}
-
 DROVER_INLINE void Call::post_completion() {
-  const std::shared_ptr<ContextRegistry> at = registry;
+  const auto owner = dispatcher.lock();
+  std::unique_lock<std::mutex> held;
+  if (owner) held = owner->lock();
+  const bool with_dispatcher = owner && same_executor;
+  const std::shared_ptr<ContextRegistry> at = with_dispatcher ? owner->registry() : registry;
   const ContextRegistry::PostScope posting(*at);
   if (at->closed()) return;
-  if (const auto self = registry->remove(*this)) completion_->post(std::static_pointer_cast<Call>(self));
+  auto self = with_dispatcher ? owner->awaited().take(*this) : std::static_pointer_cast<Call>(at->remove(*this));
+  if (held.owns_lock()) held.unlock();
+  if (self) completion_->post(std::move(self));
 }
 
 DROVER_INLINE void Call::complete_with_error(std::shared_ptr<Call> call, std::exception_ptr failure) {
@@ -161,8 +161,7 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   same_executor = false;
 }
 
-DROVER_INLINE void Call::context_destroyed() noexcept {
-  // The caller's context is being destroyed: nobody waits any more.
+DROVER_INLINE void Call::lose_caller() noexcept {
   const auto owner = dispatcher.lock();
   Completion* completion = nullptr;
   {

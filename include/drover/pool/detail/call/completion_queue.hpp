@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -25,38 +26,38 @@ class CompletionQueue {
   bool more_run_here() const noexcept { return running == this && !own_.empty(); }
 
   /// Runs what is queued. `inside`: this thread runs the dispatcher's executor. Otherwise completions for that executor
-  /// are scheduled. True if some are still to run. Takes the owner's mutex.
+  /// are scheduled. True if some are still to run. Takes the owner's mutex, unless it is already `held`.
   template <class Owner>
-  bool run(Owner& owner, bool inside) {
+  bool run(Owner& owner, bool inside, std::unique_lock<std::mutex> held) {
     std::optional<Turn> turn;
     for (bool last = false; !last;) {
       std::shared_ptr<Call> call;
-      {
-        const auto held = owner.lock();
-        if (owner.foreign()) return false;
-        if (!others_.empty()) {
-          call = others_.pop();
-        } else if (own_.empty()) {
-          owner.flush_gathered();
-          return false;
-        } else if (!inside) {
-          schedule(owner);
-          return true;
-        } else {
-          if (own_.size() > 1 || owner.has_gathered()) schedule(owner);
-          call = own_.pop();
-          last = own_.empty() && !owner.has_gathered();  // usual: one call, one completion, and no second look
-        }
-      }
-      if (!call->same_executor) {
+      if (!held.owns_lock()) held = owner.lock();
+      if (owner.foreign()) return false;
+      if (!others_.empty()) {
+        call = others_.pop();
+        held.unlock();
         call->post_completion();
         continue;
       }
+      if (own_.empty()) {
+        owner.flush_gathered();
+        return false;
+      }
+      if (!inside) {
+        schedule(owner);
+        return true;
+      }
+      if (own_.size() > 1 || owner.has_gathered()) schedule(owner);
+      call = own_.pop();
+      last = own_.empty() && !owner.has_gathered();  // usual: one call, one completion, and no second look
+      call = owner.awaited().take(*call);            // null: its caller has been completed in another way
+      held.unlock();
       if (last)
         turn.reset();  // nobody flushes what a call of this completion would gather
       else if (!turn)
         turn.emplace(*this);
-      if (call->claim_completion()) Call::complete_with_kept_outcome(std::move(call));
+      if (call) Call::complete_with_kept_outcome(std::move(call));
     }
     return false;
   }
@@ -84,11 +85,9 @@ class CompletionQueue {
   void schedule(Owner& owner) {
     if (scheduled_) return;
     scheduled_ = owner.post([this, owner = owner.shared_from_this()] {
-      {
-        const auto held = owner->lock();
-        scheduled_ = false;
-      }
-      run(*owner, true);
+      auto held = owner->lock();
+      scheduled_ = false;
+      run(*owner, true, std::move(held));
     });
   }
 

@@ -19,6 +19,7 @@
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
+#include <drover/pool/detail/call/awaited_calls.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_admission.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
@@ -67,6 +68,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// A call for new arguments, usually one that was used before.
   std::shared_ptr<Call> allocate_call() {
+    if (auto call = pool_.take_last()) return call;
     {
       const auto held = lock();
       if (auto call = pool_.take()) return call;
@@ -79,7 +81,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Takes back a call that has ended and that nobody else refers to.
   void recycle(std::shared_ptr<Call> call) {
-    if (call.use_count() != 1) return;
+    if (call.use_count() != 1 || call->state != CallState::ended) return;
+    CallPool::prepare(*call);
+    pool_.keep_last(call);
+    if (!call) return;
     const auto held = lock();
     pool_.give_back(std::move(call));
   }
@@ -91,12 +96,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void cancel(Call& call, CallEvent event, std::exception_ptr failure);
 
   /// The owner is destroyed.
-  void close() noexcept {
-    context_destroyed();
-    std::shared_ptr<ContextBound> self;
-    const auto held = registry_->lock();
-    self = registry_->remove(*this);
-  }
+  void close() noexcept;
+  /// With the mutex held.
+  AwaitedCalls& awaited() noexcept { return awaited_; }
 
   // ---- the workers' side, with the mutex held unless noted ----
 
@@ -159,8 +161,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
-  /// Runs the completions of calls that have ended, see CompletionQueue::run(). Call without the mutex.
-  bool run_completions(bool inside) { return completions_.run(*this, inside); }
+  /// Runs the completions of calls that have ended, see CompletionQueue::run(). `held`: the mutex, if the caller has it
+  /// already.
+  bool run_completions(bool inside, std::unique_lock<std::mutex> held = {}) {
+    return completions_.run(*this, inside, std::move(held));
+  }
 
   /// Calls that no worker has begun: those that were sent ahead count.
   std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
@@ -225,6 +230,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallQueue queue_;
   QueueWatcher* queue_watcher_ = nullptr;
   CallsAhead sent_ahead_;
+  AwaitedCalls awaited_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
   CallTimer timer_{registry_};

@@ -287,13 +287,36 @@ inline void Dispatcher::start_kill_after(Call& call) {
 
 inline void Dispatcher::context_destroyed() noexcept {
   CallQueue completions;
+  AwaitedCalls awaited;
   {
     const auto held = lock();
     executor_.reset();
     timer_.close();
     completions.append(completions_.take_all());
+    awaited.swap(awaited_);
   }
   while (!completions.empty()) completions.pop()->post_completion();  // not to a context that is being destroyed
+  awaited.lose_callers();
+}
+
+inline void Dispatcher::close() noexcept {
+  std::shared_ptr<ContextBound> self;
+  CallQueue completions;
+  bool context_lives = false;
+  {
+    const auto held = lock();
+    timer_.close();
+    const auto registry_lock = registry_->lock();
+    context_lives = !registry_->closed();
+    if (context_lives) {
+      executor_.reset();
+      completions.append(completions_.take_all());
+      awaited_.move_to(registry_);
+    }
+    self = registry_->remove(*this);
+  }
+  if (!context_lives) context_destroyed();  // its registry may have come too late
+  while (!completions.empty()) completions.pop()->post_completion();
 }
 
 }}}  // namespace drover::v1::detail

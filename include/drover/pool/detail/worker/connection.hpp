@@ -59,6 +59,9 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
         stall_reports_(worker.options.stall) {}
   ~WorkerConnection() { close(); }
 
+  /// The process is being spawned on another thread: the context does not run out of work meanwhile.
+  void keep_context();
+  void release_context() noexcept { spawning_.reset(); }
   /// Opens both sockets and waits for HELLO. Without its context, nothing is read or written. Throws std::system_error.
   void open(UniqueFd control, UniqueFd data, Timeout start_timeout);
   void close() noexcept;

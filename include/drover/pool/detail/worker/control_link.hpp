@@ -227,13 +227,11 @@ class ControlLink {
   void await_readable() {
     if (reading_) return;
     watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
-      {
-        const auto held = owner_.lock();
-        reading_ = false;
-        if (ec) return owner_.socket_failed("cannot watch the control socket of", ec);
-        read_and_wait();
-      }
-      owner_.run_completions();
+      auto held = owner_.lock();
+      reading_ = false;
+      if (ec) return owner_.socket_failed("cannot watch the control socket of", ec);
+      read_and_wait();
+      owner_.run_completions(std::move(held));
     });
     reading_ = true;  // the handler waits for the mutex
   }
@@ -245,14 +243,12 @@ class ControlLink {
   void await_memory() {
     if (!watch_ || awaiting_memory_) return;
     watch_->wait_for_memory([this, alive = owner_.keep_alive()] {
-      {
-        const auto held = owner_.lock();
-        awaiting_memory_ = false;
-        if (!channel_ || !watch_) return;
-        flush();
-        read_and_wait();
-      }
-      owner_.run_completions();
+      auto held = owner_.lock();
+      awaiting_memory_ = false;
+      if (!channel_ || !watch_) return;
+      flush();
+      read_and_wait();
+      owner_.run_completions(std::move(held));
     });
     awaiting_memory_ = true;
   }

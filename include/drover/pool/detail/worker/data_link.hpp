@@ -270,27 +270,25 @@ class DataLink {
     if (!on_context_) context = owner_.lock_context();
     if (!on_context_ && !context) return;
     watch_->wait(asio::posix::stream_descriptor::wait_read, [this, alive = owner_.keep_alive()](std::error_code ec) {
+      auto held = owner_.lock();
+      reading_ = false;
+      if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
       {
-        const auto held = owner_.lock();
-        reading_ = false;
-        if (ec) return owner_.socket_failed("cannot watch the data socket of", ec);
         const OnContext here(*this);
         listener_.read_results(1);
       }
-      owner_.run_completions();
+      owner_.run_completions(std::move(held));
     });
     reading_ = true;  // the handler waits for the mutex
   }
   void await_memory() {
     if (!watch_ || awaiting_memory_) return;
     watch_->wait_for_memory([this, alive = owner_.keep_alive()] {
-      {
-        const auto held = owner_.lock();
-        awaiting_memory_ = false;
-        flush();
-        if (!reading_) listener_.read_results(1);
-      }
-      owner_.run_completions();
+      auto held = owner_.lock();
+      awaiting_memory_ = false;
+      flush();
+      if (!reading_) listener_.read_results(1);
+      owner_.run_completions(std::move(held));
     });
     awaiting_memory_ = true;
   }

@@ -31,8 +31,9 @@ class LinkOwner {
   virtual void socket_failed(const char* what, std::error_code error) = 0;
   /// A message was malformed, or there was no memory for it. With the mutex held.
   virtual void peer_failed(std::exception_ptr failure) = 0;
-  /// Runs the completions of calls that have ended. Without the mutex, on the worker's executor.
-  virtual void run_completions() = 0;
+  /// Runs the completions of calls that have ended, on the worker's executor. `held`: the mutex, which is unlocked
+  /// meanwhile.
+  virtual void run_completions(std::unique_lock<std::mutex> held) = 0;
 
  protected:
   ~LinkOwner() = default;
