@@ -32,7 +32,7 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, cons
              std::chrono::nanoseconds(std::clamp<std::int64_t>(state.environment.spin_ns, 0, never / 4))) {}
 
 inline void CallLoop::begin() {
-  if (routines_.any_is_coroutine() || any_is_coroutine(hooks_.start)) waits_.share_context();
+  if (any_is_coroutine(hooks_.start)) waits_.share_context();  // they may have left work on it
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
   state_.phase.store(WorkerState::Phase::serving);
   if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
@@ -206,6 +206,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   }
   begun_ = call.header.id;
   count_coroutines();
+  waits_.share_context();
   const CallExecutor executor(context_.get_executor(), call.running);
   asio::co_spawn(executor, routine.start(arguments, std::move(stop), call.result),
                  asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {

@@ -59,13 +59,16 @@ class CallWaits {
     }
   }
 
-  /// Others use the io_context, too: from now on all waits are its.
+  /// Others use the io_context, too: from now on all waits are its. Throws std::bad_alloc; then nothing has changed,
+  /// but that some waits are pending there already.
   void share_context() {
-    if (std::exchange(shared_, true)) return;
+    if (shared_) return;
     if (awaits_wakeup_) wait_for_wakeup();
     if (awaits_data_) wait_for_data();
     if (awaits_room_) wait_for_room();
-    if (std::exchange(going_on_later_, false)) go_on_later();
+    if (going_on_later_) post_turn();
+    spin_.stop();
+    shared_ = true;
   }
 
   /// Calls the listener, until stop(). Throws the exceptions of others' handlers on the io_context.
@@ -100,11 +103,7 @@ class CallWaits {
   /// Gives what waits already its turn first.
   void go_on_later() {
     if (std::exchange(going_on_later_, true)) return;
-    if (!shared_) return;
-    asio::post(context_, [this] {
-      going_on_later_ = false;
-      listener_.turn_came();
-    });
+    if (shared_) post_turn();
   }
 
  private:
@@ -139,6 +138,12 @@ class CallWaits {
       return memory_timer_.async_wait(on_room);
     }
     data_watch_.async_wait(asio::posix::stream_descriptor::wait_write, on_room);
+  }
+  void post_turn() {
+    asio::post(context_, [this] {
+      going_on_later_ = false;
+      listener_.turn_came();
+    });
   }
   /// Keeps this thread from sleeping, see Spin.
   void poll_for_calls() noexcept {

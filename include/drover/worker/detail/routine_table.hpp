@@ -41,10 +41,6 @@ class RoutineTable {
     return names;
   }
 
-  bool any_is_coroutine() const {
-    return std::any_of(routines_.begin(), routines_.end(),
-                       [](const auto& entry) { return entry.second->is_coroutine(); });
-  }
   bool any_takes_stop_token() const {
     return std::any_of(routines_.begin(), routines_.end(),
                        [](const auto& entry) { return entry.second->takes_stop_token(); });
