@@ -80,12 +80,10 @@ inline std::shared_ptr<WorkerSession> ForkServers::put(Server& server) {
 }
 
 inline void ForkServers::spawn(const std::shared_ptr<WorkerSession>& session) {
-  try {
-    session->spawn(slots_.options().start_timeout);
-  } catch (...) {
+  slots_.spawn(session, [this, session](const std::exception_ptr& cause) {
     const auto held = slots_.lock();
-    if (Server* const server = server_with(*session)) ended(*server, std::current_exception());
-  }
+    if (Server* const server = server_with(*session)) ended(*server, cause);
+  });
 }
 
 // ---- reports --------------------------------------------------------------------------------------------------------

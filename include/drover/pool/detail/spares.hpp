@@ -62,6 +62,8 @@ class Spares {
   // Without the mutex.
   bool may_start();
   void start();
+  /// `session`: null if there is none yet.
+  void start_failed(const std::shared_ptr<WorkerSession>& session);
   std::shared_ptr<WorkerSession> put();
 
   PoolSlots& slots_;

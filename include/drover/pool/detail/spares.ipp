@@ -53,15 +53,20 @@ inline void Spares::start() {
   try {
     if (!may_start()) return;
     session = put();
-    if (session) session->spawn(slots_.options().start_timeout);
-  } catch (...) {  // it is tried again
-    const auto held = slots_.lock();
-    if (slots_.stopping()) return;
-    slots_.totals().count({}, DeathCause::failed_start);
-    starting_ = false;
-    if (session) retire(*session);
-    start_after(supervisor_.died(Clock::now(), {}).delay);
+  } catch (...) {
+    return start_failed(nullptr);
   }
+  if (session) slots_.spawn(session, [this, session](const std::exception_ptr&) { start_failed(session); });
+}
+
+/// It is tried again.
+inline void Spares::start_failed(const std::shared_ptr<WorkerSession>& session) {
+  const auto held = slots_.lock();
+  if (slots_.stopping()) return;
+  slots_.totals().count({}, DeathCause::failed_start);
+  starting_ = false;
+  if (session) retire(*session);
+  start_after(supervisor_.died(Clock::now(), {}).delay);
 }
 
 /// False: start() is called again.

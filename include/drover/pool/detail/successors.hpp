@@ -38,6 +38,9 @@ class Successors {
  private:
   // Without the mutex.
   void start(const std::shared_ptr<Slot>& slot);
+  /// `session`: null if there is none yet.
+  void start_failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,
+                    const std::exception_ptr& cause);
   std::shared_ptr<WorkerSession> put(Slot& slot);
 
   PoolSlots& slots_;

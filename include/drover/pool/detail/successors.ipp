@@ -55,23 +55,29 @@ inline void Successors::start(const std::shared_ptr<Slot>& slot) {
   try {
     if (!slots_.may_start(*slot, [this, slot] { start(slot); })) return;
     session = put(*slot);
-    if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {
-    const auto cause = std::current_exception();
-    {
-      const auto held = slots_.lock();
-      if (slots_.stopping()) return;
-      if (session && is_retired(*session)) {  // the slot has been removed
-        end_turn();
-        give_turns();
-      }
-      if (slot->removed || slot->successor != session) return;
-      slots_.totals().count({}, DeathCause::failed_start);
-      failed(*slot, cause);
-      slots_.has_changed(cause);
-    }
-    slots_.complete_dropped_calls();
+    return start_failed(slot, nullptr, std::current_exception());
   }
+  if (session)
+    slots_.spawn(session,
+                 [this, slot, session](const std::exception_ptr& cause) { start_failed(slot, session, cause); });
+}
+
+inline void Successors::start_failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,
+                                     const std::exception_ptr& cause) {
+  {
+    const auto held = slots_.lock();
+    if (slots_.stopping()) return;
+    if (session && is_retired(*session)) {  // the slot has been removed
+      end_turn();
+      give_turns();
+    }
+    if (slot->removed || slot->successor != session) return;
+    slots_.totals().count({}, DeathCause::failed_start);
+    failed(*slot, cause);
+    slots_.has_changed(cause);
+  }
+  slots_.complete_dropped_calls();
 }
 
 /// Null if none is wanted any more.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <memory>
 
 #include <drover/pool/detail/slot.hpp>
@@ -41,6 +42,9 @@ class WorkerStarts {
   void next();
   bool may_launch(const std::shared_ptr<Slot>& slot);
   void launch(const std::shared_ptr<Slot>& slot);
+  /// `session`: null if there is none yet.
+  void failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,
+              const std::exception_ptr& cause);
   std::shared_ptr<WorkerSession> put_worker(const std::shared_ptr<Slot>& slot);
 
   PoolSlots& slots_;

@@ -59,20 +59,25 @@ inline void WorkerStarts::launch(const std::shared_ptr<Slot>& slot) {
   try {
     if (!may_launch(slot)) return;
     session = put_worker(slot);
-    if (session) session->spawn(slots_.options().start_timeout);
   } catch (...) {
-    const auto cause = std::current_exception();
-    {
-      const auto held = slots_.lock();
-      if (slots_.stopping() || slot->removed || (session && slot->session != session)) return;
-      over(*slot);
-      slots_.totals().count({}, DeathCause::failed_start);
-      const SlotState::Actions actions = slot->state.start_failed(Clock::now());
-      if (!slots_.changes().start_failed(*slot, slot->options, cause)) slots_.carry_out(*slot, actions);
-      slots_.has_changed(cause);
-    }
-    slots_.complete_dropped_calls();
+    return failed(slot, nullptr, std::current_exception());
   }
+  if (session)
+    slots_.spawn(session, [this, slot, session](const std::exception_ptr& cause) { failed(slot, session, cause); });
+}
+
+inline void WorkerStarts::failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,
+                                 const std::exception_ptr& cause) {
+  {
+    const auto held = slots_.lock();
+    if (slots_.stopping() || slot->removed || (session && slot->session != session)) return;
+    over(*slot);
+    slots_.totals().count({}, DeathCause::failed_start);
+    const SlotState::Actions actions = slot->state.start_failed(Clock::now());
+    if (!slots_.changes().start_failed(*slot, slot->options, cause)) slots_.carry_out(*slot, actions);
+    slots_.has_changed(cause);
+  }
+  slots_.complete_dropped_calls();
 }
 
 /// Puts a worker into the slot: a spare one that is ready, or a new one, for which a process is to be spawned. Null if

@@ -6,8 +6,10 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <asio/any_io_executor.hpp>
 #include <asio/steady_timer.hpp>
@@ -111,7 +113,9 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   std::shared_ptr<void> keep_alive() override { return owner_.keep_alive(); }
   inline void socket_failed(const char* what, std::error_code error) override;
   inline void peer_failed(std::exception_ptr failure) override;
-  void run_completions() override { dispatcher_.run_completions(true); }
+  void run_completions(std::unique_lock<std::mutex> held) override {
+    dispatcher_.run_completions(true, std::move(held));
+  }
   // ControlLink::Listener
   inline bool hello(const Frame& frame) override;
   inline void start_failed(const Frame& frame) override;
@@ -146,7 +150,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   ControlLink control_;
   DataLink data_;
   StallReports stall_reports_;
-  std::unique_ptr<Io> io_;  // while the process lives and the context does
+  std::optional<asio::any_io_executor> spawning_;  // see keep_context()
+  std::unique_ptr<Io> io_;                         // while the process lives and the context does
   Deadline start_by_;
   bool exit_expected_ = false;  // exit_timer runs
 };

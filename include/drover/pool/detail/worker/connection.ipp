@@ -21,7 +21,15 @@ inline WorkerConnection::Io::Io(const asio::any_io_executor& executor)
       start_timer(executor),
       exit_timer(executor) {}
 
+inline void WorkerConnection::keep_context() {
+  const auto& registry = dispatcher_.registry();
+  const auto registry_lock = registry->lock();
+  const auto executor = dispatcher_.executor();
+  if (executor && !registry->closed()) spawning_ = asio::prefer(*executor, asio::execution::outstanding_work.tracked);
+}
+
 inline void WorkerConnection::open(UniqueFd control, UniqueFd data, Timeout start_timeout) {
+  const auto until_then = std::exchange(spawning_, std::nullopt);
   const auto& registry = dispatcher_.registry();
   const auto registry_lock = registry->lock();
   control_.open(std::move(control), worker_.child->pid());
@@ -38,6 +46,7 @@ inline void WorkerConnection::open(UniqueFd control, UniqueFd data, Timeout star
 inline void WorkerConnection::close() noexcept {
   if (foreign()) (void)io_.release();  // a forked copy shares the parent's epoll set, which must not be touched
   io_.reset();
+  spawning_.reset();
   control_.close(foreign());
   data_.close(foreign());
 }

@@ -85,9 +85,7 @@ class WorkerSession final : public ContextBound,
   /// It has calls, with those whose caller has given up.
   bool has_calls() const noexcept { return connection_.in_flight() != 0; }
   /// It has had calls since the last time.
-  bool was_active() noexcept {
-    return std::exchange(answers_seen_, worker_.answers) != worker_.answers || has_calls();
-  }
+  bool was_active() noexcept { return std::exchange(answers_seen_, worker_.answers) != worker_.answers || has_calls(); }
 
   // ---- from any thread, without the mutex unless noted --------------------------------------------------------------
 
@@ -97,6 +95,15 @@ class WorkerSession final : public ContextBound,
   /// A stop that comes from now on counts.
   void begin_start();
   void spawn(Timeout timeout);
+  /// spawn() will be called on another thread. release_context() has to follow it.
+  void keep_context() {
+    const auto held = lock();
+    connection_.keep_context();
+  }
+  void release_context() noexcept {
+    const auto held = lock();
+    connection_.release_context();
+  }
   /// The start deadline has passed.
   void start_timed_out();
 

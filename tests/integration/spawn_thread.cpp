@@ -1,0 +1,213 @@
+// Workers that take the place of others are spawned on a thread of their own. posix_spawn(3) is replaced here: it can
+// be held up.
+#include <chrono>
+#include <condition_variable>
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <mutex>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <thread>
+
+#include "support/calls.hpp"
+#include "support/fleet.hpp"
+
+namespace {
+
+/// While it is closed, spawns wait. They go on after some seconds at the latest, and the test fails.
+class Gate {
+ public:
+  void close() {
+    const std::lock_guard held(mutex_);
+    closed_ = true;
+    waiting_ = 0;
+  }
+  void open() {
+    const std::lock_guard held(mutex_);
+    closed_ = false;
+    changed_.notify_all();
+  }
+  void pass() {
+    std::unique_lock held(mutex_);
+    if (!closed_) return;
+    ++waiting_;
+    if (!changed_.wait_for(held, std::chrono::seconds(20), [this] { return !closed_; }))
+      ADD_FAILURE() << "no one opens";
+  }
+  int waiting() {
+    const std::lock_guard held(mutex_);
+    return waiting_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool closed_ = false;
+  int waiting_ = 0;
+};
+Gate gate;
+
+}  // namespace
+
+extern "C" int posix_spawn(pid_t* pid, const char* path, const posix_spawn_file_actions_t* actions,
+                           const posix_spawnattr_t* attributes, char* const* arguments, char* const* environment) {
+  static const auto original = reinterpret_cast<decltype(&posix_spawn)>(::dlsym(RTLD_NEXT, "posix_spawn"));
+  gate.pass();
+  return original(pid, path, actions, attributes, arguments, environment);
+}
+
+namespace {
+
+using namespace support;
+
+class ReplacementSpawn : public Calls {
+ protected:
+  void TearDown() override {
+    gate.open();
+    Calls::TearDown();
+  }
+};
+
+/// While a worker is being spawned, the others answer.
+asio::awaitable<void> call_during_a_spawn(WorkerPool& pool) {
+  const bool spawns = co_await soon([] { return gate.waiting() != 0; });
+  EXPECT_TRUE(spawns);
+  for (int i = 0; i < 20; ++i) {
+    const int square = co_await pool.call<int>("square", i);
+    EXPECT_EQ(square, i * i);
+  }
+  gate.open();
+}
+
+TEST_F(ReplacementSpawn, HoldsUpNoCallWhenAWorkerHasDied) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(2);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    gate.close();
+    ::kill(pids(pool).front(), SIGKILL);
+    co_await call_during_a_spawn(pool);
+    const bool replaced = co_await soon([&] { return pool.stats().ready == 2; });
+    EXPECT_TRUE(replaced);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(ReplacementSpawn, HoldsUpNoCallDuringAReload) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    gate.close();
+    const auto before = pids(pool);
+    const auto executor = co_await asio::this_coro::executor;
+    bool reloaded = false;
+    asio::co_spawn(executor, pool.reload(), [&](const std::exception_ptr& thrown, const drover::ReloadReport&) {
+      EXPECT_EQ(thrown, nullptr);
+      reloaded = true;
+    });
+    co_await call_during_a_spawn(pool);
+    const bool over = co_await soon([&] { return reloaded; });
+    EXPECT_TRUE(over);
+    EXPECT_FALSE(share_one(pids(pool), before));
+    co_await pool.stop();
+  });
+}
+
+TEST_F(ReplacementSpawn, HoldsUpNoCallForASpare) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.spares = 1;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const bool first = co_await soon([&] { return pool.stats().spares == 1; });
+    EXPECT_TRUE(first);
+    gate.close();
+    ::kill(pids(pool).front(), SIGKILL);
+    co_await call_during_a_spawn(pool);
+    const bool second = co_await soon([&] { return pool.stats().spares == 1; });
+    EXPECT_TRUE(second);
+    co_await pool.stop();
+  });
+}
+
+// A stop of the pool finds a worker that is still being spawned.
+TEST_F(ReplacementSpawn, IsOverBeforeAStopIs) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    gate.close();
+    ::kill(pids(pool).front(), SIGKILL);
+    const bool spawns = co_await soon([] { return gate.waiting() != 0; });
+    EXPECT_TRUE(spawns);
+    asio::steady_timer opens(co_await asio::this_coro::executor, 20ms);
+    opens.async_wait([](std::error_code) { gate.open(); });
+    co_await pool.stop();
+  });
+}
+
+// Nothing else keeps the context running meanwhile.
+TEST_F(ReplacementSpawn, KeepsItsContextRunning) {
+  asio::io_context context(1);
+  std::optional<WorkerPool> pool;
+  asio::co_spawn(
+      context,
+      [](std::optional<WorkerPool>* made) -> asio::awaitable<void> {
+        PoolOptions options = call_pool(1);
+        options.restart.backoff = 1ms;
+        *made = co_await WorkerPool::start(options);
+        gate.close();
+        ::kill(pids(**made).front(), SIGKILL);
+      }(&pool),
+      asio::detached);
+  std::thread opener([] {
+    while (gate.waiting() == 0) std::this_thread::yield();
+    gate.open();
+  });
+  const auto until = Clock::now() + 20s;
+  bool replaced = false;
+  while (!replaced && Clock::now() < until && context.run_one_for(20s) != 0)
+    replaced = pool && pool->stats().restarts == 1 && pool->stats().ready == 1;
+  EXPECT_TRUE(replaced);
+  opener.join();
+  pool.reset();
+}
+
+/// The first core that the worker may use, and how many.
+std::pair<int, int> cores_of(pid_t pid) {
+  cpu_set_t cores;
+  if (::sched_getaffinity(pid, sizeof cores, &cores) != 0) return {-1, -1};
+  int first = 0;
+  while (first < CPU_SETSIZE && !CPU_ISSET(first, &cores)) ++first;
+  return {first, CPU_COUNT(&cores)};
+}
+
+// As the process that it replaces: the cores are those of the thread that runs the pool.
+TEST_F(ReplacementSpawn, GivesTheWorkerTheCoresOfItsPool) {
+  const auto round = [] {
+    on_one_thread([]() -> asio::awaitable<void> {
+      PoolOptions options = call_pool(1);
+      options.restart.backoff = 1ms;
+      WorkerPool pool = co_await WorkerPool::start(options);
+      const pid_t before = pids(pool).front();
+      const auto cores = cores_of(before);
+      ::kill(before, SIGKILL);
+      const bool replaced = co_await soon([&] { return pool.stats().restarts == 1 && pool.stats().ready == 1; });
+      EXPECT_TRUE(replaced);
+      EXPECT_EQ(cores_of(pids(pool).front()), cores);
+      co_await pool.stop();
+    });
+  };
+  round();  // the thread exists from now on
+  std::thread([&] {
+    cpu_set_t one;
+    ASSERT_EQ(::sched_getaffinity(0, sizeof one, &one), 0);
+    int last = CPU_SETSIZE - 1;
+    while (!CPU_ISSET(last, &one)) --last;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<std::size_t>(last), &one);
+    ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+    round();
+  }).join();
+}
+
+}  // namespace
