@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "support/coroutine.hpp"
+#include "support/least_call.hpp"
 #include "support/raw.hpp"
 
 namespace {
@@ -88,6 +89,23 @@ asio::awaitable<void> call_drover(benchmark::State* state, Placement placement, 
   co_await worker.stop();
 }
 
+/// The least that a call needs on Asio, see LeastCaller.
+asio::awaitable<void> call_least(benchmark::State* state, Placement placement) {
+  const bench::ForkedPeer peer(placement, SOCK_NONBLOCK, echo<bench::ReadableLoop>);
+  bench::LeastCaller caller(co_await asio::this_coro::executor, peer.fd());
+  const std::string payload(payload_size, 'x');
+  for (int i = 0; i < warm_up; ++i) co_await caller.call(payload);
+  bench::Samples samples(*state);
+  const bench::Costs costs(peer.pid());
+  for ([[maybe_unused]] auto _ : *state) {
+    const auto begin = Clock::now();
+    const std::string reply = co_await caller.call(payload);
+    samples.add(*state, Clock::now() - begin);
+  }
+  costs.report(*state, static_cast<double>(state->iterations()));
+  samples.report(*state);
+}
+
 // T-8 -----------------------------------------------------------------------------------------------------------------
 
 /// Sends 64 requests, with one write for each or with one for all, then receives 64 replies.
@@ -161,6 +179,7 @@ int main(int argc, char** argv) {
     const std::string where = one ? "/1c/" : "/2c/";
     bench::add("T-7" + where + "raw", one ? 150000 : 12000, call_raw<bench::ReadableLoop>, placement);
     if (!one) bench::add("T-7" + where + "spinning", 100000, call_raw<Spinning>, placement);
+    if (one) bench::add_coroutine("T-7" + where + "least", 150000, placement, call_least, placement);
     const drover::Duration sleeps{}, spins = std::chrono::milliseconds(1);
     bench::add_coroutine("T-7" + where + "drover", one ? 100000 : 12000, placement, call_drover, placement, sleeps);
     if (!one) bench::add_coroutine("T-7s" + where + "drover", 50000, placement, call_drover, placement, spins);
