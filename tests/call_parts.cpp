@@ -275,6 +275,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
   void peer_failed(std::exception_ptr) override { ++failures; }
   void run_completions(std::unique_lock<std::mutex>) override {}
+  std::size_t slot() const noexcept override { return 0; }
   std::string describe() const override { return "nobody"; }
   void send_cancel(std::uint64_t, drover::CancelReason) override {}
   void send_recall(std::uint64_t) override {}

@@ -32,6 +32,7 @@ enum class Errc {
   message_too_large,  ///< the message is larger than max_message_size
   no_such_worker,     ///< no worker has the requested tags
   pool_failed,        ///< the pool gave up replacing its workers
+  poisoned,           ///< workers have died under calls with the same CallOptions::key
 };
 
 namespace detail {
@@ -56,6 +57,7 @@ class ErrorCategory final : public std::error_category {
       case Errc::overloaded: return "Too many calls are waiting already.";
       case Errc::message_too_large: return "The message is larger than max_message_size.";
       case Errc::no_such_worker: return "No worker has the tags that were asked for.";
+      case Errc::poisoned: return "Workers keep dying under calls with this key.";
       case Errc::pool_failed: return "The pool gave up because its workers keep failing.";
     }
     return "Unknown drover error.";

@@ -112,7 +112,8 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
       dispatcher_->remove_link(link);
       link.take_calls(false);
       const auto end = [&](Call& call) {
-        if (dispatcher_->end_in_flight(call, CallEvent::worker_ended)) ended.push(call.shared_from_this());
+        const auto owned = call.shared_from_this();
+        if (dispatcher_->end_with_worker(owned)) ended.push(owned);
       };
       if (Call* const ahead = link.ahead()) {
         const auto call = ahead->shared_from_this();
@@ -148,6 +149,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   void run_completions(std::unique_lock<std::mutex> held) override {
     dispatcher_->run_completions(true, std::move(held));
   }
+  std::size_t slot() const noexcept override { return 0; }
   std::string describe() const override { return "worker 'fake'"; }
   void send_cancel(std::uint64_t call, drover::CancelReason reason) override {
     cancelled.push_back(call);

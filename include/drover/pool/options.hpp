@@ -23,6 +23,7 @@
 #include <drover/event.hpp>
 #include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
+#include <drover/pool/retry.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/detail/environment_text.hpp>
 #include <drover/wire/on_terminate.hpp>
@@ -144,6 +145,27 @@ struct CallOptions {
   /// A short text that drover only passes on, such as a traceparent: this_call::context(). At most 4 KiB. Calls that
   /// the routine makes do not inherit it. It counts towards WorkerOptions::max_message_size.
   detail::BraceSafe<std::string> context{};
+  /// How long the routine may run, from the moment at which its worker has the call and runs no other. Then the call
+  /// fails with Errc::deadline_exceeded and is cancelled in the worker, as at its deadline. Each attempt has it anew.
+  /// In a worker with a larger max_in_flight it counts from the moment at which the worker gets the call, which may
+  /// have to wait there for a plain routine. nullopt: no bound.
+  Timeout run_for{};
+  /// If a worker exits under the call, or is killed or can't be reached, the call is made again by another worker:
+  /// `attempts` times in all, each after a rest of `backoff`. So its routine may run more than once, which it must
+  /// bear. A call that was answered is never repeated, whatever the answer; nor is one whose deadline would pass
+  /// before its next attempt, one that was cancelled, or one whose pool is being stopped. The error of the last attempt
+  /// is thrown. Arguments that are borrowed or moved in are kept until then. See this_call::attempt().
+  Retry retry{};
+  /// 0 to 3. Among the calls that wait for a worker, one of a higher priority is next. After 16 calls that have
+  /// overtaken one of a lower priority, it is that one's turn.
+  unsigned priority = 1;
+  /// Calls with the same key, which is any text of at most 256 bytes, go to the same worker of a pool as long as it
+  /// lives and takes calls, and wait for it. Which one that is the first of them decides. After
+  /// PoolOptions::poison_after workers have died under calls of a key, its calls fail with Errc::poisoned for a while.
+  /// A pool knows the 65,536 keys that were used last. Empty: any worker.
+  detail::BraceSafe<std::string> key{};
+  /// Whether the call waits although PoolOptions::max_queued calls wait already. Then its caller bounds the memory.
+  WhenFull when_full = WhenFull::refuse;
 };
 
 /// How the workers of a pool come to be.
@@ -233,7 +255,7 @@ struct PoolOptions {
   RecyclePolicy recycle{};
   /// As WorkerOptions::spin. The longer one of the two counts.
   Duration spin{};
-  /// Calls that may wait for a free worker. The next one fails with Errc::overloaded.
+  /// Calls that may wait for a free worker. The next one fails with Errc::overloaded, see CallOptions::when_full.
   std::size_t max_queued = 1024;
   /// Workers that are ready beside those of the pool. When a worker dies, one of them takes its slot at once, and
   /// another spare one is started. It learns its slot, and gets the variables of slot_env, just before its first call:
@@ -255,6 +277,10 @@ struct PoolOptions {
   /// max_size; a worker that replaces another one gets the same. The slots are numbered from 0. start() and resize()
   /// throw what it throws.
   detail::BraceSafe<std::function<std::map<std::string, std::string>(std::size_t slot)>> slot_env{};
+  /// So many workers that die under calls of one CallOptions::key, with none of its calls answered in between, poison
+  /// the key: its calls fail at once with Errc::poisoned, for `poison_for`. It does not matter how they died. 0: never.
+  unsigned poison_after = 3;
+  Duration poison_for = std::chrono::seconds(60);
 };
 
 /// How WorkerPool::stop() stops.
@@ -326,9 +352,22 @@ inline void check_start_timeout(Timeout timeout) {
     throw std::invalid_argument("the time-out of start() must be positive; use std::nullopt for no bound");
 }
 
+/// Bytes of CallOptions::key, at most.
+inline constexpr std::size_t longest_key = 256;
+
 inline void check(const CallOptions& options) {
   require_not_negative(options.deadline, "CallOptions::deadline");
   require_not_negative(options.kill_after, "CallOptions::kill_after");
+  require_not_negative(options.run_for, "CallOptions::run_for");
+  require_not_negative(options.retry.backoff, "Retry::backoff");
+  if (options.retry.attempts == 0)
+    throw std::invalid_argument("Retry::attempts must be at least 1: the first attempt counts");
+  if (options.key.value().size() > longest_key)
+    throw std::invalid_argument("CallOptions::key has " + std::to_string(options.key.value().size()) +
+                                " bytes, at most " + std::to_string(longest_key) + " are allowed; use a hash of it");
+  if (options.priority >= 4)
+    throw std::invalid_argument("CallOptions::priority is " + std::to_string(options.priority) +
+                                "; it must be from 0, the lowest, to 3");
   if (options.context.value().size() > longest_context)
     throw std::invalid_argument("CallOptions::context has " + std::to_string(options.context.value().size()) +
                                 " bytes, at most " + std::to_string(longest_context) +
@@ -370,6 +409,8 @@ inline void check(const PoolOptions& options) {
   if (!(options.recycle.jitter >= 0 && options.recycle.jitter <= 1))
     throw std::invalid_argument("RecyclePolicy::jitter must be from 0 to 1");
   require_not_negative(options.recycle.drain, "RecyclePolicy::drain");
+  if (options.poison_for <= Duration::zero())
+    throw std::invalid_argument("PoolOptions::poison_for must be positive; use poison_after = 0 to poison no keys");
 }
 
 }  // namespace detail

@@ -65,7 +65,7 @@ struct FrameHeader {
   std::uint8_t status = 0;
   std::uint16_t core = 0;  // of a CALL or RESULT: the sender's core, see current_core(); only a hint
   std::uint32_t slot = 0;
-  std::uint32_t zero = 0;
+  std::uint32_t attempt = 0;  // of a CALL: how many attempts at it were before; otherwise 0
   std::uint64_t id = 0;
 };
 static_assert(sizeof(FrameHeader) == 24 && std::is_trivially_copyable_v<FrameHeader>);

@@ -40,7 +40,7 @@ DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept {
 DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
-  if (header.zero != 0) refuse("frame header with padding that is not zero");
+  if (header.attempt != 0 && header.type != FrameType::call) refuse("frame header with an attempt, but not of a call");
   if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::stalled))
     refuse("frame of unknown type " + std::to_string(type));
   unsigned flags = 0, most = 0;  // of the status

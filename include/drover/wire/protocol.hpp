@@ -104,11 +104,13 @@ inline constexpr std::size_t longest_context = 4096;
 /// What the body of a CALL with facts_flag begins with.
 struct CallFacts {
   std::int64_t deadline = never;
+  std::int64_t run_for = never;  // from the beginning of its routine, in nanoseconds
   std::string_view context;
 };
 
 inline void put_facts(Encoder& out, const CallFacts& facts) {
   out.put(facts.deadline);
+  out.put(facts.run_for);
   out.put(facts.context);
 }
 
@@ -117,6 +119,7 @@ inline void put_facts(Encoder& out, const CallFacts& facts) {
 inline CallFacts take_facts(Decoder& body) {
   CallFacts facts;
   facts.deadline = body.get<std::int64_t>();
+  facts.run_for = body.get<std::int64_t>();
   facts.context = body.get<std::string_view>();
   if (facts.context.size() > longest_context)
     throw DecodeError("a context of " + std::to_string(facts.context.size()) + " bytes, at most " +

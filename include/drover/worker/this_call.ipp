@@ -31,7 +31,10 @@ DROVER_INLINE std::string_view context() noexcept {
   return call != nullptr ? call->context : std::string_view();
 }
 
-DROVER_INLINE unsigned attempt() noexcept { return detail::running_call() != nullptr ? 1 : 0; }
+DROVER_INLINE unsigned attempt() noexcept {
+  const auto* const call = detail::running_call();
+  return call != nullptr ? call->attempt : 0;
+}
 
 }  // namespace this_call
 }}  // namespace drover::v1

@@ -14,7 +14,8 @@ namespace drover { inline namespace v1 { namespace detail {
 inline std::shared_ptr<PoolImpl> PoolImpl::create(const asio::any_io_executor& executor, PoolOptions options) {
   check(options);
   options.worker.spin = options.spin = std::max(options.spin, options.worker.spin);
-  auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued);
+  auto dispatcher = Dispatcher::create(executor, options.worker, options.max_queued,
+                                       PoisonPolicy{.after = options.poison_after, .span = options.poison_for});
   dispatcher->record_times();
   auto events = EventSink::create(executor, options.worker.on_event.value());
   std::shared_ptr<PoolImpl> pool(new PoolImpl(std::move(options), std::move(dispatcher), std::move(events)));

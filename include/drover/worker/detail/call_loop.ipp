@@ -164,7 +164,8 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   const Clock::time_point began = now_;
   scratch_.clear();
   bool cancelled = false;
-  RunningCall running(call.id, deadline_from(facts.deadline), facts.context, noticed_);
+  RunningCall running(call.id, deadline_of(facts, began), facts.context, noticed_);
+  running.attempt = call.attempt + 1;
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     try {
@@ -192,7 +193,8 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   Decoder arguments(call.body.view(), spare_memory(limit_));
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
-  call.running = std::make_shared<RunningCall>(call.header.id, deadline_from(facts.deadline), facts.context, noticed_);
+  call.running = std::make_shared<RunningCall>(call.header.id, deadline_of(facts, now_), facts.context, noticed_);
+  call.running->attempt = call.header.attempt + 1;
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;

@@ -37,6 +37,7 @@ struct RunningCall : CurrentCall {
   }
 
   std::uint64_t id;
+  unsigned attempt = 1;
   std::string_view context;  // refers to the body of its CALL
   CancelReason reason = CancelReason::none;
   CancelNews* news;

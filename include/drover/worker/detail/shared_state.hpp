@@ -176,4 +176,12 @@ inline Deadline deadline_from(std::int64_t nanoseconds) noexcept {
   return Clock::time_point(std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(bounded)));
 }
 
+/// Of a call whose routine begins now.
+inline Deadline deadline_of(const CallFacts& facts, Clock::time_point now) noexcept {
+  const Deadline due = deadline_from(facts.deadline);
+  if (facts.run_for == never) return due;
+  return earlier(due,
+                 deadline_after(now, std::chrono::nanoseconds(std::clamp<std::int64_t>(facts.run_for, 0, never / 4))));
+}
+
 }}}  // namespace drover::v1::detail

@@ -32,7 +32,8 @@ inline void add_facts(Call& call, const CallOptions& options) {
   if (options.deadline) call.due = deadline_after(Clock::now(), options.deadline);
   if (current_call != nullptr && options.inherit_deadline) call.due = earlier(call.due, current_call->deadline);
   CallFacts facts{.context = options.context.value()};
-  if (!call.due && facts.context.empty()) return;
+  if (options.run_for) facts.run_for = std::chrono::duration_cast<std::chrono::nanoseconds>(*options.run_for).count();
+  if (!call.due && !options.run_for && facts.context.empty()) return;
   if (call.due)
     facts.deadline = std::chrono::duration_cast<std::chrono::nanoseconds>(call.due->time_since_epoch()).count();
   Encoder encoder(call.request.buffer());
@@ -45,7 +46,8 @@ DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatch
   if (!dispatcher) std::rethrow_exception(empty_handle());
   check(options);
   auto call = dispatcher->allocate_call();
-  if (options.deadline || current_call != nullptr || !options.context.value().empty()) add_facts(*call, options);
+  if (options.deadline || options.run_for || current_call != nullptr || !options.context.value().empty())
+    add_facts(*call, options);
   return call;
 }
 

@@ -15,8 +15,10 @@
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/registry.hpp>
 #include <drover/detail/deadlines.hpp>
+#include <drover/pool/detail/call/call_keys.hpp>
 #include <drover/pool/detail/call/call_names.hpp>
 #include <drover/pool/detail/call/state.hpp>
+#include <drover/pool/retry.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
@@ -73,9 +75,17 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
  public:
   CallState state = CallState::queued;
   Deadline due;           // of the call; the routine knows it, too
-  DeadlineHook deadline;  // of the call while the caller waits, then of kill_after
+  DeadlineHook deadline;  // of the call and of its routine while the caller waits, then of kill_after
+  Timeout run_for;
   Timeout kill_after;
-  DataLink* link = nullptr;  // while it has a slot in a worker
+  Retry retry;
+  unsigned attempt = 0;  // how many were before
+  std::uint8_t priority = 0;
+  std::uint64_t order = 0;        // of its submission
+  CallKey* key = nullptr;         // see CallOptions::key
+  std::uint64_t only = 0;         // of a broadcast: the number of the link that it is for
+  DataLink* pinned_at = nullptr;  // while it waits for that worker
+  DataLink* link = nullptr;       // while it has a slot in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
   std::uint64_t frame_end = 0;     // of its CALL, see Channel::queued_until()

@@ -148,7 +148,10 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   if (body_.capacity() > most_kept) body_ = ByteBuffer();
   state = CallState::queued;
   due.reset();
+  run_for.reset();
   kill_after.reset();
+  attempt = 0;
+  only = 0;
   has_facts = false;
   link = nullptr;
   slot = 0;

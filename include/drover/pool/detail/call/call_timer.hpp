@@ -32,6 +32,10 @@ class CallTimer {
   void add(Call& call, Clock::time_point at) { times_.add(call, at); }
   /// A later add() of this call needs no memory. Until then it is never due.
   void reserve(Call& call) { times_.add(call, Clock::time_point::max()); }
+  /// The same for a call that may have a time already, which it keeps.
+  void reserve_for_later(Call& call) {
+    if (!call.deadline.queued()) reserve(call);
+  }
   void remove(Call& call) noexcept { times_.remove(call); }
 
   /// For an earlier time than all so far.

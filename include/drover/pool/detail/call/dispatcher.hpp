@@ -29,7 +29,9 @@
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
+#include <drover/pool/detail/call/pinned_calls.hpp>
 #include <drover/pool/detail/call/queue_watcher.hpp>
+#include <drover/pool/detail/call/waiting_calls.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
@@ -41,8 +43,8 @@ namespace drover { inline namespace v1 { namespace detail {
 class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
-                                            std::optional<std::size_t> max_queued) {
-    std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued));
+                                            std::optional<std::size_t> max_queued, PoisonPolicy poison = {}) {
+    std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued, poison));
     const auto held = made->registry_->lock();
     if (!made->registry_->closed()) {
       made->executor_ = executor;
@@ -104,12 +106,25 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   void add_link(DataLink& link) {
     gathered_.reserve(chooser_.size() + 1);
+    pinned_.add(link);
     chooser_.add(link);
     watch_calls_ahead();
   }
+  /// run_completions() has to follow.
   void remove_link(DataLink& link) noexcept {
     chooser_.remove(link);
     std::erase(gathered_, &link);
+    unpin(pinned_.remove(link));
+  }
+  /// The link's worker gets no more calls.
+  void close_link(DataLink& link) noexcept;
+  /// The links whose workers take calls, for a broadcast.
+  std::vector<BroadcastPlace> broadcast_places() const {
+    std::vector<BroadcastPlace> places;
+    pinned_.for_each_link([&](const DataLink& link) {
+      if (link.load().ready) places.push_back({link.worker().slot(), link.number});
+    });
+    return places;
   }
 
   /// Sends waiting calls to workers that have a free slot.
@@ -148,6 +163,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
   /// complete it after unlocking.
   bool end_in_flight(Call& call, CallEvent event);
+  /// The same for a call whose worker has exited. It goes back to the queue if it is to be retried.
+  bool end_with_worker(const std::shared_ptr<Call>& call);
   /// The same for a call that was sent ahead to a worker that has exited. It goes back to the queue if it has certainly
   /// not begun: no result of the call before it can have been lost. run_completions() has to follow.
   bool end_ahead(Call& call, bool has_not_begun);
@@ -168,9 +185,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept { return queue_.size() + counts_.ahead; }
+  std::size_t queued() const noexcept { return waiting_.size() + waiting_.resting() + pinned_.size() + counts_.ahead; }
   /// Calls that no worker could take.
-  std::size_t waiting() const noexcept { return queue_.size(); }
+  std::size_t waiting() const noexcept { return waiting_.size(); }
   /// As few workers as possible get calls, so that the others may go.
   void use_few(bool on) noexcept { chooser_.use_few(on); }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
@@ -191,23 +208,39 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
  private:
   friend class CompletionQueue;
 
-  Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued)
+  Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued,
+             PoisonPolicy poison)
       : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
         admission_(worker, max_queued),
-        spin_(worker.spin) {}
+        spin_(worker.spin),
+        keys_(poison) {}
 
   void notify_if_unawaited() {
-    if (unawaited_event_ && queue_.empty() && counts_.awaited == 0) std::exchange(unawaited_event_, nullptr)->set();
+    if (!unawaited_event_ || queued() != 0 || counts_.awaited != 0) return;
+    std::exchange(unawaited_event_, nullptr)->set();
   }
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
   void release_slot(Call& call) noexcept;
   void notify_watcher() noexcept {
-    if (queue_watcher_ != nullptr) queue_watcher_->call_waits(queue_.size());
+    if (queue_watcher_ != nullptr) queue_watcher_->call_waits(waiting_.size());
   }
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
+  void time_run(Call& call);
+  bool may_retry(const Call& call) const noexcept;
+  void end_rest(Call& call);
+  void queue_again(const std::shared_ptr<Call>& call);
+  DataLink* home_of(const Call& call) const noexcept;
+  std::exception_ptr poisoned(const Call& call) const;
+  static std::exception_ptr home_is_gone(const Call& call);
+  void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure);
+  void send_or_pin(std::shared_ptr<Call> call, DataLink& chosen);
+  void send_pinned(DataLink& link, bool after_others);
+  void send_to_all(DataLink* freed);
+  void unpin(CallQueue calls) noexcept;
+  void leave_key(Call& call, CallEvent event) noexcept;
   void watch_calls_ahead() noexcept;
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
@@ -227,7 +260,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   Cause refusal_;
   bool keeps_queue_ = false;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
-  CallQueue queue_;
+  WaitingCalls waiting_;
+  PinnedCalls pinned_;
+  CallKeys keys_;
   QueueWatcher* queue_watcher_ = nullptr;
   CallsAhead sent_ahead_;
   AwaitedCalls awaited_;
@@ -248,4 +283,5 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #include <drover/pool/detail/call/call.ipp>
 #endif
 #include <drover/pool/detail/call/dispatcher.ipp>
+#include <drover/pool/detail/call/dispatcher_pinned.ipp>
 #include <drover/pool/detail/call/dispatcher_timer.ipp>

@@ -18,6 +18,8 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   chooser_.reserve(link);
   call->recalled = false;
   const bool ahead = link.in_flight() == link.slots().capacity();
+  if (call->run_for) ahead ? timer_.reserve_for_later(*call) : time_run(*call);
+  if (call->key != nullptr) call->key->link = link.number;
   advance(*call, ahead ? CallEvent::sent_ahead : CallEvent::sent);
   if (ahead) {
     sent_ahead_.add(call);
@@ -59,6 +61,7 @@ inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
   counts_.changed(call.state, todo.next);
   if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
   call.state = todo.next;
+  if (call.key != nullptr && todo.next == CallState::ended) leave_key(call, event);
   // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
   if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
   return todo;
@@ -69,6 +72,7 @@ inline void Dispatcher::send_failed(Call& call) noexcept {
   counts_.changed(call.state, CallState::ended);
   if (call.state == CallState::ahead) sent_ahead_.remove(call);
   call.state = CallState::ended;
+  if (call.key != nullptr) leave_key(call, CallEvent::refused);
   timer_.remove(call);
 }
 
@@ -80,9 +84,12 @@ inline void Dispatcher::release_slot(Call& call) noexcept {
     times_.begins(*next);
   }
   chooser_.changed(link);
-  if (next == nullptr || next->state != CallState::abandoned) return;
+  if (next == nullptr) return;
   try {
-    start_kill_after(*next);
+    if (next->state == CallState::abandoned)
+      start_kill_after(*next);
+    else if (next->run_for)
+      time_run(*next);
   } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
   }
 }
@@ -94,14 +101,28 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
   if (!todo.enters_queue) {
     times_.left_queue(*call);
     timer_.remove(*call);
-  } else if (refusal_ && !keeps_queue_) {
+  } else {
+    queue_again(call);
+  }
+}
+
+/// It waits for a worker again, unless new calls are refused.
+inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
+  if (refusal_ && !keeps_queue_) {
     call->keep({failure_of(refusal_), {}, {}});
     advance(*call, CallEvent::refused);
     times_.left_queue(*call);
     timer_.remove(*call);
     completions_.push(call);
   } else {
-    queue_.push_front(call);
+    // Until it begins, only its deadline counts. Its place among the times needs no memory.
+    if (call->due)
+      timer_.add(*call, *call->due);
+    else
+      timer_.remove(*call);
+    DataLink* const home = home_of(*call);
+    if (home != nullptr) return pinned_.push_front(*home, call);
+    waiting_.push_front(call);
     notify_watcher();
   }
 }
@@ -118,17 +139,29 @@ inline void Dispatcher::flush_gathered() {
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
   const auto now = times_.enabled() ? Clock::now() : Clock::time_point();
   const auto held = lock();
-  ++calls_;
+  call->order = ++calls_;
+  call->run_for = options.run_for;
   call->kill_after = options.kill_after;
+  call->retry = options.retry;
+  call->priority = static_cast<std::uint8_t>(options.priority);
   std::optional<std::exception_ptr> refusal;
   if (foreign() || refusal_)
     refusal = foreign() ? forked_copy() : refusal_();
   else
     refusal = admission_.reason_to_refuse(*call, options);
+  if (!refusal && !options.key.value().empty()) call->key = &keys_.begin_call(options.key.value());
+  if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
+  DataLink* const home = refusal ? nullptr : home_of(*call);
+  if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
   DataLink* link = nullptr;
-  if (!refusal && queue_.empty()) link = chooser_.choose();
-  if (!refusal && link == nullptr) refusal = admission_.reason_not_to_queue(queued());
-  if (!refusal && link == nullptr && queue_.empty() && may_go_ahead(*call)) link = chooser_.choose_ahead();
+  if (home != nullptr)
+    link = home->pinned.empty() && home->in_flight() < home->slots().capacity() ? home : nullptr;
+  else if (!refusal && waiting_.empty())
+    link = chooser_.choose();
+  if (!refusal && link == nullptr && options.when_full == WhenFull::refuse)
+    refusal = admission_.reason_not_to_queue(queued());
+  if (!refusal && link == nullptr && home == nullptr && waiting_.empty() && may_go_ahead(*call))
+    link = chooser_.choose_ahead();
   if (refusal) {
     advance(*call, CallEvent::refused);
     call->keep({std::move(*refusal), {}, {}});
@@ -139,8 +172,10 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
     if (call->due) time(*call, *call->due);
     if (link != nullptr) {
       send(call, *link);
+    } else if (home != nullptr) {
+      pinned_.push(*home, call);
     } else {
-      queue_.push(call);
+      waiting_.push(call);
       notify_watcher();
     }
   } catch (...) {  // out of memory
@@ -151,27 +186,21 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
-  while (!queue_.empty()) {
+  while (!waiting_.empty()) {
     DataLink* link = chooser_.choose();
-    if (link == nullptr && may_go_ahead(queue_.front())) link = chooser_.choose_ahead();
+    if (link == nullptr && may_go_ahead(waiting_.front())) link = chooser_.choose_ahead();
     if (link == nullptr) return;
-    auto call = queue_.pop();
-    times_.begins(*call);
-    try {
-      send(call, *link);
-    } catch (...) {  // out of memory
-      call->keep({std::current_exception(), {}, {}});
-      send_failed(*call);
-      completions_.push(call);
-    }
+    send_or_pin(waiting_.pop(), *link);
   }
   notify_if_unawaited();
 }
 
 inline CallQueue Dispatcher::take_queued_calls() noexcept {
   CallQueue dropped;
-  while (!queue_.empty()) {
-    auto call = queue_.pop();
+  for (;;) {
+    auto call = waiting_.take_any();
+    if (!call) call = pinned_.take_any();
+    if (!call) break;
     advance(*call, CallEvent::refused);
     times_.left_queue(*call);
     timer_.remove(*call);
@@ -187,18 +216,54 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
     times_.ended(call);
+    DataLink* const link = call.link;
     release_slot(call);
-    send_queued();
+    send_to_all(link);
   }
   notify_if_unawaited();
   return todo.answers_caller;
+}
+
+/// Its next attempt would still be in time.
+inline bool Dispatcher::may_retry(const Call& call) const noexcept {
+  if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
+  if (foreign() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
+  if (call.key != nullptr && keys_.next_death_poisons(*call.key)) return false;
+  if (!call.due) return true;
+  const auto next = deadline_after(Clock::now(), call.retry.backoff);
+  return next && *next < *call.due;
+}
+
+inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
+  if (!may_retry(*call)) return end_in_flight(*call, CallEvent::worker_ended);
+  ++call->attempt;
+  if (call->key != nullptr) keys_.died(*call->key, Clock::now());
+  if (advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
+  waiting_.rest(call);
+  try {
+    if (call->retry.backoff > Duration::zero()) {
+      // Far in the future is never: it rests until it is cancelled.
+      const auto next = deadline_after(Clock::now(), call->retry.backoff).value_or(Clock::time_point::max());
+      time(*call, next);
+      return false;
+    }
+  } catch (...) {  // no memory for the timer: it does not rest
+  }
+  end_rest(*call);
+  send_queued();
+  return false;
+}
+
+inline void Dispatcher::end_rest(Call& call) {
+  const auto owned = waiting_.end_rest(call);
+  if (advance(call, CallEvent::rested).enters_queue) queue_again(owned);
 }
 
 inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
   if (!has_not_begun) {
     advance(call, CallEvent::turn_came);
     times_.begins(call);
-    return end_in_flight(call, CallEvent::worker_ended);
+    return end_with_worker(call.shared_from_this());
   }
   return_to_queue(call.shared_from_this(), CallEvent::worker_ended);
   send_queued();
@@ -250,12 +315,17 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
+  const bool rests = call.state == CallState::resting;
   const CallStep todo = advance(call, event);
   if (todo.leaves_queue) {
     times_.left_queue(call);
-    queue_.remove(call);
+    call.pinned_at != nullptr ? pinned_.remove(call) : waiting_.remove(call);
   }
-  if (todo.leaves_queue || todo.cancels_in_worker) timer_.remove(call);
+  if (rests && todo.answers_caller) {
+    times_.left_queue(call);
+    waiting_.end_rest(call);
+  }
+  if (todo.next == CallState::ended || todo.cancels_in_worker) timer_.remove(call);
   if (todo.cancels_in_worker)
     cancel_in_worker(call, event == CallEvent::expired ? CancelReason::deadline : CancelReason::caller);
   notify_if_unawaited();

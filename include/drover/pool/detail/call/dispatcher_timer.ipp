@@ -16,9 +16,20 @@ inline void Dispatcher::time(Call& call, Clock::time_point at) {
   timer_.arm_by(at, sent_ahead_.next_look(), weak_from_this());
 }
 
-inline std::string late_text(const Call& call) {
+/// The worker begins the call.
+inline void Dispatcher::time_run(Call& call) {
+  if (const auto end = earlier(call.due, deadline_after(Clock::now(), call.run_for))) time(call, *end);
+}
+
+inline std::string late_text(const Call& call, Clock::time_point now) {
+  const bool ran = call.state == CallState::running;
+  if (ran && call.run_for && !(call.due && *call.due <= now))
+    return "the call of '" + call.routine() + "' ran for longer than CallOptions::run_for in " +
+           call.link->worker().describe();
   return "the call of '" + call.routine() + "' did not end in time; it " +
-         (call.state == CallState::running ? "ran in " + call.link->worker().describe() : "waited for a free worker");
+         (ran                                ? "ran in " + call.link->worker().describe()
+          : call.state == CallState::resting ? "rested before another attempt"
+                                             : "waited for a free worker");
 }
 
 inline void Dispatcher::on_timer() {
@@ -39,6 +50,10 @@ inline void Dispatcher::on_timer() {
         call.link->worker().read_results(16);
         continue;
       }
+      if (call.state == CallState::resting && !(call.due && *call.due <= now)) {
+        end_rest(call);
+        continue;
+      }
       if (call.state == CallState::abandoned) {  // kill_after has passed
         timer_.remove(call);
         call.link->worker().kill_worker(call);
@@ -46,7 +61,7 @@ inline void Dispatcher::on_timer() {
       }
       std::string text;
       try {
-        text = late_text(call);
+        text = late_text(call, now);
         if (expired.size() == expired.capacity()) expired.reserve(2 * expired.size() + 8);
       } catch (const std::bad_alloc&) {  // the others do not wait for memory
         timer_.add(call, now + Channel::memory_pause);
@@ -56,6 +71,7 @@ inline void Dispatcher::on_timer() {
       auto keep_alive = call.shared_from_this();
       if (end_for_caller(call, CallEvent::expired)) expired.emplace_back(std::move(keep_alive), std::move(text));
     }
+    send_queued();
     try {
       timer_.arm(sent_ahead_.next_look(), weak_from_this());
     } catch (const std::bad_alloc&) {  // the next call with a deadline tries again; these callers do not wait for that

@@ -10,6 +10,7 @@ namespace drover { inline namespace v1 { namespace detail {
 /// through step(), so that its caller is completed exactly once and its slot in the worker is released exactly once.
 enum class CallState : std::uint8_t {
   queued,     ///< waits for a slot in a worker
+  resting,    ///< its worker has exited, and it waits before it is queued again
   ahead,      ///< sent to a worker that runs another call and begins this one only afterwards
   running,    ///< sent; the caller waits
   abandoned,  ///< sent; the caller has been completed, the routine has not ended yet and keeps its slot
@@ -24,6 +25,8 @@ enum class CallEvent : std::uint8_t {
   cancelled,     ///< the caller does not want it any more
   expired,       ///< its deadline has passed
   worker_ended,  ///< the process it was sent to has exited
+  retried,       ///< the same, and it is to be run again
+  rested,        ///< its rest is over
   returned,      ///< its worker has not begun it and never will
   refused        ///< it will never be sent: a stop, or a pool that gave up
 };
@@ -54,7 +57,24 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case turn_came:
         case answered:
         case worker_ended:
+        case retried:
+        case rested:
         case returned: return {.next = queued};
+      }
+      break;
+    case resting:
+      switch (event) {
+        case rested: return {.next = queued, .enters_queue = true};
+        case cancelled:
+        case expired:
+        case refused: return {.next = ended, .answers_caller = true};
+        case sent:
+        case sent_ahead:
+        case turn_came:
+        case answered:
+        case worker_ended:
+        case retried:
+        case returned: return {.next = resting};
       }
       break;
     case ahead:
@@ -67,11 +87,14 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case returned: return {.next = queued, .enters_queue = true, .releases_slot = true};
         case sent:
         case sent_ahead:
+        case retried:
+        case rested:
         case refused: return {.next = ahead};
       }
       break;
     case running:
       switch (event) {
+        case retried: return {.next = resting, .releases_slot = true};
         case answered:
         case worker_ended: return {.next = ended, .answers_caller = true, .releases_slot = true};
         case cancelled:
@@ -80,6 +103,7 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case sent:
         case sent_ahead:
         case turn_came:
+        case rested:
         case refused: return {.next = running};
       }
       break;
@@ -93,6 +117,8 @@ constexpr CallStep step(CallState state, CallEvent event) noexcept {
         case turn_came:
         case cancelled:
         case expired:
+        case retried:
+        case rested:
         case refused: return {.next = abandoned};
       }
       break;

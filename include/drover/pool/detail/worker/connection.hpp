@@ -77,7 +77,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   void begin_calls();
   /// See TAKE_SLOT.
   void take_slot(std::size_t slot, const SlotVariables& variables);
-  void close_calls() noexcept { data_.take_calls(false); }
+  void close_calls() noexcept { dispatcher_.close_link(data_); }
   void send_stop();
 
   /// STATUS can be sent and answered.
@@ -126,6 +126,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void control_closed(bool mid_frame) override;
   inline void control_broken() override;
   // DataLink::Listener
+  std::size_t slot() const noexcept override { return worker_.slot; }
   std::string describe() const override { return worker_.errors.worker(worker_.child.get()); }
   void send_cancel(std::uint64_t call, CancelReason reason) override { control_.send_cancel(call, reason); }
   void send_recall(std::uint64_t call) override { control_.send_recall(call); }

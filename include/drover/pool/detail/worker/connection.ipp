@@ -175,8 +175,9 @@ inline void WorkerConnection::end_calls(CallQueue& ended) {
     if (dispatcher_.end_ahead(*ahead, data_.has_read_all())) ended.push(call);
   }
   data_.slots().for_each([&](const std::shared_ptr<Call>& call) {
-    if (dispatcher_.end_in_flight(*call, CallEvent::worker_ended)) ended.push(call);
+    if (dispatcher_.end_with_worker(call)) ended.push(call);
   });
+  dispatcher_.send_queued();  // those that waited for this worker alone
 }
 
 /// SIGKILL to the worker itself. False if that is impossible.

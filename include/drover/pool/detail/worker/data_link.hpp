@@ -18,6 +18,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/worker/call_slots.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
@@ -36,6 +37,8 @@ class DataLink {
    public:
     /// For texts: "worker 'name' (pid)".
     virtual std::string describe() const = 0;
+    /// The number of its slot in the pool.
+    virtual std::size_t slot() const noexcept = 0;
     virtual void send_cancel(std::uint64_t call, CancelReason reason) = 0;
     virtual void send_recall(std::uint64_t call) = 0;
     virtual void kill_worker(const Call& call) = 0;
@@ -128,6 +131,7 @@ class DataLink {
     if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     if (call->has_facts) header.status |= facts_flag;
     header.core = current_core();
+    header.attempt = call->attempt;
     header.slot = call->slot;
     header.id = call->id;
     channel_->queue(header, call->request);
@@ -221,6 +225,8 @@ class DataLink {
     }
   }
   ChooserHook<DataLink> chooser_hook;
+  std::uint64_t number = 0;        ///< see PinnedCalls
+  CallQueue pinned;                ///< calls that wait for this worker
   std::uint64_t read_in_turn = 0;  ///< the last turn of the dispatcher's timer in which its results were read
 
   /// Reads nothing more: the worker has sent what makes no sense.

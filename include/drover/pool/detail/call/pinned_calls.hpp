@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/worker/data_link.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// The calls that wait for one certain worker: those of a CallOptions::key, and those of a broadcast. Each link has a
+/// number, which is never used again. Guarded by the dispatcher's mutex.
+class PinnedCalls {
+ public:
+  /// Throws std::bad_alloc; then nothing has changed.
+  void add(DataLink& link) {
+    links_.emplace_hint(links_.end(), last_ + 1, &link);
+    link.number = ++last_;
+  }
+  /// Returns the calls that wait for it.
+  CallQueue remove(DataLink& link) noexcept {
+    links_.erase(std::exchange(link.number, 0));
+    return take(link);
+  }
+  /// The calls that wait for it.
+  CallQueue take(DataLink& link) noexcept {
+    CallQueue all;
+    while (!link.pinned.empty()) all.push(pop(link));
+    return all;
+  }
+
+  /// Null if the link is gone or its worker takes no calls.
+  DataLink* find(std::uint64_t number) const noexcept {
+    const auto found = links_.find(number);
+    return found != links_.end() && found->second->load().ready ? found->second : nullptr;
+  }
+  template <class F>
+  void for_each_link(F f) const {
+    for (const auto& [number, link] : links_) f(*link);
+  }
+
+  std::size_t size() const noexcept { return size_; }
+  void push(DataLink& link, std::shared_ptr<Call> call) noexcept {
+    ++size_;
+    call->pinned_at = &link;
+    link.pinned.push(std::move(call));
+  }
+  void push_front(DataLink& link, std::shared_ptr<Call> call) noexcept {
+    ++size_;
+    call->pinned_at = &link;
+    link.pinned.push_front(std::move(call));
+  }
+  std::shared_ptr<Call> pop(DataLink& link) noexcept {
+    auto call = link.pinned.pop();
+    call->pinned_at = nullptr;
+    --size_;
+    return call;
+  }
+  void remove(Call& call) noexcept {
+    std::exchange(call.pinned_at, nullptr)->pinned.remove(call);
+    --size_;
+  }
+  /// Null if there is none.
+  std::shared_ptr<Call> take_any() noexcept {
+    if (size_ == 0) return nullptr;
+    for (const auto& [number, link] : links_)
+      if (!link->pinned.empty()) return pop(*link);
+    return nullptr;
+  }
+
+ private:
+  std::map<std::uint64_t, DataLink*> links_;
+  std::uint64_t last_ = 0;
+  std::size_t size_ = 0;
+};
+
+}}}  // namespace drover::v1::detail
