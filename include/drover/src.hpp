@@ -24,6 +24,7 @@
 #include <drover/os/detail/program_exit.ipp>
 #include <drover/os/exec.ipp>
 #include <drover/os/process.ipp>
+#include <drover/pool/broadcast.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
 #include <drover/pool/detail/call/call.ipp>
 #include <drover/pool/detail/metrics.ipp>

@@ -134,9 +134,30 @@ struct CallOptions {
   /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
   /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound of its own.
   Timeout deadline{};
+  /// How long the routine may run, from the moment at which its worker has the call and runs no other. Then the call
+  /// fails with Errc::deadline_exceeded and is cancelled in the worker, as at its deadline. Each attempt has it anew.
+  /// In a worker with a larger max_in_flight it counts from the moment at which the worker gets the call, which may
+  /// have to wait there for a plain routine. nullopt: no bound.
+  Timeout run_for{};
   /// Kills the worker if the routine has not returned this long after the deadline or the cancellation. A pool replaces
   /// the worker at once and does not count it as a crash. nullopt: never.
   Timeout kill_after{};
+  /// If a worker exits under the call, or is killed or can't be reached, the call is made again by another worker:
+  /// `attempts` times in all, each after a rest of `backoff`. So its routine may run more than once, which it must
+  /// bear. A call that was answered is never repeated, whatever the answer; nor is one whose deadline would pass
+  /// before its next attempt, one that was cancelled, or one whose pool is being stopped. The error of the last attempt
+  /// is thrown. Arguments that are borrowed or moved in are kept until then. See this_call::attempt().
+  Retry retry{};
+  /// Calls with the same key, which is any text of at most 256 bytes, go to the same worker of a pool as long as it
+  /// lives and takes calls, and wait for it. Which one that is the first of them decides. After
+  /// PoolOptions::poison_after workers have died under calls of a key, its calls fail with Errc::poisoned for a while.
+  /// A pool knows the 65,536 keys that were used last. Empty: any worker.
+  detail::BraceSafe<std::string> key{};
+  /// 0 to 3. Among the calls that wait for a worker, one of a higher priority is next. After 16 calls that have
+  /// overtaken one of a lower priority, it is that one's turn.
+  unsigned priority = 1;
+  /// Whether the call waits although PoolOptions::max_queued calls wait already. Then its caller bounds the memory.
+  WhenFull when_full = WhenFull::refuse;
   /// Only workers that have all of these tags get the call.
   detail::BraceSafe<std::set<std::string>> tags{};
   /// In a routine: the call ends by the deadline of the call that the routine runs for, or by `deadline` if that is
@@ -145,27 +166,6 @@ struct CallOptions {
   /// A short text that drover only passes on, such as a traceparent: this_call::context(). At most 4 KiB. Calls that
   /// the routine makes do not inherit it. It counts towards WorkerOptions::max_message_size.
   detail::BraceSafe<std::string> context{};
-  /// How long the routine may run, from the moment at which its worker has the call and runs no other. Then the call
-  /// fails with Errc::deadline_exceeded and is cancelled in the worker, as at its deadline. Each attempt has it anew.
-  /// In a worker with a larger max_in_flight it counts from the moment at which the worker gets the call, which may
-  /// have to wait there for a plain routine. nullopt: no bound.
-  Timeout run_for{};
-  /// If a worker exits under the call, or is killed or can't be reached, the call is made again by another worker:
-  /// `attempts` times in all, each after a rest of `backoff`. So its routine may run more than once, which it must
-  /// bear. A call that was answered is never repeated, whatever the answer; nor is one whose deadline would pass
-  /// before its next attempt, one that was cancelled, or one whose pool is being stopped. The error of the last attempt
-  /// is thrown. Arguments that are borrowed or moved in are kept until then. See this_call::attempt().
-  Retry retry{};
-  /// 0 to 3. Among the calls that wait for a worker, one of a higher priority is next. After 16 calls that have
-  /// overtaken one of a lower priority, it is that one's turn.
-  unsigned priority = 1;
-  /// Calls with the same key, which is any text of at most 256 bytes, go to the same worker of a pool as long as it
-  /// lives and takes calls, and wait for it. Which one that is the first of them decides. After
-  /// PoolOptions::poison_after workers have died under calls of a key, its calls fail with Errc::poisoned for a while.
-  /// A pool knows the 65,536 keys that were used last. Empty: any worker.
-  detail::BraceSafe<std::string> key{};
-  /// Whether the call waits although PoolOptions::max_queued calls wait already. Then its caller bounds the memory.
-  WhenFull when_full = WhenFull::refuse;
 };
 
 /// How the workers of a pool come to be.
@@ -263,8 +263,6 @@ struct PoolOptions {
   /// not read the environment then, see getenv(3). Spare workers are started one after another once the pool's workers
   /// are ready, and replaced at the end of a reload().
   std::size_t spares = 0;
-  /// How workers are started, spare ones and replacements included.
-  Launch launch = Launch::exec;
   /// An elastic pool: while calls wait for a worker it starts more of them, up to so many. 0: `size`, always. Calls
   /// that wait are shared out among the workers that start, max_in_flight to each; a spare worker that is ready takes
   /// part at once. A worker beyond `size` is replaced as any other when it dies. One that does not get ready is tried
@@ -273,6 +271,8 @@ struct PoolOptions {
   /// An elastic pool that has more than `size` workers lets one go when it has had no call for so long, or for a
   /// quarter longer at most; that which has been idle for longest goes first. Any worker may be that one.
   Duration idle_after = std::chrono::seconds(60);
+  /// How workers are started, spare ones and replacements included.
+  Launch launch = Launch::exec;
   /// Variables for the environment of the workers in a slot, say a port or a core. Asked for once for each slot, up to
   /// max_size; a worker that replaces another one gets the same. The slots are numbered from 0. start() and resize()
   /// throw what it throws.

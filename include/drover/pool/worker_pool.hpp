@@ -18,6 +18,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/os/detail/program_exit.hpp>
+#include <drover/pool/broadcast.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
@@ -72,6 +73,23 @@ class [[nodiscard]] WorkerPool {
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
     return detail::begin_call<R>(dispatcher(), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each is the next
+  /// call of its worker once that has room. The results are by slot, errors of single calls among them. The arguments
+  /// are encoded once for each worker. CallOptions::retry and CallOptions::key have no meaning here.
+  ///
+  /// *Errors:* what new calls fail with; Errc::no_such_worker if no worker takes calls at that moment. A worker that
+  /// exits before it has answered has Errc::worker_exited in its result.
+  /// *Cancellation:* cancels all of the calls.
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(RoutineName routine, const A&... arguments) {
+    return detail::begin_broadcast<R>(dispatcher(), CallOptions{}, routine, arguments...);
+  }
+  template <class R = void, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options, RoutineName routine,
+                                                                      const A&... arguments) {
+    return detail::begin_broadcast<R>(dispatcher(), options, routine, arguments...);
   }
 
   /// Stops all workers at the same time under one budget, waits until they have been reaped, and reports how each stop

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <drover/detail/platform.hpp>
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <asio/awaitable.hpp>
+
+#include <drover/detail/config.hpp>
+#include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/call_keys.hpp>
+#include <drover/pool/options.hpp>
+#include <drover/wire/codec.hpp>
+
+namespace drover { inline namespace v1 {
+
+/// What became of a broadcast in one worker.
+template <class R = void>
+class SlotResult {
+ public:
+  SlotResult(std::size_t number, std::exception_ptr failure) noexcept : slot(number), error(std::move(failure)) {}
+  SlotResult(std::size_t number, R value) : slot(number), value_(std::move(value)) {}
+
+  std::size_t slot;            ///< the number of the worker's place in the pool
+  std::exception_ptr error{};  ///< null if the call succeeded
+
+  bool ok() const noexcept { return error == nullptr; }
+  /// *Errors:* the exception of this worker's call.
+  R& value() {
+    if (error) std::rethrow_exception(error);
+    return *value_;
+  }
+  const R& value() const { return const_cast<SlotResult&>(*this).value(); }
+
+ private:
+  std::optional<R> value_;
+};
+
+template <>
+class SlotResult<void> {
+ public:
+  SlotResult(std::size_t number, std::exception_ptr failure) noexcept : slot(number), error(std::move(failure)) {}
+
+  std::size_t slot;
+  std::exception_ptr error{};
+
+  bool ok() const noexcept { return error == nullptr; }
+  void value() const {
+    if (error) std::rethrow_exception(error);
+  }
+};
+
+namespace detail {
+
+/// Throws what new calls fail with, or Errc::no_such_worker if no worker takes calls.
+std::vector<BroadcastPlace> broadcast_places(const std::shared_ptr<Dispatcher>& dispatcher);
+void send_to(Call& call, const BroadcastPlace& place) noexcept;
+/// True if the coroutine has been cancelled.
+asio::awaitable<bool> is_cancelled();
+
+struct BroadcastCall {
+  std::size_t slot;
+  PendingCall pending;
+};
+
+template <class R>
+asio::awaitable<std::vector<SlotResult<R>>> await_broadcast(std::vector<BroadcastCall> calls) {
+  std::vector<SlotResult<R>> results;
+  results.reserve(calls.size());
+  for (BroadcastCall& call : calls) {
+    std::exception_ptr failure;
+    asio::awaitable<R> result = await_result<R>(std::move(call.pending));
+    try {
+      if constexpr (std::is_void_v<R>) {
+        co_await std::move(result);
+        results.emplace_back(call.slot, nullptr);
+      } else {
+        R value = co_await std::move(result);
+        results.emplace_back(call.slot, std::move(value));
+      }
+      continue;
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    if (co_await is_cancelled()) std::rethrow_exception(failure);
+    results.emplace_back(call.slot, std::move(failure));
+  }
+  co_return results;
+}
+
+template <class R, class... A>
+asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
+                                                            const CallOptions& options, RoutineName routine,
+                                                            const A&... arguments) {
+  try {
+    std::vector<BroadcastCall> calls;
+    for (const BroadcastPlace& place : broadcast_places(dispatcher)) {
+      auto call = allocate_call(dispatcher, options);
+      send_to(*call, place);
+      Encoder encoder(call->request.buffer());
+      encoder.put(routine.view());
+      (detail::put_argument(encoder, call->request, arguments), ...);
+      submit(*dispatcher, call, options);
+      calls.push_back({place.slot, PendingCall(dispatcher, std::move(call))});
+    }
+    return await_broadcast<R>(std::move(calls));
+  } catch (...) {
+    return failed<std::vector<SlotResult<R>>>(std::current_exception());
+  }
+}
+
+}  // namespace detail
+}}  // namespace drover::v1
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/broadcast.ipp>
+#endif
