@@ -45,11 +45,11 @@ TEST(Dispatcher, SpareMemoryGrowsWithTheMessageLimit) {
 
 // ---- the states -----------------------------------------------------------------------------------------------------
 
-constexpr std::array states{CallState::queued, CallState::ahead, CallState::running, CallState::abandoned,
-                            CallState::ended};
-constexpr std::array events{CallEvent::sent,     CallEvent::sent_ahead, CallEvent::turn_came,
-                            CallEvent::answered, CallEvent::cancelled,  CallEvent::expired,
-                            CallEvent::returned, CallEvent::refused,    CallEvent::worker_ended};
+constexpr std::array states{CallState::queued,  CallState::resting,   CallState::ahead,
+                            CallState::running, CallState::abandoned, CallState::ended};
+constexpr std::array events{CallEvent::sent,         CallEvent::sent_ahead, CallEvent::turn_came, CallEvent::answered,
+                            CallEvent::cancelled,    CallEvent::expired,    CallEvent::returned,  CallEvent::refused,
+                            CallEvent::worker_ended, CallEvent::retried,    CallEvent::rested};
 
 bool waits_in_queue(CallState state) { return state == CallState::queued; }
 bool has_slot(CallState state) {
@@ -67,8 +67,11 @@ TEST(CallState, EachStepMatchesTheChangeOfState) {
       EXPECT_EQ(done.releases_slot, has_slot(state) && !has_slot(done.next));
       EXPECT_EQ(done.enters_queue, !waits_in_queue(state) && waits_in_queue(done.next));
       EXPECT_EQ(done.cancels_in_worker, state != CallState::abandoned && done.next == CallState::abandoned);
-      if (event != CallEvent::returned && !(state == CallState::ahead && event == CallEvent::worker_ended)) {
-        EXPECT_GE(int(done.next), int(state)) << "a call goes back only if its worker returns it";
+      const bool goes_back = event == CallEvent::returned || event == CallEvent::retried ||
+                             event == CallEvent::rested ||
+                             (state == CallState::ahead && event == CallEvent::worker_ended);
+      if (!goes_back) {
+        EXPECT_GE(int(done.next), int(state)) << "a call goes back only if its worker returns it or has exited";
       }
     }
 }
@@ -107,6 +110,20 @@ TEST(CallState, SentAheadGoesBackToTheQueueUntilItsTurnComes) {
   EXPECT_EQ(step(CallState::running, CallEvent::worker_ended).next, CallState::ended);
 }
 
+// A call whose worker has exited may be made again. It rests first, if only for a moment.
+TEST(CallState, RetriedRestsUntilItIsQueuedAgain) {
+  EXPECT_EQ(step(CallState::running, CallEvent::retried),
+            (CallStep{.next = CallState::resting, .releases_slot = true}));
+  EXPECT_EQ(step(CallState::resting, CallEvent::rested), (CallStep{.next = CallState::queued, .enters_queue = true}));
+  for (const CallEvent event : {CallEvent::cancelled, CallEvent::expired, CallEvent::refused})
+    EXPECT_EQ(step(CallState::resting, event), (CallStep{.next = CallState::ended, .answers_caller = true}));
+  for (const CallEvent event : {CallEvent::sent, CallEvent::sent_ahead, CallEvent::turn_came, CallEvent::answered,
+                                CallEvent::worker_ended, CallEvent::retried, CallEvent::returned})
+    EXPECT_EQ(step(CallState::resting, event), CallStep{.next = CallState::resting});
+  for (const CallState state : {CallState::queued, CallState::ahead, CallState::abandoned, CallState::ended})
+    EXPECT_EQ(step(state, CallEvent::retried), CallStep{.next = state}) << int(state);
+}
+
 struct Tally {
   int answered = 0, left_queue = 0, places_taken = 0, slots_released = 0, cancels = 0;
   CallState state = CallState::queued;
@@ -135,8 +152,7 @@ TEST(CallState, TwoEventsInAnyOrderCompleteTheCallerOnce) {
         EXPECT_LE(tally.cancels, 1);
         // Whatever the events were, the worker's exit or a refusal ends the call, and nothing is left of it.
         tally.apply(CallEvent::turn_came);
-        const bool was_sent = tally.left_queue == 1 && tally.state != CallState::ended;
-        tally.apply(was_sent || has_slot(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
+        tally.apply(has_slot(tally.state) ? CallEvent::worker_ended : CallEvent::refused);
         EXPECT_EQ(tally.state, CallState::ended);
         EXPECT_EQ(tally.answered, 1);
         EXPECT_EQ(tally.left_queue, 1);

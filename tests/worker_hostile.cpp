@@ -73,7 +73,7 @@ TEST_F(HostileParent, MalformedFramesEndTheWorker) {
   };
   std::vector<FrameHeader> on_data{header(FrameType::status, 1), header(FrameType{99}, 1), header(FrameType::call, 0)};
   on_data.push_back(header(FrameType::call, 1));
-  on_data.back().zero = 1;
+  on_data.back().type = FrameType::cancel;
   on_data.push_back(header(FrameType::call, 1));
   on_data.back().size = 1u << 31;
   for (const FrameHeader& bad : on_data) {

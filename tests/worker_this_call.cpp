@@ -38,7 +38,7 @@ class WorkerThisCall : public raw::Test {
                                  std::string_view routine, std::uint8_t status = facts_flag) {
     ByteBuffer body;
     drover::Encoder encoder(body);
-    drover::detail::put_facts(encoder, {deadline, context});
+    drover::detail::put_facts(encoder, {.deadline = deadline, .context = context});
     encoder.put(routine);
     return send(worker, body, status);
   }
@@ -79,7 +79,7 @@ TEST_F(WorkerThisCall, AnyDeadlineIsHarmless) {
     EXPECT_EQ(worker.result().as<CallSeen>().context, "x");
     ByteBuffer body;
     drover::Encoder encoder(body);
-    drover::detail::put_facts(encoder, {deadline, "y"});
+    drover::detail::put_facts(encoder, {.deadline = deadline, .run_for = deadline, .context = "y"});
     encoder.put("look_often");
     encoder.put(3);
     send(worker, body);
@@ -105,10 +105,13 @@ TEST_F(WorkerThisCall, MalformedFactsAreBadArguments) {
   refused([](auto& out) { out.put("seen"); });
   refused([](auto& out) { out.put(std::int64_t{1}); });
   refused([](auto& out) { out.put(std::int64_t{1}), out.put(2), out.put("seen"); });
-  refused([](auto& out) { out.put(std::int64_t{1}), out.put("context"); });
-  refused([](auto& out) { out.put(~std::uint64_t{0}), out.put("context"), out.put("seen"); });
+  const std::int64_t never = drover::detail::never;
+  refused([&](auto& out) { out.put(never), out.put(never), out.put("context"); });
+  refused([&](auto& out) { out.put(never), out.put("context"), out.put("seen"); });
+  refused([&](auto& out) { out.put(never), out.put(~std::uint64_t{0}), out.put("context"), out.put("seen"); });
+  refused([&](auto& out) { out.put(~std::uint64_t{0}), out.put(never), out.put("context"), out.put("seen"); });
   EXPECT_NE(refused([](auto& out) {
-              drover::detail::put_facts(out, {1, std::string(4097, 'c')}), out.put("seen");
+              drover::detail::put_facts(out, {.deadline = 1, .context = std::string(4097, 'c')}), out.put("seen");
             }).find("a context of 4097 bytes"),
             std::string::npos);
   ByteBuffer rubbish;
