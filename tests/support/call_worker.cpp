@@ -202,6 +202,18 @@ void add_failures(drover::Routines& routines) {
       .add("bumped", [] { return bumps; })
       .add("append", append)
       .add("exit_answered", exit_answered)
+      .add("attempt", [] { return drover::this_call::attempt(); })
+      .add("left",
+           [] {
+             const auto deadline = drover::this_call::deadline();
+             return deadline ? std::chrono::duration_cast<std::chrono::milliseconds>(*deadline - drover::Clock::now())
+                             : std::chrono::milliseconds(-1);
+           })
+      .add("exit_before_attempt",
+           [](unsigned wanted) {
+             if (drover::this_call::attempt() < wanted) leave(9);
+             return drover::this_call::attempt();
+           })
       .add("exit_if_absent", [](std::string path) {  // once only
         const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (fd >= 0) leave(9);
