@@ -170,14 +170,29 @@ void run_raw_parent() {
   for (;;) ::pause();
 }
 
-void orphans(benchmark::State& state, bool raw) {
+/// The same with children as drover's workers are: this program executed again, with an Asio loop that ends at the end
+/// of file, and the end of main() after it.
+void run_executing_parent() {
+  std::vector<bench::RawWorker> workers;
+  std::vector<pid_t> pids;
+  for (std::size_t i = 0; i < worker_count; ++i) workers.emplace_back(Placement::anywhere);
+  for (auto& worker : workers) {
+    worker.wait_until_ready();
+    pids.push_back(worker.pid());
+  }
+  bench::checked(::write(3, pids.data(), pids.size() * sizeof(pid_t)), "write");
+  for (;;) ::pause();
+}
+
+/// `kind`: what the parent is.
+void orphans(benchmark::State& state, std::string kind) {
   bench::pin_parent(Placement::anywhere);
   bench::Samples samples(state);
   for ([[maybe_unused]] auto _ : state) {
     auto [reading, writing] = bench::pipe_pair();
     bench::FileActions actions;
     actions.duplicate(writing.get(), 3);
-    std::string program = "/proc/self/exe", role(parent_role), kind = raw ? "raw" : "drover";
+    std::string program = "/proc/self/exe", role(parent_role);
     char* arguments[] = {program.data(), role.data(), kind.data(), nullptr};
     const pid_t parent = bench::spawn_process(program.c_str(), arguments, &actions);
     writing.reset();
@@ -207,16 +222,17 @@ void orphans(benchmark::State& state, bool raw) {
 int main(int argc, char** argv) {
   drover::Routines routines;
   routines.add("echo", [](std::string text) { return text; });
+  if (bench::run_if_raw_worker(argc, argv)) return 0;
   if (bench::in_worker()) return drover::serve(routines);
   if (argc > 2 && argv[1] == parent_role) {
     if (argv[2] == std::string_view("raw")) run_raw_parent();
+    if (argv[2] == std::string_view("executed")) run_executing_parent();
     return drover::run_main(run_parent());
   }
 
   bench::add("T-12/memory/raw", 1, keys_raw);
   bench::add("T-12/memory/drover", 1, keys_drover);
   bench::add_coroutine("T-14/drover", 2, Placement::anywhere, parent_memory);
-  bench::add("T-15/raw", 6, orphans, true);
-  bench::add("T-15/drover", 6, orphans, false);
+  for (const std::string kind : {"raw", "executed", "drover"}) bench::add("T-15/" + kind, 6, orphans, kind);
   return bench::run(argc, argv);
 }

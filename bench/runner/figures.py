@@ -5,6 +5,7 @@ from .figure import Count, Figure, Limit, Series
 
 SPAWN_LABELS = {"raw": "posix_spawn", "clean": "posix_spawn, child as drover's",
                 "threads": "posix_spawn, child as drover's, reaper thread"}
+LEAST = "asio::awaitable and async_wait, nothing else"
 POOL_LABELS = {"raw": "lock + look-up + count, lock + count", "drover": "drover", "lookup": "lock + look-up",
                "try_acquire": "drover, try_acquire", "release()": "drover, co_await release()"}
 
@@ -38,8 +39,8 @@ def _all():
                                text="no more threads than with one worker"),))
     for cores, ratio, ahead in (("1c", 1.25, ("*",)), ("2c", 1.05, ("grpc", "zeromq"))):
         yield Figure(f"T-7/{cores}", f"One call, 64 B, {cores}, p50", "us", "call", ratio=ratio, ahead_of=ahead,
-                     methods=("raw", "drover") if cores == "1c" else ("raw", "drover", "spinning"),
-                     labels={"raw": "raw epoll", "spinning": "raw, both sides spin"}, note=notes.ECHO)
+                     methods=("raw", "drover", "least" if cores == "1c" else "spinning"),
+                     labels={"raw": "raw epoll", "least": LEAST, "spinning": "raw, both sides spin"}, note=notes.ECHO)
     yield Figure("T-7s/2c", "One call, 64 B, with spin, 2c, p50", "us", "call", ratio=0.2, ahead_of=("*",), ahead_by=4,
                  methods=("raw", "drover", "spinning"), names={"raw": "T-7/2c/raw", "spinning": "T-7/2c/spinning"},
                  labels={"raw": "raw epoll", "drover": "drover, spin", "spinning": "raw, both sides spin"},
@@ -94,7 +95,8 @@ def _all():
                          Limit("worker_sleeps", at_most=0, text="none of a worker")),
                  quick_rounds=1, full_rounds=3, size=1000, note=notes.IDLE)
     yield Figure("T-15", "SIGKILL of the parent until 64 idle workers have exited", "ms", "scale", ratio=2.0,
-                 labels={"raw": "64 plain children at end of file"},
+                 methods=("raw", "drover", "executed"),
+                 labels={"raw": "64 plain children at end of file", "executed": "64 executed programs at end of file"},
                  note=notes.DEATH)
     for workers in (8, 64):
         yield Figure(f"T-16/{workers}", f"One caller in a pool of {workers}, 64 B, p50", "us", "pool", ratio=1.15,
@@ -218,10 +220,11 @@ def _counted():
     for kind, bounds in counts.items():
         for process, bound in bounds.items():
             name = kind.replace(" ", "-")
+            methods = ("raw", "drover", "least") if process == "parent" else ("raw", "drover")
             yield Figure(f"T-19/{name}/{process}", f"{kind.capitalize()} of a call, {process}", kind, "call", kind=kind,
-                         value=bound, names={"raw": "T-7/1c/raw", "drover": "T-7/1c/drover"},
-                         labels={"raw": "raw epoll"}, counters={"raw": process, "drover": process}, quick_rounds=1,
-                         full_rounds=1, count=Count(1000, 3000), note=notes.COUNTED)
+                         value=bound, methods=methods, names={method: f"T-7/1c/{method}" for method in methods},
+                         labels={"raw": "raw epoll", "least": LEAST}, counters={method: process for method in methods},
+                         quick_rounds=1, full_rounds=1, count=Count(1000, 3000), note=notes.COUNTED)
     for process in ("parent", "worker"):
         yield Figure(f"T-19/in-flight/{process}", f"Instructions of a call, 64 in flight, {process}", "instructions",
                      "call", kind="instructions", names={"raw": "T-8/1c/raw", "drover": "T-8/1c/drover"},

@@ -21,7 +21,7 @@ COMPILE = ("The sources are in bench/compile/. The target holds for programs tha
 MEMORY = ("Private pages, for workers that have run a call. The kernel's memory, such as that of sockets, is not "
           "counted.")
 DEATH = ("raw children are forked copies that call _exit(). drover's workers return from serve() and run the "
-         "destructors of static objects.")
+         "destructors of static objects. The executed programs end in the same way, without drover.")
 COUNTED = ("One call after the other with 64 bytes in each direction, parent and worker on one core: the difference "
            "of a run of 3000 calls and one of 1000, for each call. Instructions are those in user space.")
 DEFAULTS = ("64 callers share one worker. With the default, one call, the worker has nothing to do between two calls "

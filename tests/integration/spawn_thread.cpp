@@ -10,6 +10,9 @@
 #include <spawn.h>
 #include <thread>
 
+#include <asio/detached.hpp>
+#include <asio/steady_timer.hpp>
+
 #include "support/calls.hpp"
 #include "support/fleet.hpp"
 

@@ -17,6 +17,8 @@ struct Load {
 
 /// The index of the ready worker with the fewest calls in flight that has room for another call; nullopt if there is
 /// none. The search begins at `start`: workers that are equally busy take turns if the caller increases it.
+///
+/// For programs that distribute work themselves. A WorkerPool does not call it: WorkerPool::call() says how it chooses.
 inline std::optional<std::size_t> least_loaded(std::span<const Load> loads, std::size_t start = 0) {
   std::optional<std::size_t> best;
   for (std::size_t i = 0; i < loads.size(); ++i) {

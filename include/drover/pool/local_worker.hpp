@@ -46,8 +46,8 @@ class [[nodiscard]] LocalWorker {
   /// *Errors:* after each of them no process is left. Errc::start_timeout; Errc::start_failed with the exit status if
   /// the process exited first, or with the exception that its on_start() threw; std::system_error with the errno if the
   /// program can't be executed; Errc::version_mismatch; Errc::protocol_error if the program is not a drover worker;
-  /// std::invalid_argument for options out of range; std::logic_error if the worker was started before, or in a worker
-  /// that has not reached serve().
+  /// operation_aborted if the worker is stopped meanwhile; std::invalid_argument for options out of range;
+  /// std::logic_error if the worker was started before, or in a worker that has not reached serve().
   /// *Cancellation:* the first one ends the process, and start() throws operation_aborted afterwards. The
   /// second one does not wait for that.
   /// *Threads:* start() and call() need the worker's executor to be running. If it

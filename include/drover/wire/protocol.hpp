@@ -75,7 +75,8 @@ inline Hello decode_hello(std::span<const std::byte> body) {
 /// The longest text of an exception that a worker sends.
 inline constexpr std::size_t longest_error_text = 64 * 1024;
 
-/// Body of START_FAILED, which a worker sends in place of HELLO: the exception of an on_start().
+/// Body of START_FAILED, which a worker sends in place of HELLO: the exception of an on_start() or of `prepare`, or why
+/// a fork server can never copy itself (cannot_fork in fork_request.hpp).
 struct StartFailure {
   std::string type, text;
 };
@@ -193,8 +194,8 @@ inline constexpr int exit_cut_off = 1;
 /// Exit codes of a worker that cannot work, from which the parent knows why the start failed. The worker's stderr says
 /// more.
 inline constexpr int exit_without_descriptors = 76;  // those named in the environment did not reach it
-inline constexpr int exit_without_resources = 71;    // no thread, descriptor or memory
-inline constexpr int exit_start_failed = 70;         // an on_start() threw
+inline constexpr int exit_without_resources = 71;    // no thread, descriptor or memory; in a copy of a fork server, too
+inline constexpr int exit_start_failed = 70;         // it has sent START_FAILED, if it could
 
 /// Name of the environment variable that makes a process a worker.
 inline constexpr const char* environment_name = "DROVER_WORKER";

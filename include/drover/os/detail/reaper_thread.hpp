@@ -42,9 +42,9 @@ class ReaperClient {
   ~ReaperClient() = default;
 };
 
-/// The one background thread of the program. It owns every process that has not been reaped yet, watches for the exits
-/// and keeps the times. Created on first use and never destroyed, so it exists whether the program or a process ends
-/// first.
+/// The one thread that watches the program's processes. It owns every process that has not been reaped yet, watches for
+/// the exits and keeps the times. Created on first use and never destroyed, so it exists whether the program or a
+/// process ends first.
 ///
 /// It is a plain epoll loop. Other threads change the epoll set directly, and wake the thread only for a time that is
 /// earlier than the one it waits for. Any thread may call any member. Its lock comes after a child's.

@@ -10,8 +10,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The workers of a pool that have a successor in their slot, until nothing of them is left. Guarded by the
-/// dispatcher's mutex.
+/// The workers of a pool that have lost their place in it, until nothing of them is left: another worker is in their
+/// slot, their slot has been removed, or they were spares or fork servers. Guarded by the dispatcher's mutex.
 class RetiredWorkers {
  public:
   using Sessions = std::vector<std::shared_ptr<WorkerSession>>;

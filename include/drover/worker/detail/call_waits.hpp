@@ -24,8 +24,8 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Waits, on the main thread of a worker, for calls, for room for results, and for the control thread. Each function
 /// does nothing if its wait is already pending.
 ///
-/// Until share_context(), nothing else waits on the io_context. Then the main thread waits by poll(2) itself: that
-/// saves a system call (epoll_ctl) and a quarter of the instructions of a call.
+/// As long as no coroutine needs the io_context, the main thread waits by poll(2) itself: that saves a system call
+/// (epoll_ctl) and a quarter of the instructions of a call. From share_context() on it runs the io_context.
 class CallWaits {
  public:
   /// Called on the main thread, from run().

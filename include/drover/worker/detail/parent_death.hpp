@@ -10,7 +10,8 @@
 #include <drover/os/signals.hpp>
 #include <drover/worker/detail/shared_state.hpp>
 
-/// How a worker detects its parent's death, and how the rest of its process group is killed after that.
+/// What a worker needs, beside the parent's pidfd and the control socket that ControlThread watches, to notice its
+/// parent's death; and how the rest of its process group is killed after that.
 namespace drover { inline namespace v1 { namespace detail {
 
 /// Wakes a worker that SIGSTOP has suspended when its parent dies, so that it notices. The kernel sends this signal

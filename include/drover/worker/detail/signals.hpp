@@ -11,8 +11,8 @@
 /// suspended process whose group has been orphaned by its parent's death. It counts as SIGTERM.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Only notifies the control thread. Before serve(), and in a forked copy of the worker, there is nothing to drain, and
-/// the signal has its default effect.
+/// Only notifies the control thread. Until CallLoop::begin(), so in on_start() too, and in a forked copy of the worker
+/// there is nothing to drain, and the signal has its default effect.
 inline void on_worker_signal(int signo) noexcept {
   const int saved = errno;
   WorkerState* const state = state_of_this_worker.load();

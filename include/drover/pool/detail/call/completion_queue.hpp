@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 
 #include <drover/pool/detail/call/call.hpp>
@@ -29,7 +28,7 @@ class CompletionQueue {
   /// are scheduled. True if some are still to run. Takes the owner's mutex, unless it is already `held`.
   template <class Owner>
   bool run(Owner& owner, bool inside, std::unique_lock<std::mutex> held) {
-    std::optional<Turn> turn;
+    Turn turn;
     for (bool last = false; !last;) {
       std::shared_ptr<Call> call;
       if (!held.owns_lock()) held = owner.lock();
@@ -54,9 +53,9 @@ class CompletionQueue {
       call = owner.awaited().take(*call);            // null: its caller has been completed in another way
       held.unlock();
       if (last)
-        turn.reset();  // nobody flushes what a call of this completion would gather
-      else if (!turn)
-        turn.emplace(*this);
+        turn.end();  // nobody flushes what a call of this completion would gather
+      else
+        turn.begin(*this);
       if (call) Call::complete_with_kept_outcome(std::move(call));
     }
     return false;
@@ -73,12 +72,22 @@ class CompletionQueue {
  private:
   static constinit inline thread_local const CompletionQueue* running = nullptr;  // the one that this thread runs
 
-  struct Turn {
-    explicit Turn(const CompletionQueue& queue) noexcept : before(std::exchange(running, &queue)) {}
+  class Turn {
+   public:
+    Turn() = default;
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
-    ~Turn() { running = before; }
-    const CompletionQueue* const before;
+    ~Turn() { end(); }
+    void begin(const CompletionQueue& queue) noexcept {
+      if (!std::exchange(lasts_, true)) before_ = std::exchange(running, &queue);
+    }
+    void end() noexcept {
+      if (std::exchange(lasts_, false)) running = before_;
+    }
+
+   private:
+    const CompletionQueue* before_ = nullptr;
+    bool lasts_ = false;
   };
 
   template <class Owner>
