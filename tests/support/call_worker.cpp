@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <drover/worker/serve.hpp>
+#include <drover/worker/this_call.hpp>
 
 #include "support/call_types.hpp"
 #include "support/worker_routines.hpp"
