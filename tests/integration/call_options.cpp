@@ -169,7 +169,7 @@ TEST_P(OptionsOfCalls, KeyStaysWithItsWorkerWhileThatLives) {
     std::mt19937 random(13);
     for (int round = 0; round < 300; ++round) {
       const std::string key = "key " + std::to_string(random() % 20);
-      const int pid = co_await pool.call<int>({.key = key}, "pid");
+      const int pid = co_await pool.call<int>({.retry = {.attempts = 50, .backoff = 1ms}, .key = key}, "pid");
       const auto home = homes.emplace(key, pid).first;
       EXPECT_TRUE(home->second == pid || killed.count(home->second) != 0) << "its worker still lives";
       home->second = pid;
