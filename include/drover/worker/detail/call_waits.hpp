@@ -74,9 +74,12 @@ class CallWaits {
 
   /// Calls the listener, until stop(). Throws the exceptions of others' handlers on the io_context.
   void run() {
-    while (!stopped_ && !shared_) wait_here();
-    if (stopped_) return;
     context_.restart();
+    // From a handler, so that a coroutine which a call spawns begins at once, as ever.
+    if (!shared_)
+      asio::post(context_, [this] {
+        while (!stopped_ && !shared_) wait_here();
+      });
     context_.run();
   }
   void stop() noexcept {
