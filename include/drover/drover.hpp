@@ -26,6 +26,7 @@
 #include <drover/wire/borrow.hpp>
 #include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/error_category.hpp>
 #include <drover/wire/worker_info.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>
