@@ -17,6 +17,7 @@
 #include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
+#include "support/typed_routines.hpp"
 
 namespace {
 
@@ -91,6 +92,27 @@ TEST_F(BracedOptions, WorkInACall) {
       EXPECT_EQ(std::vector({first, second, third}), std::vector({i * i, i * i, i * i}));
     }
     co_await worker.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkInATypedCall) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const drover::Command command = call_worker().command;
+    WorkerPool pool = co_await WorkerPool::start({.size = 1, .worker = {.name = "x", .command = command}});
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    const std::string text = long_text + " " + long_text;
+    const std::set<std::string> tags;
+    for (int i = 0; i < 3; ++i) {
+      const int first = co_await pool.call({.deadline = 20s}, word_count, text);
+      const int second = co_await pool.call({.deadline = 20s, .kill_after = 1s, .tags = tags}, word_count, text);
+      const int third = co_await worker.call({.deadline = 20s, .context = long_text}, word_count, "one two");
+      const int fourth = co_await worker.call({}, word_count, text);
+      EXPECT_EQ(std::vector({first, second, third, fourth}), std::vector(4, 2));
+      co_await pool.call({.inherit_deadline = false}, do_nothing);
+    }
+    co_await worker.stop();
+    co_await pool.stop();
   });
 }
 

@@ -21,6 +21,7 @@
 #include <drover/pool/worker_pool.hpp>
 #include <drover/pool/worker_process.hpp>
 #include <drover/resource_pool.hpp>
+#include <drover/routine.hpp>
 #include <drover/run.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/borrow.hpp>
