@@ -32,9 +32,11 @@ consteval void require_conversion() {
 
 template <class R, class... P, class... A>
 consteval bool arguments_fit(std::type_identity<R(P...)>, std::type_identity<void(A...)>) {
-  static_assert(sizeof...(P) == sizeof...(A),
+  constexpr bool no_options = !(std::is_same_v<std::remove_cvref_t<A>, CallOptions> || ...);
+  static_assert(no_options, "CallOptions come before the drover::Routine: call(options, routine, arguments...)");
+  static_assert(!no_options || sizeof...(P) == sizeof...(A),
                 "this call passes another number of arguments than the drover::Routine declares.");
-  if constexpr (sizeof...(P) != sizeof...(A)) {
+  if constexpr (!no_options || sizeof...(P) != sizeof...(A)) {
     return false;
   } else if constexpr (!(argument_converts<R(P...), 0, P, A> && ...)) {
     [&]<std::size_t... At>(std::index_sequence<At...>) {
@@ -48,12 +50,14 @@ consteval bool arguments_fit(std::type_identity<R(P...)>, std::type_identity<voi
 
 template <class R>
 consteval bool can_be_awaited() {
+  constexpr bool awaitable = is_a<R, asio::awaitable>;
+  static_assert(!awaitable, "the result of a drover::Routine is declared without asio::awaitable");
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of a drover::Routine has to be default-constructible: asio::awaitable needs it");
   static_assert(!refers_to_message<R>,
                 "the result of a drover::Routine can't be a view: what it views is gone when call() returns; use "
                 "std::string or std::vector");
-  return (std::is_void_v<R> || std::is_default_constructible_v<R>) && !refers_to_message<R>;
+  return !awaitable && (std::is_void_v<R> || std::is_default_constructible_v<R>) && !refers_to_message<R>;
 }
 
 /// Text with the type T in it, see type_in().
