@@ -115,6 +115,9 @@ class Closed {
  private:
   int value_ = 0;
 };
+struct TupleLike {  // a structured binding does not bind its members
+  int a = 0, b = 0;
+};
 union Either {
   int a;
   float b;
@@ -124,6 +127,13 @@ struct Chosen {
   int kept = 1, left_out = 2;
 };
 auto drover_fields(Chosen& chosen) { return std::tie(chosen.kept); }
+
+}  // namespace
+
+template <>
+struct std::tuple_size<TupleLike> : std::integral_constant<std::size_t, 1> {};
+
+namespace {
 
 TEST(Aggregate, MembersAreCounted) {
   static_assert(count_members<Empty>() == 0 && count_members<One>() == 1 && count_members<Nested>() == 1);
@@ -136,6 +146,7 @@ TEST(Aggregate, OnlySomeAreSentByThemselves) {
   static_assert(form_of<Outer>() == Form::aggregate && form_of<BeginsWithIt>() == Form::aggregate);
   static_assert(Encodable<Tree> && Decodable<Tree> && Decodable<std::vector<Empty>>);
   static_assert(!Encodable<HasBase> && !Encodable<HasEmptyBase> && !Encodable<Closed> && !Encodable<Either>);
+  static_assert(!Encodable<TupleLike>);
   static_assert(form_of<Chosen>() == Form::fields);
 }
 

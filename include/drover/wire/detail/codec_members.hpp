@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstddef>
 #include <type_traits>
+#include <utility>
 
 /// The members of an aggregate, found without its help: how many it has, and each of them by a structured binding.
 namespace drover { inline namespace v1 { namespace detail {
@@ -92,7 +93,7 @@ template <class T>
 consteval Obstacle obstacle_of() {
   if constexpr (!requires { sizeof(T); } || !std::is_class_v<T>)
     return Obstacle::no_aggregate;
-  else if constexpr (!std::is_aggregate_v<T>)
+  else if constexpr (!std::is_aggregate_v<T> || requires { std::tuple_size<T>::value; })  // bound by get() then
     return Obstacle::no_aggregate;
   else if constexpr (HasBaseClass<T>)
     return Obstacle::base_class;

@@ -37,10 +37,8 @@ struct Wire<T, Form::wide_integer> {
     const bool negative = raw.flag("integer");
     const auto high = raw.template fixed<std::uint64_t>();
     const auto low = raw.template fixed<std::uint64_t>();
-    // The first bit is the sign of a negative number, and must be free in a positive one if T needs it for the sign.
-    const bool first_bit = high >> 63 != 0;
-    if (negative && !first_bit) decode_failed("malformed integer");
-    if (negative != (is_signed && first_bit)) decode_failed(std::string("a number that does not fit into ") + name);
+    // A T that has a sign has it in the first bit.
+    if (negative != (is_signed && high >> 63 != 0)) decode_failed(std::string("a number that does not fit into ") + name);
     return static_cast<T>(static_cast<UInt128>(high) << 64 | low);
   }
 
