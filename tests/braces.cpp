@@ -145,6 +145,22 @@ TEST_F(BracedOptions, WorkInAPoolsStart) {
   });
 }
 
+TEST_F(BracedOptions, WorkInAPoolsReload) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const std::string program = call_worker().command.program.string();
+    const std::vector<std::string> args{"sleep", "1"};
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    for (int round = 0; round < 2; ++round) {
+      const drover::ReloadReport report = co_await pool.reload({.program = program, .args = args});
+      EXPECT_EQ(report.replaced, 1u);
+      const int answer = co_await pool.call<int>({.deadline = 20s}, "square", 3);
+      EXPECT_EQ(answer, 9);
+    }
+    const auto reports = co_await pool.stop({.drain_queue = true});
+    EXPECT_EQ(reports.size(), 1u);
+  });
+}
+
 TEST_F(BracedOptions, WorkInAPoolsStop) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(1));

@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <variant>
 #include <vector>
 
 #include <asio/awaitable.hpp>
@@ -227,6 +228,15 @@ TEST(Routines, MayBeDeclared) {
     EXPECT_EQ(r->status, ResultStatus::bad_arguments);
   }
   EXPECT_THROW(plain.routines.add(number, twice), std::invalid_argument);
+}
+
+TEST(Routines, ResultBecomesTheDeclaredOne) {
+  using Either = std::variant<std::string, int>;
+  constexpr drover::Routine<Either(int)> plain{"plain"}, coroutine{"coroutine"};
+  Runner r;
+  r.routines.add(plain, twice).add(coroutine, [](int x) -> asio::awaitable<int> { co_return x; });
+  EXPECT_EQ(r.get<Either>("plain", 4), Either(8));
+  EXPECT_EQ(r.get<Either>("coroutine", 4), Either(4));
 }
 
 TEST(Routines, DistinguishWrongArgumentsFromExceptions) {
