@@ -38,7 +38,8 @@ struct Wire<T, Form::wide_integer> {
     const auto high = raw.template fixed<std::uint64_t>();
     const auto low = raw.template fixed<std::uint64_t>();
     // A T that has a sign has it in the first bit.
-    if (negative != (is_signed && high >> 63 != 0)) decode_failed(std::string("a number that does not fit into ") + name);
+    if (negative != (is_signed && high >> 63 != 0))
+      decode_failed(std::string("a number that does not fit into ") + name);
     return static_cast<T>(static_cast<UInt128>(high) << 64 | low);
   }
 
