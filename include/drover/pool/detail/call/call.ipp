@@ -150,6 +150,7 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   due.reset();
   kill_after.reset();
   has_facts = false;
+  declaration = nullptr;
   link = nullptr;
   slot = 0;
   id = 0;
