@@ -19,7 +19,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <system_error>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -46,9 +45,6 @@ struct Digest {
   std::string hex;
   std::uint64_t bytes{};
 };
-
-/// Names the fields of a Digest, so that drover can send it.
-auto drover_fields(Digest& digest) { return std::tie(digest.hex, digest.bytes); }
 
 [[noreturn]] void throw_errno() { throw std::runtime_error(std::generic_category().message(errno)); }
 

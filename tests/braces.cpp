@@ -17,6 +17,7 @@
 #include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
+#include "support/typed_routines.hpp"
 
 namespace {
 
@@ -94,6 +95,27 @@ TEST_F(BracedOptions, WorkInACall) {
   });
 }
 
+TEST_F(BracedOptions, WorkInATypedCall) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const drover::Command command = call_worker().command;
+    WorkerPool pool = co_await WorkerPool::start({.size = 1, .worker = {.name = "x", .command = command}});
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    const std::string text = long_text + " " + long_text;
+    const std::set<std::string> tags;
+    for (int i = 0; i < 3; ++i) {
+      const int first = co_await pool.call({.deadline = 20s}, word_count, text);
+      const int second = co_await pool.call({.deadline = 20s, .kill_after = 1s, .tags = tags}, word_count, text);
+      const int third = co_await worker.call({.deadline = 20s, .context = long_text}, word_count, "one two");
+      const int fourth = co_await worker.call({}, word_count, text);
+      EXPECT_EQ(std::vector({first, second, third, fourth}), std::vector(4, 2));
+      co_await pool.call({.inherit_deadline = false}, do_nothing);
+    }
+    co_await worker.stop();
+    co_await pool.stop();
+  });
+}
+
 TEST_F(BracedOptions, WorkInAWorkersConstructor) {
   on_one_thread([]() -> asio::awaitable<void> {
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
@@ -120,6 +142,22 @@ TEST_F(BracedOptions, WorkInAPoolsStart) {
         {.size = 1, .worker = {.name = long_text, .command = command}},
         [](drover::WorkerPool& other) -> asio::awaitable<int> { co_return co_await other.call<int>("square", 3); });
     EXPECT_EQ(nine, 9);
+  });
+}
+
+TEST_F(BracedOptions, WorkInAPoolsReload) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const std::string program = call_worker().command.program.string();
+    const std::vector<std::string> args{"sleep", "1"};
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    for (int round = 0; round < 2; ++round) {
+      const drover::ReloadReport report = co_await pool.reload({.program = program, .args = args});
+      EXPECT_EQ(report.replaced, 1u);
+      const int answer = co_await pool.call<int>({.deadline = 20s}, "square", 3);
+      EXPECT_EQ(answer, 9);
+    }
+    const auto reports = co_await pool.stop({.drain_queue = true});
+    EXPECT_EQ(reports.size(), 1u);
   });
 }
 

@@ -56,7 +56,10 @@ class Opaque {  // not default-constructible
   int secret_;
 };
 
-struct Unknown {};
+class Unknown {  // not an aggregate
+ public:
+  Unknown() = default;
+};
 enum class Colour : std::uint8_t { red = 1, blue = 200 };
 
 // Classes that protobuf generates have these members.

@@ -1,6 +1,8 @@
 // The bounds of decoding: memory and time for a message, however small the message is.
 #include <array>
+#include <bitset>
 #include <chrono>
+#include <complex>
 #include <cstdlib>
 #include <deque>
 #include <forward_list>
@@ -45,6 +47,10 @@ struct Big {
   char text[1000] = {};
 };
 auto drover_fields(Big& b) { return std::tie(b.text); }
+
+struct Plain {  // an aggregate
+  char text[1000] = {};
+};
 
 struct Record {  // its fields take much more memory than bytes in a message
   int id = 0;
@@ -125,6 +131,11 @@ TEST(DecodeBudget, PlainContainersNeedNoSpareMemory) {
   expect_no_need_to_spare(std::vector<std::optional<int>>(many));
   expect_no_need_to_spare(std::vector<std::optional<std::string>>(many));
   expect_no_need_to_spare(std::vector<std::unique_ptr<int>>(many));
+  expect_no_need_to_spare(std::vector<std::shared_ptr<int>>(many, std::make_shared<int>(1)));
+  expect_no_need_to_spare(std::vector<std::complex<double>>(many));
+  expect_no_need_to_spare(std::vector<std::chrono::year_month_day>(many));
+  expect_no_need_to_spare(std::vector<std::error_code>(many));
+  expect_no_need_to_spare(std::vector<std::bitset<1000>>(100));
   expect_no_need_to_spare(std::vector<bool>(many));
   expect_no_need_to_spare(std::vector<std::tuple<>>(many));
   expect_no_need_to_spare(std::list<char>(many));
@@ -167,6 +178,10 @@ TEST(DecodeBudget, ShortTextsInLargeArraysAreBounded) {
   std::vector<std::unique_ptr<Big>> pointers;
   for (int i = 0; i < 100000; ++i) pointers.push_back(std::make_unique<Big>());
   expect_refused(pointers);
+  expect_refused(std::vector<budget::Plain>(100000));
+  std::vector<std::shared_ptr<budget::Plain>> shared;
+  for (int i = 0; i < 100000; ++i) shared.push_back(std::make_shared<budget::Plain>());
+  expect_refused(shared);
 }
 
 TEST(DecodeBudget, EmptyContainersWithMemoryAreBounded) { expect_refused(std::vector<std::deque<int>>(100000)); }

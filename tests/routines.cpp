@@ -10,6 +10,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <variant>
 #include <vector>
 
 #include <asio/awaitable.hpp>
@@ -189,6 +190,55 @@ TEST(Routines, StopTokenIsNotPassedByTheCaller) {
   EXPECT_EQ(table.find("token")->parameters(), "(int)");
 }
 
+TEST(Routines, MayBeDeclared) {
+  constexpr drover::Routine<int(int)> number{"number"};
+  constexpr drover::Routine<std::string(const std::string&, int)> text{"text"};
+  constexpr drover::Routine<long(std::vector<std::byte>)> bytes{"bytes"};
+  constexpr drover::Routine<void(std::unique_ptr<int>)> none{"none"};
+  struct Overloaded {
+    int operator()(int x) const { return x + 1; }
+    int operator()(const std::string&) const { return 0; }
+  };
+  const auto add_all = [&](Routines& routines, auto f, auto g, auto h, auto i) {
+    routines.add(number, f).add(text, g).add(bytes, h).add(none, i);
+  };
+  Runner plain, coroutines, templates;
+  add_all(
+      plain.routines, twice, [](std::string_view t, int n) { return t.substr(0, std::size_t(n)); },
+      [](std::span<const std::byte> b) { return b.size(); }, [](std::unique_ptr<int>&&) {});
+  add_all(
+      coroutines.routines, [](std::stop_token, int x) -> asio::awaitable<short> { co_return short(2 * x); },
+      [](std::string t, int n) -> asio::awaitable<std::string> { co_return t.substr(0, std::size_t(n)); },
+      [](const std::vector<std::byte>& b) -> asio::awaitable<long> { co_return long(b.size()); },
+      [](const std::unique_ptr<int>&) -> asio::awaitable<void> { co_return; });
+  add_all(
+      templates.routines, Overloaded(), [](auto t, auto n) { return t.substr(0, std::size_t(n)); },
+      [](std::stop_token, const auto& b) -> asio::awaitable<std::size_t> { co_return b.size(); }, [](auto&&...) {});
+  EXPECT_EQ(templates.get<int>("number", 4), 5);
+  EXPECT_EQ(plain.get<int>("number", 4), 8);
+  EXPECT_EQ(coroutines.get<int>("number", 4), 8);
+  for (Runner* const r : {&plain, &coroutines, &templates}) {
+    EXPECT_EQ(r->get<std::string>("text", "abc", 2), "ab");
+    EXPECT_EQ(r->get<int>("bytes", std::vector<std::byte>(7)), 7);
+    r->run("none", std::make_unique<int>(1));
+    EXPECT_EQ(r->status, ResultStatus::ok);
+    EXPECT_NE(
+        r->failure("text", 1, 2).at(0).find("text(std::string, int) was given other arguments: expected a string"),
+        std::string::npos);
+    EXPECT_EQ(r->status, ResultStatus::bad_arguments);
+  }
+  EXPECT_THROW(plain.routines.add(number, twice), std::invalid_argument);
+}
+
+TEST(Routines, ResultBecomesTheDeclaredOne) {
+  using Either = std::variant<std::string, int>;
+  constexpr drover::Routine<Either(int)> plain{"plain"}, coroutine{"coroutine"};
+  Runner r;
+  r.routines.add(plain, twice).add(coroutine, [](int x) -> asio::awaitable<int> { co_return x; });
+  EXPECT_EQ(r.get<Either>("plain", 4), Either(8));
+  EXPECT_EQ(r.get<Either>("coroutine", 4), Either(4));
+}
+
 TEST(Routines, DistinguishWrongArgumentsFromExceptions) {
   Runner r;
   bool called = false;
@@ -264,6 +314,7 @@ TEST(TypeName, ReadsAsInSourceCode) {
   EXPECT_EQ(type_name<int>(), "int");
   EXPECT_NE(type_name<std::vector<int>>().find("std::vector<int"), std::string::npos);
   EXPECT_NE(type_name<Point>().find("Point"), std::string::npos);
+  EXPECT_EQ(readable(type_name<std::string(std::string_view)>()), "std::string(std::string_view)");
 }
 
 TEST(IdQueue, KeepsTheOrderAcrossThreadsAndBlocks) {

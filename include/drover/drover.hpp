@@ -21,11 +21,13 @@
 #include <drover/pool/worker_pool.hpp>
 #include <drover/pool/worker_process.hpp>
 #include <drover/resource_pool.hpp>
+#include <drover/routine.hpp>
 #include <drover/run.hpp>
 #include <drover/timeout.hpp>
 #include <drover/wire/borrow.hpp>
 #include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/error_category.hpp>
 #include <drover/wire/worker_info.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>

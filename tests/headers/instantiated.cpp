@@ -1,6 +1,8 @@
 // A consumer's code that instantiates the templates of drover: they are free of the consumer's warnings, too.
 #include <array>
+#include <bitset>
 #include <chrono>
+#include <complex>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -8,8 +10,11 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <stop_token>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -27,6 +32,15 @@ struct Page {
 };
 inline auto drover_fields(Page& page) { return std::tie(page.title, page.links, page.score); }
 
+struct Flags {  // aggregates
+  unsigned low : 3;
+  bool on : 1;
+};
+struct Entry {
+  std::string name{};
+  double weights[2]{};
+};
+
 enum class Colour : std::uint8_t { red, green };
 
 using Everything =
@@ -35,7 +49,11 @@ using Everything =
                std::vector<bool>, std::array<float, 3>, std::set<std::string>, std::map<int, Page>,
                std::unordered_map<std::string, std::vector<double>>, std::variant<int, std::string>,
                std::unique_ptr<int>, std::pair<int, Page>, std::chrono::milliseconds, std::chrono::duration<double>,
-               std::chrono::system_clock::time_point>;
+               std::chrono::system_clock::time_point, std::chrono::year_month_day,
+               std::chrono::hh_mm_ss<std::chrono::seconds>, std::shared_ptr<Entry>, std::error_code,
+               std::complex<float>, std::bitset<9>, Flags>;
+
+inline constexpr drover::Routine<Entry(std::string, const std::vector<std::byte>&, std::uint8_t)> typed{"typed"};
 
 drover::Routines routines();
 asio::awaitable<void> caller(drover::WorkerPool& pool);
@@ -48,6 +66,9 @@ drover::Routines routines() {
   routines.add("nothing", [] {});
   routines.add("count", [](std::stop_token stop, std::uint64_t limit) { return stop.stop_requested() ? 0 : limit; });
   routines.add("later", [](std::string text) -> asio::awaitable<std::string> { co_return text; });
+  routines.add(typed, [](std::string_view name, std::span<const std::byte> bytes, std::uint8_t) {
+    return Entry{.name = std::string(name), .weights = {static_cast<double>(bytes.size()), 0}};
+  });
   return routines;
 }
 
@@ -57,7 +78,10 @@ asio::awaitable<void> caller(drover::WorkerPool& pool) {
   co_await pool.call<void>(options, "nothing");
   const auto count = co_await pool.call<std::uint64_t>("count", std::get<std::size_t>(all));
   const std::string text = co_await pool.call<std::string>("later", std::to_string(count));
-  (void)text;
+  const std::vector<std::byte> bytes;
+  const Entry entry = co_await pool.call(typed, "name", drover::borrow(bytes), 7);
+  const Entry other = co_await pool.call(options, typed, text + entry.name, bytes, std::uint8_t{7});
+  (void)other;
 
   drover::LocalWorker worker(co_await asio::this_coro::executor);
   co_await worker.start();

@@ -1,5 +1,6 @@
 // What can't be encoded or decoded fails to compile, with a sentence that says so. REFUSED is set by the test.
-#include <bitset>
+#include <atomic>
+#include <locale>
 #include <memory>
 #include <span>
 #include <system_error>
@@ -11,7 +12,11 @@
 #endif
 #include <drover/wire/codec.hpp>
 
-struct Unknown {
+class Unknown {
+ public:
+  explicit Unknown(int v) : value(v) {}
+
+ private:
   int value;
 };
 struct Base {
@@ -50,6 +55,49 @@ struct Fixed {
 };
 auto drover_fields(Fixed& f) { return std::tie(f.value); }
 
+// Aggregates, which need no drover_fields().
+struct Small {
+  int value = 0;
+};
+struct Inherits : Small {
+  int more = 0;
+};
+struct HoldsThread {
+  Small small;
+  std::vector<Small> many;
+  std::thread thread;
+};
+struct HoldsTwo {
+  HoldsThread inner;
+  int* pointer = nullptr;
+};
+struct HoldsContainer {
+  int number = 0;
+  std::vector<std::thread> threads;
+};
+struct HoldsConst {
+  int number = 0;
+  const int constant = 0;
+};
+struct NeedsArgument {
+  int number;
+  NoDefault member;
+};
+struct HidesDefault {
+  int number = 0;
+  NoDefault member = NoDefault(1);
+};
+struct Large {
+  int a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y, z, aa, bb, cc, dd, ee, ff, gg;
+};
+struct HoldsImmovable {
+  std::atomic<int> number;
+};
+struct BitsAndArray {
+  unsigned bits : 3;
+  int array[2];
+};
+
 int main() {
   drover::detail::ByteBuffer bytes;
   drover::Encoder out(bytes);
@@ -57,6 +105,8 @@ int main() {
 #if REFUSED == 0
   out.put(Base{});  // the frame around the cases compiles
   in.get<Base>();
+  out.put(HoldsConst());
+  in.get<Small>();
 #elif REFUSED == 1
   out.put(Unknown{1});
 #elif REFUSED == 2
@@ -80,15 +130,15 @@ int main() {
 #elif REFUSED == 11
   in.get<Copied>();
 #elif REFUSED == 12
-  out.put(std::make_shared<Base>());
+  out.put(std::weak_ptr<Base>());
 #elif REFUSED == 13
-  in.get<std::shared_ptr<int>>();
+  in.get<std::shared_ptr<int[]>>();
 #elif REFUSED == 14
-  out.put(std::bitset<8>());
+  out.put(std::locale());
 #elif REFUSED == 15
-  in.get<std::error_code>();
+  in.get<std::error_condition>();
 #elif REFUSED == 16
-  out.put(__int128{1});
+  out.put(&Small::value);
 #elif REFUSED == 17
   in.get<ReadOnly>();
 #elif REFUSED == 18
@@ -107,6 +157,32 @@ int main() {
   in.get<std::weak_ptr<Base>>();
 #elif REFUSED == 25
   out.put(nullptr);
+#elif REFUSED == 27
+  out.put(HoldsThread());
+#elif REFUSED == 28
+  in.get<HoldsThread>();
+#elif REFUSED == 29
+  out.put(std::vector<HoldsTwo>());
+#elif REFUSED == 30
+  in.get<HoldsConst>();
+#elif REFUSED == 31
+  out.put(Inherits());
+#elif REFUSED == 32
+  in.get<Inherits>();
+#elif REFUSED == 33
+  out.put(NeedsArgument{1, NoDefault(1)});
+#elif REFUSED == 34
+  in.get<HidesDefault>();
+#elif REFUSED == 35
+  out.put(Large());
+#elif REFUSED == 36
+  in.get<HoldsImmovable>();
+#elif REFUSED == 37
+  in.get<BitsAndArray>();
+#elif REFUSED == 38
+  out.put(HoldsContainer());
+#elif REFUSED == 39
+  out.put(std::unique_ptr<int, void (*)(int*)>(nullptr, nullptr));
 #elif REFUSED == 26
   (void)drover::LocalWorker().call<int>("name", drover::CallOptions{}, 1);
 #endif

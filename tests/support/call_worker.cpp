@@ -1,5 +1,6 @@
 // A worker for tests of calls and pools. The routines of worker.cpp, those of its own, and among them some that break
 // the protocol. Arguments are steps on the way to serve().
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +26,7 @@
 #include <drover/worker/this_call.hpp>
 
 #include "support/call_types.hpp"
+#include "support/typed_routines.hpp"
 #include "support/worker_routines.hpp"
 
 namespace {
@@ -181,6 +183,49 @@ void add_types(drover::Routines& routines) {
       .add("overlap", overlap);
 }
 
+void add_typed(drover::Routines& routines) {
+  using namespace support;
+  routines
+      .add(word_count,
+           [](std::string_view text) {
+             int words = 0;
+             bool within = false;
+             for (const char c : text) words += !std::exchange(within, c != ' ') && within ? 1 : 0;
+             return words;
+           })
+      .add(rank,
+           [](Page page, int by) {
+             page.score = page.score.value_or(0) + by;
+             return page;
+           })
+      .add(do_nothing, [] {})
+      .add(typed_sum,
+           [](std::stop_token, std::span<const std::byte> bytes) {
+             std::uint64_t sum = 0;
+             for (const std::byte byte : bytes) sum += std::to_integer<unsigned>(byte);
+             return sum;
+           })
+      .add(later,
+           [](std::stop_token, const std::string& text) -> asio::awaitable<std::string> {
+             co_await wait_for(1);
+             co_return text;
+           })
+      .add(describe_both,
+           [](std::variant<int, std::string> one, std::optional<long> two) {
+             const std::string text = one.index() == 0 ? std::to_string(std::get<0>(one)) : std::get<1>(one);
+             return text + "," + (two ? std::to_string(*two) : "none");
+           })
+      .add(increment,
+           [](auto value) {  // a template
+             ++*value;
+             return value;
+           })
+      .add(numbers, [](std::uint8_t a, double b, float c) { return static_cast<std::uint8_t>(a + b + c); })
+      .add(length, [](const std::string& text) { return text.size(); })
+      .add(twice, [](int x) { return 2 * x; })
+      .add(is_long, [](std::chrono::milliseconds time) { return time > std::chrono::seconds(1); });
+}
+
 void add_failures(drover::Routines& routines) {
   routines.add("throw", [](std::string text) { throw std::runtime_error(text); })
       .add("throw_unusual", [](std::string text) -> int { throw Unusual(text); })
@@ -244,6 +289,7 @@ int main(int argc, char** argv) {
   }
   drover::Routines routines = support::worker_routines();
   add_types(routines);
+  add_typed(routines);
   add_failures(routines);
   return drover::serve(routines);
 }

@@ -9,8 +9,10 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/routine.hpp>
 
 namespace drover { inline namespace v1 {
 
@@ -90,6 +92,19 @@ class [[nodiscard]] LocalWorker {
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
     return detail::begin_call<R>(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// The same for a routine that both sides have declared: a call with other arguments does not compile.
+  ///
+  /// *Errors:* Errc::bad_arguments names both types if the worker's program has declared it otherwise.
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<R> call(const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_call(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                    std::forward<A>(arguments)...);
+  }
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_call(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Waits for at most 5 s, or `bound`.

@@ -20,8 +20,10 @@
 #include <drover/os/detail/program_exit.hpp>
 #include <drover/pool/broadcast.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
+#include <drover/routine.hpp>
 
 namespace drover { inline namespace v1 {
 namespace detail {
@@ -73,6 +75,18 @@ class [[nodiscard]] WorkerPool {
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
     return detail::begin_call<R>(dispatcher(), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// The same for a routine that both sides have declared: a call with other arguments does not compile.
+  ///
+  /// *Errors:* Errc::bad_arguments names both types if the worker's program has declared it otherwise.
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<R> call(const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_call(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+  }
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_call(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
   /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each is the next

@@ -12,24 +12,30 @@
 
 /// How values are sent: arguments to routines, and their results.
 ///
-/// Built-in types are bool, integers, floating point and enums; strings, string views, literals and paths; bytes
-/// (containers and spans of std::byte); containers (sequences, sets, maps, std::array); optional, variant, pair, tuple,
-/// unique_ptr; chrono durations and time points of the system and the steady clock; and types with the members of a
-/// protobuf message. Values may be nested in any way, and may be move-only.
+/// Built-in types are bool, integers (also of 128 bits), floating point, std::complex and enums; strings, string views,
+/// literals and paths; bytes (containers and spans of std::byte); containers (sequences, sets, maps, std::array,
+/// std::bitset); optional, variant, pair, tuple; unique_ptr and shared_ptr, as optional values; chrono durations, time
+/// points of the system and the steady clock and local ones, dates with their parts, times of day (hh_mm_ss);
+/// std::error_code (see drover/wire/error_category.hpp); and types with the members of a protobuf message. Values may
+/// be nested in any way, and may be move-only.
 ///
-/// A struct of your own needs one function, found by argument-dependent lookup:
+/// **Structs of your own** with up to 32 members need nothing, if they are aggregates: no constructor, no private
+/// members, no base classes, and all members default-constructible. A member may be an array or a bit-field. Any other
+/// struct, and one of which not all members are to be sent, needs one function, found by argument-dependent lookup:
 ///
-///     struct Point { int x, y; };
-///     auto drover_fields(Point& p) { return std::tie(p.x, p.y); }
+///     class Point { ... int x_ = 0, y_ = 0; friend auto drover_fields(Point& p) { return std::tie(p.x_, p.y_); } };
 ///
-/// The struct must be default-constructible to be decoded. If the function is a template, constrain it to your types:
-/// it is tried with others, too. For everything else specialise drover::Codec.
+/// It must be default-constructible to be decoded. If the function is a template, constrain it to your types: it is
+/// tried with others, too. For everything else specialise drover::Codec.
+///
+/// A pointer to nothing is sent as an empty optional. A value that several shared_ptr point to is sent once for each of
+/// them, and arrives as several values. A date need not exist: February 30 arrives as it is.
 ///
 /// **A message describes its values, so that a wrong type is an error and never a wrong value.** Decoding converts
 /// where C++ itself would convert without loss: integers and floating-point numbers of any width, if the exact value
 /// fits; an integer to a floating-point number; a sequence of numbers to one of another element type or container;
-/// durations between units; a value to an optional; text to bytes. It converts nothing else: no number to a bool or
-/// text, no floating-point number to an integer, no tuple to one of another length.
+/// durations between units; a value to an optional or a smart pointer; text to bytes. It converts nothing else: no
+/// number to a bool or text, no floating-point number to an integer, no tuple to one of another length.
 ///
 /// A field char[N] is decoded exactly as it was, whatever its content, and accepts text of up to N characters. It is
 /// sent as the text before its first NUL. If anything but zeros follows that NUL, it is sent as N bytes, which no
@@ -117,10 +123,14 @@ class Decoder {
 
 }}  // namespace drover::v1
 
+#include <drover/wire/detail/codec_aggregate.hpp>
+#include <drover/wire/detail/codec_calendar.hpp>
 #include <drover/wire/detail/codec_chrono.hpp>
 #include <drover/wire/detail/codec_compound.hpp>
 #include <drover/wire/detail/codec_container.hpp>
 #include <drover/wire/detail/codec_doors.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
+#include <drover/wire/detail/codec_std.hpp>
 #include <drover/wire/detail/codec_text.hpp>
+#include <drover/wire/detail/codec_wide.hpp>

@@ -5,9 +5,12 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
+#include <drover/routine.hpp>
 #include <drover/wire/worker_info.hpp>
+#include <drover/worker/detail/declared_routine.hpp>
 #include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/routine_table.hpp>
@@ -61,11 +64,15 @@ class Routines {
   /// of names; with more, its start fails with Errc::protocol_error.
   template <class F>
   Routines& add(std::string name, F f) {
-    if (name.empty()) throw std::invalid_argument("a routine needs a name");
-    auto routine = detail::make_routine(std::move(f));
-    if (table_.find(name) != nullptr) throw std::invalid_argument("there is a routine named \"" + name + "\" already");
-    table_.add(std::move(name), std::move(routine));
-    return *this;
+    return add_erased(std::move(name), detail::make_routine(std::move(f)));
+  }
+
+  /// The same for a routine that both sides have declared: a function with other types does not compile. F may be a
+  /// template or an overload set here.
+  template <class Signature, class F>
+  Routines& add(const Routine<Signature>& routine, F f) {
+    return add_erased(std::string(routine.name()),
+                      detail::make_declared_routine(std::type_identity<Signature>(), std::move(f)));
   }
 
   /// Adds a function that serve() runs on the main thread's loop before the worker is ready. F is callable with () or
@@ -104,6 +111,13 @@ class Routines {
   }
 
  private:
+  Routines& add_erased(std::string name, std::unique_ptr<detail::Routine> routine) {
+    if (name.empty()) throw std::invalid_argument("a routine needs a name");
+    if (table_.find(name) != nullptr) throw std::invalid_argument("there is a routine named \"" + name + "\" already");
+    table_.add(std::move(name), std::move(routine));
+    return *this;
+  }
+
   friend detail::RoutinesAccess;
   detail::RoutineTable table_;
   detail::WorkerHooks hooks_;

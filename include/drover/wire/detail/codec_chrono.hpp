@@ -87,10 +87,14 @@ inline constexpr std::uint8_t clock_id<std::chrono::system_clock> = 1;
 template <>
 inline constexpr std::uint8_t clock_id<std::chrono::steady_clock> = 2;
 
+template <>
+inline constexpr std::uint8_t clock_id<std::chrono::local_t> = 3;
+
 template <class Clock, class Duration>
 struct Wire<std::chrono::time_point<Clock, Duration>, Form::time_point> {
   using TimePoint = std::chrono::time_point<Clock, Duration>;
-  static_assert(clock_id<Clock> != 0, "drover sends time points of std::chrono::system_clock and steady_clock only.");
+  static_assert(clock_id<Clock> != 0,
+                "drover sends time points of std::chrono::system_clock and steady_clock only, and local ones.");
 
   static void encode(Encoder& out, const TimePoint& value) {
     Raw::of(out).tagged(Kind::time_point, clock_id<Clock>);

@@ -14,7 +14,7 @@
 #include <drover/wire/detail/codec_container.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 
-/// optional, unique_ptr, variant, tuples, and structs with drover_fields().
+/// optional, unique_ptr and shared_ptr, variant, tuples, and structs with drover_fields().
 namespace drover { inline namespace v1 { namespace detail {
 
 inline void encode_presence(RawEncoder& out, bool there) {
@@ -57,6 +57,7 @@ struct Wire<T, Form::pointer> {
     if (!take_presence(Raw::of(in))) return nullptr;
     using Held = std::remove_cv_t<typename T::element_type>;
     Raw::of(in).budget().charge_block(sizeof(Held));
+    if constexpr (is_a<T, std::shared_ptr>) Raw::of(in).budget().charge_block(3 * sizeof(void*));  // its counts
     return T(new Held(in.get<Held>()));
   }
 };

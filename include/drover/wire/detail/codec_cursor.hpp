@@ -32,7 +32,12 @@ enum class Kind : std::uint8_t {
   duration,      // period (two std::int64_t), a number
   time_point,    // clock (one byte), a duration
   message,       // text (the name of its type), bytes (what it serialises to)
-  custom         // what Codec<T>::encode has written
+  custom,        // what Codec<T>::encode has written
+  wide_integer,  // one byte, 1 if negative; upper and lower half of the number
+  complex,       // two numbers
+  bits,          // count, bytes with eight bits each, the first one lowest
+  calendar,      // type of the date (one byte), its parts
+  error_code     // value (std::int32_t), text (the name of its category)
 };
 
 constexpr const char* describe(Kind kind) noexcept {
@@ -54,6 +59,11 @@ constexpr const char* describe(Kind kind) noexcept {
     case Kind::time_point: return "a time point";
     case Kind::message: return "a serialised message";
     case Kind::custom: return "a value with a codec of its own";
+    case Kind::wide_integer: return "an integer of 128 bits";
+    case Kind::complex: return "a complex number";
+    case Kind::bits: return "a bitset";
+    case Kind::calendar: return "a date";
+    case Kind::error_code: return "an error code";
   }
   return "something malformed";
 }

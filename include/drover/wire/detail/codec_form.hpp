@@ -10,12 +10,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
 #include <drover/wire/codec.hpp>
+#include <drover/wire/detail/codec_members.hpp>
 
 /// Selects the encoding of a type.
 namespace drover { inline namespace v1 { namespace detail {
@@ -39,13 +41,28 @@ enum class Form {
   variant,
   tuple,
   duration,
-  time_point
+  time_point,
+  calendar,
+  wide_integer,
+  complex,
+  bits,
+  error_code,
+  aggregate
 };
 
 template <class T, template <class...> class Template>
 inline constexpr bool is_a = false;
 template <template <class...> class Template, class... Args>
 inline constexpr bool is_a<Template<Args...>, Template> = true;
+
+/// True if the name begins with "std::".
+template <class T>
+consteval bool is_from_std() {
+  constexpr std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = std::vector<int>]", without "with" in Clang
+  constexpr std::string_view mark = "T = ";
+  constexpr std::size_t begin = whole.find(mark);
+  return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
+}
 
 template <class T>
 concept HasCodec = requires { sizeof(Codec<T>); };
@@ -141,6 +158,44 @@ template <class T>
 inline constexpr bool is_own_pointer = false;
 template <class T>
 inline constexpr bool is_own_pointer<std::unique_ptr<T>> = !std::is_array_v<T>;
+template <class T>
+inline constexpr bool is_own_pointer<std::shared_ptr<T>> = !std::is_array_v<T> && !std::is_void_v<T>;
+
+__extension__ using Int128 = __int128;
+__extension__ using UInt128 = unsigned __int128;
+
+/// The parts of a date, and dates that are made of them. Their place in the list is sent, so append only.
+using CalendarTypes =
+    std::tuple<std::chrono::day, std::chrono::month, std::chrono::year, std::chrono::weekday,
+               std::chrono::weekday_indexed, std::chrono::weekday_last, std::chrono::month_day,
+               std::chrono::month_day_last, std::chrono::month_weekday, std::chrono::month_weekday_last,
+               std::chrono::year_month, std::chrono::year_month_day, std::chrono::year_month_day_last,
+               std::chrono::year_month_weekday, std::chrono::year_month_weekday_last>;
+
+template <class T, class Types>
+inline constexpr bool is_listed = false;
+template <class T, class... Types>
+inline constexpr bool is_listed<T, std::tuple<Types...>> = is_one_of<T, Types...>;
+template <class T>
+concept CalendarLike = is_listed<T, CalendarTypes> || is_a<T, std::chrono::hh_mm_ss>;
+
+// std::complex, without its header.
+template <class T>
+concept ComplexLike = requires(const T& number) {
+  requires std::floating_point<typename T::value_type>;
+  { number.real() } -> std::same_as<typename T::value_type>;
+  { number.imag() } -> std::same_as<typename T::value_type>;
+} && std::constructible_from<T, typename T::value_type, typename T::value_type>;
+
+// std::bitset, without its header.
+template <class T>
+inline constexpr bool is_bitset = false;
+template <template <std::size_t> class Bits, std::size_t Size>
+  requires requires(const Bits<Size>& bits) {
+    { bits.test(Size) } -> std::same_as<bool>;
+    bits.to_ullong();
+  }
+inline constexpr bool is_bitset<Bits<Size>> = true;
 
 template <class T>
 concept StringLike = std::same_as<T, std::string_view> || (is_a<T, std::basic_string> && requires(const T& text) {
@@ -154,6 +209,8 @@ consteval Form form_of() {
     return Form::custom;
   else if constexpr (std::same_as<T, bool>)
     return Form::boolean;
+  else if constexpr (is_one_of<T, Int128, UInt128>)
+    return Form::wide_integer;
   else if constexpr (std::integral<T>)
     return sizeof(T) <= sizeof(std::int64_t) ? Form::integer : Form::none;
   else if constexpr (std::floating_point<T>)
@@ -192,6 +249,10 @@ consteval Form form_of() {
     return Form::duration;
   else if constexpr (is_a<T, std::chrono::time_point>)
     return Form::time_point;
+  else if constexpr (CalendarLike<T>)
+    return Form::calendar;
+  else if constexpr (std::same_as<T, std::error_code>)
+    return Form::error_code;
   else if constexpr (ByteRange<T>)
     return Form::bytes;
   else if constexpr (MapLike<T>)
@@ -200,6 +261,12 @@ consteval Form form_of() {
     return Form::fixed_sequence;
   else if constexpr (Iterable<T>)
     return Form::sequence;
+  else if constexpr (is_bitset<T>)
+    return Form::bits;
+  else if constexpr (ComplexLike<T>)
+    return Form::complex;
+  else if constexpr (obstacle_of<T>() == Obstacle::none && !is_from_std<T>())
+    return Form::aggregate;
   else
     return Form::none;
 }
@@ -212,6 +279,7 @@ consteval std::size_t least_size() {
     case Form::boolean:
     case Form::enumeration: return kind + 1;  // there are enums of bool
     case Form::integer:
+    case Form::wide_integer:
     case Form::floating: return number;
     case Form::text:
     case Form::bytes:
@@ -220,21 +288,17 @@ consteval std::size_t least_size() {
     case Form::map: return kind + length;
     case Form::message: return kind + 2 * (kind + length);
     case Form::tuple:
+    case Form::aggregate:
     case Form::fields: return kind + sizeof(std::uint32_t);
+    case Form::calendar: return kind + 2;
+    case Form::complex: return kind + 2 * number;
+    case Form::bits: return kind + length;
+    case Form::error_code: return kind + sizeof(std::int32_t) + kind + length;
     case Form::variant: return kind + sizeof(std::uint32_t) + kind;
     case Form::duration: return kind + 2 * sizeof(std::int64_t) + number;
     case Form::time_point: return kind + 1 + kind + 2 * sizeof(std::int64_t) + number;
     default: return kind;  // an optional may be sent as the bare value, which may have any form
   }
-}
-
-/// True if the name begins with "std::".
-template <class T>
-consteval bool is_from_std() {
-  constexpr std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = std::vector<int>]", without "with" in Clang
-  constexpr std::string_view mark = "T = ";
-  constexpr std::size_t begin = whole.find(mark);
-  return begin != std::string_view::npos && whole.substr(begin + mark.size()).starts_with("std::");
 }
 
 /// True if a value of this form contains no value of a type that contains it, or counts as a level of nesting itself.

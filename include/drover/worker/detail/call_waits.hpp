@@ -63,7 +63,8 @@ class CallWaits {
   /// but that some waits are pending there already.
   void share_context() {
     if (shared_) return;
-    if (awaits_wakeup_) wait_for_wakeup();
+    if (awaits_wakeup_ && !wakeup_shared_) wait_for_wakeup();
+    wakeup_shared_ = awaits_wakeup_;
     if (awaits_data_) wait_for_data();
     if (awaits_room_) wait_for_room();
     if (going_on_later_) post_turn();
@@ -73,9 +74,12 @@ class CallWaits {
 
   /// Calls the listener, until stop(). Throws the exceptions of others' handlers on the io_context.
   void run() {
-    while (!stopped_ && !shared_) wait_here();
-    if (stopped_) return;
     context_.restart();
+    // From a handler, so that a coroutine which a call spawns begins at once, as ever.
+    if (!shared_)
+      asio::post(context_, [this] {
+        while (!stopped_ && !shared_) wait_here();
+      });
     context_.run();
   }
   void stop() noexcept {
@@ -203,6 +207,7 @@ class CallWaits {
   asio::steady_timer memory_timer_{context_};
   Spin spin_;
   bool shared_ = false, stopped_ = false;
+  bool wakeup_shared_ = false;  // that wait is pending on the io_context
   bool awaits_wakeup_ = false, awaits_data_ = false, awaits_room_ = false, going_on_later_ = false;
 };
 

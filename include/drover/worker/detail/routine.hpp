@@ -15,10 +15,11 @@
 
 #include <asio/awaitable.hpp>
 
+#include <drover/detail/type_name.hpp>
 #include <drover/detail/what_of.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
-#include <drover/worker/detail/type_name.hpp>
+#include <drover/wire/detail/passing.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -57,13 +58,29 @@ class Routine {
 
 // Kinds of callables ------------------------------------------------------------------------------
 
+/// What is encoded for the result of a routine.
+template <class Result>
+struct EncodedResult : std::decay<Result> {};
+template <class T>
+struct EncodedResult<asio::awaitable<T>> : std::type_identity<T> {};
+
+template <class... V>
+std::string describe_parameters(std::type_identity<std::tuple<V...>>) {
+  std::string text = "(";
+  ((text += text.size() == 1 ? "" : ", ", text += readable(type_name<V>())), ...);
+  return text + ")";
+}
+
 template <class Result, class... Parameters>
 struct Signature {
   using ResultType = Result;
+  using Encoded = typename EncodedResult<Result>::type;
   using Values = std::tuple<std::decay_t<Parameters>...>;
   static constexpr bool values_or_const =
       (... && (!std::is_lvalue_reference_v<Parameters> || std::is_const_v<std::remove_reference_t<Parameters>>));
   static constexpr bool takes_stop_token = false;
+
+  static std::string parameters() { return describe_parameters(std::type_identity<Values>()); }
 
   /// Calls f(values...), each value as the type of its parameter: moved unless that is a const reference.
   template <class F>
@@ -146,25 +163,15 @@ Values decode_arguments(Decoder& arguments) {
 template <class T, class Given>
 void encode_result(FrameBody& result, Given&& value) {
   Encoder encoder(result.buffer());
-  if constexpr (std::is_same_v<T, std::remove_cvref_t<Given>>)
-    detail::put_or_move(encoder, result, std::forward<Given>(value));
-  else
-    encoder.put<T>(value);
-}
-
-template <class... V>
-std::string describe_parameters(std::type_identity<std::tuple<V...>>) {
-  std::string text = "(";
-  ((text += text.size() == 1 ? "" : ", ", text += type_name<V>()), ...);
-  return text + ")";
+  detail::put_as<T>(encoder, result, std::forward<Given>(value));
 }
 
 // The two kinds of routines -----------------------------------------------------------------------
 
-template <class F>
+template <class F, class S>
 class TypedRoutine : public Routine {
  protected:
-  using Sig = typename SignatureOf<F>::type;
+  using Sig = S;
   using Values = typename Sig::Values;
 
  public:
@@ -172,24 +179,24 @@ class TypedRoutine : public Routine {
 
   bool is_coroutine() const noexcept final { return is_awaitable<typename Sig::ResultType>; }
   bool takes_stop_token() const noexcept final { return Sig::takes_stop_token; }
-  std::string parameters() const final { return describe_parameters(std::type_identity<Values>{}); }
+  std::string parameters() const final { return Sig::parameters(); }
 
  protected:
   F f_;
 };
 
-template <class F>
-class PlainRoutine final : public TypedRoutine<F> {
+template <class F, class S>
+class PlainRoutine final : public TypedRoutine<F, S> {
  public:
-  using TypedRoutine<F>::TypedRoutine;
-  using typename TypedRoutine<F>::Sig;
+  using TypedRoutine<F, S>::TypedRoutine;
+  using typename TypedRoutine<F, S>::Sig;
 
   void run(Decoder& arguments, const std::stop_token& stop, FrameBody& result) override {
     auto values = decode_arguments<typename Sig::Values>(arguments);
     if constexpr (std::is_void_v<typename Sig::ResultType>)
       Sig::call(this->f_, stop, values);
     else
-      encode_result<std::decay_t<typename Sig::ResultType>>(result, Sig::call(this->f_, stop, values));
+      encode_result<typename Sig::Encoded>(result, Sig::call(this->f_, stop, values));
   }
 
   asio::awaitable<void> start(Decoder, std::stop_token, FrameBody&) override {
@@ -197,11 +204,11 @@ class PlainRoutine final : public TypedRoutine<F> {
   }
 };
 
-template <class F>
-class CoroutineRoutine final : public TypedRoutine<F> {
+template <class F, class S>
+class CoroutineRoutine final : public TypedRoutine<F, S> {
  public:
-  using TypedRoutine<F>::TypedRoutine;
-  using typename TypedRoutine<F>::Sig;
+  using TypedRoutine<F, S>::TypedRoutine;
+  using typename TypedRoutine<F, S>::Sig;
 
   void run(Decoder&, const std::stop_token&, FrameBody&) override {
     throw std::logic_error("internal error: run() on a coroutine");
@@ -216,10 +223,18 @@ class CoroutineRoutine final : public TypedRoutine<F> {
       co_await std::move(work);
     } else {
       Result value = co_await std::move(work);
-      encode_result<Result>(result, std::move(value));
+      encode_result<typename Sig::Encoded>(result, std::move(value));
     }
   }
 };
+
+template <class Sig, class F>
+std::unique_ptr<Routine> make_routine_of(F f) {
+  if constexpr (is_awaitable<typename Sig::ResultType>)
+    return std::make_unique<CoroutineRoutine<F, Sig>>(std::move(f));
+  else
+    return std::make_unique<PlainRoutine<F, Sig>>(std::move(f));
+}
 
 template <class F>
 std::unique_ptr<Routine> make_routine(F f) {
@@ -229,10 +244,7 @@ std::unique_ptr<Routine> make_routine(F f) {
   if constexpr (HasSignature<F>) {
     using Sig = typename SignatureOf<F>::type;
     static_assert(Sig::values_or_const, "a routine takes its arguments by value, const reference or rvalue reference");
-    if constexpr (is_awaitable<typename Sig::ResultType>)
-      return std::make_unique<CoroutineRoutine<F>>(std::move(f));
-    else
-      return std::make_unique<PlainRoutine<F>>(std::move(f));
+    return make_routine_of<Sig>(std::move(f));
   }
 }
 

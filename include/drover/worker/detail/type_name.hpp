@@ -4,22 +4,11 @@
 #include <cxxabi.h>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <typeinfo>
 
-namespace drover { inline namespace v1 { namespace detail {
+#include <drover/detail/type_name.hpp>
 
-/// A type as it is written in code, for texts that people read.
-template <class T>
-constexpr std::string_view type_name() noexcept {
-  // "... [with T = int; std::string_view = ...]" with GCC, "... [T = int]" with Clang.
-  constexpr std::string_view whole = __PRETTY_FUNCTION__;
-  constexpr std::string_view mark = "T = ";
-  constexpr std::size_t begin = whole.find(mark) + mark.size();
-  constexpr std::size_t semicolon = whole.find("; std::string_view =", begin);
-  constexpr std::size_t end = semicolon == std::string_view::npos ? whole.size() - 1 : semicolon;
-  return whole.substr(begin, end - begin);
-}
+namespace drover { inline namespace v1 { namespace detail {
 
 inline std::string demangle(const char* mangled) {
   int status = 0;

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <exception>
 #include <memory>
-#include <string>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -17,7 +16,6 @@
 #include <asio/use_awaitable.hpp>
 
 #include <drover/detail/config.hpp>
-#include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/options.hpp>
@@ -55,20 +53,23 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
   co_return;
 }
 
-/// A result may take `spare` bytes of memory beyond what its size allows, see Decoder.
+/// Throws the failure of a call. Arguments that do not fit a typed routine are described with its declaration.
+[[noreturn]] void throw_failure(const Call& call, const Outcome& outcome);
+/// The error for a result of another type.
+Error wrong_result(const Call& call, const DecodeError& error);
+
 template <class R>
-R open_outcome(const Outcome& outcome, std::size_t spare) {
-  if (outcome.failure) std::rethrow_exception(outcome.failure);
+R open_outcome(const Call& call, const Outcome& outcome) {
+  if (outcome.failure) throw_failure(call, outcome);
   try {
     if constexpr (!std::is_void_v<R>) {
-      Decoder body(outcome.body, spare);
+      Decoder body(outcome.body, call.spare_memory);
       R result = body.get<R>();
       body.finish();
       return result;
     }
   } catch (const DecodeError& error) {
-    throw Error(Errc::bad_arguments,
-                std::string("the result is not of the type that call() asked for: ") + what_of(error));
+    throw wrong_result(call, error);
   }
 }
 
@@ -83,9 +84,9 @@ struct CompletionSignature<void> {
 
 /// The result, or a default-constructed one and the failure.
 template <class R>
-R open_or_default(const Outcome& outcome, std::size_t spare, std::exception_ptr& failure) {
+R open_or_default(const Call& call, const Outcome& outcome, std::exception_ptr& failure) {
   try {
-    return open_outcome<R>(outcome, spare);
+    return open_outcome<R>(call, outcome);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -119,11 +120,11 @@ class CallCompletion final : public CallCompletionBase {
     std::exception_ptr failure;
     Handler handler(std::move(handler_));
     if constexpr (std::is_void_v<R>) {
-      open_or_default<R>(outcome, call->spare_memory, failure);
+      open_or_default<R>(*call, outcome, failure);
       Call::give_back(std::move(call));
       std::move(handler)(failure);
     } else {
-      R result = open_or_default<R>(outcome, call->spare_memory, failure);
+      R result = open_or_default<R>(*call, outcome, failure);
       Call::give_back(std::move(call));
       std::move(handler)(failure, std::move(result));
     }

@@ -13,6 +13,8 @@
 #include <asio/query.hpp>
 
 #include <drover/detail/current_call.hpp>
+#include <drover/detail/type_name.hpp>
+#include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
@@ -57,6 +59,23 @@ DROVER_INLINE void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed
   if (bytes.size() < worth_moving) return Raw::of(out).tagged_bytes(kind, bytes.data(), bytes.size());
   Raw::of(out).tagged(kind, std::uint64_t{bytes.size()});
   body.insert_borrowed(bytes);
+}
+
+/// What is added to the text of an error that concerns the types of a call.
+inline std::string declared_text(const Call& call) {
+  if (call.declaration == nullptr) return {};
+  return "; the caller declares the routine as " + readable(type_in(call.declaration));
+}
+
+DROVER_INLINE void throw_failure(const Call& call, const Outcome& outcome) {
+  if (call.declaration != nullptr && outcome.status == ResultStatus::bad_arguments)
+    throw Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call));
+  std::rethrow_exception(outcome.failure);
+}
+
+DROVER_INLINE Error wrong_result(const Call& call, const DecodeError& error) {
+  return Error(Errc::bad_arguments, std::string("the result is not of the type that call() asked for: ") +
+                                        what_of(error) + declared_text(call));
 }
 
 DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options) {

@@ -153,6 +153,7 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   attempt = 0;
   only = 0;
   has_facts = false;
+  declaration = nullptr;
   link = nullptr;
   slot = 0;
   id = 0;
