@@ -144,26 +144,40 @@ TEST(CallKeys, ArePoisonedByDeathsInARow) {
   CallKeys keys({.after = 3, .span = 10s}, 10);
   const auto now = drover::Clock::now();
   CallKey& key = keys.begin_call("key");
-  keys.died(key, now);
-  keys.died(key, now);
-  EXPECT_TRUE(keys.next_death_poisons(key));
+  keys.died(key, 1, now);
+  keys.died(key, 2, now);
+  EXPECT_TRUE(keys.death_poisons(key, 3, now));
   CallKeys::answered(key);
-  EXPECT_FALSE(keys.next_death_poisons(key));
-  for (int i = 0; i < 2; ++i) keys.died(key, now);
+  EXPECT_FALSE(keys.death_poisons(key, 3, now));
+  for (const std::uint64_t link : {3u, 4u}) keys.died(key, link, now);
   EXPECT_FALSE(CallKeys::poisoned(key, now));
-  keys.died(key, now);
+  keys.died(key, 5, now);
   EXPECT_TRUE(CallKeys::poisoned(key, now + 9s));
   EXPECT_FALSE(CallKeys::poisoned(key, now + 10s));
-  keys.died(key, now + 10s);
+  keys.died(key, 6, now + 10s);
   EXPECT_FALSE(CallKeys::poisoned(key, now + 10s)) << "the deaths are counted anew";
+}
+
+TEST(CallKeys, CountAWorkerThatDiesUnderSeveralCallsOnce) {
+  using namespace std::chrono_literals;
+  CallKeys keys({.after = 2, .span = 10s}, 10);
+  const auto now = drover::Clock::now();
+  CallKey& key = keys.begin_call("key");
+  for (int i = 0; i < 5; ++i) keys.died(key, 1, now);
+  EXPECT_FALSE(CallKeys::poisoned(key, now));
+  EXPECT_FALSE(keys.death_poisons(key, 1, now)) << "it is counted already";
+  EXPECT_TRUE(keys.death_poisons(key, 2, now));
+  keys.died(key, 2, now);
+  EXPECT_TRUE(CallKeys::poisoned(key, now));
+  EXPECT_TRUE(keys.death_poisons(key, 2, now)) << "under the other calls of that worker, too";
 }
 
 TEST(CallKeys, AreNotPoisonedWithoutAPolicy) {
   CallKeys keys({}, 10);
   CallKey& key = keys.begin_call("key");
-  for (int i = 0; i < 100; ++i) keys.died(key, drover::Clock::now());
+  for (std::uint64_t link = 1; link < 100; ++link) keys.died(key, link, drover::Clock::now());
   EXPECT_FALSE(CallKeys::poisoned(key, drover::Clock::now()));
-  EXPECT_FALSE(keys.next_death_poisons(key));
+  EXPECT_FALSE(keys.death_poisons(key, 100, drover::Clock::now()));
 }
 
 // ---- the dispatcher -------------------------------------------------------------------------------------------------
@@ -389,11 +403,7 @@ TEST_F(Waiting, CallsOfAKeyTakeTurnsWithOthersOfTheirWorker) {
   call(3, {.key = "k"});
   call(4);
   call(5, {.key = "k", .priority = 3});
-  const auto order = serve(worker);
-  EXPECT_EQ(order.size(), 5u);
-  EXPECT_EQ(order[0], 1);
-  EXPECT_EQ(order[1], 2) << "it is the oldest one that waits";
-  EXPECT_EQ(order[2], 3);
+  EXPECT_EQ(serve(worker), (std::vector{1, 5, 2, 3, 4})) << "the urgent one, and then the older ones";
 }
 
 TEST_F(Waiting, KeyGetsAnotherWorkerWhenItsWorkerDies) {
@@ -470,7 +480,6 @@ TEST_F(Waiting, CallsBehindAPoisonedOneFail) {
   first.die();
   FakeWorker second(context_, dispatcher_);
   EXPECT_FALSE(second.next());
-  dispatcher_->run_completions(false);
   run();
   EXPECT_EQ(behind.error, Errc::poisoned);
 }

@@ -29,6 +29,7 @@ struct BroadcastPlace {
 struct CallKey {
   std::uint64_t link = 0;  ///< the number of the link to which its calls go; 0: none yet
   unsigned deaths = 0;     ///< of workers under its calls, since one was answered
+  std::uint64_t dead = 0;  ///< the link of the worker that died last under one of its calls
   Deadline poisoned_until{};
   std::size_t calls = 0;  ///< that wait or run
   std::list<CallKey*>::iterator place{};
@@ -45,6 +46,8 @@ class CallKeys {
   explicit CallKeys(PoisonPolicy poison, std::size_t most = usual_most) noexcept : most_(most), poison_(poison) {}
 
   std::size_t size() const noexcept { return keys_.size(); }
+  /// Those that have calls.
+  std::size_t in_use() const noexcept { return busy_.size(); }
   unsigned poison_after() const noexcept { return poison_.after; }
 
   /// For another call. Throws std::bad_alloc; then nothing has changed.
@@ -76,14 +79,16 @@ class CallKeys {
 
   /// A call of the key was answered.
   static void answered(CallKey& key) noexcept { key.deaths = 0; }
-  /// A worker has died under a call of the key.
-  void died(CallKey& key, Clock::time_point now) noexcept {
-    if (poison_.after == 0 || ++key.deaths < poison_.after) return;
+  /// The worker of that link has died under a call of the key, or under several.
+  void died(CallKey& key, std::uint64_t link, Clock::time_point now) noexcept {
+    if (poison_.after == 0 || std::exchange(key.dead, link) == link || ++key.deaths < poison_.after) return;
     key.deaths = 0;
     key.poisoned_until = deadline_after(now, poison_.span).value_or(Clock::time_point::max());
   }
-  bool next_death_poisons(const CallKey& key) const noexcept {
-    return poison_.after != 0 && key.deaths + 1 >= poison_.after;
+  /// The death of that link's worker poisons the key, or has done so.
+  bool death_poisons(const CallKey& key, std::uint64_t link, Clock::time_point now) const noexcept {
+    if (poison_.after == 0) return false;
+    return key.dead == link ? poisoned(key, now) : key.deaths + 1 >= poison_.after;
   }
   static bool poisoned(const CallKey& key, Clock::time_point now) noexcept {
     return key.poisoned_until && now < *key.poisoned_until;

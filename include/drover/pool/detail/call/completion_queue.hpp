@@ -21,6 +21,17 @@ class CompletionQueue {
     if (call->completion() != nullptr) (call->same_executor ? own_ : others_).push(call);
   }
 
+  /// The same, and a run is scheduled. Without memory for that, the next event runs it.
+  template <class Owner>
+  void push_and_run(const std::shared_ptr<Call>& call, Owner& owner) noexcept {
+    push(call);
+    if (own_.empty() && others_.empty()) return;
+    try {
+      schedule(owner);
+    } catch (...) {
+    }
+  }
+
   /// True if this thread runs completions of this queue, and has more to run.
   bool more_run_here() const noexcept { return running == this && !own_.empty(); }
 

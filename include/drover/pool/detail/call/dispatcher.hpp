@@ -110,7 +110,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     chooser_.add(link);
     watch_calls_ahead();
   }
-  /// run_completions() has to follow.
   void remove_link(DataLink& link) noexcept {
     chooser_.remove(link);
     std::erase(gathered_, &link);
@@ -192,6 +191,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void use_few(bool on) noexcept { chooser_.use_few(on); }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   std::uint64_t calls() const noexcept { return calls_; }
+  const CallKeys& keys() const noexcept { return keys_; }
 
   /// Records how long calls wait and run. Before the first call.
   void record_times() { times_.enable(); }
@@ -219,6 +219,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     if (!unawaited_event_ || queued() != 0 || counts_.awaited != 0) return;
     std::exchange(unawaited_event_, nullptr)->set();
   }
+  void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
   CallStep advance(Call& call, CallEvent event) noexcept;
   void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
@@ -233,11 +234,12 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
   DataLink* home_of(const Call& call) const noexcept;
-  std::exception_ptr poisoned(const Call& call) const;
-  static std::exception_ptr home_is_gone(const Call& call);
-  void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure);
-  void send_or_pin(std::shared_ptr<Call> call, DataLink& chosen);
-  void send_pinned(DataLink& link, bool after_others);
+  std::exception_ptr poisoned(const Call& call) const noexcept;
+  static std::exception_ptr home_is_gone(const Call& call) noexcept;
+  void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
+  static bool has_room(const DataLink& link) noexcept;
+  void send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) noexcept;
+  void send_pinned(DataLink& link) noexcept;
   void send_to_all(DataLink* freed);
   void unpin(CallQueue calls) noexcept;
   void leave_key(Call& call, CallEvent event) noexcept;

@@ -109,11 +109,7 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
 /// It waits for a worker again, unless new calls are refused.
 inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
   if (refusal_ && !keeps_queue_) {
-    call->keep({failure_of(refusal_), {}, {}});
-    advance(*call, CallEvent::refused);
-    times_.left_queue(*call);
-    timer_.remove(*call);
-    completions_.push(call);
+    end_unsent(call, failure_of(refusal_));
   } else {
     // Until it begins, only its deadline counts. Its place among the times needs no memory.
     if (call->due)
@@ -121,7 +117,11 @@ inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
     else
       timer_.remove(*call);
     DataLink* const home = home_of(*call);
-    if (home != nullptr) return pinned_.push_front(*home, call);
+    if (home != nullptr) {
+      pinned_.push_front(*home, call);
+      return send_pinned(*home);  // it may be idle
+    }
+    if (call->only != 0) return end_unsent(call, home_is_gone(*call));
     waiting_.push_front(call);
     notify_watcher();
   }
@@ -144,6 +144,16 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   call->kill_after = options.kill_after;
   call->retry = options.retry;
   call->priority = static_cast<std::uint8_t>(options.priority);
+  try {
+    submit_or_throw(call, options, now);
+  } catch (...) {  // out of memory
+    send_failed(*call);
+    throw;
+  }
+}
+
+inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options,
+                                        Clock::time_point now) {
   std::optional<std::exception_ptr> refusal;
   if (foreign() || refusal_)
     refusal = foreign() ? forked_copy() : refusal_();
@@ -156,7 +166,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
   DataLink* link = nullptr;
   if (home != nullptr)
-    link = home->pinned.empty() && home->in_flight() < home->slots().capacity() ? home : nullptr;
+    link = has_room(*home) ? home : nullptr;
   else if (!refusal && waiting_.empty())
     link = chooser_.choose();
   if (!refusal && link == nullptr && options.when_full == WhenFull::refuse)
@@ -169,19 +179,14 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
     return;
   }
   times_.submitted(*call, now);
-  try {
-    if (call->due) time(*call, *call->due);
-    if (link != nullptr) {
-      send(call, *link);
-    } else if (home != nullptr) {
-      pinned_.push(*home, call);
-    } else {
-      waiting_.push(call);
-      notify_watcher();
-    }
-  } catch (...) {  // out of memory
-    send_failed(*call);
-    throw;
+  if (call->due) time(*call, *call->due);
+  if (link != nullptr) {
+    send(call, *link);
+  } else if (home != nullptr) {
+    pinned_.push(*home, call);
+  } else {
+    waiting_.push(call);
+    notify_watcher();
   }
 }
 
@@ -229,7 +234,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
   if (foreign() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
-  if (call.key != nullptr && keys_.next_death_poisons(*call.key)) return false;
+  if (call.key != nullptr && keys_.death_poisons(*call.key, call.link->number, Clock::now())) return false;
   if (!call.due) return true;
   const auto next = deadline_after(Clock::now(), call.retry.backoff);
   return next && *next < *call.due;
@@ -238,7 +243,7 @@ inline bool Dispatcher::may_retry(const Call& call) const noexcept {
 inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
   if (!may_retry(*call)) return end_in_flight(*call, CallEvent::worker_ended);
   ++call->attempt;
-  if (call->key != nullptr) keys_.died(*call->key, Clock::now());
+  if (call->key != nullptr) keys_.died(*call->key, call->link->number, Clock::now());
   if (advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
   waiting_.rest(call);
   try {
@@ -292,7 +297,7 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   if (!call) return true;  // it has come back in another way
   if (!call->recalled) return false;
   return_to_queue(call, CallEvent::returned);
-  send_queued();
+  send_to_all(&link);
   return true;
 }
 

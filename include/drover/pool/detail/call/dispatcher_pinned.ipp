@@ -15,87 +15,80 @@ inline DataLink* Dispatcher::home_of(const Call& call) const noexcept {
   return call.key != nullptr ? pinned_.find(call.key->link) : nullptr;
 }
 
-inline std::exception_ptr Dispatcher::poisoned(const Call& call) const {
-  return std::make_exception_ptr(
-      Error(Errc::poisoned, "workers have died under " + std::to_string(keys_.poison_after()) +
-                                " calls in a row with the key of the call of '" + call.routine() +
-                                "' (CallOptions::key, PoolOptions::poison_after)"));
+inline std::exception_ptr Dispatcher::poisoned(const Call& call) const noexcept {
+  return failure_of([&] {
+    return std::make_exception_ptr(
+        Error(Errc::poisoned, "workers have died under " + std::to_string(keys_.poison_after()) +
+                                  " calls in a row with the key of the call of '" + call.routine() +
+                                  "' (CallOptions::key, PoolOptions::poison_after)"));
+  });
 }
 
-inline std::exception_ptr Dispatcher::home_is_gone(const Call& call) {
-  return std::make_exception_ptr(
-      Error(Errc::worker_exited, "the worker for the broadcast of '" + call.routine() + "' exited before it began"));
+inline std::exception_ptr Dispatcher::home_is_gone(const Call& call) noexcept {
+  return failure_of([&] {
+    return std::make_exception_ptr(Error(
+        Errc::worker_exited, "the worker for the broadcast of '" + call.routine() + "' exited before it began"));
+  });
 }
 
 /// The call ends. Workers that die under its calls may poison a key.
 inline void Dispatcher::leave_key(Call& call, CallEvent event) noexcept {
   CallKey& key = *std::exchange(call.key, nullptr);
   if (event == CallEvent::answered) CallKeys::answered(key);
-  if (event == CallEvent::worker_ended) keys_.died(key, Clock::now());
+  if (event == CallEvent::worker_ended) keys_.died(key, call.link->number, Clock::now());
   keys_.end_call(key);
 }
 
-/// Ends a call that no worker will get. run_completions() has to follow.
-inline void Dispatcher::end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) {
+/// Ends a call that no worker will get. Not everybody that sends waiting calls runs completions.
+inline void Dispatcher::end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept {
   call->keep({std::move(failure), {}, {}});
   advance(*call, CallEvent::refused);
   times_.left_queue(*call);
   timer_.remove(*call);
-  completions_.push(call);
+  completions_.push_and_run(call, *this);
+}
+
+/// No call waits for it then, see PinnedCalls.
+inline bool Dispatcher::has_room(const DataLink& link) noexcept {
+  const auto load = link.load();
+  return load.ready && load.in_flight < load.capacity;
 }
 
 /// Sends a call that has left the queue to the worker that was chosen for it, unless it belongs to another one.
-inline void Dispatcher::send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) {
+inline void Dispatcher::send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) noexcept {
   if (call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) return end_unsent(call, poisoned(*call));
   DataLink* const home = home_of(*call);
-  if (home != nullptr && home != &chosen) return pinned_.push(*home, std::move(call));
+  if (home != nullptr && home != &chosen && !has_room(*home)) return pinned_.push(*home, std::move(call));
   if (home == nullptr && call->only != 0) return end_unsent(call, home_is_gone(*call));
   times_.begins(*call);
   try {
-    send(call, chosen);
+    send(call, home != nullptr ? *home : chosen);
   } catch (...) {  // out of memory
     call->keep({std::current_exception(), {}, {}});
     send_failed(*call);
-    completions_.push(call);
+    completions_.push_and_run(call, *this);
   }
 }
 
-/// The link may have room. Of two calls the more urgent one is first, and otherwise the older one.
-inline void Dispatcher::send_pinned(DataLink& link, bool after_others) {
-  while (!link.pinned.empty()) {
-    const auto load = link.load();
-    if (!load.ready || load.in_flight >= load.capacity) return;
-    const Call& first = link.pinned.front();
-    if (!after_others && !waiting_.empty()) {
-      const Call& other = waiting_.front();
-      if (other.priority > first.priority || (other.priority == first.priority && other.order < first.order)) return;
-    }
-    send_or_pin(pinned_.pop(link), link);
-  }
+/// The link may have room for the calls that wait for it. They take turns with those that any worker may run.
+inline void Dispatcher::send_pinned(DataLink& link) noexcept {
+  while (!link.pinned.empty() && has_room(link)) send_or_pin(pinned_.pop_next(link, waiting_), link);
 }
 
 inline void Dispatcher::send_to_all(DataLink* freed) {
-  if (pinned_.size() == 0 || freed == nullptr) return send_queued();
-  send_pinned(*freed, false);
+  if (pinned_.size() != 0 && freed != nullptr) send_pinned(*freed);
   send_queued();
-  send_pinned(*freed, true);
 }
 
-/// The link's worker takes no more calls. Those of keys go to others; those of broadcasts end. run_completions() has to
-/// follow.
+/// The link's worker takes no more calls. Those of keys go to others; those of broadcasts end.
 inline void Dispatcher::unpin(CallQueue calls) noexcept {
   while (!calls.empty()) {
     const auto call = calls.pop();
-    try {
-      if (call->only != 0)
-        end_unsent(call, home_is_gone(*call));
-      else
-        waiting_.push(call);
-    } catch (...) {  // no memory for the text
-      call->keep({std::current_exception(), {}, {}});
-      advance(*call, CallEvent::refused);
-      timer_.remove(*call);
-      completions_.push(call);
+    if (call->only != 0) {
+      end_unsent(call, home_is_gone(*call));
+    } else {
+      waiting_.push(call);
+      notify_watcher();
     }
   }
 }

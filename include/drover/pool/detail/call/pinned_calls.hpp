@@ -7,12 +7,14 @@
 #include <utility>
 
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/waiting_calls.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The calls that wait for one certain worker: those of a CallOptions::key, and those of a broadcast. Each link has a
-/// number, which is never used again. Guarded by the dispatcher's mutex.
+/// number, which is never used again. No link has such calls and room for them: see Dispatcher::send_pinned(). Guarded
+/// by the dispatcher's mutex.
 class PinnedCalls {
  public:
   /// Throws std::bad_alloc; then nothing has changed.
@@ -22,13 +24,13 @@ class PinnedCalls {
   }
   /// Returns the calls that wait for it.
   CallQueue remove(DataLink& link) noexcept {
-    links_.erase(std::exchange(link.number, 0));
+    links_.erase(link.number);
     return take(link);
   }
-  /// The calls that wait for it.
+  /// The calls that wait for it, the most urgent ones first.
   CallQueue take(DataLink& link) noexcept {
     CallQueue all;
-    while (!link.pinned.empty()) all.push(pop(link));
+    while (auto call = unpinned(link.pinned.take_any())) all.push(std::move(call));
     return all;
   }
 
@@ -53,11 +55,17 @@ class PinnedCalls {
     call->pinned_at = &link;
     link.pinned.push_front(std::move(call));
   }
-  std::shared_ptr<Call> pop(DataLink& link) noexcept {
-    auto call = link.pinned.pop();
-    call->pinned_at = nullptr;
-    --size_;
-    return call;
+  /// The link has room: the call whose turn it is among those that wait for it, of which there are some, and those that
+  /// wait for any worker. Of one priority it is the older one.
+  std::shared_ptr<Call> pop_next(DataLink& link, WaitingCalls& others) noexcept {
+    const PriorityShares::Waiting own = link.pinned.waiting(), shared = others.waiting();
+    PriorityShares::Waiting all{};
+    for (std::size_t level = 0; level < all.size(); ++level) all[level] = own[level] || shared[level];
+    const std::size_t level = link.shares.next(all);
+    link.shares.took(level, all);
+    if (!own[level] || (shared[level] && others.front(level).order < link.pinned.front(level).order))
+      return others.pop(level);
+    return unpinned(link.pinned.pop(level));
   }
   void remove(Call& call) noexcept {
     std::exchange(call.pinned_at, nullptr)->pinned.remove(call);
@@ -67,11 +75,18 @@ class PinnedCalls {
   std::shared_ptr<Call> take_any() noexcept {
     if (size_ == 0) return nullptr;
     for (const auto& [number, link] : links_)
-      if (!link->pinned.empty()) return pop(*link);
+      if (!link->pinned.empty()) return unpinned(link->pinned.take_any());
     return nullptr;
   }
 
  private:
+  std::shared_ptr<Call> unpinned(std::shared_ptr<Call> call) noexcept {
+    if (!call) return nullptr;
+    call->pinned_at = nullptr;
+    --size_;
+    return call;
+  }
+
   std::map<std::uint64_t, DataLink*> links_;
   std::uint64_t last_ = 0;
   std::size_t size_ = 0;

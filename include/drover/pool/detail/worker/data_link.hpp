@@ -18,8 +18,9 @@
 #include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
-#include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
+#include <drover/pool/detail/call/priority_queues.hpp>
+#include <drover/pool/detail/call/priority_shares.hpp>
 #include <drover/pool/detail/worker/call_slots.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/cancel_reason.hpp>
@@ -65,9 +66,10 @@ class DataLink {
   /// Calls that the worker runs or is about to run: without the one that was sent ahead.
   std::size_t in_flight() const noexcept { return slots_.in_flight() - (ahead_ != nullptr ? 1 : 0); }
   /// The worker runs one call at a time, and its last one was so short that it would have to wait for the next one: one
-  /// more may be sent ahead. Not behind a call that may have gone back: its RESULT would not come before.
+  /// more may be sent ahead. Not behind a call that may have gone back: its RESULT would not come before. Nor if calls
+  /// wait for this worker alone: there would always be one ahead of them.
   bool has_room_ahead() const noexcept {
-    return quick_ && ahead_ == nullptr && slots_.capacity() == 1 && slots_.in_flight() == 1 && takes_calls_ &&
+    return quick_ && ahead_ == nullptr && pinned.empty() && slots_.capacity() == 1 && slots_.in_flight() == 1 && takes_calls_ &&
            channel_ && first_->state == CallState::running && !first_->recalled;
   }
   /// The call that was sent ahead. Null if there is none.
@@ -226,7 +228,8 @@ class DataLink {
   }
   ChooserHook<DataLink> chooser_hook;
   std::uint64_t number = 0;        ///< see PinnedCalls
-  CallQueue pinned;                ///< calls that wait for this worker
+  PriorityQueues pinned;           ///< calls that wait for this worker
+  PriorityShares shares;           ///< of those, and of those that wait for any worker
   std::uint64_t read_in_turn = 0;  ///< the last turn of the dispatcher's timer in which its results were read
 
   /// Reads nothing more: the worker has sent what makes no sense.

@@ -1,0 +1,324 @@
+// Calls with a key, and those of a broadcast, in every order of events: none is stuck, starved or counted twice.
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <memory>
+#include <vector>
+
+#include <drover/pool/broadcast.hpp>
+#include <drover/pool/detail/call/queue_watcher.hpp>
+
+#include "support/failing_allocations.hpp"
+#include "support/fake_worker.hpp"
+
+namespace {
+long allowed = -1;  // allocations until one fails; negative: none fails
+}
+bool support::allocation_fails() noexcept { return allowed >= 0 && allowed-- == 0; }
+
+namespace {
+
+using namespace support;
+using drover::SlotResult;
+
+class Pinned : public FakeWorkers {
+ protected:
+  static CallOptions with_key(unsigned priority = 1) { return {.key = "k", .priority = priority}; }
+
+  /// A worker that has answered a call of the key within a few microseconds, and has none now.
+  std::unique_ptr<FakeWorker> quick_home() {
+    auto worker = std::make_unique<FakeWorker>(context_, dispatcher_);
+    call(0, with_key());
+    EXPECT_EQ(answer_all(*worker, true), std::vector{0});
+    return worker;
+  }
+  /// Answers all calls that the worker gets, and returns their arguments in order.
+  std::vector<int> answer_all(FakeWorker& worker, bool quick = false) {
+    std::vector<int> arguments;
+    while (const auto call = worker.next()) {
+      arguments.push_back(call->argument);
+      worker.answer(*call, quick);
+      run();
+    }
+    return arguments;
+  }
+  void close_link(FakeWorker& worker) {
+    const auto held = dispatcher_->lock();
+    dispatcher_->close_link(worker.link);
+  }
+  void poison_after(unsigned deaths) {
+    dispatcher_->close();
+    dispatcher_ = Dispatcher::create(context_.get_executor(), drover::WorkerOptions(), std::nullopt,
+                                     {.after = deaths, .span = 60s});
+  }
+  std::size_t keys_in_use() {
+    const auto held = dispatcher_->lock();
+    return dispatcher_->keys().in_use();
+  }
+};
+
+// ---- none is stuck --------------------------------------------------------------------------------------------------
+
+TEST_F(Pinned, RestedCallGoesToTheIdleWorkerOfItsKey) {
+  FakeWorker first(context_, dispatcher_);
+  CallOptions options = with_key();
+  options.retry = {.attempts = 2, .backoff = 20ms};
+  Caller& retried = call(1, options);
+  first.die();
+  run();
+  FakeWorker second(context_, dispatcher_);
+  call(2, with_key());
+  EXPECT_EQ(answer_all(second), std::vector{2});
+  EXPECT_TRUE(run_until([&] { return answer_all(second) == std::vector{1}; }));
+  EXPECT_EQ(retried.value, 10);
+}
+
+TEST_F(Pinned, RetriedCallGoesToTheIdleWorkerOfItsKey) {
+  FakeWorker first(context_, dispatcher_);
+  CallOptions options = with_key();
+  options.retry = {.attempts = 2};
+  Caller& retried = call(1, options);
+  close_link(first);
+  FakeWorker second(context_, dispatcher_);
+  call(2, with_key());
+  EXPECT_EQ(answer_all(second), std::vector{2});
+  first.die();
+  EXPECT_EQ(answer_all(second), std::vector{1});
+  EXPECT_EQ(retried.value, 10);
+}
+
+// The result of the call before it overtakes RECALLED, which comes on another socket.
+TEST_F(Pinned, RecalledCallGoesBackToItsIdleWorker) {
+  auto home = quick_worker();
+  FakeWorker other(context_, dispatcher_);
+  call(1);
+  call(2);
+  Caller& recalled = call(3, with_key());
+  const auto running = home->next(), ahead = home->next();
+  ASSERT_TRUE(running && is_ahead(ahead));
+  ASSERT_TRUE(run_until([&] { return !home->recalled.empty(); }));
+  home->answer(*running);
+  EXPECT_TRUE(home->give_back(ahead->header.id));
+  EXPECT_EQ(answer_all(*home), std::vector{3});
+  run();
+  EXPECT_EQ(recalled.value, 30);
+  answer_all(other);
+}
+
+TEST_F(Pinned, CallGetsTheRoomOfOneThatWasGivenBack) {
+  auto home = quick_home();
+  call(1);
+  Caller& cancelled = call(2);
+  const auto running = home->next(), ahead = home->next();
+  ASSERT_TRUE(running && is_ahead(ahead));
+  call(3, with_key());
+  cancelled.cancellation.emit(asio::cancellation_type::terminal);
+  run();
+  home->answer(*running);
+  EXPECT_FALSE(home->next());
+  EXPECT_TRUE(home->give_back(ahead->header.id));
+  EXPECT_EQ(answer_all(*home), std::vector{3});
+}
+
+TEST_F(Pinned, CallTakesTheRoomThatItsWorkerHas) {
+  FakeWorker old(context_, dispatcher_);
+  for (int i = 1; i <= 3; ++i) call(i, with_key());
+  FakeWorker a(context_, dispatcher_, 2), b(context_, dispatcher_, 2);
+  close_link(old);
+  std::vector<Received> sent;
+  for (FakeWorker* const worker : {&a, &b})
+    while (const auto call = worker->next()) sent.push_back(*call);
+  EXPECT_EQ(sent.size(), 2u) << "each of the calls has begun";
+  EXPECT_TRUE(a.link.in_flight() == 2 || b.link.in_flight() == 2);
+  for (const Received& call : sent) (a.link.in_flight() != 0 ? a : b).answer(call);
+  answer_all(old);
+}
+
+/// Counts the calls that wait for a worker.
+struct Watcher final : drover::detail::QueueWatcher {
+  void call_waits(std::size_t waiting) noexcept override { most = std::max(most, waiting); }
+  std::size_t most = 0;
+};
+
+TEST_F(Pinned, CallsOfAWorkerThatClosesWaitForOthersVisibly) {
+  FakeWorker old(context_, dispatcher_);
+  for (int i = 1; i <= 3; ++i) call(i, with_key());
+  Watcher watcher;
+  const auto watch = [&](Watcher* by) {
+    const auto held = dispatcher_->lock();
+    dispatcher_->watch_queue(by);
+  };
+  watch(&watcher);
+  close_link(old);
+  EXPECT_EQ(watcher.most, 2u) << "an elastic pool starts workers for them";
+  watch(nullptr);
+  FakeWorker other(context_, dispatcher_);
+  EXPECT_EQ(answer_all(other), (std::vector{2, 3}));
+  answer_all(old);
+}
+
+// ---- none is starved ------------------------------------------------------------------------------------------------
+
+TEST_F(Pinned, CallIsNotOvertakenByCallsAhead) {
+  auto home = quick_home();
+  for (int i = 1; i <= 3; ++i) call(i);  // one runs, one is ahead, one waits
+  call(4, with_key());
+  for (int i = 5; i < 10; ++i) call(i);
+  const auto order = answer_all(*home, true);
+  EXPECT_EQ(order, (std::vector{1, 2, 3, 4, 5, 6, 7, 8, 9}));
+}
+
+TEST_F(Pinned, LargeCallIsNotOvertakenByCallsAhead) {
+  auto home = quick_home();
+  call(1);
+  call(2, with_key(), std::string(100'000, 'x'));
+  for (int i = 3; i < 6; ++i) call(i);
+  EXPECT_EQ(answer_all(*home, true), (std::vector{1, 2, 3, 4, 5}));
+}
+
+TEST_F(Pinned, UrgentCallOvertakesOthersOfItsKey) {
+  FakeWorker home(context_, dispatcher_);
+  call(1, with_key());
+  call(2, with_key());
+  call(3, with_key(0));
+  call(4, with_key(3));
+  call(5);
+  call(6, {.priority = 2});
+  EXPECT_EQ(answer_all(home), (std::vector{1, 4, 6, 2, 5, 3}));
+}
+
+TEST_F(Pinned, LowCallGetsItsTurnAmongOthers) {
+  FakeWorker home(context_, dispatcher_);
+  call(0, with_key());
+  call(1, with_key(0));
+  for (int i = 2; i < 60; ++i) call(i);
+  const auto order = answer_all(home);
+  EXPECT_EQ(std::find(order.begin(), order.end(), 1) - order.begin(), 17);
+}
+
+TEST_F(Pinned, OthersGetTheirTurnAmongUrgentCallsOfAKey) {
+  FakeWorker home(context_, dispatcher_);
+  call(0, with_key());
+  call(1, {.priority = 0});
+  for (int i = 2; i < 60; ++i) call(i, with_key(3));
+  const auto order = answer_all(home);
+  EXPECT_EQ(std::find(order.begin(), order.end(), 1) - order.begin(), 17);
+}
+
+// ---- poison ---------------------------------------------------------------------------------------------------------
+
+TEST_F(Pinned, WorkerThatDiesUnderSeveralCallsOfAKeyCountsOnce) {
+  poison_after(2);
+  CallOptions retries = with_key();
+  retries.retry = {.attempts = 2};
+  auto first = std::make_unique<FakeWorker>(context_, dispatcher_, 4);
+  call(1, with_key());
+  Caller &second = call(2, retries), &third = call(3, retries);
+  first->die();
+  run();
+  EXPECT_TRUE(second.waits() && third.waits());
+  auto worker = std::make_unique<FakeWorker>(context_, dispatcher_, 4);
+  while (worker->next()) {
+  }
+  EXPECT_TRUE(call(4, with_key()).waits());
+  worker->die();
+  run();
+  EXPECT_EQ(third.error, Errc::worker_exited);
+  EXPECT_EQ(call(5, with_key()).error, Errc::poisoned);
+  EXPECT_EQ(keys_in_use(), 0u);
+}
+
+TEST_F(Pinned, PoisonedCallEndsWithoutAnotherEvent) {
+  poison_after(1);
+  FakeWorker first(context_, dispatcher_);
+  call(1, with_key());
+  Caller& behind = call(2, with_key());
+  first.die();
+  run();
+  EXPECT_TRUE(behind.waits());
+  FakeWorker second(context_, dispatcher_);
+  run();
+  EXPECT_EQ(behind.error, Errc::poisoned);
+  EXPECT_EQ(keys_in_use(), 0u);
+}
+
+// ---- broadcast ------------------------------------------------------------------------------------------------------
+
+TEST_F(Pinned, BroadcastCallThatItsWorkerGivesBackEnds) {
+  FakeWorker worker(context_, dispatcher_, 2);
+  call(1);
+  std::vector<SlotResult<int>> results;
+  asio::co_spawn(context_, drover::detail::begin_broadcast<int>(dispatcher_, {}, "f", 2),
+                 [&](const std::exception_ptr&, std::vector<SlotResult<int>> all) { results = std::move(all); });
+  run();
+  const auto first = worker.next(), second = worker.next();
+  ASSERT_TRUE(first && second);
+  close_link(worker);
+  {
+    const auto held = dispatcher_->lock();
+    dispatcher_->take_back(worker.link, first->header.id);
+  }
+  run();
+  ASSERT_EQ(results.size(), 1u) << "no other worker has to come first";
+  EXPECT_FALSE(results[0].ok());
+  EXPECT_EQ(queued(), 0u);
+  worker.answer(*first);
+  run();
+}
+
+// ---- no memory ------------------------------------------------------------------------------------------------------
+
+TEST_F(Pinned, KeyIsReleasedIfThereIsNoMemoryForItsCall) {
+  dispatcher_->close();
+  dispatcher_ = Dispatcher::create(context_.get_executor(), drover::WorkerOptions(), 1, {.after = 1, .span = 60s});
+  FakeWorker doomed(context_, dispatcher_);
+  call(0, {.key = "poisoned"});
+  doomed.die();
+  run();
+  FakeWorker worker(context_, dispatcher_);
+  for (int i = 1; i <= 2; ++i) call(i);  // one waits, so that the queue is full
+  for (const char* const key : {"poisoned", "a key that is too long to be kept within its string"}) {
+    bool failed = true;
+    for (long count = 0; failed; ++count) {
+      auto request = dispatcher_->allocate_call();
+      drover::Encoder encoder(request->request.buffer());
+      encoder.put("f");
+      encoder.put(7);
+      const CallOptions options{.key = key};
+      allowed = count;
+      try {
+        dispatcher_->submit(request, options);
+      } catch (const std::bad_alloc&) {
+      }
+      failed = std::exchange(allowed, -1) < 0;
+      EXPECT_EQ(keys_in_use(), 0u) << key << ", allocation " << count;
+    }
+  }
+  EXPECT_EQ(answer_all(worker), (std::vector{1, 2}));
+}
+
+TEST_F(Pinned, CallOfAPoisonedKeyEndsWithoutMemoryForItsText) {
+  bool failed = true;
+  for (long count = 0; failed; ++count) {
+    poison_after(1);
+    FakeWorker doomed(context_, dispatcher_);
+    call(1, with_key());
+    close_link(doomed);
+    FakeWorker home(context_, dispatcher_);
+    call(2, with_key());
+    Caller& poisoned = call(3, with_key());
+    doomed.die();
+    FakeWorker idle(context_, dispatcher_);
+    EXPECT_EQ(queued(), 1u);
+    allowed = count;
+    close_link(home);
+    failed = std::exchange(allowed, -1) < 0;
+    EXPECT_EQ(queued(), 0u);
+    dispatcher_->run_completions(true);
+    run();
+    EXPECT_FALSE(poisoned.waits()) << "allocation " << count;
+    answer_all(home);
+    EXPECT_EQ(keys_in_use(), 0u);
+  }
+}
+
+}  // namespace
