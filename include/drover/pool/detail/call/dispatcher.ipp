@@ -159,8 +159,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
     refusal = foreign() ? forked_copy() : refusal_();
   else
     refusal = admission_.reason_to_refuse(*call, options);
-  if (!refusal && call->only == 0 && !options.key.value().empty())
-    call->key = &keys_.begin_call(options.key.value());
+  if (!refusal && call->only == 0 && !options.key.value().empty()) call->key = &keys_.begin_call(options.key.value());
   if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
   DataLink* const home = refusal ? nullptr : home_of(*call);
   if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);

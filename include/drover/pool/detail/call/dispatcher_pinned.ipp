@@ -26,8 +26,8 @@ inline std::exception_ptr Dispatcher::poisoned(const Call& call) const noexcept 
 
 inline std::exception_ptr Dispatcher::home_is_gone(const Call& call) noexcept {
   return failure_of([&] {
-    return std::make_exception_ptr(Error(
-        Errc::worker_exited, "the worker for the broadcast of '" + call.routine() + "' exited before it began"));
+    return std::make_exception_ptr(
+        Error(Errc::worker_exited, "the worker for the broadcast of '" + call.routine() + "' exited before it began"));
   });
 }
 

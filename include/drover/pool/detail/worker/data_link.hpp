@@ -69,8 +69,8 @@ class DataLink {
   /// more may be sent ahead. Not behind a call that may have gone back: its RESULT would not come before. Nor if calls
   /// wait for this worker alone: there would always be one ahead of them.
   bool has_room_ahead() const noexcept {
-    return quick_ && ahead_ == nullptr && pinned.empty() && slots_.capacity() == 1 && slots_.in_flight() == 1 && takes_calls_ &&
-           channel_ && first_->state == CallState::running && !first_->recalled;
+    return quick_ && ahead_ == nullptr && pinned.empty() && slots_.capacity() == 1 && slots_.in_flight() == 1 &&
+           takes_calls_ && channel_ && first_->state == CallState::running && !first_->recalled;
   }
   /// The call that was sent ahead. Null if there is none.
   Call* ahead() const noexcept { return ahead_; }
