@@ -9,6 +9,8 @@
 
 #if REFUSED == 26
 #include <drover/pool/local_worker.hpp>
+#elif REFUSED == 40 || REFUSED == 41
+#include <drover/pool/worker_pool.hpp>
 #endif
 #include <drover/wire/codec.hpp>
 
@@ -185,5 +187,9 @@ int main() {
   out.put(std::unique_ptr<int, void (*)(int*)>(nullptr, nullptr));
 #elif REFUSED == 26
   (void)drover::LocalWorker().call<int>("name", drover::CallOptions{}, 1);
+#elif REFUSED == 40
+  (void)drover::WorkerPool().broadcast<int>("name", drover::CallOptions{}, 1);
+#elif REFUSED == 41
+  (void)drover::WorkerPool().broadcast<std::string_view>("name", 1);
 #endif
 }

@@ -98,6 +98,12 @@ template <class R, class... A>
 asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
                                                             const CallOptions& options, RoutineName routine,
                                                             const A&... arguments) {
+  static_assert(!(std::is_same_v<A, CallOptions> || ...),
+                "CallOptions come before the routine's name: broadcast(options, name, arguments...)");
+  if constexpr (!std::is_void_v<R>)
+    static_assert(!refers_to_message<R>,
+                  "the result of broadcast<R>() can't be a view: what it views is gone when broadcast() returns; use "
+                  "std::string");
   try {
     std::vector<BroadcastCall> calls;
     for (const BroadcastPlace& place : broadcast_places(dispatcher)) {
