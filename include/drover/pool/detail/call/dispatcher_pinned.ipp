@@ -72,6 +72,7 @@ inline void Dispatcher::send_or_pin(std::shared_ptr<Call> call, DataLink& chosen
 
 /// The link may have room for the calls that wait for it. They take turns with those that any worker may run.
 inline void Dispatcher::send_pinned(DataLink& link) noexcept {
+  if (foreign()) return;
   while (!link.pinned.empty() && has_room(link)) send_or_pin(pinned_.pop_next(link, waiting_), link);
 }
 
