@@ -135,6 +135,21 @@ TEST_F(Pinned, CallTakesTheRoomThatItsWorkerHas) {
   answer_all(old);
 }
 
+// Their workers have not died, and still run them.
+TEST_F(Pinned, CallIsNotRetriedOnceTheContextOfItsPoolIsDestroyed) {
+  auto pool_context = std::make_unique<asio::io_context>(1);
+  dispatcher_->close();
+  dispatcher_ = Dispatcher::create(pool_context->get_executor(), drover::WorkerOptions(), std::nullopt);
+  FakeWorker first(context_, dispatcher_);
+  Caller& caller = call(1, {.retry = {.attempts = 5}});
+  FakeWorker second(context_, dispatcher_);
+  pool_context.reset();
+  first.die();
+  run();
+  EXPECT_EQ(caller.error, Errc::worker_exited);
+  EXPECT_FALSE(second.next());
+}
+
 /// Counts the calls that wait for a worker.
 struct Watcher final : drover::detail::QueueWatcher {
   void call_waits(std::size_t waiting) noexcept override { most = std::max(most, waiting); }
@@ -227,6 +242,34 @@ TEST_F(Pinned, WorkerThatDiesUnderSeveralCallsOfAKeyCountsOnce) {
   EXPECT_EQ(third.error, Errc::worker_exited);
   EXPECT_EQ(call(5, with_key()).error, Errc::poisoned);
   EXPECT_EQ(keys_in_use(), 0u);
+}
+
+TEST_F(Pinned, DeathsUnderRetriedCallsCount) {
+  poison_after(2);
+  CallOptions retries = with_key();
+  retries.retry = {.attempts = 9};
+  Caller* caller = nullptr;
+  for (int death = 0; death < 2; ++death) {
+    FakeWorker worker(context_, dispatcher_);
+    if (caller == nullptr) caller = &call(1, retries);
+    EXPECT_TRUE(caller->waits());
+    worker.die();
+    run();
+  }
+  EXPECT_EQ(caller->error, Errc::worker_exited);
+  EXPECT_EQ(call(2, with_key()).error, Errc::poisoned);
+}
+
+TEST_F(Pinned, AnswerForgetsTheDeathsBeforeIt) {
+  poison_after(2);
+  for (int round = 0; round < 4; ++round) {
+    FakeWorker worker(context_, dispatcher_);
+    call(1, with_key());
+    EXPECT_EQ(answer_all(worker), std::vector{1}) << "after " << round << " deaths, none of them in a row";
+    call(2, with_key());
+    worker.die();
+    run();
+  }
 }
 
 TEST_F(Pinned, PoisonedCallEndsWithoutAnotherEvent) {
@@ -393,6 +436,33 @@ TEST_P(AnyOrder, LeavesNoCallStuck) {
     return all_ended();
   }));
   EXPECT_EQ(keys_in_use(), 0u);
+}
+
+TEST_F(Pinned, BroadcastIsNotRetried) {
+  FakeWorker worker(context_, dispatcher_);
+  std::vector<SlotResult<int>> results;
+  asio::co_spawn(context_,
+                 drover::detail::begin_broadcast<int>(dispatcher_, {.retry = {.attempts = 5, .backoff = 60s}}, "f", 2),
+                 [&](const std::exception_ptr&, std::vector<SlotResult<int>> all) { results = std::move(all); });
+  run();
+  worker.die();
+  run();
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_FALSE(results[0].ok());
+}
+
+TEST_F(Pinned, CallIsNotRetriedOnceCallsAreRefused) {
+  FakeWorker worker(context_, dispatcher_);
+  Caller& caller = call(1, {.retry = {.attempts = 5}});
+  const auto refuse = [&](drover::detail::Cause cause) {
+    const auto held = dispatcher_->lock();
+    dispatcher_->refuse(std::move(cause));
+  };
+  refuse([] { return std::make_exception_ptr(drover::Error(Errc::stopping, "a stop")); });
+  worker.die();
+  run();
+  EXPECT_EQ(caller.error, Errc::worker_exited) << "what has happened to it says more than the stop";
+  refuse(nullptr);
 }
 
 // ---- no memory ------------------------------------------------------------------------------------------------------

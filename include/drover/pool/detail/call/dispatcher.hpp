@@ -230,6 +230,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
   void time_run(Call& call);
+  bool context_lives() const noexcept {
+    const auto registry_lock = registry_->lock();
+    return !registry_->closed();
+  }
   bool may_retry(const Call& call) const noexcept;
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);

@@ -229,10 +229,10 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   return todo.answers_caller;
 }
 
-/// Its next attempt would still be in time.
+/// Its next attempt would still be in time. Not once the context is destroyed: its worker may live on.
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
-  if (foreign() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
+  if (foreign() || !context_lives() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
   if (call.key != nullptr && keys_.death_poisons(*call.key, call.link->number, Clock::now())) return false;
   if (!call.due) return true;
   const auto next = deadline_after(Clock::now(), call.retry.backoff);
