@@ -135,6 +135,40 @@ TEST_F(Pinned, CallTakesTheRoomThatItsWorkerHas) {
   answer_all(old);
 }
 
+TEST_F(Pinned, CallFailsWithItsPool) {
+  FakeWorker home(context_, dispatcher_);
+  call(1, with_key());
+  Caller& second = call(2, with_key());
+  const auto cause = [] { return std::make_exception_ptr(drover::Error(Errc::stopping, "a stop")); };
+  CallQueue refused;
+  {
+    const auto held = dispatcher_->lock();
+    dispatcher_->refuse(cause);
+    dispatcher_->take_queued_calls().swap(refused);
+  }
+  complete_all_with_error(std::move(refused), cause);
+  run();
+  EXPECT_EQ(second.error, Errc::stopping);
+  EXPECT_EQ(answer_all(home), std::vector{1});
+  EXPECT_EQ(keys_in_use(), 0u);
+  const auto held = dispatcher_->lock();
+  dispatcher_->refuse(nullptr);
+}
+
+TEST_F(Pinned, CallThatIsUsedAgainBeginsWithItsFirstAttempt) {
+  FakeWorker first(context_, dispatcher_);
+  call(1, {.retry = {.attempts = 2}});
+  first.die();
+  FakeWorker second(context_, dispatcher_);
+  EXPECT_EQ(answer_all(second), std::vector{1});
+  call(2);
+  const auto next = second.next();
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->header.attempt, 0u);
+  second.answer(*next);
+  run();
+}
+
 // Their workers have not died, and still run them.
 TEST_F(Pinned, CallIsNotRetriedOnceTheContextOfItsPoolIsDestroyed) {
   auto pool_context = std::make_unique<asio::io_context>(1);
@@ -436,6 +470,37 @@ TEST_P(AnyOrder, LeavesNoCallStuck) {
     return all_ended();
   }));
   EXPECT_EQ(keys_in_use(), 0u);
+}
+
+TEST_F(Pinned, BroadcastWaitsForTheExitOfAWorkerThatDrains) {
+  FakeWorker worker(context_, dispatcher_), other(context_, dispatcher_);
+  call(1);
+  call(2);
+  std::vector<SlotResult<int>> results;
+  asio::co_spawn(context_, drover::detail::begin_broadcast<int>(dispatcher_, {}, "f", 3),
+                 [&](const std::exception_ptr&, std::vector<SlotResult<int>> all) { results = std::move(all); });
+  run();
+  close_link(worker);
+  answer_all(other);
+  answer_all(worker);
+  EXPECT_TRUE(results.empty());
+  EXPECT_EQ(queued(), 1u);
+  worker.die();
+  run();
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_EQ(std::count_if(results.begin(), results.end(), [](const auto& result) { return result.ok(); }), 1);
+}
+
+TEST_F(Pinned, BroadcastLeavesOutWorkersThatTakeNoCalls) {
+  FakeWorker closed(context_, dispatcher_), open(context_, dispatcher_);
+  close_link(closed);
+  std::vector<SlotResult<int>> results;
+  asio::co_spawn(context_, drover::detail::begin_broadcast<int>(dispatcher_, {}, "f", 1),
+                 [&](const std::exception_ptr&, std::vector<SlotResult<int>> all) { results = std::move(all); });
+  run();
+  EXPECT_EQ(answer_all(open), std::vector{1});
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].value(), 10);
 }
 
 TEST_F(Pinned, BroadcastIsNotRetried) {

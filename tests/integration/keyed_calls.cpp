@@ -40,7 +40,8 @@ asio::awaitable<void> call_anyhow(WorkerPool& pool, std::shared_ptr<Counts> coun
     try {
       const CallOptions options = random_options(random);
       if (random() % 4 == 0) {
-        const std::string reply = co_await pool.call<std::string>(options, "slow_echo", "x", int(random() % 8));
+        const std::string reply =
+            co_await pool.call<std::string>(options, "slow_echo", "x", static_cast<int>(random() % 8));
         counts->wrong += reply != "x";
       } else {
         const int square = co_await pool.call<int>(options, "square", i);
@@ -84,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(On, KeyedCalls, ::testing::Values(Where::one_thread, Wh
 // Workers die, drain, are replaced, are let go and come back.
 TEST_P(KeyedCalls, AllEndWhateverHappensToTheirPool) {
   run_where(GetParam(), []() -> asio::awaitable<void> {
-    for (const std::size_t in_flight : {1, 3}) {
+    for (const std::size_t in_flight : {1u, 3u}) {
       PoolOptions options = elastic_pool(1, 4, 20ms);
       options.worker.max_in_flight = in_flight;
       options.restart.backoff = 1ms;
