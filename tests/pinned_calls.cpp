@@ -184,6 +184,18 @@ TEST_F(Pinned, CallIsNotRetriedOnceTheContextOfItsPoolIsDestroyed) {
   EXPECT_FALSE(second.next());
 }
 
+// Otherwise the keys of quiet hours would all be those of one worker when there is much to do.
+TEST_F(Pinned, KeysAreSharedOutAmongIdleWorkers) {
+  std::vector<std::unique_ptr<FakeWorker>> workers;
+  for (int i = 0; i < 3; ++i) workers.push_back(std::make_unique<FakeWorker>(context_, dispatcher_));
+  std::vector<std::size_t> keys(3);
+  for (int i = 0; i < 9; ++i) {
+    call(i, {.key = std::to_string(i)});
+    for (std::size_t at = 0; at < workers.size(); ++at) keys[at] += answer_all(*workers[at]).size();
+  }
+  EXPECT_EQ(keys, std::vector<std::size_t>(3, 3));
+}
+
 /// Counts the calls that wait for a worker.
 struct Watcher final : drover::detail::QueueWatcher {
   void call_waits(std::size_t waiting) noexcept override { most = std::max(most, waiting); }

@@ -167,7 +167,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
   if (home != nullptr)
     link = has_room(*home) ? home : nullptr;
   else if (!refusal && waiting_.empty())
-    link = chooser_.choose();
+    link = chooser_.choose(call->key != nullptr);
   if (!refusal && link == nullptr && options.when_full == WhenFull::refuse)
     refusal = admission_.reason_not_to_queue(queued());
   if (!refusal && link == nullptr && home == nullptr && waiting_.empty() && may_go_ahead(*call))

@@ -18,8 +18,8 @@ inline DataLink* Dispatcher::home_of(const Call& call) const noexcept {
 inline std::exception_ptr Dispatcher::poisoned(const Call& call) const noexcept {
   return failure_of([&] {
     return std::make_exception_ptr(
-        Error(Errc::poisoned, "workers have died under " + std::to_string(keys_.poison_after()) +
-                                  " calls in a row with the key of the call of '" + call.routine() +
+        Error(Errc::poisoned, counted(keys_.poison_after(), "worker") +
+                                  " died in a row under calls with the key of the call of '" + call.routine() +
                                   "' (CallOptions::key, PoolOptions::poison_after)"));
   });
 }
