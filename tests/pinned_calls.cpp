@@ -515,6 +515,26 @@ TEST_F(Pinned, BroadcastLeavesOutWorkersThatTakeNoCalls) {
   EXPECT_EQ(results[0].value(), 10);
 }
 
+asio::awaitable<void> broadcast_unthrown(std::shared_ptr<Dispatcher> dispatcher) {
+  co_await asio::this_coro::throw_if_cancelled(false);
+  co_await drover::detail::begin_broadcast<int>(dispatcher, {}, "f", 1);
+}
+
+TEST_F(Pinned, BroadcastIsCancelledAsOneWithoutThrowIfCancelled) {
+  FakeWorker first(context_, dispatcher_), second(context_, dispatcher_);
+  asio::cancellation_signal cancellation;
+  std::exception_ptr thrown;
+  asio::co_spawn(context_, broadcast_unthrown(dispatcher_),
+                 asio::bind_cancellation_slot(cancellation.slot(), [&](std::exception_ptr how) { thrown = how; }));
+  run();
+  cancellation.emit(asio::cancellation_type::terminal);
+  run();
+  EXPECT_NE(thrown, nullptr);
+  EXPECT_EQ(first.cancelled.size() + second.cancelled.size(), 2u) << "each of the calls";
+  answer_all(first);
+  answer_all(second);
+}
+
 TEST_F(Pinned, BroadcastIsNotRetried) {
   FakeWorker worker(context_, dispatcher_);
   std::vector<SlotResult<int>> results;
