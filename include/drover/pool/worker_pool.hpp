@@ -89,10 +89,10 @@ class [[nodiscard]] WorkerPool {
     return detail::begin_typed_call(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
-  /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each waits for its
-  /// worker if that has no room, and takes turns with the calls that any worker may run: by CallOptions::priority, and
-  /// by age. The results are by slot, errors of single calls among them. The arguments are encoded once for each worker.
-  /// CallOptions::retry and CallOptions::key have no meaning here.
+  /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each waits for
+  /// its worker if that has no room, and takes turns with the calls that any worker may run: by CallOptions::priority,
+  /// and by age. The results are by slot, errors of single calls among them. The arguments are encoded once for each
+  /// worker. CallOptions::retry and CallOptions::key have no meaning here.
   ///
   /// *Errors:* what new calls fail with; Errc::no_such_worker if no worker takes calls at that moment. A worker that
   /// exits before it has answered has Errc::worker_exited in its result.
