@@ -137,6 +137,9 @@ class [[nodiscard]] WorkerPool {
   template <class Body>
   friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
 
+  /// `make`: make_pool(). The coroutine does not name it, so that it does not need the code of a pool.
+  using MakePool = std::shared_ptr<detail::PoolImpl>(const asio::any_io_executor&, PoolOptions);
+  static asio::awaitable<WorkerPool> start(PoolOptions options, MakePool* make);
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
   std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()
