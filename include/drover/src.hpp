@@ -17,6 +17,7 @@
 
 #include <drover/detail/context/async_event.ipp>
 #include <drover/detail/context/registry.ipp>
+#include <drover/detail/context/spawn.ipp>
 #include <drover/detail/resource_pool/idle_timer.ipp>
 #include <drover/detail/resource_pool/wait.ipp>
 #include <drover/drover.hpp>

@@ -10,6 +10,7 @@
 #include <asio/awaitable.hpp>
 #include <asio/this_coro.hpp>
 
+#include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/pool.hpp>
 #include <drover/pool/worker_pool.hpp>
@@ -43,8 +44,7 @@ inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolImpl> pool) {
   std::optional<asio::steady_timer> limit;
   if (until) {
     limit.emplace(co_await asio::this_coro::executor, *until);
-    limit->async_wait([unawaited, too_late](std::error_code ec) {
-      if (ec) return;
+    when_due(*limit, [unawaited, too_late] {
       *too_late = true;
       unawaited->set();
     });
