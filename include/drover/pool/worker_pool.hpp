@@ -67,7 +67,7 @@ class [[nodiscard]] WorkerPool {
   /// has been given up.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(dispatcher(), detail::usual_options(), routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
