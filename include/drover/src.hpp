@@ -34,6 +34,7 @@
 #include <drover/pool/worker_pool.ipp>
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>
+#include <drover/wire/body.ipp>
 #include <drover/wire/frame.ipp>
 #include <drover/worker/serve.ipp>
 #include <drover/worker/this_call.ipp>

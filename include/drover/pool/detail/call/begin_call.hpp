@@ -70,7 +70,7 @@ class PendingCall {
   std::size_t spare_memory() const noexcept;
   /// The exception that is being handled was thrown while the result was decoded.
   void decoding_failed() noexcept;
-  /// Returns the call for reuse. If it has failed, the coroutine throws that when it returns, whatever it returns.
+  /// Returns the call for reuse. Throws why it has failed.
   void finish();
 
   static void cancel(std::shared_ptr<Call> call);
@@ -83,7 +83,6 @@ class PendingCall {
   std::shared_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<Call> call_;  // until it is awaited
   std::exception_ptr failure_;
-  CoroutineFrame* frame_ = nullptr;
   std::shared_ptr<Call> ended_;
   const Outcome* outcome_ = nullptr;
 };

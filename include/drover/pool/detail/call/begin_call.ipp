@@ -146,7 +146,6 @@ DROVER_INLINE CoroutineThread* PendingCall::End::operator()(CoroutineFrame* fram
 }
 
 DROVER_INLINE void PendingCall::await(CoroutineFrame& frame) {
-  frame_ = &frame;
   CoroutineThread thread(std::move(*frame.detach_thread()));
   const asio::any_io_executor executor = thread.get_executor();
   asio::cancellation_slot slot = thread.get_cancellation_slot();
@@ -179,7 +178,7 @@ DROVER_INLINE void PendingCall::decoding_failed() noexcept {
 DROVER_INLINE void PendingCall::finish() {
   if (!failure_) failure_ = outcome_->failure;
   Call::give_back(std::move(ended_));
-  if (failure_) frame_->set_except(std::exchange(failure_, nullptr));
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 DROVER_INLINE PendingCall::PendingCall(PendingCall&& other) noexcept = default;
