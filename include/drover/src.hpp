@@ -17,6 +17,7 @@
 
 #include <drover/detail/context/async_event.ipp>
 #include <drover/detail/context/registry.ipp>
+#include <drover/detail/context/spawn.ipp>
 #include <drover/detail/resource_pool/idle_timer.ipp>
 #include <drover/detail/resource_pool/wait.ipp>
 #include <drover/drover.hpp>
@@ -34,6 +35,7 @@
 #include <drover/pool/worker_pool.ipp>
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>
+#include <drover/wire/body.ipp>
 #include <drover/wire/error_category.ipp>
 #include <drover/wire/frame.ipp>
 #include <drover/worker/serve.ipp>

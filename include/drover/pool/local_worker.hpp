@@ -87,7 +87,8 @@ class [[nodiscard]] LocalWorker {
   /// before it is awaited cancels the call, too.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(detail::dispatcher_of(worker_), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(detail::dispatcher_of(worker_), detail::usual_options(), routine,
+                                 std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {

@@ -70,7 +70,7 @@ class [[nodiscard]] WorkerPool {
   /// has been given up.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(dispatcher(), detail::usual_options(), routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
@@ -169,6 +169,9 @@ class [[nodiscard]] WorkerPool {
   template <class Body>
   friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
 
+  /// `make`: make_pool(). The coroutine does not name it, so that it does not need the code of a pool.
+  using MakePool = std::shared_ptr<detail::PoolImpl>(const asio::any_io_executor&, PoolOptions);
+  static asio::awaitable<WorkerPool> start(PoolOptions options, MakePool* make);
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
   std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()

@@ -248,7 +248,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   void time(Call& call, Clock::time_point at);
-  void context_destroyed() noexcept override;
+  inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
   const std::shared_ptr<ContextRegistry> registry_;
