@@ -28,6 +28,7 @@
 #include <drover/pool/broadcast.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
 #include <drover/pool/detail/call/call.ipp>
+#include <drover/pool/detail/call/map_window.ipp>
 #include <drover/pool/detail/metrics.ipp>
 #include <drover/pool/detail/worker/handle.ipp>
 #include <drover/pool/local_worker.ipp>

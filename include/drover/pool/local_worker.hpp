@@ -8,6 +8,7 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
@@ -106,6 +107,18 @@ class [[nodiscard]] LocalWorker {
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
     return detail::begin_typed_call(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// The same for a completion token, see WorkerPool::async_call().
+  template <class R = void, class... A>
+  auto async_call(RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                       std::forward<A>(arguments_and_token)...);
+  }
+  template <class R = void, class... A>
+  auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(detail::dispatcher_of(worker_), std::move(options), routine,
+                                       std::forward<A>(arguments_and_token)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Waits for at most 5 s, or `bound`.

@@ -19,8 +19,10 @@
 #include <drover/detail/config.hpp>
 #include <drover/os/detail/program_exit.hpp>
 #include <drover/pool/broadcast.hpp>
+#include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
+#include <drover/pool/map.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
 #include <drover/routine.hpp>
@@ -89,6 +91,50 @@ class [[nodiscard]] WorkerPool {
     return detail::begin_typed_call(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
+  /// The same for a completion token, which is the last argument: a callback, asio::use_future, and so on. The handler
+  /// gets void(std::exception_ptr, R), or void(std::exception_ptr) for R = void. It is never invoked by this function,
+  /// and runs on its own executor, or on that of the pool if it has none. With a lazy token, such as asio::deferred,
+  /// the call begins when its operation is started, and the arguments are copied until then.
+  template <class R = void, class... A>
+  auto async_call(RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments_and_token)...);
+  }
+  template <class R = void, class... A>
+  auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(dispatcher(), std::move(options), routine,
+                                       std::forward<A>(arguments_and_token)...);
+  }
+
+  /// Calls the routine with each item of an input range, as many at a time as keep all workers busy, or as
+  /// MapOptions::in_flight says. The range is read as calls end, by map() and Map::next() alone, and at most so many
+  /// items are in memory at a time, however long it is and however slow its reader.
+  ///
+  ///     auto results = pool.map<Digest>(options, "sha256", paths);
+  ///     while (auto done = co_await results.next()) print(done->input, done->value());
+  ///
+  /// With GCC 12 write the result of next() into a variable of its own: co_await in a condition is miscompiled there.
+  template <class R = void, std::ranges::input_range Range>
+    requires std::ranges::viewable_range<Range>
+  Map<R, std::views::all_t<Range>> map(MapOptions options, RoutineName routine, Range&& range) {
+    using Input = std::ranges::range_value_t<Range>;
+    return {dispatcher(), std::move(options), std::string(routine.view()), std::views::all(std::forward<Range>(range)),
+            detail::MapEncoder<Input>{[](const Input& input, Encoder& out, detail::FrameBody& body) {
+              detail::put_argument(out, body, input);
+            }}};
+  }
+  /// The same for a routine that both sides have declared.
+  template <class R, class P, std::ranges::input_range Range>
+    requires std::ranges::viewable_range<Range>
+  Map<R, std::views::all_t<Range>> map(MapOptions options, const Routine<R(P)>& routine, Range&& range) {
+    using Input = std::ranges::range_value_t<Range>;
+    static_assert(detail::arguments_fit(std::type_identity<R(P)>(), std::type_identity<void(const Input&)>()));
+    return {dispatcher(), std::move(options), std::string(routine.name()), std::views::all(std::forward<Range>(range)),
+            detail::MapEncoder<Input>{[](const Input& input, Encoder& out, detail::FrameBody& body) {
+                                        detail::put_typed_argument<P>(out, body, input);
+                                      },
+                                      detail::declaration_of<R(P)>()}};
+  }
+
   /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each is the next
   /// call of its worker once that has room. The results are by slot, errors of single calls among them. The arguments
   /// are encoded once for each worker. CallOptions::retry and CallOptions::key have no meaning here.
@@ -104,6 +150,18 @@ class [[nodiscard]] WorkerPool {
   [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options, RoutineName routine,
                                                                       const A&... arguments) {
     return detail::begin_broadcast<R>(dispatcher(), options, routine, arguments...);
+  }
+  /// The same for a routine that both sides have declared.
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(const Routine<R(P...)>& routine,
+                                                                      const A&... arguments) {
+    return detail::begin_typed_broadcast(dispatcher(), CallOptions{}, routine, arguments...);
+  }
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options,
+                                                                      const Routine<R(P...)>& routine,
+                                                                      const A&... arguments) {
+    return detail::begin_typed_broadcast(dispatcher(), options, routine, arguments...);
   }
 
   /// Stops all workers at the same time under one budget, waits until they have been reaped, and reports how each stop

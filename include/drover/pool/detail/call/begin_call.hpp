@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <type_traits>
@@ -8,6 +9,7 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
+#include <asio/cancellation_signal.hpp>
 
 #include <drover/detail/config.hpp>
 #include <drover/error.hpp>
@@ -19,6 +21,9 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
+
+/// That of the worker or pool, for handlers that have none. A system_executor once its context is destroyed.
+asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher);
 
 // The functions that are not templates are defined in begin_call.ipp.
 
@@ -42,6 +47,12 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
 using CoroutineThread = asio::detail::awaitable_thread<asio::any_io_executor>;
 using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>;
 
+/// What makes a call another one than call() with a name.
+struct CallKind {
+  const char* declaration = nullptr;  // see Call
+  std::uint64_t only = 0;             // see Call
+};
+
 /// A call in the coroutine that awaits its end. Destroying it before it is awaited cancels the call. What does not
 /// depend on the types of arguments and result is compiled once.
 class PendingCall {
@@ -50,6 +61,9 @@ class PendingCall {
       : dispatcher_(std::move(dispatcher)), call_(std::move(call)) {}
   /// The call could not begin.
   explicit PendingCall(std::exception_ptr failure) noexcept : failure_(std::move(failure)) {}
+  /// The call has ended. For a Completion, in resume().
+  PendingCall(std::shared_ptr<Call> ended, const Outcome& outcome) noexcept
+      : ended_(std::move(ended)), outcome_(&outcome) {}
   PendingCall(PendingCall&& other) noexcept;
   PendingCall& operator=(PendingCall&&) = delete;
   ~PendingCall();
@@ -72,6 +86,20 @@ class PendingCall {
   void decoding_failed() noexcept;
   /// Returns the call for reuse. Throws why it has failed.
   void finish();
+
+  // ---- for completion handlers --------------------------------------------------------------------------------------
+
+  /// Why the call could not begin. Null: it has begun.
+  const std::exception_ptr& failure() const noexcept { return failure_; }
+  /// The call, to cancel it.
+  std::weak_ptr<Call> call() const noexcept { return call_; }
+  /// Has the completion run when the call has ended, never before this returns. The Call owns it.
+  void await(Completion* completion, asio::cancellation_slot slot, const asio::any_io_executor& executor);
+  /// Memory for such a completion.
+  template <class T, class... A>
+  Completion* construct_completion(A&&... arguments) {
+    return call_->construct_completion<T>(std::forward<A>(arguments)...);
+  }
 
   static void cancel(std::shared_ptr<Call> call);
 
@@ -145,9 +173,9 @@ struct ArgumentWriter {
 /// The options of a call without options.
 const CallOptions& usual_options() noexcept;
 
-/// Encodes and sends (or queues) the call. For `declaration` see Call.
+/// Encodes and sends (or queues) the call.
 PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options, RoutineName routine,
-                      ArgumentWriter writer, const char* declaration = nullptr);
+                      ArgumentWriter writer, CallKind kind = {});
 
 /// Encodes and sends (or queues) the call before it returns. The awaitable only waits for the end of the call.
 template <class R, class... A>

@@ -12,6 +12,7 @@
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
+#include <asio/system_executor.hpp>
 
 #include <drover/detail/current_call.hpp>
 #include <drover/detail/type_name.hpp>
@@ -83,10 +84,11 @@ DROVER_INLINE const CallOptions& usual_options() noexcept {
 }
 
 DROVER_INLINE PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
-                                    RoutineName routine, ArgumentWriter writer, const char* declaration) {
+                                    RoutineName routine, ArgumentWriter writer, CallKind kind) {
   try {
     auto call = allocate_call(dispatcher, options);
-    call->declaration = declaration;
+    call->declaration = kind.declaration;
+    call->only = kind.only;
     Encoder encoder(call->request.buffer());
     encoder.put(routine.view());
     writer.write(writer.arguments, encoder, call->request);
@@ -167,7 +169,11 @@ DROVER_INLINE void PendingCall::await(CoroutineFrame& frame) {
   CoroutineThread thread(std::move(*frame.detach_thread()));
   const asio::any_io_executor executor = thread.get_executor();
   asio::cancellation_slot slot = thread.get_cancellation_slot();
-  Completion* const completion = call_->construct_completion<CallCompletion>(*this, frame, std::move(thread), executor);
+  await(call_->construct_completion<CallCompletion>(*this, frame, std::move(thread), executor), slot, executor);
+}
+
+DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation_slot slot,
+                                      const asio::any_io_executor& executor) {
   if (slot.is_connected())
     slot.assign([weak = call_->weak_from_this()](asio::cancellation_type type) {
       if (type != asio::cancellation_type::none) cancel(weak.lock());
@@ -176,6 +182,14 @@ DROVER_INLINE void PendingCall::await(CoroutineFrame& frame) {
   if (publish(*dispatcher_, call, completion, executor)) return;
   dispatcher_->cancel(*call, CallEvent::cancelled, nullptr);  // its context is destroyed
   call->destroy(completion);                                  // last: it may own what the call borrows
+}
+
+DROVER_INLINE asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher) {
+  if (dispatcher) {
+    const auto held = dispatcher->lock();
+    if (dispatcher->executor()) return *dispatcher->executor();
+  }
+  return asio::system_executor();
 }
 
 DROVER_INLINE void PendingCall::decoding_failed() noexcept {
