@@ -17,6 +17,7 @@
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/as_async.hpp>
 #include <drover/os/detail/program_exit.hpp>
 #include <drover/pool/broadcast.hpp>
 #include <drover/pool/detail/call/async_call.hpp>
@@ -178,6 +179,18 @@ class [[nodiscard]] WorkerPool {
   /// *Errors:* std::invalid_argument if the grace is negative.
   /// *Cancellation:* as above. The first one ends the draining, too.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop(StopOptions options);
+  /// The same for a completion token: a handler void(std::exception_ptr, std::vector<StopReport>), which is never
+  /// invoked by this function and runs on its own executor, or on the pool's if it has none. The stop begins at once.
+  template <class Token>
+  auto async_stop(StopOptions options, Token&& token) {
+    const asio::any_io_executor executor = detail::executor_of(dispatcher());
+    return detail::as_async(stop(options), executor, std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_stop(Token&& token) {
+    const asio::any_io_executor executor = detail::executor_of(dispatcher());
+    return detail::as_async(stop(), executor, std::forward<Token>(token));
+  }
 
   /// Replaces all workers, one slot after another, while calls go on. The successor of a worker is started first; once
   /// it is ready, the worker gets no more calls, finishes those that it has and exits; RecyclePolicy::drain bounds

@@ -16,6 +16,9 @@ namespace drover { inline namespace v1 { namespace detail {
 void spawn(const asio::any_io_executor& executor, asio::awaitable<void> coroutine,
            std::function<void(std::exception_ptr)> done = {}, asio::cancellation_slot slot = {});
 
+/// Ends after other handlers of the coroutine's executor have run.
+asio::awaitable<void> after_post();
+
 }}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
