@@ -324,12 +324,13 @@ TEST_F(OneMap, EndsWithItsPool) {
 
 // Its calls end with the context of the pool, and nobody waits for them.
 TEST_F(OneMap, OutlivesItsContext) {
-  std::optional<Map<std::string, std::ranges::owning_view<std::vector<int>>>> map;
+  using Naps = Map<std::string, std::ranges::owning_view<std::vector<int>>>;
+  std::optional<Naps> map;
   {
     asio::io_context context(1);
     asio::co_spawn(
         context,
-        [](auto* made, asio::io_context* of) -> asio::awaitable<void> {
+        [](std::optional<Naps>* made, asio::io_context* of) -> asio::awaitable<void> {
           auto pool = std::make_shared<WorkerPool>(co_await WorkerPool::start(quick_pool(1)));
           made->emplace(pool->map<std::string>({}, "nap_once", std::vector<int>{30'000, 1, 2}));
           co_await pause_for(5ms);
@@ -343,7 +344,7 @@ TEST_F(OneMap, OutlivesItsContext) {
   int failed = 0;
   asio::co_spawn(
       other,
-      [](auto* of, int* count) -> asio::awaitable<void> {
+      [](Naps* of, int* count) -> asio::awaitable<void> {
         for (;;) {
           auto done = co_await of->next();
           if (!done) co_return;

@@ -137,6 +137,11 @@ struct Map<R, Range>::Work {
 
   void begin(Input input) {
     auto item = std::make_shared<Item>(taken++, std::move(input));
+    if (!detail::has_context(dispatcher)) {  // no call can end there
+      item->result.error = detail::lost_context();
+      window->add(item);
+      return window->ended(std::move(item));
+    }
     const auto write = [&](Encoder& out, detail::FrameBody& body) { encode.write(item->result.input, out, body); };
     auto call = detail::send_call(dispatcher, options.call, routine, detail::ArgumentWriter::of(write),
                                   {.declaration = encode.declaration});

@@ -152,7 +152,8 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   if (!refusal && call->only == 0 && !options.key.value().empty())
     call->key = &keys_.begin_call(options.key.value());
   if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
-  DataLink* const home = refusal ? nullptr : home_of(*call);
+  DataLink* home = refusal ? nullptr : home_of(*call);
+  if (!refusal && home == nullptr && call->key != nullptr) home = pinned_.next_home();
   if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
   DataLink* link = nullptr;
   if (home != nullptr)

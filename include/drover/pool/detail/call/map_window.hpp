@@ -86,6 +86,8 @@ class MapWindow {
 asio::awaitable<bool> await_map(std::shared_ptr<MapWindow> window);
 /// So many that no worker has to wait for its next call.
 std::size_t calls_to_keep_busy(const std::shared_ptr<Dispatcher>& dispatcher);
+/// False once the context of the pool is destroyed.
+bool has_context(const std::shared_ptr<Dispatcher>& dispatcher);
 /// The failure of a call whose io_context is destroyed.
 std::exception_ptr lost_context();
 [[noreturn]] void throw_aborted();

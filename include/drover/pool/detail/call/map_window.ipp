@@ -86,6 +86,12 @@ DROVER_INLINE std::size_t calls_to_keep_busy(const std::shared_ptr<Dispatcher>& 
   return std::max<std::size_t>(dispatcher->calls_to_keep_busy(), 2);
 }
 
+DROVER_INLINE bool has_context(const std::shared_ptr<Dispatcher>& dispatcher) {
+  if (!dispatcher) return true;  // the call fails by itself
+  const auto held = dispatcher->lock();
+  return dispatcher->executor().has_value();
+}
+
 DROVER_INLINE std::exception_ptr lost_context() {
   return std::make_exception_ptr(Error(Errc::connection_lost, "the io_context of the pool is destroyed"));
 }
