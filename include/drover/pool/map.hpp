@@ -163,17 +163,17 @@ struct Map<R, Range>::Work {
       window_->ended(std::move(item_));
     }
 
-    void operator()(std::exception_ptr failure)
+    void operator()(std::exception_ptr thrown)
       requires std::is_void_v<R>
     {
-      item_->result.error = std::move(failure);
+      item_->result.error = std::move(thrown);
       item_->result.value_.emplace();
       window_->ended(std::move(item_));
     }
-    void operator()(std::exception_ptr failure, typename Result::Value value)
+    void operator()(std::exception_ptr thrown, typename Result::Value value)
       requires(!std::is_void_v<R>)
     {
-      item_->result.error = std::move(failure);
+      item_->result.error = std::move(thrown);
       item_->result.value_.emplace(std::move(value));
       window_->ended(std::move(item_));
     }
