@@ -13,7 +13,6 @@
 #include <asio/cancellation_signal.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
-#include <asio/experimental/as_tuple.hpp>
 #include <asio/io_context.hpp>
 #include <asio/strand.hpp>
 #include <asio/thread_pool.hpp>
@@ -21,8 +20,10 @@
 #include <asio/use_future.hpp>
 #include <asio/version.hpp>
 #if ASIO_VERSION < 102800
+#include <asio/experimental/as_tuple.hpp>
 #include <asio/experimental/deferred.hpp>
 #else
+#include <asio/as_tuple.hpp>
 #include <asio/deferred.hpp>
 #endif
 
@@ -36,8 +37,10 @@ namespace {
 using namespace support;
 #if ASIO_VERSION < 102800
 constexpr auto lazy = asio::experimental::deferred;
+constexpr auto as_tuple = asio::experimental::as_tuple(asio::use_awaitable);
 #else
 constexpr auto lazy = asio::deferred;
+constexpr auto as_tuple = asio::as_tuple(asio::use_awaitable);
 #endif
 
 class AsyncCall : public CallsAnywhere {};
@@ -83,12 +86,10 @@ TEST_F(OneAsyncOperation, OfACallTakesAnyToken) {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
     const int awaited = co_await pool.async_call<int>({.deadline = 30s}, "square", 3, asio::use_awaitable);
     EXPECT_EQ(awaited, 9);
-    const auto [failure, value] =
-        co_await pool.async_call<int>("square", 4, asio::experimental::as_tuple(asio::use_awaitable));
+    const auto [failure, value] = co_await pool.async_call<int>("square", 4, as_tuple);
     EXPECT_EQ(failure, nullptr);
     EXPECT_EQ(value, 16);
-    const auto unknown =
-        co_await pool.async_call<int>("no such routine", asio::experimental::as_tuple(asio::use_awaitable));
+    const auto unknown = co_await pool.async_call<int>("no such routine", as_tuple);
     EXPECT_TRUE(describe(std::get<0>(unknown)) == Errc::unknown_routine);
     std::future<std::string> text = pool.async_call<std::string>("echo", std::string("future"), asio::use_future);
     std::future<void> nothing = pool.async_call("nothing", asio::use_future);
