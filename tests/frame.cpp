@@ -137,7 +137,7 @@ TEST(Frame, InsertDoesNotCopyLargeNeighbours) {
   const std::string before = pattern(300000, 'a'), between = pattern(90000, 'b'), text = pattern(70000, 'c');
   body.buffer().append(bytes_of(before));
   const void* const place_of_before = body.buffer().data();
-  body.insert(text);
+  body.insert(std::string(text));
   body.buffer().append(bytes_of(between));
   const void* const place_of_between = body.buffer().data();
   body.insert(std::string());

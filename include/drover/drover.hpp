@@ -4,6 +4,12 @@
 
 #include <drover/detail/platform.hpp>
 
+// What most programs need of Asio beside drover.
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+#include <asio/use_awaitable.hpp>
+
 #include <drover/error.hpp>
 #include <drover/event.hpp>
 #include <drover/exit_status.hpp>

@@ -17,6 +17,7 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/brace_safe.hpp>
+#include <drover/detail/context/as_async.hpp>
 #include <drover/detail/resource_pool/impl.hpp>
 #include <drover/timeout.hpp>
 
@@ -203,6 +204,13 @@ class ResourcePool {
     requires detail::resource_pool::StandsFor<K, Key, Hash, Equal>
   [[nodiscard]] asio::awaitable<Lease> acquire(const K& key) {
     return impl().template acquire<Lease>(key);
+  }
+
+  /// The same for a completion token: a handler void(std::exception_ptr, Lease), which is never invoked by this
+  /// function and runs on its own executor, or on an asio::system_executor if it has none.
+  template <class K, class Token>
+  auto async_acquire(K&& key, Token&& token) {
+    return detail::as_async(acquire(std::forward<K>(key)), asio::system_executor(), std::forward<Token>(token));
   }
 
   /// Leases the value if it is leased or idle, otherwise returns nullopt. Never suspends.

@@ -7,13 +7,12 @@
 #include <utility>
 
 #include <asio/awaitable.hpp>
-#include <asio/bind_cancellation_slot.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/co_spawn.hpp>
 #include <asio/error.hpp>
 #include <asio/io_context.hpp>
 #include <asio/signal_set.hpp>
 
+#include <drover/detail/context/spawn.hpp>
 #include <drover/detail/run_signals.hpp>
 #include <drover/detail/what_of.hpp>
 #include <drover/run.hpp>
@@ -75,7 +74,7 @@ DROVER_INLINE void run_to_end(asio::awaitable<void> main, int& signal) {
     state.failure = failure;
     state.context.stop();
   };
-  asio::co_spawn(state.context, std::move(main), asio::bind_cancellation_slot(state.cancel.slot(), finish));
+  detail::spawn(state.context.get_executor(), std::move(main), finish, state.cancel.slot());
   state.context.run();
   state.signals.clear();  // restores the default dispositions
   signal = state.signal;

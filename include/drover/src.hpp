@@ -17,6 +17,7 @@
 
 #include <drover/detail/context/async_event.ipp>
 #include <drover/detail/context/registry.ipp>
+#include <drover/detail/context/spawn.ipp>
 #include <drover/detail/resource_pool/idle_timer.ipp>
 #include <drover/detail/resource_pool/wait.ipp>
 #include <drover/drover.hpp>
@@ -27,6 +28,7 @@
 #include <drover/pool/broadcast.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
 #include <drover/pool/detail/call/call.ipp>
+#include <drover/pool/detail/call/map_window.ipp>
 #include <drover/pool/detail/metrics.ipp>
 #include <drover/pool/detail/worker/handle.ipp>
 #include <drover/pool/local_worker.ipp>
@@ -34,6 +36,7 @@
 #include <drover/pool/worker_pool.ipp>
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>
+#include <drover/wire/body.ipp>
 #include <drover/wire/error_category.ipp>
 #include <drover/wire/frame.ipp>
 #include <drover/worker/serve.ipp>

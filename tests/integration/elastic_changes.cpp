@@ -76,6 +76,9 @@ TEST_F(OneElasticChange, ResizeThatFailsChangesNothing) {
     EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
     EXPECT_EQ(pool.stats().size, 1u);
     EXPECT_EQ(pids(pool).size(), 1u);
+    // Those that were to be spawned already are, and are dropped at once.
+    const bool alone = co_await soon([&] { return pool.stats().per_worker.size() == 1; });
+    EXPECT_TRUE(alone);
     std::filesystem::remove(folder.file("broken"));
 
     std::ofstream(folder.file("slow")).close();

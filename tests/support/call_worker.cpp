@@ -248,6 +248,11 @@ void add_failures(drover::Routines& routines) {
       .add("bumped", [] { return bumps; })
       .add("append", append)
       .add("exit_answered", exit_answered)
+      .add("nap_once",
+           [](int milliseconds) {
+             std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+             return std::string("slept");
+           })
       .add("attempt", [] { return drover::this_call::attempt(); })
       .add("left",
            [] {

@@ -10,6 +10,7 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/as_async.hpp>
 #include <drover/exit_status.hpp>
 #include <drover/os/command.hpp>
 #include <drover/os/detail/program_exit.hpp>
@@ -81,6 +82,12 @@ class Process {
   /// *Errors:* Error(Errc::not_running) if empty.
   /// *Cancellation:* ends this wait and nothing else.
   [[nodiscard]] asio::awaitable<ExitStatus> wait();
+  /// The same for a completion token: a handler void(std::exception_ptr, ExitStatus), which is never invoked by this
+  /// function and runs on its own executor, or on an asio::system_executor if it has none.
+  template <class Token>
+  auto async_wait(Token&& token) {
+    return detail::as_async(wait(), asio::system_executor(), std::forward<Token>(token));
+  }
 
   /// Ends the process as described by ReapPlan. The reap begins with this call and continues whatever happens to the
   /// awaitable, its context or this object. A second reap joins the first and may only shorten it; all get the same
@@ -91,6 +98,16 @@ class Process {
   [[nodiscard]] asio::awaitable<ReapReport> reap() { return reap(ReapPlan{}); }
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience) { return reap(ReapPlan{.patience = patience}); }
   [[nodiscard]] asio::awaitable<ReapReport> reap(ReapPlan plan);
+  /// The same for a completion token: a handler void(std::exception_ptr, ReapReport), as with async_wait(). The reap
+  /// begins at once, whatever the token.
+  template <class Token>
+  auto async_reap(ReapPlan plan, Token&& token) {
+    return detail::as_async(reap(plan), asio::system_executor(), std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_reap(Timeout patience, Token&& token) {
+    return detail::as_async(reap(patience), asio::system_executor(), std::forward<Token>(token));
+  }
 
  private:
   explicit Process(std::shared_ptr<detail::ChildProcess> child) : child_(std::move(child)) {}

@@ -15,7 +15,9 @@
 #include <drover/detail/config.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/call_keys.hpp>
+#include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/routine.hpp>
 #include <drover/wire/codec.hpp>
 
 namespace drover { inline namespace v1 {
@@ -60,7 +62,6 @@ namespace detail {
 
 /// Throws what new calls fail with, or Errc::no_such_worker if no worker takes calls.
 std::vector<BroadcastPlace> broadcast_places(const std::shared_ptr<Dispatcher>& dispatcher);
-void send_to(Call& call, const BroadcastPlace& place) noexcept;
 /// True if the coroutine has been cancelled.
 asio::awaitable<bool> is_cancelled();
 
@@ -94,6 +95,10 @@ asio::awaitable<std::vector<SlotResult<R>>> await_broadcast(std::vector<Broadcas
   co_return results;
 }
 
+/// One call in each worker.
+std::vector<BroadcastCall> send_to_all(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
+                                       RoutineName routine, ArgumentWriter writer, const char* declaration = nullptr);
+
 template <class R, class... A>
 asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
                                                             const CallOptions& options, RoutineName routine,
@@ -104,20 +109,31 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_pt
     static_assert(!refers_to_message<R>,
                   "the result of broadcast<R>() can't be a view: what it views is gone when broadcast() returns; use "
                   "std::string");
+  const auto write = [&](Encoder& out, FrameBody& body) { (detail::put_argument(out, body, arguments), ...); };
   try {
-    std::vector<BroadcastCall> calls;
-    for (const BroadcastPlace& place : broadcast_places(dispatcher)) {
-      auto call = allocate_call(dispatcher, options);
-      send_to(*call, place);
-      Encoder encoder(call->request.buffer());
-      encoder.put(routine.view());
-      (detail::put_argument(encoder, call->request, arguments), ...);
-      submit(*dispatcher, call, options);
-      calls.push_back({place.slot, PendingCall(dispatcher, std::move(call))});
-    }
-    return await_broadcast<R>(std::move(calls));
+    return await_broadcast<R>(send_to_all(dispatcher, options, routine, ArgumentWriter::of(write)));
   } catch (...) {
     return failed<std::vector<SlotResult<R>>>(std::current_exception());
+  }
+}
+
+template <class R, class... P, class... A>
+asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
+                                                                  const CallOptions& options,
+                                                                  const drover::Routine<R(P...)>& routine,
+                                                                  const A&... arguments) {
+  if constexpr (arguments_fit(std::type_identity<R(P...)>(), std::type_identity<void(const A&...)>())) {
+    const auto write = [&](Encoder& out, FrameBody& body) {
+      (detail::put_typed_argument<P>(out, body, arguments), ...);
+    };
+    try {
+      return await_broadcast<R>(
+          send_to_all(dispatcher, options, routine.name(), ArgumentWriter::of(write), declaration_of<R(P...)>()));
+    } catch (...) {
+      return failed<std::vector<SlotResult<R>>>(std::current_exception());
+    }
+  } else {
+    return {};
   }
 }
 

@@ -30,7 +30,15 @@ DROVER_INLINE std::vector<BroadcastPlace> broadcast_places(const std::shared_ptr
   return places;
 }
 
-DROVER_INLINE void send_to(Call& call, const BroadcastPlace& place) noexcept { call.only = place.link; }
+DROVER_INLINE std::vector<BroadcastCall> send_to_all(const std::shared_ptr<Dispatcher>& dispatcher,
+                                                     const CallOptions& options, RoutineName routine,
+                                                     ArgumentWriter writer, const char* declaration) {
+  std::vector<BroadcastCall> calls;
+  for (const BroadcastPlace& place : broadcast_places(dispatcher))
+    calls.push_back({place.slot, send_call(dispatcher, options, routine, writer,
+                                           {.declaration = declaration, .only = place.link})});
+  return calls;
+}
 
 DROVER_INLINE asio::awaitable<bool> is_cancelled() {
   const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;

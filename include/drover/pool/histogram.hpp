@@ -6,7 +6,6 @@
 #include <array>
 #include <bit>
 #include <chrono>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -144,7 +143,7 @@ class Histogram {
   /// more than that.
   std::uint64_t rank_of(double q) const noexcept {
     constexpr double rounding = 1 - 4 * std::numeric_limits<double>::epsilon();
-    const double rank = std::ceil(q * static_cast<double>(count_) * rounding);
+    const double rank = __builtin_ceil(q * static_cast<double>(count_) * rounding);
     if (q >= 1 || rank >= static_cast<double>(count_)) return count_;
     return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(rank));
   }

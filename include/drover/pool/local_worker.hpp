@@ -8,6 +8,8 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/as_async.hpp>
+#include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
@@ -57,6 +59,16 @@ class [[nodiscard]] LocalWorker {
   [[nodiscard]] asio::awaitable<void> start();
   /// The same with another time-out, which must be positive; nullopt is no bound.
   [[nodiscard]] asio::awaitable<void> start(Timeout timeout);
+  /// The same for a completion token: a handler void(std::exception_ptr), which is never invoked by this function and
+  /// runs on its own executor, or on the worker's if it has none. The start begins at once, whatever the token.
+  template <class Token>
+  auto async_start(Timeout timeout, Token&& token) {
+    return detail::as_async(start(timeout), executor(), std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_start(Token&& token) {
+    return detail::as_async(start(), executor(), std::forward<Token>(token));
+  }
 
   /// Stops the worker, waits until it has been reaped, and reports how that went. The stop begins when stop() is
   /// called; the awaitable only waits. Calls in flight may finish for WorkerOptions::shutdown_grace and are then
@@ -72,6 +84,15 @@ class [[nodiscard]] LocalWorker {
   [[nodiscard]] asio::awaitable<StopReport> stop();
   /// The same with another grace. 0 cancels calls in flight at once, nullopt lets them finish however long they take.
   [[nodiscard]] asio::awaitable<StopReport> stop(Timeout grace);
+  /// The same for a completion token: a handler void(std::exception_ptr, StopReport), as with async_start().
+  template <class Token>
+  auto async_stop(Timeout grace, Token&& token) {
+    return detail::as_async(stop(grace), executor(), std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_stop(Token&& token) {
+    return detail::as_async(stop(), executor(), std::forward<Token>(token));
+  }
 
   /// Runs a routine in the worker, at most once. Arguments are encoded and the call is sent (or queued, in order)
   /// before call() returns; the awaitable only waits. Calls of coroutines whose results have arrived together leave
@@ -87,7 +108,8 @@ class [[nodiscard]] LocalWorker {
   /// before it is awaited cancels the call, too.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(detail::dispatcher_of(worker_), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(detail::dispatcher_of(worker_), detail::usual_options(), routine,
+                                 std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
@@ -105,6 +127,18 @@ class [[nodiscard]] LocalWorker {
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
     return detail::begin_typed_call(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// The same for a completion token, see WorkerPool::async_call().
+  template <class R = void, class... A>
+  auto async_call(RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                       std::forward<A>(arguments_and_token)...);
+  }
+  template <class R = void, class... A>
+  auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(detail::dispatcher_of(worker_), std::move(options), routine,
+                                       std::forward<A>(arguments_and_token)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Waits for at most 5 s, or `bound`.
@@ -127,6 +161,7 @@ class [[nodiscard]] LocalWorker {
   const WorkerMetadata& metadata() const;
 
  private:
+  asio::any_io_executor executor() const { return detail::executor_of(detail::dispatcher_of(worker_)); }
   std::shared_ptr<detail::WorkerSession> worker_;  // see create_worker()
 };
 

@@ -149,7 +149,7 @@ struct CallOptions {
   /// is thrown. Arguments that are borrowed or moved in are kept until then. See this_call::attempt().
   Retry retry{};
   /// Calls with the same key, which is any text of at most 256 bytes, go to the same worker of a pool as long as it
-  /// lives and takes calls, and wait for it. Which one that is the first of them decides. After
+  /// lives and takes calls, and wait for it. New keys are spread over the workers. After
   /// PoolOptions::poison_after workers have died under calls of a key, its calls fail with Errc::poisoned for a while.
   /// A pool knows the 65,536 keys that were used last. Empty: any worker.
   detail::BraceSafe<std::string> key{};

@@ -17,10 +17,13 @@
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/as_async.hpp>
 #include <drover/os/detail/program_exit.hpp>
 #include <drover/pool/broadcast.hpp>
+#include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
+#include <drover/pool/map.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
 #include <drover/routine.hpp>
@@ -70,7 +73,7 @@ class [[nodiscard]] WorkerPool {
   /// has been given up.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(RoutineName routine, A&&... arguments) {
-    return detail::begin_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+    return detail::begin_call<R>(dispatcher(), detail::usual_options(), routine, std::forward<A>(arguments)...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, RoutineName routine, A&&... arguments) {
@@ -87,6 +90,50 @@ class [[nodiscard]] WorkerPool {
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
     return detail::begin_typed_call(dispatcher(), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// The same for a completion token, which is the last argument: a callback, asio::use_future, and so on. The handler
+  /// gets void(std::exception_ptr, R), or void(std::exception_ptr) for R = void. It is never invoked by this function,
+  /// and runs on its own executor, or on that of the pool if it has none. With a lazy token, such as asio::deferred,
+  /// the call begins when its operation is started, and the arguments are copied until then.
+  template <class R = void, class... A>
+  auto async_call(RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments_and_token)...);
+  }
+  template <class R = void, class... A>
+  auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
+    return detail::begin_async_call<R>(dispatcher(), std::move(options), routine,
+                                       std::forward<A>(arguments_and_token)...);
+  }
+
+  /// Calls the routine with each item of an input range, as many at a time as keep all workers busy, or as
+  /// MapOptions::in_flight says. The range is read as calls end, by map() and Map::next() alone, and at most so many
+  /// items are in memory at a time, however long it is and however slow its reader.
+  ///
+  ///     auto results = pool.map<Digest>(options, "sha256", paths);
+  ///     while (auto done = co_await results.next()) print(done->input, done->value());
+  ///
+  /// With GCC 12 write the result of next() into a variable of its own: co_await in a condition is miscompiled there.
+  template <class R = void, std::ranges::input_range Range>
+    requires std::ranges::viewable_range<Range>
+  Map<R, std::views::all_t<Range>> map(MapOptions options, RoutineName routine, Range&& range) {
+    using Input = std::ranges::range_value_t<Range>;
+    return {dispatcher(), std::move(options), std::string(routine.view()), std::views::all(std::forward<Range>(range)),
+            detail::MapEncoder<Input>{[](const Input& input, Encoder& out, detail::FrameBody& body) {
+              detail::put_argument(out, body, input);
+            }}};
+  }
+  /// The same for a routine that both sides have declared.
+  template <class R, class P, std::ranges::input_range Range>
+    requires std::ranges::viewable_range<Range>
+  Map<R, std::views::all_t<Range>> map(MapOptions options, const Routine<R(P)>& routine, Range&& range) {
+    using Input = std::ranges::range_value_t<Range>;
+    static_assert(detail::arguments_fit(std::type_identity<R(P)>(), std::type_identity<void(const Input&)>()));
+    return {dispatcher(), std::move(options), std::string(routine.name()), std::views::all(std::forward<Range>(range)),
+            detail::MapEncoder<Input>{[](const Input& input, Encoder& out, detail::FrameBody& body) {
+                                        detail::put_typed_argument<P>(out, body, input);
+                                      },
+                                      detail::declaration_of<R(P)>()}};
   }
 
   /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each waits for
@@ -106,6 +153,18 @@ class [[nodiscard]] WorkerPool {
                                                                       const A&... arguments) {
     return detail::begin_broadcast<R>(dispatcher(), options, routine, arguments...);
   }
+  /// The same for a routine that both sides have declared.
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(const Routine<R(P...)>& routine,
+                                                                      const A&... arguments) {
+    return detail::begin_typed_broadcast(dispatcher(), CallOptions{}, routine, arguments...);
+  }
+  template <class R, class... P, class... A>
+  [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options,
+                                                                      const Routine<R(P...)>& routine,
+                                                                      const A&... arguments) {
+    return detail::begin_typed_broadcast(dispatcher(), options, routine, arguments...);
+  }
 
   /// Stops all workers at the same time under one budget, waits until they have been reaped, and reports how each stop
   /// went, by slot. The stop begins when stop() is called; the awaitable only waits. A later one joins it. See
@@ -121,6 +180,18 @@ class [[nodiscard]] WorkerPool {
   /// *Errors:* std::invalid_argument if the grace is negative.
   /// *Cancellation:* as above. The first one ends the draining, too.
   [[nodiscard]] asio::awaitable<std::vector<StopReport>> stop(StopOptions options);
+  /// The same for a completion token: a handler void(std::exception_ptr, std::vector<StopReport>), which is never
+  /// invoked by this function and runs on its own executor, or on the pool's if it has none. The stop begins at once.
+  template <class Token>
+  auto async_stop(StopOptions options, Token&& token) {
+    const asio::any_io_executor executor = detail::executor_of(dispatcher());
+    return detail::as_async(stop(options), executor, std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_stop(Token&& token) {
+    const asio::any_io_executor executor = detail::executor_of(dispatcher());
+    return detail::as_async(stop(), executor, std::forward<Token>(token));
+  }
 
   /// Replaces all workers, one slot after another, while calls go on. The successor of a worker is started first; once
   /// it is ready, the worker gets no more calls, finishes those that it has and exits; RecyclePolicy::drain bounds
@@ -170,6 +241,9 @@ class [[nodiscard]] WorkerPool {
   template <class Body>
   friend auto with_pool(PoolOptions options, Body body) -> std::invoke_result_t<Body&, WorkerPool&>;
 
+  /// `make`: make_pool(). The coroutine does not name it, so that it does not need the code of a pool.
+  using MakePool = std::shared_ptr<detail::PoolImpl>(const asio::any_io_executor&, PoolOptions);
+  static asio::awaitable<WorkerPool> start(PoolOptions options, MakePool* make);
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
   std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()

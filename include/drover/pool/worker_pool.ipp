@@ -10,6 +10,7 @@
 #include <asio/awaitable.hpp>
 #include <asio/this_coro.hpp>
 
+#include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/pool.hpp>
 #include <drover/pool/worker_pool.hpp>
@@ -43,8 +44,7 @@ inline asio::awaitable<void> finish_calls(std::shared_ptr<PoolImpl> pool) {
   std::optional<asio::steady_timer> limit;
   if (until) {
     limit.emplace(co_await asio::this_coro::executor, *until);
-    limit->async_wait([unawaited, too_late](std::error_code ec) {
-      if (ec) return;
+    when_due(*limit, [unawaited, too_late] {
       *too_late = true;
       unawaited->set();
     });
@@ -99,9 +99,13 @@ DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start() {
 }
 
 DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
+  return start(std::move(options), detail::make_pool);
+}
+
+DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options, MakePool* make) {
   WorkerPool pool;
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  const auto impl = detail::PoolImpl::create(executor, std::move(options));
+  const std::shared_ptr<detail::PoolImpl> impl = make(executor, std::move(options));
   pool.pool_ = detail::own_pool(impl);
   co_await detail::start_pool(impl, true);
   co_return pool;
@@ -130,7 +134,7 @@ inline asio::awaitable<ReloadReport> await_reload(std::shared_ptr<PoolImpl> pool
   try {
     co_await AsyncEvent::wait(reload->over());
   } catch (...) {
-    pool->slots().changes().cancel(reload);
+    pool->cancel(reload);
     throw;
   }
   co_return reload->result();
@@ -141,7 +145,7 @@ inline asio::awaitable<void> await_resize(std::shared_ptr<PoolImpl> pool, PoolCh
     co_await await_ends(std::move(resize.removed), true);
     if (resize.growth) co_await AsyncEvent::wait(resize.growth->over());
   } catch (...) {
-    if (resize.growth) pool->slots().changes().cancel(resize.growth);
+    if (resize.growth) pool->cancel(resize.growth);
     throw;
   }
   if (resize.growth && resize.growth->failure()) std::rethrow_exception(resize.growth->failure());

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include <drover/detail/config.hpp>
 #include <drover/wire/buffer.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -20,13 +21,7 @@ inline constexpr std::size_t worth_moving = 64 * 1024;
 /// Bytes in the object that they came in, or (the last one) bytes of the caller.
 using MovedBytes = std::variant<ByteBuffer, std::string, std::vector<std::byte>, std::span<const std::byte>>;
 
-inline std::span<const std::byte> view_of(const MovedBytes& moved) noexcept {
-  if (const auto* text = std::get_if<std::string>(&moved)) return std::as_bytes(std::span(*text));
-  if (const auto* bytes = std::get_if<std::vector<std::byte>>(&moved)) return *bytes;
-  if (const auto* borrowed = std::get_if<std::span<const std::byte>>(&moved)) return *borrowed;
-  const auto* buffer = std::get_if<ByteBuffer>(&moved);
-  return buffer != nullptr ? buffer->view() : std::span<const std::byte>();
-}
+std::span<const std::byte> view_of(const MovedBytes& moved) noexcept;
 
 /// Bytes that a queued frame shares with the body it was created from.
 using SharedBytes = std::shared_ptr<const MovedBytes>;
@@ -55,39 +50,20 @@ class FrameBody {
   const ByteBuffer& buffer() const noexcept { return buffer_; }
 
   /// Appends the bytes.
-  void insert(MovedBytes bytes) {
-    end_piece();
-    add(std::move(bytes));
-  }
+  void insert(ByteBuffer&& bytes);
+  void insert(std::string&& bytes);
+  void insert(std::vector<std::byte>&& bytes);
   /// Appends bytes that stay the caller's until return_borrowed() or until nothing refers to this body and to what was
   /// queued of it.
-  void insert_borrowed(std::span<const std::byte> bytes) {
-    end_piece();
-    auto piece = std::make_shared<MovedBytes>(bytes);
-    borrowed_.push_back(piece);
-    add(std::move(piece), bytes.size());
-  }
+  void insert_borrowed(std::span<const std::byte> bytes);
   bool has_borrowed() const noexcept { return !borrowed_.empty(); }
   /// The caller wants its bytes back. Those that a queued frame still refers to are copied, and the frame refers to the
   /// copy; the others are dropped. The body is not to be queued again. Throws std::bad_alloc, and may be called again.
-  void return_borrowed() {
-    constexpr long own_references = 2;
-    while (!borrowed_.empty()) {
-      MovedBytes& piece = *borrowed_.back();
-      ByteBuffer copy;
-      if (borrowed_.back().use_count() > own_references) copy.append(view_of(piece));
-      piece = std::move(copy);
-      borrowed_.pop_back();
-    }
-  }
+  void return_borrowed();
   /// Instead of return_borrowed(), if no queued frame refers to the bytes.
-  void drop_borrowed() noexcept {
-    for (; !borrowed_.empty(); borrowed_.pop_back()) *borrowed_.back() = ByteBuffer();
-  }
+  void drop_borrowed() noexcept;
   /// Turns the content of the buffer into a piece.
-  void end_piece() {
-    if (!buffer_.empty()) add(std::move(buffer_));
-  }
+  void end_piece();
   /// The pieces before the buffer.
   const std::vector<SharedBytes>& pieces() const noexcept { return pieces_; }
   /// The first bytes, as far as they are contiguous.
@@ -107,15 +83,8 @@ class FrameBody {
   }
 
  private:
-  void add(MovedBytes&& piece) {
-    const std::size_t size = view_of(piece).size();
-    add(std::make_shared<const MovedBytes>(std::move(piece)), size);
-  }
-  void add(SharedBytes piece, std::size_t size) {
-    if (pieces_.size() == pieces_.capacity()) pieces_.reserve(2 * pieces_.size() + 2);
-    pieces_.push_back(std::move(piece));
-    size_of_pieces_ += size;
-  }
+  void add(MovedBytes&& piece);
+  void add(SharedBytes piece, std::size_t size);
 
   std::vector<SharedBytes> pieces_;
   std::vector<std::shared_ptr<MovedBytes>> borrowed_;  // those of the pieces that are the caller's
@@ -124,3 +93,7 @@ class FrameBody {
 };
 
 }}}  // namespace drover::v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/wire/body.ipp>
+#endif

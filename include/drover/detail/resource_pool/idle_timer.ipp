@@ -16,8 +16,8 @@
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
 
-/// The scheduler of every Asio context, as far as this file needs it. This interface and the name of the class are all
-/// that drover uses of Asio's internals. If the interface has changed, the timer counts as work.
+/// The scheduler of every Asio context, as far as this file needs it. If the interface has changed, the timer counts as
+/// work.
 template <class S>
 concept CountsWork = requires(S& scheduler) {
   scheduler.work_started();

@@ -8,11 +8,10 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
 
 #include <drover/detail/context/executor_ref.hpp>
 #include <drover/detail/context/registry.hpp>
+#include <drover/detail/context/spawn.hpp>
 #include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/factory.hpp>
@@ -198,7 +197,7 @@ class Runner {
 
   void spawn(std::shared_ptr<Job> job, asio::awaitable<void> (*coroutine)(std::shared_ptr<Job>)) noexcept {
     try {
-      asio::co_spawn(executor_.executor(), coroutine(job), asio::detached);
+      detail::spawn(executor_.executor(), coroutine(job));
     } catch (...) {
       job->failed_to_begin(std::current_exception());
     }

@@ -38,7 +38,8 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Whichever thread sees the exit first collects the process, under this object's lock: the reaper thread or a thread
 /// that calls a member. Lock order: the dispatcher's mutex, the child's lock, a line reader's, then the reaper thread's
 /// or a line handler's, last a context registry's; see docs/internals/architecture.md. Events are set without any lock.
-class ChildProcess final : public ReaperClient, public std::enable_shared_from_this<ChildProcess> {
+/// The functions that waiting coroutines call are virtual, which the same page explains under "Compile time".
+class ChildProcess : public ReaperClient, public std::enable_shared_from_this<ChildProcess> {
   struct Private {};
 
  public:
@@ -56,6 +57,7 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
                      .cut_off_code = extras.cut_off_code}),
         suspension_(handle_, events_, extras.observes_stops),
         makes_siblings_(extras.makes_siblings) {}
+  virtual ~ChildProcess() = default;
 
   pid_t pid() const noexcept { return handle_.pid(); }
   bool running() const noexcept { return !exit_status(); }
@@ -110,12 +112,12 @@ class ChildProcess final : public ReaperClient, public std::enable_shared_from_t
     exit_notice_.take_back();
   }
   /// For the borrower, once it sees the exit.
-  void look_now() noexcept {
+  virtual void look_now() noexcept {
     if (!foreign()) advance(Lock(mutex_));
   }
   /// A coroutine waits for the exit: from now on the process is checked regularly, even if the descriptors that report
   /// the exit are lost.
-  void attend() noexcept {
+  virtual void attend() noexcept {
     if (foreign()) return;
     Lock held(mutex_);
     if (!std::exchange(attended_, true)) advance(std::move(held));

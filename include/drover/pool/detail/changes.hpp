@@ -1,12 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <list>
 #include <memory>
 #include <optional>
-#include <random>
 #include <vector>
 
 #include <asio/steady_timer.hpp>
@@ -95,6 +95,8 @@ class PoolChanges {
   void end_growth(std::exception_ptr failure) noexcept;
 
   // Recycling.
+  /// At least 0 and less than 1.
+  double next_random() noexcept;
   std::uint64_t jittered(std::uint64_t limit);
   void begin_age(Slot& slot);
   void watch_memory();
@@ -107,7 +109,8 @@ class PoolChanges {
   Reloads ended_;                   // their callers are to be told, if there was no memory for it
   std::shared_ptr<Growth> growth_;  // null: there is none. It has ended: its caller is to be told
   std::unique_ptr<asio::steady_timer> memory_timer_;
-  std::minstd_rand random_{std::random_device{}()};
+  // See next_random(). (<random> is slow to compile.)
+  std::uint64_t random_ = static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
 };
 
 }}}  // namespace drover::v1::detail

@@ -9,10 +9,20 @@
 /// Recycling, see RecyclePolicy.
 namespace drover { inline namespace v1 { namespace detail {
 
+/// The generator is SplitMix64.
+inline double PoolChanges::next_random() noexcept {
+  random_ += 0x9e3779b97f4a7c15;
+  std::uint64_t mixed = random_;
+  mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+  mixed ^= mixed >> 31;
+  return static_cast<double>(mixed >> 11) * 0x1p-53;
+}
+
 /// Somewhat less than `limit`, so that the workers of a pool are not all due at the same time.
 inline std::uint64_t PoolChanges::jittered(std::uint64_t limit) {
   if (limit == 0 || policy_.jitter <= 0) return limit;
-  const double part = std::uniform_real_distribution<double>(0, policy_.jitter)(random_);
+  const double part = next_random() * policy_.jitter;
   const auto less = static_cast<std::uint64_t>(static_cast<double>(limit) * part);
   return std::max<std::uint64_t>(limit - std::min(less, limit), 1);
 }

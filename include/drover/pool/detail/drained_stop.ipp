@@ -9,12 +9,12 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 
 #include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/spawn.hpp>
+#include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/pool.hpp>
 #include <drover/pool/detail/queue_drain.hpp>
 
@@ -32,9 +32,7 @@ inline asio::awaitable<void> await_drain(DrainedStop stop) {
   std::optional<asio::steady_timer> limit;
   if (stop.drain.until() && !stop.unawaited->is_set()) {
     limit.emplace(co_await asio::this_coro::executor, *stop.drain.until());
-    limit->async_wait([unawaited = stop.unawaited](std::error_code ec) {
-      if (!ec) unawaited->set();
-    });
+    when_due(*limit, [unawaited = stop.unawaited] { unawaited->set(); });
   }
   co_await AsyncEvent::wait(stop.unawaited);
 }
@@ -55,7 +53,7 @@ inline DrainedStop begin_drained_stop(PoolImpl& pool, Timeout grace) {
     begin_workers_stop(pool, stop);
   else
     pool.run_on_executor([weak = pool.weak_from_this(), stop](const asio::any_io_executor& executor) {
-      asio::co_spawn(executor, drive_stop(weak, stop), asio::detached);
+      spawn(executor, drive_stop(weak, stop));
     });
   return stop;
 }

@@ -17,6 +17,7 @@
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/detail/context/strand.hpp>
+#include <drover/detail/context/when_due.hpp>
 #include <drover/event.hpp>
 #include <drover/timeout.hpp>
 
@@ -71,9 +72,7 @@ class EventSink : public std::enable_shared_from_this<EventSink> {
     std::optional<asio::steady_timer> limit;
     if (bound) {
       limit.emplace(co_await asio::this_coro::executor, *bound);
-      limit->async_wait([sink](std::error_code ec) {
-        if (!ec) sink->close();
-      });
+      when_due(*limit, [sink] { sink->close(); });
     }
     try {
       co_await AsyncEvent::wait(delivered);

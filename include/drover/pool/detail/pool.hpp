@@ -23,8 +23,9 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A pool: its dispatcher and its slots, from their start to their end.
-class PoolImpl final : public ContextBound, public RunSignals::Target, public std::enable_shared_from_this<PoolImpl> {
+/// A pool: its dispatcher and its slots, from their start to their end. The functions that coroutines call are virtual,
+/// which docs/internals/architecture.md explains under "Compile time".
+class PoolImpl : public ContextBound, public RunSignals::Target, public std::enable_shared_from_this<PoolImpl> {
  public:
   static std::shared_ptr<PoolImpl> create(const asio::any_io_executor& executor, PoolOptions options);
 
@@ -32,18 +33,21 @@ class PoolImpl final : public ContextBound, public RunSignals::Target, public st
   PoolSlots& slots() const noexcept { return *slots_; }
 
   /// Takes effect at once. `since`: when the program asked for it.
-  void begin_stop(Timeout grace, Clock::time_point since = Clock::now());
+  inline virtual void begin_stop(Timeout grace, Clock::time_point since = Clock::now());
   /// Terminates the workers.
-  void abort_stop();
+  inline virtual void abort_stop();
   /// Sends SIGKILL to everything that is left of the workers.
   void kill_now();
   /// Refuses new calls. Waiting calls are still sent. The event is set when no caller waits any more.
-  std::shared_ptr<AsyncEvent> drain_calls();
+  inline virtual std::shared_ptr<AsyncEvent> drain_calls();
+  /// The caller of the reload() or of the resize() does not wait any more.
+  virtual void cancel(const std::shared_ptr<Reload>& reload) { slots_->changes().cancel(reload); }
+  virtual void cancel(const std::shared_ptr<Growth>& growth) { slots_->changes().cancel(growth); }
   /// Calls function(executor) on the executor, unless the context is destroyed or there is no memory for that.
   template <class F>
   void run_on_executor(F function) noexcept;
   /// The second signal of a run() cancels the calls, the third kills the workers.
-  void on_signal(unsigned count) override;
+  inline void on_signal(unsigned count) override;
   /// Waits until every worker has been reaped, whatever cancellations come.
   static asio::awaitable<void> await_stop_for_certain(std::shared_ptr<PoolImpl> pool);
   /// Waits until every worker has been reaped. `leaves`: a second cancellation ends the wait.
@@ -51,7 +55,7 @@ class PoolImpl final : public ContextBound, public RunSignals::Target, public st
                                                              int cancellations = 0);
 
   /// The owner is destroyed.
-  void abandon() noexcept;
+  inline virtual void abandon() noexcept;
   bool foreign() const noexcept { return epoch_.foreign(); }
 
   const PoolOptions& options() const noexcept { return slots_->options(); }

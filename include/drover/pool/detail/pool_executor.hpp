@@ -1,12 +1,13 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <utility>
 
 #include <asio/steady_timer.hpp>
 
+#include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/timeout.hpp>
 
@@ -22,22 +23,19 @@ class PoolExecutor {
   template <class F>
   bool try_post(F function) noexcept {
     try {
-      return dispatcher_.post(std::move(function));
+      return dispatcher_.post(std::function<void()>(std::move(function)));
     } catch (const std::bad_alloc&) {
       return false;
     }
   }
   /// Not if the timer is destroyed before.
-  template <class F>
-  void after(std::unique_ptr<asio::steady_timer>& timer, Duration delay, F function) {
+  void after(std::unique_ptr<asio::steady_timer>& timer, Duration delay, std::function<void()> function) {
     const auto registry_lock = dispatcher_.registry()->lock();
     const auto executor = dispatcher_.executor();
     if (!executor || dispatcher_.registry()->closed()) return;
     const auto at = deadline_after(Clock::now(), delay).value_or(Clock::time_point::max());
     timer = std::make_unique<asio::steady_timer>(*executor, at);
-    timer->async_wait([function = std::move(function)](std::error_code ec) mutable {
-      if (!ec) function();
-    });
+    when_due(*timer, std::move(function));
   }
 
  private:

@@ -35,7 +35,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The slots of a pool with their workers. Carries out what each SlotState decides. Guarded by the dispatcher's mutex.
-class PoolSlots final : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
+class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<PoolSlots> {
  public:
   using Sessions = std::vector<std::shared_ptr<WorkerSession>>;
   enum class Role { worker, successor, predecessor, spare, fork_server };
@@ -55,19 +55,19 @@ class PoolSlots final : public WorkerSupervision, public std::enable_shared_from
   Dispatcher& dispatcher() const noexcept { return *dispatcher_; }
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
-  // ---- the first start, without the mutex ---------------------------------------------------------------------------
+  // ---- the first start, without the mutex; virtual for its coroutine, see PoolImpl ----------------------------------
 
   /// False if a worker has failed to start.
-  bool start_first(std::size_t at);
+  inline virtual bool start_first(std::size_t at);
   /// Adds the dormant slots of an elastic pool, once all others have been added. Calls user code.
-  void add_dormant_slots();
+  inline virtual void add_dormant_slots();
   /// Null if another worker may be started now. Otherwise it is to be awaited.
-  std::shared_ptr<AsyncEvent> await_start_room();
+  inline virtual std::shared_ptr<AsyncEvent> await_start_room();
   /// Null if workers may be started. Otherwise it is to be awaited.
-  std::shared_ptr<AsyncEvent> await_fork_server();
+  inline virtual std::shared_ptr<AsyncEvent> await_fork_server();
   const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
   /// Workers that exit are replaced from now on. Returns the first failure of a start.
-  std::exception_ptr end_start();
+  inline virtual std::exception_ptr end_start();
 
   // ---- with the mutex held ------------------------------------------------------------------------------------------
 

@@ -46,19 +46,12 @@ consteval Advice advice_for() {
     }
 }
 
-}}}  // namespace drover::v1::detail
-
-namespace drover { inline namespace v1 {
-
 template <class T>
-void Encoder::put(const T& value) {
-  using detail::Advice;
-  constexpr Advice advice = detail::advice_for<std::remove_cv_t<T>>();
-  if constexpr (detail::Encodable<T>)
-    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
-  else if constexpr (std::is_pointer_v<T>)
+void refuse_to_encode() {
+  constexpr Advice advice = advice_for<std::remove_cv_t<T>>();
+  if constexpr (std::is_pointer_v<T>)
     static_assert(!sizeof(T), "drover can't send a pointer to another process: send the value it points to.");
-  else if constexpr (detail::InheritsFields<T>)
+  else if constexpr (InheritsFields<T>)
     static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
   else if constexpr (advice == Advice::own_the_value)
     static_assert(
@@ -87,27 +80,23 @@ void Encoder::put(const T& value) {
         "so, or write drover_fields() for it (one line, see drover/wire/codec.hpp).");
   else
     static_assert(
-        detail::Encodable<T>,
+        Encodable<T>,
         "drover can't encode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
         "specialise drover::Codec.");
 }
 
 template <class T>
-T Decoder::get() {
-  using detail::Advice;
-  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
-  constexpr Advice advice = detail::advice_for<T>();
-  if constexpr (detail::Decodable<T>)
-    return detail::Wire<T>::decode(*this);
-  else if constexpr (std::is_pointer_v<T>)
+void refuse_to_decode() {
+  constexpr Advice advice = advice_for<T>();
+  if constexpr (std::is_pointer_v<T>)
     static_assert(!sizeof(T), "drover can't decode to a pointer: take std::string or std::string_view for text.");
-  else if constexpr (detail::InheritsFields<T>)
+  else if constexpr (InheritsFields<T>)
     static_assert(!sizeof(T), "drover_fields() is there for a base class of this type only: write one for this type.");
-  else if constexpr (detail::HasFields<T> && !detail::HasWritableFields<T>)
+  else if constexpr (HasFields<T> && !HasWritableFields<T>)
     static_assert(!sizeof(T),
                   "drover_fields() has to return references to the fields, not to const and not copies of them, to "
                   "decode this type: take T& and not const T&, and use std::tie.");
-  else if constexpr (detail::HasFields<T>)
+  else if constexpr (HasFields<T>)
     static_assert(!sizeof(T),
                   "A type with drover_fields() must be default-constructible and movable to be decoded: make it so, or "
                   "specialise drover::Codec.");
@@ -140,9 +129,30 @@ T Decoder::get() {
         "so, or write drover_fields() for it (one line, see drover/wire/codec.hpp).");
   else
     static_assert(
-        detail::Decodable<T>,
+        Decodable<T>,
         "drover can't decode this type: write drover_fields() for it (one line, see drover/wire/codec.hpp), or "
         "specialise drover::Codec.");
+}
+
+}}}  // namespace drover::v1::detail
+
+namespace drover { inline namespace v1 {
+
+template <class T>
+void Encoder::put(const T& value) {
+  if constexpr (detail::Encodable<T>)
+    detail::Wire<std::remove_cv_t<T>>::encode(*this, value);
+  else
+    detail::refuse_to_encode<T>();
+}
+
+template <class T>
+T Decoder::get() {
+  static_assert(std::same_as<T, std::remove_cvref_t<T>>, "decode to a plain type, without const, volatile and &.");
+  if constexpr (detail::Decodable<T>)
+    return detail::Wire<T>::decode(*this);
+  else
+    detail::refuse_to_decode<T>();
 }
 
 }}  // namespace drover::v1

@@ -4,10 +4,9 @@
 #include <new>
 #include <utility>
 
-#include <asio/co_spawn.hpp>
-
+#include <drover/detail/context/spawn.hpp>
 #include <drover/worker/detail/call_loop.hpp>
-#include <drover/worker/detail/hook.hpp>
+#include <drover/worker/detail/run_hooks.hpp>
 
 /// What the loop runs before its first call and after its last one.
 namespace drover { inline namespace v1 { namespace detail {
@@ -24,8 +23,8 @@ inline void CallLoop::wind_up() {
   state_.control_wakeup.notify();
   try {
     waits_.share_context();
-    asio::co_spawn(context_, run_stop_hooks(hooks_.stop, state_.environment.worker),
-                   [this](const std::exception_ptr&) { finish(); });
+    spawn(context_.get_executor(), run_stop_hooks(hooks_.stop, state_.environment.worker),
+          [this](const std::exception_ptr&) { finish(); });
   } catch (const std::bad_alloc&) {
     finish();
   }

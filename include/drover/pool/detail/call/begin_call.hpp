@@ -1,19 +1,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/associated_cancellation_slot.hpp>
-#include <asio/associated_executor.hpp>
-#include <asio/async_result.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/use_awaitable.hpp>
 
 #include <drover/detail/config.hpp>
 #include <drover/error.hpp>
@@ -26,22 +22,15 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 
+/// That of the worker or pool, for handlers that have none. A system_executor once its context is destroyed.
+asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher);
+
 // The functions that are not templates are defined in begin_call.ipp.
 
 /// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();
-/// A call whose request has the options that the routine gets to know. Throws if there is no dispatcher, or for options
-/// out of range.
-std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options);
 /// See borrow().
 void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed);
-/// Sends the encoded call, queues it, or ends it at once.
-void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options);
-
-/// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
-bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
-             const asio::any_io_executor& executor);
-
 template <class T>
 asio::awaitable<T> failed(std::exception_ptr failure) {
   std::rethrow_exception(failure);
@@ -53,122 +42,106 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
   co_return;
 }
 
-/// Throws the failure of a call. Arguments that do not fit a typed routine are described with its declaration.
-[[noreturn]] void throw_failure(const Call& call, const Outcome& outcome);
-/// The error for a result of another type.
-Error wrong_result(const Call& call, const DecodeError& error);
+/// The stack of coroutines that awaits a call, and one of them. They are internal to Asio, but asio::use_awaitable is
+/// built on them in all versions. With asio::async_initiate() each type of result would take 5 KB of code.
+using CoroutineThread = asio::detail::awaitable_thread<asio::any_io_executor>;
+using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>;
 
-template <class R>
-R open_outcome(const Call& call, const Outcome& outcome) {
-  if (outcome.failure) throw_failure(call, outcome);
-  try {
-    if constexpr (!std::is_void_v<R>) {
-      Decoder body(outcome.body, call.spare_memory);
-      R result = body.get<R>();
-      body.finish();
-      return result;
-    }
-  } catch (const DecodeError& error) {
-    throw wrong_result(call, error);
-  }
-}
-
-template <class R>
-struct CompletionSignature {
-  using type = void(std::exception_ptr, R);
-};
-template <>
-struct CompletionSignature<void> {
-  using type = void(std::exception_ptr);
+/// What makes a call another one than call() with a name.
+struct CallKind {
+  const char* declaration = nullptr;  // see Call
+  std::uint64_t only = 0;             // see Call
 };
 
-/// The result, or a default-constructed one and the failure.
-template <class R>
-R open_or_default(const Call& call, const Outcome& outcome, std::exception_ptr& failure) {
-  try {
-    return open_outcome<R>(call, outcome);
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  return R();
-}
-
-/// The parts of a CallCompletion that do not depend on the result's type. They are compiled once.
-class CallCompletionBase : public Completion {
- public:
-  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
-
- protected:
-  CallCompletionBase(asio::cancellation_slot slot, const asio::any_io_executor& executor);
-
-  /// Nobody cancels it any more. Returns what keeps the context running meanwhile.
-  asio::any_io_executor close() noexcept;
-
- private:
-  asio::cancellation_slot slot_;
-  asio::any_io_executor work_;
-};
-
-template <class R, class Handler>
-class CallCompletion final : public CallCompletionBase {
- public:
-  CallCompletion(Handler handler, asio::cancellation_slot slot, const asio::any_io_executor& executor)
-      : CallCompletionBase(slot, executor), handler_(std::move(handler)) {}
-
-  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
-    const asio::any_io_executor work = close();
-    std::exception_ptr failure;
-    Handler handler(std::move(handler_));
-    if constexpr (std::is_void_v<R>) {
-      open_or_default<R>(*call, outcome, failure);
-      Call::give_back(std::move(call));
-      std::move(handler)(failure);
-    } else {
-      R result = open_or_default<R>(*call, outcome, failure);
-      Call::give_back(std::move(call));
-      std::move(handler)(failure, std::move(result));
-    }
-  }
-
- private:
-  Handler handler_;
-};
-
-/// A call that has begun and is not awaited yet. Destroying it cancels the call.
+/// A call in the coroutine that awaits its end. Destroying it before it is awaited cancels the call. What does not
+/// depend on the types of arguments and result is compiled once.
 class PendingCall {
  public:
   PendingCall(std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<Call> call) noexcept
       : dispatcher_(std::move(dispatcher)), call_(std::move(call)) {}
-  PendingCall(PendingCall&&) noexcept = default;
+  /// The call could not begin.
+  explicit PendingCall(std::exception_ptr failure) noexcept : failure_(std::move(failure)) {}
+  /// The call has ended. For a Completion, in resume().
+  PendingCall(std::shared_ptr<Call> ended, const Outcome& outcome) noexcept
+      : ended_(std::move(ended)), outcome_(&outcome) {}
+  PendingCall(PendingCall&& other) noexcept;
   PendingCall& operator=(PendingCall&&) = delete;
-  ~PendingCall() {
-    if (call_) cancel_unawaited();
-  }
+  ~PendingCall();
 
-  /// Completes `handler` when the call has ended.
-  template <class R, class Handler>
-  void await(Handler handler) {
-    const asio::any_io_executor executor = asio::get_associated_executor(handler, asio::any_io_executor{});
-    const asio::cancellation_slot slot = asio::get_associated_cancellation_slot(handler);
-    await(call_->construct_completion<CallCompletion<R, Handler>>(std::move(handler), slot, executor), slot, executor);
+  /// What the coroutine awaits. It is resumed inside Completion::resume().
+  struct End {
+    PendingCall* call;
+    CoroutineThread* operator()(CoroutineFrame* frame) const;
+  };
+  /// Throws why the call could not begin.
+  End end();
+
+  // ---- once it has ended, before anything else is awaited -----------------------------------------------------------
+
+  /// Where to decode the result. Null: it has failed.
+  const Outcome* outcome() const noexcept;
+  /// A result may take so many bytes of memory beyond what its size allows, see Decoder.
+  std::size_t spare_memory() const noexcept;
+  /// The exception that is being handled was thrown while the result was decoded.
+  void decoding_failed() noexcept;
+  /// Returns the call for reuse. Throws why it has failed.
+  void finish();
+
+  // ---- for completion handlers --------------------------------------------------------------------------------------
+
+  /// Why the call could not begin. Null: it has begun.
+  const std::exception_ptr& failure() const noexcept { return failure_; }
+  /// The call, to cancel it.
+  std::weak_ptr<Call> call() const noexcept { return call_; }
+  /// Has the completion run when the call has ended, never before this returns. The Call owns it.
+  void await(Completion* completion, asio::cancellation_slot slot, const asio::any_io_executor& executor);
+  /// Memory for such a completion.
+  template <class T, class... A>
+  Completion* construct_completion(A&&... arguments) {
+    return call_->construct_completion<T>(std::forward<A>(arguments)...);
   }
 
   static void cancel(std::shared_ptr<Call> call);
 
  private:
-  void await(Completion* completion, asio::cancellation_slot slot, const asio::any_io_executor& executor);
-  void cancel_unawaited();
+  friend class CallCompletion;
+
+  void await(CoroutineFrame& frame);
 
   std::shared_ptr<Dispatcher> dispatcher_;
-  std::shared_ptr<Call> call_;
+  std::shared_ptr<Call> call_;  // until it is awaited
+  std::exception_ptr failure_;
+  std::shared_ptr<Call> ended_;
+  const Outcome* outcome_ = nullptr;
 };
+
+/// The result, or a default-constructed one if the call has failed.
+template <class R>
+R decode_result(PendingCall& call) {
+  if (const Outcome* const outcome = call.outcome()) {
+    try {
+      Decoder body(outcome->body, call.spare_memory());
+      R result = body.get<R>();
+      body.finish();
+      return result;
+    } catch (...) {
+      call.decoding_failed();
+    }
+  }
+  return R();
+}
 
 /// Waits for the end of a call. Calls with the same type of result share the code.
 template <class R>
-asio::awaitable<R> await_result(PendingCall pending) {
-  return asio::async_initiate<const asio::use_awaitable_t<>, typename CompletionSignature<R>::type>(
-      [pending = std::move(pending)](auto handler) mutable { pending.template await<R>(std::move(handler)); },
-      asio::use_awaitable);
+asio::awaitable<R> await_result(PendingCall call) {
+  co_await call.end();
+  if constexpr (std::is_void_v<R>) {
+    call.finish();
+  } else {
+    R result = decode_result<R>(call);
+    call.finish();
+    co_return std::move(result);
+  }
 }
 
 /// Encodes one argument of a call.
@@ -176,9 +149,33 @@ template <class T>
 void put_argument(Encoder& out, FrameBody& body, T&& value) {
   if constexpr (std::is_same_v<std::remove_cvref_t<T>, Borrowed>)
     put_borrowed(out, body, value);
+  else if constexpr (std::is_lvalue_reference_v<T>)
+    out.put(value);
   else
     put_or_move(out, body, std::forward<T>(value));
 }
+
+/// Appends the arguments of a call.
+struct ArgumentWriter {
+  template <class Write>
+  static ArgumentWriter of(const Write& write) noexcept {
+    return {call<Write>, &write};
+  }
+  template <class Write>
+  static void call(const void* write, Encoder& out, FrameBody& body) {
+    (*static_cast<const Write*>(write))(out, body);
+  }
+
+  void (*write)(const void* arguments, Encoder& out, FrameBody& body);
+  const void* arguments;
+};
+
+/// The options of a call without options.
+const CallOptions& usual_options() noexcept;
+
+/// Encodes and sends (or queues) the call.
+PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options, RoutineName routine,
+                      ArgumentWriter writer, CallKind kind = {});
 
 /// Encodes and sends (or queues) the call before it returns. The awaitable only waits for the end of the call.
 template <class R, class... A>
@@ -193,16 +190,10 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
         !refers_to_message<R>,
         "the result of call<R>() can't be a view: what it views is gone when call() returns; use std::string or "
         "std::vector");
-  try {
-    auto call = allocate_call(dispatcher, options);
-    Encoder encoder(call->request.buffer());
-    encoder.put(routine.view());
-    (detail::put_argument(encoder, call->request, std::forward<A>(arguments)), ...);
-    submit(*dispatcher, call, options);
-    return await_result<R>(PendingCall(dispatcher, std::move(call)));
-  } catch (...) {
-    return failed<R>(std::current_exception());
-  }
+  const auto write = [&](Encoder& out, FrameBody& body) {
+    (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
+  };
+  return await_result<R>(send_call(dispatcher, options, routine, ArgumentWriter::of(write)));
 }
 
 }}}  // namespace drover::v1::detail

@@ -7,10 +7,12 @@
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
+#include <asio/awaitable.hpp>
 #include <asio/cancellation_signal.hpp>
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
+#include <asio/system_executor.hpp>
 
 #include <drover/detail/current_call.hpp>
 #include <drover/detail/type_name.hpp>
@@ -43,8 +45,9 @@ inline void add_facts(Call& call, const CallOptions& options) {
   call.has_facts = true;
 }
 
-DROVER_INLINE std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher,
-                                                  const CallOptions& options) {
+/// A call whose request has the options that the routine gets to know. Throws if there is no dispatcher, or for options
+/// out of range.
+inline std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());
   check(options);
   auto call = dispatcher->allocate_call();
@@ -67,32 +70,38 @@ inline std::string declared_text(const Call& call) {
   return "; the caller declares the routine as " + readable(type_in(call.declaration));
 }
 
-DROVER_INLINE void throw_failure(const Call& call, const Outcome& outcome) {
-  if (call.declaration != nullptr && outcome.status == ResultStatus::bad_arguments)
-    throw Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call));
-  std::rethrow_exception(outcome.failure);
+/// The failure of a call. Arguments that do not fit a typed routine are described with its declaration.
+inline std::exception_ptr failure_of(const Call& call, const Outcome& outcome) {
+  if (call.declaration == nullptr || !outcome.failure || outcome.status != ResultStatus::bad_arguments)
+    return outcome.failure;
+  return std::make_exception_ptr(
+      Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call)));
 }
 
-DROVER_INLINE Error wrong_result(const Call& call, const DecodeError& error) {
-  return Error(Errc::bad_arguments, std::string("the result is not of the type that call() asked for: ") +
-                                        what_of(error) + declared_text(call));
+DROVER_INLINE const CallOptions& usual_options() noexcept {
+  static const CallOptions options;
+  return options;
 }
 
-DROVER_INLINE void submit(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, const CallOptions& options) {
-  dispatcher.submit(call, options);
+DROVER_INLINE PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
+                                    RoutineName routine, ArgumentWriter writer, CallKind kind) {
+  try {
+    auto call = allocate_call(dispatcher, options);
+    call->declaration = kind.declaration;
+    call->only = kind.only;
+    Encoder encoder(call->request.buffer());
+    encoder.put(routine.view());
+    writer.write(writer.arguments, encoder, call->request);
+    dispatcher->submit(call, options);
+    return PendingCall(dispatcher, std::move(call));
+  } catch (...) {
+    return PendingCall(std::current_exception());
+  }
 }
 
-DROVER_INLINE CallCompletionBase::CallCompletionBase(asio::cancellation_slot slot,
-                                                     const asio::any_io_executor& executor)
-    : slot_(slot), work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)) {}
-
-DROVER_INLINE asio::any_io_executor CallCompletionBase::close() noexcept {
-  if (slot_.is_connected()) slot_.clear();
-  return std::move(work_);
-}
-
-DROVER_INLINE bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
-                           const asio::any_io_executor& executor) {
+/// Publishes the completion of the coroutine that awaits the call. False if its context is destroyed.
+inline bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& call, Completion* completion,
+                    const asio::any_io_executor& executor) {
   bool ended = false;
   {
     auto held = dispatcher.lock();
@@ -115,6 +124,54 @@ DROVER_INLINE bool publish(Dispatcher& dispatcher, const std::shared_ptr<Call>& 
   return true;
 }
 
+/// The coroutine that waits for a call.
+class CallCompletion final : public Completion {
+ public:
+  CallCompletion(PendingCall& call, CoroutineFrame& frame, CoroutineThread&& thread,
+                 const asio::any_io_executor& executor)
+      : call_(call),
+        frame_(frame),
+        work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
+        thread_(std::move(thread)) {}
+
+  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
+
+  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
+    const asio::any_io_executor work = std::move(work_);
+    Thread thread(std::move(thread_));
+    call_.ended_ = std::move(call);
+    call_.outcome_ = &outcome;
+    thread.resume(frame_);  // destroys this object
+  }
+
+ private:
+  struct Thread : CoroutineThread {
+    explicit Thread(CoroutineThread&& thread) noexcept : CoroutineThread(std::move(thread)) {}
+    void resume(CoroutineFrame& frame) {
+      frame.attach_thread(this);
+      frame.clear_cancellation_slot();
+      pump();
+    }
+  };
+
+  PendingCall& call_;
+  CoroutineFrame& frame_;
+  asio::any_io_executor work_;
+  Thread thread_;
+};
+
+DROVER_INLINE CoroutineThread* PendingCall::End::operator()(CoroutineFrame* frame) const {
+  call->await(*frame);
+  return nullptr;
+}
+
+DROVER_INLINE void PendingCall::await(CoroutineFrame& frame) {
+  CoroutineThread thread(std::move(*frame.detach_thread()));
+  const asio::any_io_executor executor = thread.get_executor();
+  asio::cancellation_slot slot = thread.get_cancellation_slot();
+  await(call_->construct_completion<CallCompletion>(*this, frame, std::move(thread), executor), slot, executor);
+}
+
 DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation_slot slot,
                                       const asio::any_io_executor& executor) {
   if (slot.is_connected())
@@ -127,7 +184,50 @@ DROVER_INLINE void PendingCall::await(Completion* completion, asio::cancellation
   call->destroy(completion);                                  // last: it may own what the call borrows
 }
 
-DROVER_INLINE void PendingCall::cancel_unawaited() { dispatcher_->cancel(*call_, CallEvent::cancelled, nullptr); }
+DROVER_INLINE asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher) {
+  if (dispatcher) {
+    const auto held = dispatcher->lock();
+    if (dispatcher->executor()) return *dispatcher->executor();
+  }
+  return asio::system_executor();
+}
+
+DROVER_INLINE void PendingCall::decoding_failed() noexcept {
+  try {
+    throw;
+  } catch (const DecodeError& error) {
+    try {
+      failure_ = std::make_exception_ptr(
+          Error(Errc::bad_arguments, std::string("the result is not of the type that call() asked for: ") +
+                                         what_of(error) + declared_text(*ended_)));
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+}
+
+DROVER_INLINE void PendingCall::finish() {
+  if (!failure_ && outcome_->failure) failure_ = failure_of(*ended_, *outcome_);
+  Call::give_back(std::move(ended_));
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+DROVER_INLINE PendingCall::PendingCall(PendingCall&& other) noexcept = default;
+
+DROVER_INLINE PendingCall::~PendingCall() {
+  if (call_) dispatcher_->cancel(*call_, CallEvent::cancelled, nullptr);
+}
+
+DROVER_INLINE PendingCall::End PendingCall::end() {
+  if (failure_) std::rethrow_exception(failure_);
+  return End{this};
+}
+
+DROVER_INLINE const Outcome* PendingCall::outcome() const noexcept { return outcome_->failure ? nullptr : outcome_; }
+
+DROVER_INLINE std::size_t PendingCall::spare_memory() const noexcept { return ended_->spare_memory; }
 
 DROVER_INLINE void PendingCall::cancel(std::shared_ptr<Call> call) {
   if (!call) return;

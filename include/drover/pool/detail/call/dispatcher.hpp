@@ -190,6 +190,12 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// As few workers as possible get calls, so that the others may go.
   void use_few(bool on) noexcept { chooser_.use_few(on); }
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
+  /// So many calls that no worker has to wait for the next one, and that an elastic pool sees some wait.
+  std::size_t calls_to_keep_busy() const noexcept {
+    std::size_t calls = 0;
+    pinned_.for_each_link([&](const DataLink& link) { calls += link.slots().capacity() + 1; });
+    return queue_watcher_ == nullptr ? calls : calls + chooser_.size() + 1;
+  }
   std::uint64_t calls() const noexcept { return calls_; }
   const CallKeys& keys() const noexcept { return keys_; }
 
@@ -254,7 +260,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   void time(Call& call, Clock::time_point at);
-  void context_destroyed() noexcept override;
+  inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
   const std::shared_ptr<ContextRegistry> registry_;

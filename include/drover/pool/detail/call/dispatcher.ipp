@@ -161,13 +161,14 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
     refusal = admission_.reason_to_refuse(*call, options);
   if (!refusal && call->only == 0 && !options.key.value().empty()) call->key = &keys_.begin_call(options.key.value());
   if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
-  DataLink* const home = refusal ? nullptr : home_of(*call);
+  DataLink* home = refusal ? nullptr : home_of(*call);
+  if (!refusal && home == nullptr && call->key != nullptr) home = pinned_.next_home();
   if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
   DataLink* link = nullptr;
   if (home != nullptr)
     link = has_room(*home) ? home : nullptr;
   else if (!refusal && waiting_.empty())
-    link = chooser_.choose(call->key != nullptr);
+    link = chooser_.choose();
   if (!refusal && link == nullptr && options.when_full == WhenFull::refuse)
     refusal = admission_.reason_not_to_queue(queued());
   if (!refusal && link == nullptr && home == nullptr && waiting_.empty() && may_go_ahead(*call))

@@ -68,17 +68,15 @@ class LinkChooser {
   /// The link that was used last is chosen, however many calls are in flight.
   void use_few(bool on) noexcept { use_few_ = on; }
 
-  /// Null if no link is ready and has room. Links that are not ready any more are dropped here. `stays`: for a call
-  /// that binds others to its link. Then it is the one that was used least recently in any case: otherwise one link
-  /// would get all of them while there is little to do.
-  Link* choose(bool stays = false) noexcept {
+  /// Null if no link is ready and has room. Links that are not ready any more are dropped here.
+  Link* choose() noexcept {
     while (Link* const link = unused_.last) {
       if (link->load().ready) return link;
       unlist(*link);
     }
     for (; lowest_ < levels_.size(); ++lowest_) {
       List& level = levels_[lowest_];
-      while (Link* const link = use_few_ || (!stays && in_flight_ < cores_) ? level.first : level.last) {
+      while (Link* const link = use_few_ || in_flight_ < cores_ ? level.first : level.last) {
         if (link->load().ready) return link;
         unlist(*link);
       }

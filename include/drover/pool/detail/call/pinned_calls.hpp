@@ -39,6 +39,19 @@ class PinnedCalls {
     const auto found = links_.find(number);
     return found != links_.end() && found->second->load().ready ? found->second : nullptr;
   }
+  /// For a new key: a link with room, so that keys are spread over all workers in turn. Null if none of the next few
+  /// has room.
+  DataLink* next_home() noexcept {
+    constexpr int few = 8;
+    for (int tried = 0; tried < few && !links_.empty(); ++tried) {
+      auto next = links_.upper_bound(last_home_);
+      if (next == links_.end()) next = links_.begin();
+      last_home_ = next->first;
+      const auto load = next->second->load();
+      if (load.ready && load.in_flight < load.capacity && next->second->pinned.empty()) return next->second;
+    }
+    return nullptr;
+  }
   template <class F>
   void for_each_link(F f) const {
     for (const auto& [number, link] : links_) f(*link);
@@ -89,6 +102,7 @@ class PinnedCalls {
 
   std::map<std::uint64_t, DataLink*> links_;
   std::uint64_t last_ = 0;
+  std::uint64_t last_home_ = 0;
   std::size_t size_ = 0;
 };
 

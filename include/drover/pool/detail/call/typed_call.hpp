@@ -80,17 +80,11 @@ asio::awaitable<R> begin_typed_call(const std::shared_ptr<Dispatcher>& dispatche
                                     const drover::Routine<R(P...)>& routine, A&&... arguments) {
   if constexpr (can_be_awaited<R>() &&
                 arguments_fit(std::type_identity<R(P...)>(), std::type_identity<void(A && ...)>())) {
-    try {
-      auto call = allocate_call(dispatcher, options);
-      call->declaration = declaration_of<R(P...)>();
-      Encoder encoder(call->request.buffer());
-      encoder.put(routine.name());
-      (detail::put_typed_argument<P>(encoder, call->request, std::forward<A>(arguments)), ...);
-      submit(*dispatcher, call, options);
-      return await_result<R>(PendingCall(dispatcher, std::move(call)));
-    } catch (...) {
-      return failed<R>(std::current_exception());
-    }
+    const auto write = [&](Encoder& out, FrameBody& body) {
+      (detail::put_typed_argument<P>(out, body, std::forward<A>(arguments)), ...);
+    };
+    return await_result<R>(send_call(dispatcher, options, routine.name(), ArgumentWriter::of(write),
+                                     {.declaration = declaration_of<R(P...)>()}));
   } else {
     return {};
   }

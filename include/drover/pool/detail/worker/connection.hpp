@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -140,8 +141,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   bool kill_process();
   void give_up(std::exception_ptr failure);
   void expect_exit(Error otherwise);
-  template <class Then>
-  void after(asio::steady_timer& timer, Clock::time_point at, Then then);
+  void after(asio::steady_timer& timer, Clock::time_point at, std::function<void()> then);
 
   static constexpr std::chrono::milliseconds exit_patience{500};
 

@@ -8,6 +8,7 @@
 #include <asio/execution.hpp>
 #include <asio/prefer.hpp>
 
+#include <drover/detail/context/when_due.hpp>
 #include <drover/os/detail/lineage.hpp>
 #include <drover/os/detail/process_figures.hpp>
 #include <drover/pool/detail/call/result_batch.hpp>
@@ -52,11 +53,10 @@ inline void WorkerConnection::close() noexcept {
 }
 
 /// Calls `then` under the mutex, unless the timer is cancelled or set anew.
-template <class Then>
-void WorkerConnection::after(asio::steady_timer& timer, Clock::time_point at, Then then) {
+inline void WorkerConnection::after(asio::steady_timer& timer, Clock::time_point at, std::function<void()> then) {
   timer.expires_at(at);
-  timer.async_wait([this, weak = std::weak_ptr(owner_.keep_alive()), then = std::move(then)](std::error_code ec) {
-    const auto alive = ec ? nullptr : weak.lock();
+  when_due(timer, [this, weak = std::weak_ptr(owner_.keep_alive()), then = std::move(then)] {
+    const auto alive = weak.lock();
     if (!alive) return;
     const auto held = lock();
     then();

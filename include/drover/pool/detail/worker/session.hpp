@@ -35,11 +35,12 @@ namespace drover { inline namespace v1 { namespace detail {
 /// One worker process, from before its start until nothing is left of it. Owns its connection and its lifecycle, and
 /// carries out what the lifecycle decides. The process belongs to the reaper thread; this only asks for things.
 ///
-/// Guarded by its dispatcher's mutex. Coroutines that wait for it are in waits.hpp.
-class WorkerSession final : public ContextBound,
-                            public ProcessEvents::Target,
-                            public WorkerConnection::Owner,
-                            public std::enable_shared_from_this<WorkerSession> {
+/// Guarded by its dispatcher's mutex. Coroutines that wait for it are in waits.hpp. The functions that they call are
+/// virtual, which docs/internals/architecture.md explains under "Compile time".
+class WorkerSession : public ContextBound,
+                      public ProcessEvents::Target,
+                      public WorkerConnection::Owner,
+                      public std::enable_shared_from_this<WorkerSession> {
  public:
   using State = WorkerLifecycle::State;
 
@@ -91,7 +92,7 @@ class WorkerSession final : public ContextBound,
 
   /// Spawns the process and begins the handshake. Throws what start() throws at once. The same as begin_start(), with
   /// the mutex held, and then spawn().
-  void start(Timeout timeout);
+  inline virtual void start(Timeout timeout);
   /// A stop that comes from now on counts.
   void begin_start();
   void spawn(Timeout timeout);
@@ -105,28 +106,28 @@ class WorkerSession final : public ContextBound,
     connection_.release_context();
   }
   /// The start deadline has passed.
-  void start_timed_out();
+  inline virtual void start_timed_out();
 
   /// False, and nothing is done, if it has not been started.
   bool stop(Timeout grace);
   /// A bound on the stop that comes from elsewhere.
   void shorten_stop(Clock::time_point at);
   /// No more patience.
-  void abort_stop();
+  inline virtual void abort_stop();
   /// SIGKILL to all of it, now.
   void kill();
   /// False if it has not been started.
   bool reap(Timeout patience);
   /// Sends STATUS for this waiter. Throws Error if the worker does not answer such requests.
-  void ask_status(const std::shared_ptr<StatusWaiter>& waiter);
+  inline virtual void ask_status(const std::shared_ptr<StatusWaiter>& waiter);
   /// The waiter's time is over.
-  void end_status(const std::shared_ptr<StatusWaiter>& waiter);
+  inline virtual void end_status(const std::shared_ptr<StatusWaiter>& waiter);
 
   /// The owner is destroyed: hands the process to the reaper thread, and fails what waits.
   void owner_destroyed() noexcept;
   /// The process has been collected. Comes from the reaper thread by way of the worker's executor (`on_executor`), or
   /// from a waiting coroutine if that executor does not run.
-  void process_exit(bool on_executor) override;
+  inline void process_exit(bool on_executor) override;
 
   WorkerLifecycle lifecycle() const {
     const auto held = lock();
@@ -194,7 +195,7 @@ class WorkerSession final : public ContextBound,
   template <class Decide>
   void change(Decide decide);
   void calls_answered();
-  void group_over() override;
+  inline void group_over() override;
   void detach(const Cause& gone) noexcept;
 
   const Mode mode_;

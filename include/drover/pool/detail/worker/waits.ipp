@@ -7,13 +7,13 @@
 #include <system_error>
 #include <utility>
 
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
 #include <asio/execution.hpp>
 #include <asio/query.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 
+#include <drover/detail/context/spawn.hpp>
+#include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/worker/waits.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -48,8 +48,7 @@ inline asio::awaitable<bool> await_processed(std::shared_ptr<WorkerSession> sess
     session->process_exit(false);
   } else if (!on_own_context(*session, executor) && !session->finished()->is_set()) {
     patience.emplace(executor, std::chrono::milliseconds(100));
-    patience->async_wait([session, taken](std::error_code ec) {
-      if (ec) return;
+    when_due(*patience, [session, taken] {
       *taken = true;
       session->process_exit(false);
     });
@@ -74,9 +73,7 @@ inline asio::awaitable<void> await_start(std::shared_ptr<WorkerSession> session)
   std::optional<asio::steady_timer> own_limit;
   if (session->start_by() && !on_own_context(*session, executor)) {
     own_limit.emplace(executor, *session->start_by());
-    own_limit->async_wait([session, executor](std::error_code ec) {
-      if (!ec) asio::co_spawn(executor, end_start(session), asio::detached);
-    });
+    when_due(*own_limit, [session, executor] { spawn(executor, end_start(session)); });
   }
   bool cancelled = false;
   try {
@@ -150,7 +147,7 @@ inline asio::awaitable<void> await_ends_for_certain(std::vector<std::shared_ptr<
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
   const auto over = std::make_shared<AsyncEvent>();
-  asio::co_spawn(executor, await_ends(std::move(sessions), false), [over](const std::exception_ptr&) { over->set(); });
+  spawn(executor, await_ends(std::move(sessions), false), [over](const std::exception_ptr&) { over->set(); });
   while (!over->is_set()) {
     try {
       co_await AsyncEvent::wait(over);
@@ -185,9 +182,7 @@ inline asio::awaitable<WorkerStatus> await_status(std::shared_ptr<WorkerSession>
   std::optional<asio::steady_timer> limit;
   if (const Deadline deadline = deadline_after(Clock::now(), bound)) {
     limit.emplace(co_await asio::this_coro::executor, *deadline);
-    limit->async_wait([session, waiter](std::error_code ec) {
-      if (!ec) session->end_status(waiter);
-    });
+    when_due(*limit, [session, waiter] { session->end_status(waiter); });
   }
   co_await AsyncEvent::wait(waiter->answered);
   const auto held = session->lock();

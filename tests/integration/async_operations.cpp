@@ -1,0 +1,270 @@
+// Operations for any completion token: async_call() and its like.
+#include <chrono>
+#include <future>
+#include <gtest/gtest.h>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <tuple>
+
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/bind_executor.hpp>
+#include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <asio/io_context.hpp>
+#include <asio/strand.hpp>
+#include <asio/thread_pool.hpp>
+#include <asio/use_awaitable.hpp>
+#include <asio/use_future.hpp>
+#include <asio/version.hpp>
+#if ASIO_VERSION < 102800
+#include <asio/experimental/as_tuple.hpp>
+#include <asio/experimental/deferred.hpp>
+#else
+#include <asio/as_tuple.hpp>
+#include <asio/deferred.hpp>
+#endif
+
+#include <drover/os/process.hpp>
+#include <drover/resource_pool.hpp>
+
+#include "support/calls.hpp"
+
+namespace {
+
+using namespace support;
+#if ASIO_VERSION < 102800
+constexpr auto lazy = asio::experimental::deferred;
+constexpr auto as_tuple = asio::experimental::as_tuple(asio::use_awaitable);
+#else
+constexpr auto lazy = asio::deferred;
+constexpr auto as_tuple = asio::as_tuple(asio::use_awaitable);
+#endif
+
+class AsyncCall : public CallsAnywhere {};
+class OneAsyncOperation : public Calls {};
+
+INSTANTIATE_TEST_SUITE_P(On, AsyncCall, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
+                         name_of);
+
+TEST_P(AsyncCall, InvokesItsHandlerLaterAndOnce) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const auto strand = co_await asio::this_coro::executor;
+    int good = 0, failed = 0, nothing = 0, inside = 0;
+    bool initiating = false;
+    const auto on_strand = [&](auto handler) { return asio::bind_executor(strand, std::move(handler)); };
+    for (int i = 0; i < 200; ++i) {
+      initiating = true;
+      pool.async_call<int>("square", i, on_strand([&, i](const std::exception_ptr& failure, int result) {
+                             inside += initiating;
+                             good += !failure && result == i * i;
+                           }));
+      pool.async_call({.deadline = -1s}, "nothing", on_strand([&](const std::exception_ptr& failure) {
+                        inside += initiating;
+                        failed += describe(failure).argument;
+                      }));
+      pool.async_call("nothing", on_strand([&](const std::exception_ptr& failure) {
+                        inside += initiating;
+                        nothing += !failure;
+                      }));
+      initiating = false;
+    }
+    const bool all = co_await soon([&] { return good + failed + nothing == 600; });
+    EXPECT_TRUE(all);
+    EXPECT_EQ(good, 200);
+    EXPECT_EQ(failed, 200);
+    EXPECT_EQ(inside, 0);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneAsyncOperation, OfACallTakesAnyToken) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const int awaited = co_await pool.async_call<int>({.deadline = 30s}, "square", 3, asio::use_awaitable);
+    EXPECT_EQ(awaited, 9);
+    const auto [failure, value] = co_await pool.async_call<int>("square", 4, as_tuple);
+    EXPECT_EQ(failure, nullptr);
+    EXPECT_EQ(value, 16);
+    const auto unknown = co_await pool.async_call<int>("no such routine", as_tuple);
+    EXPECT_TRUE(describe(std::get<0>(unknown)) == Errc::unknown_routine);
+    std::future<std::string> text = pool.async_call<std::string>("echo", std::string("future"), asio::use_future);
+    std::future<void> nothing = pool.async_call("nothing", asio::use_future);
+    std::optional<std::string> got;
+    std::thread waits([&] {
+      nothing.get();
+      got = text.get();
+    });
+    const bool came = co_await soon([&] { return pool.stats().in_flight == 0; });
+    EXPECT_TRUE(came);
+    waits.join();
+    EXPECT_EQ(got, "future");
+    auto operation = pool.async_call<std::string>("echo", std::string("lazy"), lazy);
+    EXPECT_EQ(pool.stats().in_flight, 0u) << "it has not begun";
+    const std::string later = co_await std::move(operation)(asio::use_awaitable);
+    EXPECT_EQ(later, "lazy");
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneAsyncOperation, OfACallCompletesOnTheExecutorOfItsHandler) {
+  asio::thread_pool others(2);
+  const auto strand = asio::make_strand(others);
+  on_one_thread([&]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    std::atomic<int> there = 0;
+    for (int i = 0; i < 50; ++i)
+      pool.async_call<int>("square", i, asio::bind_executor(strand, [&](const std::exception_ptr& failure, int) {
+                             there += !failure && strand.running_in_this_thread();
+                           }));
+    const bool all = co_await soon([&] { return there == 50; });
+    EXPECT_TRUE(all);
+    co_await pool.stop();
+  });
+  others.join();
+}
+
+TEST_F(OneAsyncOperation, OfACallIsCancelledByItsSlot) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    for (int round = 0; round < 20; ++round) {
+      asio::cancellation_signal signal;
+      std::optional<Failure> failure;
+      pool.async_call<std::string>(
+          "slow_echo", std::string("x"), 60'000,
+          asio::bind_cancellation_slot(signal.slot(), [&](const std::exception_ptr& thrown, const std::string&) {
+            failure = describe(thrown);
+          }));
+      if (round % 2 == 1) co_await pause_for(std::chrono::milliseconds(round % 5));
+      signal.emit(asio::cancellation_type::terminal);
+      EXPECT_FALSE(failure) << "not by emit()";
+      const bool ended = co_await soon([&] { return failure.has_value(); });
+      EXPECT_TRUE(ended && failure->aborted());
+    }
+    co_await pool.stop();
+  });
+}
+
+// The handler and what it owns go with the context, unused.
+TEST_F(OneAsyncOperation, OfACallIsDroppedWithItsContext) {
+  const auto owned = std::make_shared<int>(7);
+  bool called = false;
+  {
+    asio::io_context context(1);
+    asio::co_spawn(
+        context,
+        [](std::shared_ptr<int> kept, bool* flag, asio::io_context* of) -> asio::awaitable<void> {
+          const auto pool = std::make_shared<WorkerPool>(co_await WorkerPool::start(call_pool(1)));
+          pool->async_call<std::string>(
+              "slow_echo", std::string("x"), 60'000,
+              [kept, pool, flag](const std::exception_ptr&, const std::string&) { *flag = true; });
+          kept.reset();
+          of->stop();
+        }(owned, &called, &context),
+        asio::detached);
+    context.run();
+  }
+  EXPECT_FALSE(called);
+  EXPECT_EQ(owned.use_count(), 1);
+}
+
+TEST_F(OneAsyncOperation, OnAnEmptyWorkerFailsLater) {
+  asio::io_context context(1);
+  LocalWorker none;
+  std::promise<Failure> promise;
+  none.async_call<int>("square", 3, asio::bind_executor(context, [&](const std::exception_ptr& failure, int) {
+                         promise.set_value(describe(failure));
+                       }));
+  context.run();
+  EXPECT_TRUE(promise.get_future().get() == Errc::not_running);
+}
+
+TEST_F(OneAsyncOperation, StartsAndStopsAWorker) {
+  asio::io_context context(1);
+  LocalWorker worker(context.get_executor(), call_worker());
+  int steps = 0;
+  bool initiating = true;
+  worker.async_start([&](const std::exception_ptr& failure) {
+    EXPECT_EQ(failure, nullptr);
+    EXPECT_FALSE(initiating);
+    ++steps;
+    worker.async_call<int>("square", 5, [&](const std::exception_ptr&, int result) {
+      EXPECT_EQ(result, 25);
+      ++steps;
+      worker.async_stop(5s, [&](const std::exception_ptr& stopped, const drover::StopReport& report) {
+        EXPECT_EQ(stopped, nullptr);
+        EXPECT_TRUE(report.exit.success());
+        ++steps;
+      });
+    });
+  });
+  initiating = false;
+  context.run_for(30s);
+  EXPECT_EQ(steps, 3);
+  LocalWorker bad(context.get_executor(), [] {
+    WorkerOptions options;
+    options.command.program = "/no/such/program";
+    return options;
+  }());
+  std::optional<Failure> failure, refused;
+  LocalWorker unasked(context.get_executor(), call_worker());
+  unasked.async_start(0s, [&](const std::exception_ptr& thrown) { refused = describe(thrown); });
+  bad.async_start([&](const std::exception_ptr& thrown) { failure = describe(thrown); });
+  EXPECT_FALSE(failure || refused);
+  context.restart();
+  context.run_for(30s);
+  EXPECT_TRUE(failure && failure->code == std::errc::no_such_file_or_directory) << *failure;
+  EXPECT_TRUE(refused && refused->argument) << *refused;
+}
+
+TEST_F(OneAsyncOperation, WaitsForAProcessAndReapsIt) {
+  asio::io_context context(1);
+  Process quick = Process::spawn(child({"exit", "3"})), slow = Process::spawn(child({"stay"}));
+  std::optional<drover::ExitStatus> exit;
+  quick.async_wait(
+      asio::bind_executor(context, [&](const std::exception_ptr&, drover::ExitStatus status) { exit = status; }));
+  context.run_for(30s);
+  ASSERT_TRUE(exit);
+  EXPECT_EQ(exit->value, 3);
+  std::optional<drover::ReapReport> reaped;
+  slow.async_reap(0ms, asio::bind_executor(context, [&](const std::exception_ptr&, const drover::ReapReport& report) {
+                    reaped = report;
+                  }));
+  EXPECT_FALSE(reaped);
+  context.restart();
+  context.run_for(30s);
+  ASSERT_TRUE(reaped);
+  EXPECT_FALSE(reaped->exit.success());
+}
+
+TEST_F(OneAsyncOperation, AcquiresALease) {
+  asio::io_context context(1);
+  drover::ResourcePool<int, int> pool(context.get_executor(), [](int key) { return key + 1; });
+  int value = 0;
+  pool.async_acquire(3, asio::bind_executor(context, [&](const std::exception_ptr& failure, auto lease) {
+                       EXPECT_EQ(failure, nullptr);
+                       value = *lease;
+                     }));
+  EXPECT_EQ(value, 0);
+  context.run_for(30s);
+  EXPECT_EQ(value, 4);
+}
+
+TEST_F(OneAsyncOperation, StopsAPool) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    std::optional<std::size_t> reports;
+    pool.async_stop([&](const std::exception_ptr& failure, const std::vector<drover::StopReport>& stopped) {
+      EXPECT_EQ(failure, nullptr);
+      reports = stopped.size();
+    });
+    const bool ended = co_await soon([&] { return reports.has_value(); });
+    EXPECT_TRUE(ended);
+    EXPECT_EQ(reports, 2u);
+  });
+}
+
+}  // namespace
