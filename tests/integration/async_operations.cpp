@@ -14,7 +14,9 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
 #include <asio/strand.hpp>
+#include <asio/system_executor.hpp>
 #include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -44,7 +46,11 @@ constexpr auto as_tuple = asio::as_tuple(asio::use_awaitable);
 #endif
 
 class AsyncCall : public CallsAnywhere {};
-class OneAsyncOperation : public Calls {};
+class OneAsyncOperation : public Calls {
+ protected:
+  // Asio's system context, which the handlers of asio::use_future need, opens its descriptors now, and keeps them.
+  static void SetUpTestSuite() { const asio::steady_timer timer{asio::system_executor()}; }
+};
 
 INSTANTIATE_TEST_SUITE_P(On, AsyncCall, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);

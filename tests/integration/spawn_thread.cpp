@@ -29,6 +29,7 @@ class Gate {
   void open() {
     const std::lock_guard held(mutex_);
     closed_ = false;
+    waiting_ = 0;
     changed_.notify_all();
   }
   void pass() {
