@@ -19,9 +19,13 @@
 #include <drover/os/process.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/pool/balancer.hpp>
+#include <drover/pool/broadcast.hpp>
+#include <drover/pool/call_options.hpp>
 #include <drover/pool/histogram.hpp>
 #include <drover/pool/local_worker.hpp>
+#include <drover/pool/map.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/retry.hpp>
 #include <drover/pool/stats.hpp>
 #include <drover/pool/supervisor.hpp>
 #include <drover/pool/worker_pool.hpp>
