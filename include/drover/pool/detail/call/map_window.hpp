@@ -78,7 +78,6 @@ class MapWindow {
   std::map<std::size_t, std::shared_ptr<MapItemBase>> ended_;    // without an order: by the order of their ends
   std::size_t next_ = 0;  // of an ordered map: the index that the reader gets next
   std::size_t ends_ = 0;
-  bool cancelled_ = false;
   std::shared_ptr<AsyncEvent> waiter_;
 };
 
