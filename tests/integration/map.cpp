@@ -1,5 +1,6 @@
 // WorkerPool::map(): each input once, in bounded memory, whatever range, reader and workers do.
 #include <algorithm>
+#include <atomic>
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
@@ -301,6 +302,36 @@ TEST_P(Maps, AreCancelledAtAnyMoment) {
     }
     const bool idle = co_await until_idle(pool);
     EXPECT_TRUE(idle);
+    co_await pool.stop();
+  });
+}
+
+// A call that has ended is used again for others. The end of a map must not reach those.
+TEST_F(OneMap, CancelsItsOwnCallsOnly) {
+  on_four_threads([]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    PoolOptions options = quick_pool(2);
+    options.worker.max_in_flight = 8;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::atomic<int> left = 4, wrong = 0;
+    const auto call = [](WorkerPool* of, std::atomic<int>* running, std::atomic<int>* bad) -> asio::awaitable<void> {
+      for (int i = 0; i < 3000; ++i) {
+        try {
+          const int result = co_await of->call<int>("square", i % 100);
+          *bad += result != (i % 100) * (i % 100);
+        } catch (const std::exception&) {
+          ++*bad;
+        }
+      }
+      --*running;
+    };
+    for (int i = 0; i < 4; ++i) asio::co_spawn(executor, call(&pool, &left, &wrong), asio::detached);
+    while (left != 0) {
+      auto map = pool.map<int>({.in_flight = 4}, "square", std::views::iota(0));
+      auto done = co_await map.next();
+      EXPECT_TRUE(done);
+    }
+    EXPECT_EQ(wrong, 0);
     co_await pool.stop();
   });
 }

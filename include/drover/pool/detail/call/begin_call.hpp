@@ -92,7 +92,7 @@ class PendingCall {
   /// Why the call could not begin. Null: it has begun.
   const std::exception_ptr& failure() const noexcept { return failure_; }
   /// The call, to cancel it.
-  std::weak_ptr<Call> call() const noexcept { return call_; }
+  const std::shared_ptr<Call>& call() const noexcept { return call_; }
   /// Has the completion run when the call has ended, never before this returns. The Call owns it.
   void await(Completion* completion, asio::cancellation_slot slot, const asio::any_io_executor& executor);
   /// Memory for such a completion.

@@ -26,7 +26,8 @@ struct MapItemBase {
   virtual ~MapItemBase() = default;
 
   const std::size_t index;
-  std::weak_ptr<Call> call;
+  /// To cancel it. A Call that is held is not used for another call meanwhile, see Dispatcher::recycle().
+  std::shared_ptr<Call> call;
 };
 
 template <class Result>

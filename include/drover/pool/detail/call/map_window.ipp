@@ -24,6 +24,7 @@ DROVER_INLINE void MapWindow::ended(std::shared_ptr<MapItemBase> item) noexcept 
     const std::lock_guard held(mutex_);
     auto node = running_.extract(item->index);
     if (node.empty()) return;  // cancelled
+    node.mapped()->call.reset();
     if (!ordered_) node.key() = ends_++;
     ended_.insert(std::move(node));
     if (has_next()) waiter = waiter_;
@@ -45,7 +46,7 @@ DROVER_INLINE void MapWindow::cancel() noexcept {
     running.swap(running_);
     ended.swap(ended_);
   }
-  for (const auto& [index, item] : running) PendingCall::cancel(item->call.lock());
+  for (const auto& [index, item] : running) PendingCall::cancel(item->call);
 }
 
 DROVER_INLINE std::shared_ptr<AsyncEvent> MapWindow::begin_wait() {
