@@ -1,4 +1,7 @@
 // How values are encoded, which types convert into which, and what is refused.
+
+#include "support/codec.hpp"
+
 #include <cmath>
 #include <deque>
 #include <filesystem>
@@ -95,33 +98,9 @@ using drover::Encoder;
 using drover::detail::ByteBuffer;
 using shapes::Colour;
 using shapes::Point;
-
-template <class... T>
-ByteBuffer encoded(const T&... values) {
-  ByteBuffer bytes;
-  Encoder out(bytes);
-  (out.put(values), ...);
-  return bytes;
-}
-
-template <class To, class From>
-To through(const From& value) {
-  const ByteBuffer bytes = encoded(value);
-  Decoder in(bytes.view());
-  To result = in.get<To>();
-  in.finish();
-  return result;
-}
-
-template <class To, class From>
-std::string refusal(const From& value) {
-  try {
-    through<To>(value);
-  } catch (const DecodeError& error) {
-    return error.what();
-  }
-  return "accepted";
-}
+using support::encoded;
+using support::refusal;
+using support::through;
 
 template <class... T>
 void expect_unchanged(const T&... values) {

@@ -4,7 +4,7 @@
 
 #include <drover/detail/platform.hpp>
 
-// What most programs need of Asio beside drover.
+// Most programs that use drover need these headers of Asio as well.
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>

@@ -22,7 +22,7 @@
 
 namespace drover { inline namespace v1 {
 
-/// What became of a broadcast in one worker.
+/// The result of a broadcast in one worker: a value or an error.
 template <class R = void>
 class SlotResult {
  public:

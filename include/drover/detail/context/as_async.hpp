@@ -14,19 +14,11 @@
 #include <asio/system_executor.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/completion_signature.hpp>
 #include <drover/detail/context/spawn.hpp>
 
 /// Operations that coroutines await, for any completion token.
 namespace drover { inline namespace v1 { namespace detail {
-
-template <class T>
-struct AwaitedSignature {
-  using type = void(std::exception_ptr, T);
-};
-template <>
-struct AwaitedSignature<void> {
-  using type = void(std::exception_ptr);
-};
 
 /// A handler, and the value for it.
 template <class T, class Handler>
@@ -72,8 +64,8 @@ auto as_async(asio::awaitable<T> operation, asio::any_io_executor otherwise, Tok
         executor, detail::await_into(end, std::move(awaited)),
         [end](std::exception_ptr failure) { end->complete(std::move(failure)); }, slot);
   };
-  return asio::async_initiate<Token, typename AwaitedSignature<T>::type>(initiate, token, std::move(operation),
-                                                                         std::move(otherwise));
+  return asio::async_initiate<Token, typename CompletionSignature<T>::type>(initiate, token, std::move(operation),
+                                                                            std::move(otherwise));
 }
 
 }}}  // namespace drover::v1::detail

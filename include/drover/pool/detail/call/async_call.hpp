@@ -19,21 +19,13 @@
 #include <asio/post.hpp>
 #include <asio/prefer.hpp>
 
+#include <drover/detail/context/completion_signature.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
 
 /// Calls that complete any completion handler. call() does not need this.
 namespace drover { inline namespace v1 { namespace detail {
-
-template <class R>
-struct CallSignature {
-  using type = void(std::exception_ptr, R);
-};
-template <>
-struct CallSignature<void> {
-  using type = void(std::exception_ptr);
-};
 
 /// Invokes a handler with the outcome of its call.
 template <class R, class Handler>
@@ -165,7 +157,7 @@ auto begin_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallOptions
   auto all = std::forward_as_tuple(std::forward<A>(arguments_and_token)...);
   return [&]<std::size_t... At>(std::index_sequence<At...>) {
     using Token = std::tuple_element_t<token, std::tuple<A...>>;
-    return asio::async_initiate<Token, typename CallSignature<R>::type>(
+    return asio::async_initiate<Token, typename CompletionSignature<R>::type>(
         AsyncCall<R>(dispatcher, std::move(options), routine.view()), std::get<token>(all),
         std::get<At>(std::move(all))...);
   }(std::make_index_sequence<token>());

@@ -17,7 +17,7 @@ class AwaitedCalls {
     call->same_executor = true;
     calls_.add(std::move(call));
   }
-  /// Whoever takes a call may invoke or destroy its completion. Null if somebody else has.
+  /// The thread that takes a call may invoke or destroy its completion. Null if the call has been taken before.
   std::shared_ptr<Call> take(Call& call) noexcept { return std::static_pointer_cast<Call>(calls_.remove(call)); }
 
   /// The dispatcher is closed: each of them is registered from now on. With the lock of the registry held.

@@ -22,11 +22,10 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class Dispatcher;
 
-/// That of the worker or pool, for handlers that have none. A system_executor once its context is destroyed.
-asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher);
-
 // The functions that are not templates are defined in begin_call.ipp.
 
+/// The executor of the worker or pool, for handlers that have none. A system_executor once its context is destroyed.
+asio::any_io_executor executor_of(const std::shared_ptr<Dispatcher>& dispatcher);
 /// The failure of each operation on an empty handle.
 std::exception_ptr empty_handle();
 /// See borrow().
@@ -47,7 +46,7 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
 using CoroutineThread = asio::detail::awaitable_thread<asio::any_io_executor>;
 using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>;
 
-/// What makes a call another one than call() with a name.
+/// Properties of a call that is typed, or one of a broadcast.
 struct CallKind {
   const char* declaration = nullptr;  // see Call
   std::uint64_t only = 0;             // see Call
@@ -68,7 +67,7 @@ class PendingCall {
   PendingCall& operator=(PendingCall&&) = delete;
   ~PendingCall();
 
-  /// What the coroutine awaits. It is resumed inside Completion::resume().
+  /// The coroutine awaits this object, and is resumed inside Completion::resume().
   struct End {
     PendingCall* call;
     CoroutineThread* operator()(CoroutineFrame* frame) const;

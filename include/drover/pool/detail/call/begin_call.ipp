@@ -64,7 +64,7 @@ DROVER_INLINE void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed
   body.insert_borrowed(bytes);
 }
 
-/// What is added to the text of an error that concerns the types of a call.
+/// The end of an error's text, if the error concerns the types of a typed call.
 inline std::string declared_text(const Call& call) {
   if (call.declaration == nullptr) return {};
   return "; the caller declares the routine as " + readable(type_in(call.declaration));

@@ -25,7 +25,7 @@ struct BroadcastPlace {
   std::uint64_t link = 0;
 };
 
-/// What a dispatcher knows of a CallOptions::key.
+/// The record of a CallOptions::key.
 struct CallKey {
   std::uint64_t link = 0;  ///< the number of the link to which its calls go; 0: none yet
   unsigned deaths = 0;     ///< of workers under its calls, since one was answered

@@ -224,7 +224,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
     times_.ended(call);
     DataLink* const link = call.link;
     release_slot(call);
-    send_to_all(link);
+    offer_room(link);
   }
   notify_if_unawaited();
   return todo.answers_caller;
@@ -297,7 +297,7 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   if (!call) return true;  // it has come back in another way
   if (!call->recalled) return false;
   return_to_queue(call, CallEvent::returned);
-  send_to_all(&link);
+  offer_room(&link);
   return true;
 }
 

@@ -76,7 +76,8 @@ inline void Dispatcher::send_pinned(DataLink& link) noexcept {
   while (!link.pinned.empty() && has_room(link)) send_or_pin(pinned_.pop_next(link, waiting_), link);
 }
 
-inline void Dispatcher::send_to_all(DataLink* freed) {
+/// A link has room: first for the calls that wait for it, then for others. Null: it is gone.
+inline void Dispatcher::offer_room(DataLink* freed) {
   if (pinned_.size() != 0 && freed != nullptr) send_pinned(*freed);
   send_queued();
 }

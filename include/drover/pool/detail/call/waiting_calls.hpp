@@ -23,7 +23,7 @@ class WaitingCalls {
   /// The call whose turn it is.
   Call& front() const noexcept { return queues_.front(shares_.next(queues_.waiting())); }
   std::shared_ptr<Call> pop() noexcept { return pop(shares_.next(queues_.waiting())); }
-  /// Which priorities have calls that wait for a worker.
+  /// For each priority: calls wait for a worker.
   PriorityShares::Waiting waiting() const noexcept { return queues_.waiting(); }
   /// The first call of that priority. There is one.
   Call& front(std::size_t level) const noexcept { return queues_.front(level); }
