@@ -318,4 +318,26 @@ TEST_F(Waiting, CallsBehindAPoisonedOneFail) {
   EXPECT_EQ(behind.error, Errc::poisoned);
 }
 
+// ---- callers whose context is destroyed -----------------------------------------------------------------------------
+
+/// Whether the caller of a call in flight has gone with its context.
+bool goes_with_its_context(bool closed_before) {
+  const auto owned = std::make_shared<int>();
+  {
+    asio::io_context context(1);
+    const auto dispatcher = Dispatcher::create(context.get_executor(), drover::WorkerOptions(), std::nullopt);
+    FakeWorker worker(context, dispatcher);
+    asio::co_spawn(context, drover::detail::begin_call<int>(dispatcher, CallOptions{}, "f", 1, std::string()),
+                   [owned](const std::exception_ptr&, int) { ADD_FAILURE() << "nobody answers"; });
+    context.poll();
+    EXPECT_TRUE(worker.next());
+    if (closed_before) dispatcher->close();
+    EXPECT_EQ(owned.use_count(), 2) << "it waits";
+  }
+  return owned.use_count() == 1;
+}
+
+TEST(AwaitedCalls, GoWithTheirContext) { EXPECT_TRUE(goes_with_its_context(false)); }
+TEST(AwaitedCalls, OfAClosedDispatcherGoWithTheirContext) { EXPECT_TRUE(goes_with_its_context(true)); }
+
 }  // namespace
