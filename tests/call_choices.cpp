@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <asio/post.hpp>
+
 #include <drover/pool/detail/call/call_keys.hpp>
 #include <drover/pool/detail/call/priority_shares.hpp>
 
@@ -326,13 +328,15 @@ bool goes_with_its_context(bool closed_before) {
   {
     asio::io_context context(1);
     const auto dispatcher = Dispatcher::create(context.get_executor(), drover::WorkerOptions(), std::nullopt);
-    FakeWorker worker(context, dispatcher);
+    auto worker = std::make_unique<FakeWorker>(context, dispatcher);
     asio::co_spawn(context, drover::detail::begin_call<int>(dispatcher, CallOptions{}, "f", 1, std::string()),
                    [owned](const std::exception_ptr&, int) { ADD_FAILURE() << "nobody answers"; });
     context.poll();
-    EXPECT_TRUE(worker.next());
+    EXPECT_TRUE(worker->next());
     if (closed_before) dispatcher->close();
     EXPECT_EQ(owned.use_count(), 2) << "it waits";
+    // The context destroys its services in the reverse order of their creation, so the worker after the caller.
+    asio::post(context, [worker = std::move(worker)] {});
   }
   return owned.use_count() == 1;
 }
