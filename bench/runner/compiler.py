@@ -75,7 +75,8 @@ class Compiler:
 
 class Signatures:
     """T-13/signature: what each further signature of a call adds to a file. The same file is compiled with calls of one
-    signature and of eleven; a tenth of the difference is the result."""
+    signature and of eleven; a tenth of the difference is the result. "awaitable" awaits a coroutine that returns a value
+    of the same type, and makes no call: what asio::awaitable takes for each type of result."""
 
     TYPES = ("int", "double", "std::string", "std::vector<int>", "std::map<std::string, int>", "std::optional<int>",
              "std::tuple<int, std::string>", "std::vector<std::string>", "std::pair<int, double>", "std::uint64_t",
@@ -85,16 +86,18 @@ class Signatures:
     def __init__(self, compiler):
         self.compiler = compiler
 
-    def source(self, count):
+    def source(self, method, count):
         lines = [f"#include <{header}>" for header in self.HEADERS]
-        lines += ["asio::awaitable<void> call(drover::WorkerPool& pool);",
+        lines += ["template <class T>", "asio::awaitable<T> value_of(T value) { co_return value; }",
+                  "asio::awaitable<void> call(drover::WorkerPool& pool);",
                   "asio::awaitable<void> call(drover::WorkerPool& pool) {"]
         for number, name in enumerate(self.TYPES[:count]):
             lines += ["  {", f"    const {name} argument{{}};",
+                      "    co_await value_of(argument);" if method == "awaitable" else
                       f'    co_await pool.call<{name}>("routine {number}", argument, {number});', "  }"]
-        return "\n".join([*lines, "}", ""])
+        return "\n".join([*lines, "  (void)pool;", "}", ""])
 
-    def run(self, figure, _method, _seconds):
+    def run(self, figure, method, _seconds):
         size = shutil.which("size")
         if not size:
             raise Unavailable("size, a program of binutils, is not installed")
@@ -102,7 +105,7 @@ class Signatures:
         with tempfile.TemporaryDirectory() as folder:
             for count in (1, len(self.TYPES)):
                 source, output = Path(folder) / f"{count}.cpp", Path(folder) / f"{count}.o"
-                source.write_text(self.source(count))
+                source.write_text(self.source(method, count))
                 cpu.append(self.compiler.compile(source, figure.id.rsplit("/", 1)[1], output, separately=True)[0])
                 printed = subprocess.run([size, str(output)], capture_output=True, text=True, timeout=60).stdout
                 code.append(int(printed.splitlines()[1].split()[0]))
