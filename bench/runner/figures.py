@@ -77,14 +77,14 @@ def _all():
     for level in ("O0", "O2"):
         yield Figure(f"T-13/{level}", f"Compile a file with one call, -{level}, CPU time", "s", ratio=1.15,
                      bounds={"header-only": 6} if level == "O0" else {},
-                     kind="compile", quick_rounds=1,
+                     kind="compile", quick_rounds=1, full_rounds=3,
                      methods=("raw", "drover", "header-only", "program"),
                      labels={"raw": "selective Asio", "drover": "drover, DROVER_SEPARATE_COMPILATION",
                              "header-only": "drover, header-only", "program": "drover, header-only, whole program"},
                      limits=(Limit("memory_mib", at_most=350, text="peak memory <= 350 MiB"),),
                      note=notes.COMPILE)
         yield Figure(f"T-13/signature/{level}", f"Each further signature of a call, -{level}, CPU time", "ms", value=40,
-                     kind="signature", quick_rounds=1, methods=("drover", "awaitable"), note=notes.SIGNATURE,
+                     kind="signature", quick_rounds=1, full_rounds=3, methods=("drover", "awaitable"), note=notes.SIGNATURE,
                      labels={"awaitable": "a coroutine of the type, without a call"},
                      limits=(Limit("code_kb", at_most=3, text="<= 3 KB of code"),))
     yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=10, methods=("drover",),
