@@ -84,8 +84,8 @@ def _all():
                      limits=(Limit("memory_mib", at_most=350, text="peak memory <= 350 MiB"),),
                      note=notes.COMPILE)
         yield Figure(f"T-13/signature/{level}", f"Each further signature of a call, -{level}, CPU time", "ms", value=40,
-                     kind="signature", quick_rounds=1, full_rounds=3, methods=("drover", "awaitable"), note=notes.SIGNATURE,
-                     labels={"awaitable": "a coroutine of the type, without a call"},
+                     kind="signature", quick_rounds=1, full_rounds=3, methods=("drover", "awaitable"),
+                     labels={"awaitable": "a coroutine of the type, without a call"}, note=notes.SIGNATURE,
                      limits=(Limit("code_kb", at_most=3, text="<= 3 KB of code"),))
     yield Figure("T-14", "Parent's memory for an idle worker", "KiB", "scale", value=10, methods=("drover",),
                  limits=(Limit("descriptors", at_most=3, text="<= 3 descriptors"),),
