@@ -106,7 +106,8 @@ asio::awaitable<std::string> two_readers(Source<int>& in) {
       co_await asio::this_coro::executor, [](Source<int> same) -> asio::awaitable<void> { co_await same.next(); }(in),
       asio::detached);
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  asio::awaitable<void> pass = asio::co_spawn(executor, []() -> asio::awaitable<void> { co_return; }, asio::use_awaitable);
+  asio::awaitable<void> pass =
+      asio::co_spawn(executor, []() -> asio::awaitable<void> { co_return; }, asio::use_awaitable);
   co_await std::move(pass);  // the other one waits now
   try {
     co_await in.next();
