@@ -27,6 +27,7 @@
 #include <drover/pool/options.hpp>
 #include <drover/pool/retry.hpp>
 #include <drover/pool/stats.hpp>
+#include <drover/pool/stream.hpp>
 #include <drover/pool/supervisor.hpp>
 #include <drover/pool/worker_pool.hpp>
 #include <drover/pool/worker_process.hpp>
@@ -41,5 +42,7 @@
 #include <drover/wire/worker_info.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>
+#include <drover/worker/sink.hpp>
+#include <drover/worker/source.hpp>
 #include <drover/worker/this_call.hpp>
 #include <drover/worker/this_worker.hpp>

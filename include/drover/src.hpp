@@ -28,6 +28,7 @@
 #include <drover/pool/broadcast.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
 #include <drover/pool/detail/call/call.ipp>
+#include <drover/pool/detail/call/call_stream.ipp>
 #include <drover/pool/detail/call/map_window.ipp>
 #include <drover/pool/detail/metrics.ipp>
 #include <drover/pool/detail/worker/handle.ipp>
@@ -39,6 +40,7 @@
 #include <drover/wire/body.ipp>
 #include <drover/wire/error_category.ipp>
 #include <drover/wire/frame.ipp>
+#include <drover/worker/detail/stream_port.ipp>
 #include <drover/worker/serve.ipp>
 #include <drover/worker/this_call.ipp>
 #include <drover/worker/this_worker.ipp>

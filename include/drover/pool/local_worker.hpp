@@ -14,6 +14,7 @@
 #include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/pool/stream.hpp>
 #include <drover/routine.hpp>
 
 namespace drover { inline namespace v1 {
@@ -127,6 +128,19 @@ class [[nodiscard]] LocalWorker {
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
     return detail::begin_typed_call(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// Calls a routine that sends items while it runs, takes some, or both, see Stream. The call begins when stream() is
+  /// called; what is wrong with it, next(), send() and result() throw.
+  template <class R, class Out = void, class In = void, class... A>
+  Stream<R, Out, In> stream(RoutineName routine, A&&... arguments) {
+    return detail::begin_stream_of<Stream<R, Out, In>>(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                                       std::forward<A>(arguments)...);
+  }
+  template <class R, class Out = void, class In = void, class... A>
+  Stream<R, Out, In> stream(CallOptions options, RoutineName routine, A&&... arguments) {
+    return detail::begin_stream_of<Stream<R, Out, In>>(detail::dispatcher_of(worker_), options, routine,
+                                                       std::forward<A>(arguments)...);
   }
 
   /// The same for a completion token, see WorkerPool::async_call().

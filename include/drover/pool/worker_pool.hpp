@@ -26,6 +26,7 @@
 #include <drover/pool/map.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
+#include <drover/pool/stream.hpp>
 #include <drover/routine.hpp>
 
 namespace drover { inline namespace v1 {
@@ -90,6 +91,18 @@ class [[nodiscard]] WorkerPool {
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<R> call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
     return detail::begin_typed_call(dispatcher(), options, routine, std::forward<A>(arguments)...);
+  }
+
+  /// Calls a routine that sends items while it runs, takes some, or both, see Stream. The call begins when stream() is
+  /// called; what is wrong with it, next(), send() and result() throw.
+  template <class R, class Out = void, class In = void, class... A>
+  Stream<R, Out, In> stream(RoutineName routine, A&&... arguments) {
+    return detail::begin_stream_of<Stream<R, Out, In>>(dispatcher(), CallOptions{}, routine,
+                                                       std::forward<A>(arguments)...);
+  }
+  template <class R, class Out = void, class In = void, class... A>
+  Stream<R, Out, In> stream(CallOptions options, RoutineName routine, A&&... arguments) {
+    return detail::begin_stream_of<Stream<R, Out, In>>(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
   /// The same for a completion token, which is the last argument: a callback, asio::use_future, and so on. The handler

@@ -35,7 +35,11 @@ enum class FrameType : std::uint8_t {
   recalled,
   start_failed,
   take_slot,
-  stalled
+  stalled,
+  item,
+  latest,
+  credit,
+  finish
 };
 
 /// FrameHeader::status of a RESULT.
@@ -55,6 +59,9 @@ inline constexpr std::uint8_t ahead_flag = 0x80;
 inline constexpr std::uint8_t wants_quick_flag = 0x40;
 /// In the status of a CALL: CallFacts precede the name of the routine in its body.
 inline constexpr std::uint8_t facts_flag = 0x20;
+/// In the status of a CALL: its caller takes items, and sends some. See StreamCredit.
+inline constexpr std::uint8_t items_out_flag = 0x10;
+inline constexpr std::uint8_t items_in_flag = 0x08;
 /// In the status of the RESULT of a CALL with wants_quick_flag: the routine took less time than it takes to sleep and
 /// to wake up.
 inline constexpr std::uint8_t quick_flag = 0x80;

@@ -41,11 +41,11 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
   if (header.attempt != 0 && header.type != FrameType::call) refuse("frame header with an attempt, but not of a call");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::stalled))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::finish))
     refuse("frame of unknown type " + std::to_string(type));
   unsigned flags = 0, most = 0;  // of the status
   switch (header.type) {
-    case FrameType::call: flags = ahead_flag | wants_quick_flag | facts_flag; break;
+    case FrameType::call: flags = ahead_flag | wants_quick_flag | facts_flag | items_out_flag | items_in_flag; break;
     case FrameType::result:
       flags = quick_flag;
       most = static_cast<unsigned>(ResultStatus::message_too_large);

@@ -27,7 +27,8 @@
 /// The contents of the frames between a parent and its workers, and of a worker's environment.
 ///
 /// Control socket: HELLO or START_FAILED (worker, once, with credentials), STOP, STOP_REPLY, CANCEL, STATUS,
-/// STATUS_REPLY, DRAINING, RECALL, RECALLED, STALLED. Data socket: TAKE_SLOT, CALL and RESULT.
+/// STATUS_REPLY, DRAINING, RECALL, RECALLED, STALLED. Data socket: TAKE_SLOT, CALL and RESULT; for streams ITEM,
+/// LATEST, CREDIT and FINISH.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline constexpr std::uint32_t protocol_version = 1;
@@ -127,6 +128,14 @@ inline CallFacts take_facts(Decoder& body) {
                       std::to_string(longest_context) + " are allowed");
   return facts;
 }
+
+/// Body of CREDIT: the sender of the frame takes so many more bytes of items, see stream_credit.hpp. Slot and id of the
+/// frame are those of the call, as with ITEM (an encoded value), LATEST (the same, of which only the last one counts)
+/// and FINISH (the caller sends no more items). The first CREDIT of a worker says that the routine has begun; before
+/// it, the parent sends no items.
+struct CreditBody {
+  std::uint64_t bytes = 0;
+};
 
 /// Body of TAKE_SLOT, which a spare worker gets before its first CALL: variables for its environment. The header's id
 /// is the number of its slot.

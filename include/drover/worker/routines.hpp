@@ -14,6 +14,8 @@
 #include <drover/worker/detail/hook.hpp>
 #include <drover/worker/detail/routine.hpp>
 #include <drover/worker/detail/routine_table.hpp>
+#include <drover/worker/sink.hpp>
+#include <drover/worker/source.hpp>
 
 namespace drover { inline namespace v1 {
 

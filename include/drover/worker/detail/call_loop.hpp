@@ -18,9 +18,11 @@
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/wire/protocol.hpp>
+#include <drover/worker/detail/call_streams.hpp>
 #include <drover/worker/detail/call_waits.hpp>
 #include <drover/worker/detail/coroutine_call.hpp>
 #include <drover/worker/detail/hook.hpp>
+#include <drover/worker/detail/incoming_frames.hpp>
 #include <drover/worker/detail/noticed_cancels.hpp>
 #include <drover/worker/detail/routine_table.hpp>
 #include <drover/worker/detail/running_call.hpp>
@@ -34,8 +36,10 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Plain routines run while frames are being read, coroutines when the io_context resumes them. Results are gathered.
 /// They are sent before the loop waits, or before the next routine if they have waited for a while.
 ///
+/// A routine that blocks on a stream reads the socket itself meanwhile, see wait_in_routine().
+///
 /// A call that was sent ahead waits until the calls before it have ended and their RESULTs are sent, see ahead_flag.
-class CallLoop final : CallWaits::Listener {
+class CallLoop final : CallWaits::Listener, StreamPort::Loop {
  public:
   CallLoop(WorkerState& state, const RoutineTable& routines, const WorkerHooks& hooks);
   CallLoop(const CallLoop&) = delete;
@@ -60,12 +64,22 @@ class CallLoop final : CallWaits::Listener {
   std::size_t take_frames();
   void accept(const Frame& frame);
   void dispatch(const Frame& frame);
-  void run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
-                 const CallFacts& facts);
+  void run_plain(const FrameHeader& call, Routine& routine, std::string_view name, Decoder& arguments,
+                 const CallFacts& facts, CallInputs inputs);
+  void run_streaming(const FrameHeader& call, Routine& routine);
+  void refuse_stream(const FrameHeader& call, const Routine& routine, std::string_view name);
   void start_coroutine(const Frame& frame, Routine& routine);
   void coroutine_ended(CoroutineCall& call, std::exception_ptr failure);
   void count_coroutines() noexcept { state_.coroutines.store(coroutines_.size(), std::memory_order_relaxed); }
   bool is_cancelled() const noexcept { return cancelling_ || current_cancelled_; }
+  bool is_cancelled(std::uint64_t call) const noexcept;
+
+  // Streams.
+  std::shared_ptr<StreamPort> open_stream(const FrameHeader& call, const Routine& routine);
+  inline void queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush) override;
+  bool has_sent_all() const noexcept override { return !data_.wants_write(); }
+  inline void wait_in_routine(std::uint64_t call) override;
+  bool take_stream_frames();
 
   // Writing.
   void answer(const FrameHeader& call, ResultStatus status, FrameBody& body, bool quick = false);
@@ -110,8 +124,9 @@ class CallLoop final : CallWaits::Listener {
   Channel& data_;
   CallWaits waits_;
 
-  bool held_ = false;               // the reader may hold frames that have not been processed
-  std::optional<Frame> next_;       // the first of them, if it was taken out. Its body is still in the reader
+  CallStreams streams_;
+  IncomingFrames incoming_{data_};
+  bool held_ = false;               // there may be frames that have not been processed
   bool full_ = false;               // the socket takes no more data now
   Clock::time_point now_;           // when the last call ended, or the reading of calls began
   Clock::time_point unsent_since_;  // if anything is unsent
@@ -133,3 +148,4 @@ class CallLoop final : CallWaits::Listener {
 #include <drover/worker/detail/call_loop.ipp>
 #include <drover/worker/detail/call_loop_flags.ipp>
 #include <drover/worker/detail/call_loop_hooks.ipp>
+#include <drover/worker/detail/call_loop_streams.ipp>

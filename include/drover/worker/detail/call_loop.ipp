@@ -74,30 +74,34 @@ inline std::size_t CallLoop::take_frames() {
   state_.owes_results.store(true, std::memory_order_relaxed);
   now_ = Clock::now();
   try {
-    for (Clock::time_point began; !full_ && !parent_gone_ && !takes_no_more_; ++count) {
+    for (Clock::time_point began; !full_ && !parent_gone_; ++count) {
       if (count == 1) began = now_;
-      if (!next_) next_ = data_.next();
-      if (!next_) {
+      const Frame* const next = incoming_.next();
+      if (next == nullptr) {
         held_ = false;
         break;
       }
-      poll_flags();
-      if (takes_no_more_) break;
+      const bool for_stream = CallStreams::is_for_stream(next->header.type);
+      if (!for_stream) poll_flags();
+      if (takes_no_more_ && !for_stream) {  // the parent gives these calls to another worker
+        incoming_.drop_next();
+        continue;
+      }
       if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       if (must_wait()) break;
-      const Frame frame = *std::exchange(next_, std::nullopt);
-      accept(frame);
+      accept(incoming_.take());
     }
   } catch (const Error&) {  // a protocol error: later frames are meaningless
     held_ = false;
     connection_lost();
   }
-  if (takes_no_more_) held_ = false;  // the parent gives these calls to another worker
   return count;
 }
 
 inline void CallLoop::accept(const Frame& frame) {
   const FrameHeader& call = frame.header;
+  if (CallStreams::is_for_stream(call.type))
+    return streams_.receive(frame, data_.reader(), state_.last_read.load(std::memory_order_relaxed));
   if (call.type == FrameType::take_slot) return take_slot(state_, frame);
   if (call.type != FrameType::call || call.id <= state_.last_read.load(std::memory_order_relaxed))
     throw Error(Errc::protocol_error, "unexpected frame on the data socket");
@@ -112,6 +116,7 @@ inline void CallLoop::accept(const Frame& frame) {
   } catch (const std::bad_alloc&) {
     coroutines_.erase(call.id);
     count_coroutines();
+    streams_.close(call.id);
     state_.sources.remove(call.id);
     encode_texts(scratch_, limit_, {"std::bad_alloc", "out of memory"});
     now_ = Clock::now();
@@ -139,15 +144,18 @@ inline void CallLoop::dispatch(const Frame& frame) {
     last_routine_ = found;
   }
   Routine& routine = *last_routine_->second;
-  routine.is_coroutine() ? start_coroutine(frame, routine) : run_plain(frame, routine, name, body, facts);
+  if (routine.stream_flags != (call.status & (items_out_flag | items_in_flag))) [[unlikely]]
+    return refuse_stream(call, routine, name);
+  if (routine.is_coroutine()) return start_coroutine(frame, routine);
+  if (routine.stream_flags != 0) return run_streaming(call, routine);
+  run_plain(call, routine, name, body, facts, CallInputs());
 }
 
-inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::string_view name, Decoder& arguments,
-                                const CallFacts& facts) {
-  const FrameHeader call = frame.header;
-  std::stop_token stop;
+inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std::string_view name, Decoder& arguments,
+                                const CallFacts& facts, CallInputs inputs) {
+  const FrameHeader call = header;
   if (routine.takes_stop_token()) {
-    stop = state_.sources.add(call.id);
+    inputs.stop = state_.sources.add(call.id);
     poll_flags();  // after add(), so that no cancellation for the stop-token thread is lost
   }
   if (is_cancelled() || takes_no_more_) {
@@ -169,12 +177,13 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     try {
-      routine.run(arguments, stop, scratch_);
+      routine.run(arguments, inputs, scratch_);
     } catch (...) {
-      cancelled = stop.stop_requested();
+      cancelled = inputs.stop.stop_requested() || (inputs.stream && is_cancelled());
       throw;
     }
   });
+  if (inputs.stream) streams_.close(call.id);
   if (routine.takes_stop_token()) state_.sources.remove(call.id);
   poll_flags();
   now_ = Clock::now();
@@ -189,7 +198,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   CoroutineCall& call = *owned;
   call.header = frame.header;
   call.routine = &routine;
-  call.body = data_.reader().take_body();
+  call.body = incoming_.take_body();
   Decoder arguments(call.body.view(), spare_memory(limit_));
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
@@ -197,8 +206,8 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   call.running->attempt = call.header.attempt + 1;
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
-  std::stop_token stop;
-  if (routine.takes_stop_token()) stop = state_.sources.add(call.header.id);
+  CallInputs inputs;
+  if (routine.takes_stop_token()) inputs.stop = state_.sources.add(call.header.id);
   poll_flags();
   if (call.cancelled || is_cancelled() || takes_no_more_) {
     if (routine.takes_stop_token()) state_.sources.remove(call.header.id);
@@ -209,8 +218,9 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   begun_ = call.header.id;
   count_coroutines();
   waits_.share_context();
+  if (routine.stream_flags != 0) inputs.stream = open_stream(call.header, routine);
   const CallExecutor executor(context_.get_executor(), call.running);
-  asio::co_spawn(executor, routine.start(arguments, std::move(stop), call.result),
+  asio::co_spawn(executor, routine.start(arguments, std::move(inputs), call.result),
                  asio::bind_cancellation_slot(call.cancellation.slot(), [this, &call](std::exception_ptr failure) {
                    coroutine_ended(call, std::move(failure));
                  }));
@@ -220,6 +230,7 @@ inline void CallLoop::coroutine_ended(CoroutineCall& call, std::exception_ptr fa
   auto owned = coroutines_.extract(call.header.id);
   call.running->end();
   if (call.routine->takes_stop_token()) state_.sources.remove(call.header.id);
+  if (call.routine->stream_flags != 0) streams_.close(call.header.id);
   poll_flags();
   const ResultStatus status = run_and_encode(call.result, limit_, call.name, *call.routine, call.cancelled, [&] {
     if (failure) std::rethrow_exception(failure);

@@ -33,7 +33,10 @@ inline void CallLoop::carry_out_flags() {
   if ((flags & WorkerFlag::stop) != 0) last_call_ = state_.last_call.load();
   if (flags == flags_) return;
   const std::uint32_t news = flags & ~std::exchange(flags_, flags);
-  if ((news & WorkerFlag::parent_gone) != 0) parent_gone_ = true;
+  if ((news & WorkerFlag::parent_gone) != 0) {
+    parent_gone_ = true;
+    streams_.lose_all();
+  }
   if ((news & WorkerFlag::drain) != 0) {
     draining_ = true;
     if ((flags & WorkerFlag::stop) == 0 && !parent_gone_) take_no_more();
@@ -78,6 +81,7 @@ inline void CallLoop::cancel_all() {
 
 inline void CallLoop::connection_lost() {
   lost_ = true;
+  streams_.lose_all();
   state_.data_lost.store(true);
   state_.control_wakeup.notify();
 }
@@ -88,8 +92,9 @@ inline void CallLoop::go_on() {
   over_.clear();
   if (winding_up_) return;
   if (data_.wants_write() && !full_) flush();
-  if (lost_ && next_) {
-    next_.reset();
+  if (!streams_.empty()) streams_.send_latest();
+  if (lost_ && incoming_.found() != nullptr) {
+    incoming_.drop_next();
     held_ = false;
   }
   state_.owes_results.store(held_ || data_.wants_write(), std::memory_order_relaxed);
@@ -103,7 +108,8 @@ inline void CallLoop::go_on() {
 /// socket takes more data. If a RESULT could not be sent, its turn never comes: the parent cannot know that it has
 /// begun.
 inline bool CallLoop::must_wait() {
-  if (!next_ || (next_->header.status & ahead_flag) == 0) return false;
+  const Frame* const next = incoming_.found();
+  if (next == nullptr || next->header.type != FrameType::call || (next->header.status & ahead_flag) == 0) return false;
   if (coroutines_.empty() && data_.wants_write() && !full_) flush();
   return lost_ || !coroutines_.empty() || full_;
 }
@@ -118,9 +124,11 @@ inline void CallLoop::turn_came() {
   go_on();
 }
 
-/// True if no further CALL is for this worker.
+/// True if nothing further on the data socket is for this worker.
 inline bool CallLoop::all_read() const noexcept {
-  if (lost_ || parent_gone_ || takes_no_more_) return true;
+  if (lost_ || parent_gone_) return true;
+  if (!streams_.empty()) return false;
+  if (takes_no_more_) return true;
   return draining_ && state_.last_read.load(std::memory_order_relaxed) >= last_call_;
 }
 

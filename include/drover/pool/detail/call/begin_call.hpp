@@ -20,6 +20,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
+class CallStream;
 class Dispatcher;
 
 // The functions that are not templates are defined in begin_call.ipp.
@@ -50,6 +51,7 @@ using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>
 struct CallKind {
   const char* declaration = nullptr;  // see Call
   std::uint64_t only = 0;             // see Call
+  CallStream* stream = nullptr;       // see Call
 };
 
 /// A call in the coroutine that awaits its end. Destroying it before it is awaited cancels the call. What does not

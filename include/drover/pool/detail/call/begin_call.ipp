@@ -19,6 +19,7 @@
 #include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/call_stream.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/codec.hpp>
@@ -89,6 +90,7 @@ DROVER_INLINE PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatche
     auto call = allocate_call(dispatcher, options);
     call->declaration = kind.declaration;
     call->only = kind.only;
+    if (kind.stream != nullptr) call->stream = kind.stream->shared_from_this();
     Encoder encoder(call->request.buffer());
     encoder.put(routine.view());
     writer.write(writer.arguments, encoder, call->request);

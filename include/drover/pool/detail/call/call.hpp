@@ -27,6 +27,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
+class CallStream;
 class Dispatcher;
 class DataLink;
 
@@ -88,15 +89,16 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   DataLink* link = nullptr;       // while it has a slot in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  std::uint64_t frame_end = 0;     // of its CALL, see Channel::queued_until()
-  std::uint64_t ahead_since = 0;   // see CallsAhead
-  Clock::time_point submitted_at;  // see CallTimes
-  Clock::time_point began_at;      // in its worker, as far as the parent knows
-  bool recalled = false;           // RECALL was sent for it
-  bool refused_by_worker = false;  // RESULT said `cancelled`, but nobody has cancelled it
-  bool has_facts = false;          // the request begins with CallFacts
-  FrameBody request;               // routine and arguments, kept until the call has ended: it may have to be sent again
-  std::shared_ptr<Call> next;      // in the queue, towards its end
+  std::uint64_t frame_end = 0;         // of its CALL, see Channel::queued_until()
+  std::uint64_t ahead_since = 0;       // see CallsAhead
+  Clock::time_point submitted_at;      // see CallTimes
+  Clock::time_point began_at;          // in its worker, as far as the parent knows
+  bool recalled = false;               // RECALL was sent for it
+  bool refused_by_worker = false;      // RESULT said `cancelled`, but nobody has cancelled it
+  bool has_facts = false;              // the request begins with CallFacts
+  std::shared_ptr<CallStream> stream;  // null: it has no items
+  FrameBody request;           // routine and arguments, kept until the call has ended: it may have to be sent again
+  std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or its completion is to be posted
 
@@ -107,6 +109,9 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   /// Copies an outcome whose bytes are about to be overwritten. Large ones are moved out of the reader that returned
   /// them.
   void keep(Outcome outcome, FrameReader* reader = nullptr);
+
+  /// Of the outcome, while its completion is resumed.
+  ByteBuffer take_body() noexcept { return std::move(body_); }
 
   /// Constructs a completion in the call's own memory, if it fits, before anybody else can see it; set_completion()
   /// publishes it.

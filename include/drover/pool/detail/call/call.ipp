@@ -154,6 +154,7 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   only = 0;
   has_facts = false;
   declaration = nullptr;
+  stream.reset();
   link = nullptr;
   slot = 0;
   id = 0;

@@ -32,6 +32,12 @@ class CompletionQueue {
     }
   }
 
+  /// Schedules a run, which flushes what is gathered. Throws std::bad_alloc.
+  template <class Owner>
+  void run_soon(Owner& owner) {
+    schedule(owner);
+  }
+
   /// True if this thread runs completions of this queue, and has more to run.
   bool more_run_here() const noexcept { return running == this && !own_.empty(); }
 

@@ -188,6 +188,18 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return completions_.run(*this, inside, std::move(held));
   }
 
+  /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
+  void flush_soon(DataLink& link) noexcept {
+    if (link.gather()) gathered_.push_back(&link);  // there is room for each link
+    if (times_.in_batch()) return;
+    try {
+      completions_.run_soon(*this);
+    } catch (...) {  // no memory
+      flush_gathered();
+    }
+  }
+  std::size_t max_message_size() const noexcept { return admission_.max_message_size(); }
+
   /// Calls that no worker has begun: those that were sent ahead count.
   std::size_t queued() const noexcept { return waiting_.size() + waiting_.resting() + pinned_.size() + counts_.ahead; }
   /// Calls that no worker could take.

@@ -5,12 +5,13 @@
 #include <asio/error.hpp>
 #include <asio/post.hpp>
 
+#include <drover/pool/detail/call/call_stream.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Not a large one, which might have to be sent twice.
-inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving; }
+/// Not a large one, which might have to be sent twice. Nor one with items: they would be behind it.
+inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving && !call.stream; }
 
 /// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
 /// sleep after each short call until the next one arrives.
@@ -233,6 +234,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 /// Its next attempt would still be in time. Not once the context is destroyed: its worker may live on.
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
+  if (call.stream && call.stream->has_begun()) return false;
   if (foreign() || !context_lives() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
   if (call.key != nullptr && keys_.death_poisons(*call.key, call.link->number, Clock::now())) return false;
   if (!call.due) return true;
@@ -283,9 +285,11 @@ inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome
 }
 
 inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
-  link.discard_unsent();
   auto calls = link.slots().all();
-  std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
+  // Items of calls that have begun go on, in order.
+  if (std::none_of(calls.begin(), calls.end(), [](const auto& call) { return call->stream; })) link.discard_unsent();
+  std::erase_if(
+      calls, [&](const auto& call) { return call->id <= last_begun || (call->stream && call->stream->has_begun()); });
   std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
   for (const auto& call : calls) return_to_queue(call, CallEvent::returned);
   send_queued();

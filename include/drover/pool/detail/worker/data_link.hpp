@@ -18,6 +18,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/call_stream.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/call/priority_queues.hpp>
 #include <drover/pool/detail/call/priority_shares.hpp>
@@ -26,6 +27,7 @@
 #include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/codec.hpp>
+#include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -67,10 +69,11 @@ class DataLink {
   std::size_t in_flight() const noexcept { return slots_.in_flight() - (ahead_ != nullptr ? 1 : 0); }
   /// The worker runs one call at a time, and its last one was so short that it would have to wait for the next one: one
   /// more may be sent ahead. Not behind a call that may have gone back: its RESULT would not come before. Nor if calls
-  /// wait for this worker alone: there would always be one ahead of them.
+  /// wait for this worker alone: there would always be one ahead of them. Nor behind a stream, whose items would be
+  /// behind the call.
   bool has_room_ahead() const noexcept {
     return quick_ && ahead_ == nullptr && pinned.empty() && slots_.capacity() == 1 && slots_.in_flight() == 1 &&
-           takes_calls_ && channel_ && first_->state == CallState::running && !first_->recalled;
+           takes_calls_ && channel_ && first_->state == CallState::running && !first_->recalled && !first_->stream;
   }
   /// The call that was sent ahead. Null if there is none.
   Call* ahead() const noexcept { return ahead_; }
@@ -132,6 +135,7 @@ class DataLink {
     if (slots_.capacity() == 1) header.status = wants_quick_flag;
     if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     if (call->has_facts) header.status |= facts_flag;
+    if (call->stream) header.status |= call->stream->flags();
     header.core = current_core();
     header.attempt = call->attempt;
     header.slot = call->slot;
@@ -154,7 +158,29 @@ class DataLink {
     channel_->queue(header, variables);
     flush_or_drop();
   }
+  /// Queues a frame for a call in flight. True if it waits for flush_gathered(), which then has to follow.
+  bool send_for_stream(FrameType type, const Call& call, FrameBody& body) {
+    FrameHeader header;
+    header.type = type;
+    header.core = current_core();
+    header.slot = call.slot;
+    header.id = call.id;
+    channel_->queue(header, body);
+    if (channel_->pending() < worth_moving / 2) return true;
+    flush_or_drop();
+    return false;
+  }
+  /// The caller of a stream has taken so many bytes of items.
+  void send_credit(const Call& call, std::uint64_t bytes) {
+    const CreditBody credit{.bytes = bytes};
+    FrameBody body;
+    body.buffer().append(encode_body(credit));
+    send_for_stream(FrameType::credit, call, body);
+    flush_or_drop();
+  }
   bool has_gathered() const noexcept { return gathered_; }
+  /// False if frames wait for flush_gathered() already.
+  bool gather() noexcept { return !std::exchange(gathered_, true); }
   void flush_gathered() {
     if (std::exchange(gathered_, false)) flush_or_drop();
   }
@@ -209,7 +235,7 @@ class DataLink {
       Channel::Received received{};
       do {
         received = channel_->receive();
-        while (const auto frame = channel_->next()) listener_.result(find(frame->header), outcome_of(*frame));
+        while (const auto frame = channel_->next()) take(*frame);
       } while (--times > 0 && received == Channel::Received::some);
       has_read_all_ = received != Channel::Received::some && !channel_->short_of_memory();
       if (received == Channel::Received::closed) return listener_.data_closed();
@@ -239,9 +265,28 @@ class DataLink {
   /// The worker was last seen on the core that the last call came from.
   bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
 
-  /// The call that a RESULT belongs to.
-  std::shared_ptr<Call> find(const FrameHeader& header) {
-    auto call = header.type == FrameType::result ? slots_.find(header.slot, header.id) : nullptr;
+  void take(const Frame& frame) {
+    if (frame.header.type == FrameType::result) [[likely]]
+      return listener_.result(find_answered(frame.header), outcome_of(frame));
+    const bool for_stream = frame.header.type == FrameType::item || frame.header.type == FrameType::latest ||
+                            frame.header.type == FrameType::credit;
+    const auto call = for_stream ? find(frame.header) : nullptr;
+    if (!call || !call->stream || call.get() == ahead_)
+      throw Error(Errc::protocol_error,
+                  listener_.describe() + " sent an unexpected frame for call " + std::to_string(frame.header.id));
+    call->stream->receive(*this, *call, frame);
+  }
+
+  std::shared_ptr<Call> find_answered(const FrameHeader& header) {
+    auto call = find(header);
+    worker_core_ = header.core;
+    quick_ = (header.status & quick_flag) != 0;
+    return call;
+  }
+
+  /// The call that a frame belongs to.
+  std::shared_ptr<Call> find(const FrameHeader& header) const {
+    auto call = slots_.find(header.slot, header.id);
     if (!call)
       throw Error(Errc::protocol_error,
                   listener_.describe() + " sent a result for unknown call " + std::to_string(header.id));
@@ -249,8 +294,6 @@ class DataLink {
     if (!channel_->has_sent(call->frame_end))
       throw Error(Errc::protocol_error, listener_.describe() + " sent a result for call " + std::to_string(header.id) +
                                             ", which it has not received");
-    worker_core_ = header.core;
-    quick_ = (header.status & quick_flag) != 0;
     return call;
   }
 

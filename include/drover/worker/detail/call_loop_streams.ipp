@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cerrno>
+#include <poll.h>
+#include <string>
+#include <utility>
+
+#include <drover/worker/detail/call_loop.hpp>
+
+/// The streams of calls.
+namespace drover { inline namespace v1 { namespace detail {
+
+inline void CallLoop::refuse_stream(const FrameHeader& call, const Routine& routine, std::string_view name) {
+  const auto described = [](unsigned flags) -> std::string {
+    if (flags == 0) return "no items";
+    if (flags == items_out_flag) return "items from the routine";
+    return flags == items_in_flag ? "items from the caller" : "items in both directions";
+  };
+  refuse(call, ResultStatus::bad_arguments,
+         std::string(name) + routine.parameters() + " has " + described(routine.stream_flags) + ", its caller has " +
+             described(call.status & (items_out_flag | items_in_flag)) + "; call it by stream<Result, Out, In>()");
+}
+
+/// The routine may read the socket while it runs, so its arguments do not stay in the reader.
+inline void CallLoop::run_streaming(const FrameHeader& call, Routine& routine) {
+  const FrameHeader header = call;
+  const ByteBuffer body = incoming_.take_body();
+  Decoder arguments(body.view(), spare_memory(limit_));
+  CallFacts facts;
+  if ((header.status & facts_flag) != 0) facts = take_facts(arguments);
+  const auto name = arguments.get<std::string_view>();
+  run_plain(header, routine, name, arguments, facts, CallInputs({}, open_stream(header, routine)));
+  streams_.close(header.id);  // it may not have begun
+}
+
+inline std::shared_ptr<StreamPort> CallLoop::open_stream(const FrameHeader& call, const Routine& routine) {
+  auto port = streams_.add(*this, call, limit_);
+  port->open((routine.stream_flags & items_in_flag) != 0);
+  return port;
+}
+
+inline bool CallLoop::is_cancelled(std::uint64_t call) const noexcept {
+  if (cancelling_) return true;
+  const auto found = coroutines_.find(call);
+  return found != coroutines_.end() ? found->second->cancelled : call == current_ && current_cancelled_;
+}
+
+inline void CallLoop::queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush_when) {
+  header.core = current_core();
+  const bool first = !data_.wants_write();
+  data_.queue(header, body);
+  if (first) {
+    unsent_since_ = Clock::now();
+    state_.owes_results.store(true, std::memory_order_relaxed);
+  }
+  if (flush_when == StreamPort::Flush::now || (!full_ && data_.pending() >= worth_moving))
+    flush();
+  else
+    waits_.go_on_later();
+}
+
+/// CALLs that arrive meanwhile are put aside.
+inline void CallLoop::wait_in_routine(std::uint64_t call) {
+  if (data_.wants_write()) flush();
+  streams_.send_latest();
+  poll_flags();
+  if (lost_ || parent_gone_ || is_cancelled(call)) throw_stream_aborted();
+  if (take_stream_frames()) return;
+  const bool pauses = data_.short_of_memory();
+  const int events = POLLIN | (data_.wants_write() && !pauses ? POLLOUT : 0);
+  pollfd watched[2] = {{state_.main_wakeup.fd(), POLLIN, 0}, {data_.fd(), static_cast<short>(events), 0}};
+  if (::poll(watched, 2, pauses ? static_cast<int>(Channel::memory_pause.count()) : -1) < 0) {
+    if (errno == ENOMEM) connection_lost();
+    return;
+  }
+  if ((watched[0].revents & POLLNVAL) != 0) return connection_lost();  // the program has closed it
+  if (watched[0].revents != 0) {
+    state_.main_wakeup.consume();
+    state_.probe_answered.store(state_.probe.load());  // it waits for its caller: that is no stall
+    poll_flags();
+  }
+  if ((watched[1].revents & ~POLLOUT) == 0) return;
+  incoming_.put_aside_next();
+  if (receive()) take_stream_frames();
+}
+
+/// True if there was one.
+inline bool CallLoop::take_stream_frames() {
+  bool found = false;
+  try {
+    incoming_.put_aside_next();
+    while (const auto frame = data_.next()) {
+      if (CallStreams::is_for_stream(frame->header.type)) {
+        streams_.receive(*frame, data_.reader(), state_.last_read.load(std::memory_order_relaxed));
+        found = true;
+      } else {
+        incoming_.put_aside(*frame);
+      }
+    }
+  } catch (const Error&) {  // a protocol error: later frames are meaningless
+    connection_lost();
+  }
+  if (incoming_.has_aside() && !std::exchange(held_, true)) waits_.go_on_later();
+  return found;
+}
+
+}}}  // namespace drover::v1::detail

@@ -1,0 +1,211 @@
+#pragma once
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <asio/awaitable.hpp>
+#include <asio/error.hpp>
+
+#include <drover/detail/current_call.hpp>
+#include <drover/error.hpp>
+#include <drover/wire/protocol.hpp>
+#include <drover/worker/detail/running_call.hpp>
+#include <drover/worker/detail/stream_port.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+DROVER_INLINE void throw_stream_aborted() { throw std::system_error(std::error_code(asio::error::operation_aborted)); }
+
+// ---- the loop's side ------------------------------------------------------------------------------------------------
+
+DROVER_INLINE void StreamPort::open(bool takes_items) {
+  if (takes_items) grant(stream_window, Flush::later);
+}
+
+DROVER_INLINE void StreamPort::receive(const Frame& frame, FrameReader& reader) {
+  const auto refuse = [&](const char* why) { throw Error(Errc::protocol_error, why); };
+  switch (frame.header.type) {
+    case FrameType::credit: {
+      const auto credit = decode_body<CreditBody>(frame.body);
+      if (!credit || !send_credit_.grant(credit->bytes)) refuse("the parent grants credit that makes no sense");
+      if (!waits_for_credit_ || !send_credit_.may_send()) return;
+      transmit(Flush::later);
+      waits_for_credit_ = false;
+      if (const auto sent = std::exchange(sent_, nullptr)) sent->set();
+      return;
+    }
+    case FrameType::item:
+      if (finished_ || !receive_credit_.admit(cost_of_item(frame.body.size())))
+        refuse("the parent sends more items than it may");
+      if (frame.body.size() >= worth_moving)
+        items_.push(reader.take_body());
+      else
+        items_.push(frame.body);
+      break;
+    case FrameType::finish: finished_ = true; break;
+    default: refuse("unexpected frame of a stream");
+  }
+  if (const auto arrived = std::exchange(arrived_, nullptr)) arrived->set();
+}
+
+DROVER_INLINE void StreamPort::close() {
+  if (loop_ == nullptr) return;
+  if (latest_waits_ && !lost_) loop_->queue_frame(header(FrameType::latest), latest_, Flush::later);
+  loop_ = nullptr;
+  items_.clear();
+}
+
+DROVER_INLINE void StreamPort::lose() noexcept {
+  lost_ = true;
+  latest_waits_ = false;
+  if (const auto sent = std::exchange(sent_, nullptr)) (void)sent->try_set();
+  if (const auto arrived = std::exchange(arrived_, nullptr)) (void)arrived->try_set();
+}
+
+DROVER_INLINE void StreamPort::send_latest() {
+  if (!latest_waits_ || !loop_->has_sent_all()) return;
+  loop_->queue_frame(header(FrameType::latest), latest_, Flush::later);
+  latest_waits_ = false;
+}
+
+// ---- the Sink's side ------------------------------------------------------------------------------------------------
+
+DROVER_INLINE FrameBody& StreamPort::begin_item() {
+  (void)loop();
+  if (waits_for_credit_) throw std::logic_error("a Sink has one writer: another send() is waiting");
+  outgoing_.clear();
+  return outgoing_;
+}
+
+DROVER_INLINE asio::awaitable<void> StreamPort::send() {
+  check_size(outgoing_);
+  if (send_credit_.may_send()) {
+    transmit(Flush::later);
+    return nothing();
+  }
+  sent_ = std::make_shared<AsyncEvent>();
+  waits_for_credit_ = true;
+  return await_credit(shared_from_this(), sent_);
+}
+
+DROVER_INLINE asio::awaitable<void> StreamPort::nothing() { co_return; }
+
+DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(std::shared_ptr<StreamPort> port,
+                                                             std::shared_ptr<AsyncEvent> event) {
+  try {
+    asio::awaitable<void> wait = AsyncEvent::wait(event);
+    co_await std::move(wait);
+  } catch (...) {
+    if (port->sent_ == event) {  // not sent, and never will be
+      port->waits_for_credit_ = false;
+      port->sent_.reset();
+    }
+    throw;
+  }
+  if (port->lost_) throw_stream_aborted();
+}
+
+DROVER_INLINE void StreamPort::write() {
+  require_routine();
+  check_size(outgoing_);
+  while (!send_credit_.may_send()) loop().wait_in_routine(id_);
+  if (lost_) throw_stream_aborted();
+  transmit(Flush::now);
+}
+
+DROVER_INLINE FrameBody& StreamPort::begin_latest() {
+  (void)loop();
+  scratch_.clear();
+  return scratch_;
+}
+
+DROVER_INLINE void StreamPort::latest() {
+  check_size(scratch_);
+  std::swap(latest_, scratch_);
+  latest_waits_ = true;
+  send_latest();
+  if (!latest_waits_) return;
+  scratch_.clear();  // what it has replaced
+}
+
+// ---- the Source's side ----------------------------------------------------------------------------------------------
+
+DROVER_INLINE StreamPort::Next StreamPort::look() {
+  (void)loop();
+  if (arrived_) throw std::logic_error("a Source has one reader: another next() is waiting");
+  if (!items_.empty()) return Next::item;
+  if (finished_) return Next::end;
+  return Next::wait;
+}
+
+DROVER_INLINE asio::awaitable<void> StreamPort::wait(std::shared_ptr<StreamPort> port) {
+  const auto event = std::make_shared<AsyncEvent>();
+  port->arrived_ = event;
+  try {
+    asio::awaitable<void> wait = AsyncEvent::wait(event);
+    co_await std::move(wait);
+  } catch (...) {
+    if (port->arrived_ == event) port->arrived_.reset();
+    throw;
+  }
+  if (port->lost_) throw_stream_aborted();
+}
+
+DROVER_INLINE void StreamPort::wait_here() {
+  require_routine();
+  loop().wait_in_routine(id_);
+}
+
+DROVER_INLINE void StreamPort::pop(Flush flush) {
+  const std::uint64_t cost = cost_of_item(items_.front().size());
+  items_.pop();
+  if (const std::uint64_t bytes = receive_credit_.taken(cost); bytes != 0 && !finished_) grant(bytes, flush);
+}
+
+// ---- both -----------------------------------------------------------------------------------------------------------
+
+DROVER_INLINE FrameHeader StreamPort::header(FrameType type) const noexcept {
+  FrameHeader header;
+  header.type = type;
+  header.slot = slot_;
+  header.id = id_;
+  return header;
+}
+
+DROVER_INLINE StreamPort::Loop& StreamPort::loop() const {
+  if (loop_ == nullptr) throw std::logic_error("the call that this Sink or Source belongs to has ended");
+  if (lost_) throw_stream_aborted();
+  return *loop_;
+}
+
+/// Another routine would wait for items that are behind its own call.
+DROVER_INLINE void StreamPort::require_routine() const {
+  const auto* const running = static_cast<const RunningCall*>(current_call);
+  if (running == nullptr || running->id != id_)
+    throw std::logic_error("write() and read() block, and are for the routine that the Sink or Source was given to");
+}
+
+DROVER_INLINE void StreamPort::check_size(const FrameBody& body) const {
+  if (body.size() <= limit_) return;
+  throw Error(Errc::message_too_large, "an item takes " + std::to_string(body.size()) +
+                                           " bytes, WorkerOptions::max_message_size allows " + std::to_string(limit_));
+}
+
+DROVER_INLINE void StreamPort::transmit(Flush flush) {
+  const std::uint64_t cost = cost_of_item(outgoing_.size());
+  loop_->queue_frame(header(FrameType::item), outgoing_, flush);
+  send_credit_.sent(cost);
+  outgoing_.clear();
+}
+
+DROVER_INLINE void StreamPort::grant(std::uint64_t bytes, Flush flush) {
+  const CreditBody credit{.bytes = bytes};
+  scratch_.clear();
+  scratch_.buffer().append(encode_body(credit));
+  loop_->queue_frame(header(FrameType::credit), scratch_, flush);
+}
+
+}}}  // namespace drover::v1::detail
