@@ -310,8 +310,7 @@ TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
     const std::string no_stream = co_await failure_of(pool.call<long>("count", 3));
-    EXPECT_NE(no_stream.find("count(int, drover::v1::Sink<int>) has items from the routine, its caller has no items"),
-              std::string::npos)
+    EXPECT_NE(no_stream.find("Sink<int>) has items from the routine, its caller has no items"), std::string::npos)
         << no_stream;
     auto none = pool.stream<int, int>("square", 3);
     const std::string no_sink = co_await failure_of(none.next());
@@ -330,8 +329,7 @@ TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {
     auto numbers = pool.stream<long, void, std::string>("sum");
     co_await numbers.send("no number");
     const std::string argument = co_await failure_of(numbers.result());
-    EXPECT_NE(argument.find("sum(drover::v1::Source<int>) was given other arguments: an item: "), std::string::npos)
-        << argument;
+    EXPECT_NE(argument.find("Source<int>) was given other arguments: an item: "), std::string::npos) << argument;
     auto unknown = pool.stream<void, int>("nothing");
     const std::error_code code = co_await code_of(unknown.next());
     EXPECT_EQ(code, Errc::unknown_routine);
