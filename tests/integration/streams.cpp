@@ -1,6 +1,7 @@
 // Streams with real workers: every item once and in order, in bounded memory, whatever reader, routine and worker do.
 #include <cstdint>
 #include <gtest/gtest.h>
+#include <list>
 #include <optional>
 #include <set>
 #include <signal.h>
@@ -448,8 +449,9 @@ TEST_F(OneStream, CancelledWaitLosesNoItem) {
     auto stream = pool.stream<int, std::string, std::string>("echo");
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
     int received = 0;
+    std::list<asio::cancellation_signal> signals;  // the end of a coroutine uses its slot
     for (int i = 0; i < 300; ++i) {
-      asio::cancellation_signal signal;
+      asio::cancellation_signal& signal = signals.emplace_back();
       std::optional<std::string> got;
       bool over = false;
       const auto read = [&]() -> asio::awaitable<void> {
