@@ -77,8 +77,10 @@ class CallLoop final : CallWaits::Listener, StreamPort::Loop {
   // Streams.
   std::shared_ptr<StreamPort> open_stream(const FrameHeader& call, const Routine& routine);
   inline void queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush) override;
-  bool has_sent_all() const noexcept override { return !data_.wants_write(); }
+  inline bool has_sent_all() const override;
   inline void wait_in_routine(std::uint64_t call) override;
+  void queue_in_routine(FrameHeader header, FrameBody& body);
+  void wait_for_frames(std::uint64_t call);
   bool take_stream_frames();
 
   // Writing.

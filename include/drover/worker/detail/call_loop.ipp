@@ -116,6 +116,7 @@ inline void CallLoop::accept(const Frame& frame) {
   } catch (const std::bad_alloc&) {
     coroutines_.erase(call.id);
     count_coroutines();
+    state_.late_flush.end();
     streams_.close(call.id);
     state_.sources.remove(call.id);
     encode_texts(scratch_, limit_, {"std::bad_alloc", "out of memory"});
@@ -176,6 +177,7 @@ inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std
   running.attempt = call.attempt + 1;
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
+    if (inputs.stream) state_.late_flush.begin();
     try {
       routine.run(arguments, inputs, scratch_);
     } catch (...) {
@@ -183,7 +185,10 @@ inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std
       throw;
     }
   });
-  if (inputs.stream) streams_.close(call.id);
+  if (inputs.stream) {
+    state_.late_flush.end();
+    streams_.close(call.id);
+  }
   if (routine.takes_stop_token()) state_.sources.remove(call.id);
   poll_flags();
   now_ = Clock::now();

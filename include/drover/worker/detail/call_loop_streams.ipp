@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cerrno>
+#include <mutex>
 #include <poll.h>
 #include <string>
 #include <utility>
@@ -46,6 +47,7 @@ inline bool CallLoop::is_cancelled(std::uint64_t call) const noexcept {
 }
 
 inline void CallLoop::queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush_when) {
+  if (state_.late_flush.active()) return queue_in_routine(header, body);
   header.core = current_core();
   const bool first = !data_.wants_write();
   data_.queue(header, body);
@@ -59,8 +61,39 @@ inline void CallLoop::queue_frame(FrameHeader header, FrameBody& body, StreamPor
     waits_.go_on_later();
 }
 
+/// For a plain function. A large item does not wait.
+inline void CallLoop::queue_in_routine(FrameHeader header, FrameBody& body) {
+  header.core = current_core();
+  bool armed = false;
+  {
+    const auto held = state_.late_flush.lock();
+    const bool first = !data_.wants_write();
+    data_.queue(header, body);
+    const Clock::time_point now = Clock::now();
+    if (first) {
+      unsent_since_ = now;
+      state_.owes_results.store(true, std::memory_order_relaxed);
+    }
+    if (!state_.late_flush.may_wait(now, first, armed) || data_.pending() >= worth_moving / 2) flush();
+  }
+  if (armed) state_.control_wakeup.notify();
+}
+
+inline bool CallLoop::has_sent_all() const {
+  std::unique_lock<std::mutex> held;
+  if (state_.late_flush.active()) held = state_.late_flush.lock();
+  return !data_.wants_write();
+}
+
 /// CALLs that arrive meanwhile are put aside.
 inline void CallLoop::wait_in_routine(std::uint64_t call) {
+  const bool plain = state_.late_flush.active();
+  if (plain) state_.late_flush.end();
+  wait_for_frames(call);
+  if (plain) state_.late_flush.begin();
+}
+
+inline void CallLoop::wait_for_frames(std::uint64_t call) {
   if (data_.wants_write()) flush();
   streams_.send_latest();
   poll_flags();

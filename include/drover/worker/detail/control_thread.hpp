@@ -116,6 +116,7 @@ class ControlThread {
       if (state_.parent_ended.load() || (parent_.revents != 0)) parent_lost(now);
       if (socket_.revents != 0) read_socket(now);
       watch_main_loop(now);
+      state_.late_flush.send_late(state_.data, now);
       apply_drain();  // before the replies: the parent may rely on it once it has one
       send_replies();
     }
@@ -130,7 +131,8 @@ class ControlThread {
     const nfds_t count = stall_.waits_for_calls() ? 4 : 3;
     timespec timeout{};
     const timespec* bound = nullptr;
-    if (const Deadline deadline = earlier(drain_.deadline(), stall_.look_at())) {
+    const Deadline watched_for = earlier(stall_.look_at(), state_.late_flush.due());
+    if (const Deadline deadline = earlier(drain_.deadline(), watched_for)) {
       using namespace std::chrono;
       const auto left = std::max(duration_cast<nanoseconds>(*deadline - Clock::now()), nanoseconds::zero());
       timeout.tv_sec = duration_cast<seconds>(left).count();

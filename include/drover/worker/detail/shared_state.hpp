@@ -16,6 +16,7 @@
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 #include <drover/worker/detail/id_queue.hpp>
+#include <drover/worker/detail/late_flush.hpp>
 #include <drover/worker/detail/stop_sources.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -117,7 +118,7 @@ struct WorkerState {
   const Duration shutdown_grace;
   const Timeout stall;
   const UniqueFd control;
-  Channel data;  // used by the main thread; here because it ends with the process, not with serve()
+  Channel data;  // used by the main thread, see LateFlush; here because it ends with the process, not with serve()
   const int data_fd = environment.data.fd;  // of the same socket, for the control thread to poll
   const UniqueFd parent;
   const UniqueFd lock;
@@ -157,6 +158,7 @@ struct WorkerState {
   std::atomic<std::int64_t> idle_since{Clock::now().time_since_epoch().count()};
 
   StopSources sources;
+  LateFlush late_flush;
   BeginGate gate;  // for calls that were sent ahead
 };
 

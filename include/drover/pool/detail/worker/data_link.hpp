@@ -233,9 +233,12 @@ class DataLink {
     if (!channel_ || failed_ || owner_.foreign()) return;  // nothing counts that follows nonsense
     try {
       Channel::Received received{};
+      int more = 8;
       do {
         received = channel_->receive();
         while (const auto frame = channel_->next()) take(*frame);
+        // The rest of a large message is likely to be there, or to come at once.
+        if (channel_->reader().mid_frame() && more-- > 0) ++times;
       } while (--times > 0 && received == Channel::Received::some);
       has_read_all_ = received != Channel::Received::some && !channel_->short_of_memory();
       if (received == Channel::Received::closed) return listener_.data_closed();
