@@ -31,7 +31,7 @@ namespace drover { inline namespace v1 {
 ///     }
 ///     std::uint64_t lines = co_await found.result();
 ///
-/// Neither side buffers more than 256 KiB of items, and one item: a reader that stops stops the routine, and a routine
+/// Neither side buffers more than 512 KiB of items, and one item: a reader that stops stops the routine, and a routine
 /// that stops stops send(). Move-only. Destroying it cancels the call.
 ///
 /// It is a call in all other respects: CallOptions::deadline covers it as a whole, a stop drains or cancels it, and

@@ -73,6 +73,14 @@ class Channel {
     if (!write_error_) writer_.queue(header, body), ++gathered_;
   }
 
+  /// The same for a body that is encoded again and again: one of less than 128 KiB is copied, and keeps its memory.
+  void queue_kept(const FrameHeader& header, FrameBody& body) {
+    if (body.pieces().empty() && body.size() < 2 * worth_moving)
+      queue(header, body.buffer().view());
+    else
+      queue(header, body);
+  }
+
   /// Flush after this many frames if their reader runs on another core: it can start on them while we continue. On one
   /// core both sides take turns, so larger batches are better.
   static constexpr int frames_at_a_time = 12;

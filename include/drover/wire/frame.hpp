@@ -97,6 +97,8 @@ struct Frame {
 class FrameReader {
  public:
   static constexpr std::size_t usual_buffer_size = 64 * 1024;
+  /// The memory of a body that does not fit there, and is not larger than this, is used for the next one.
+  static constexpr std::size_t most_kept = 2 * worth_moving;
 
   /// Refuses bodies of more than `max_body` bytes. Reads at most `buffer_size` bytes at a time.
   explicit FrameReader(std::size_t max_body, std::size_t buffer_size = usual_buffer_size) noexcept

@@ -16,7 +16,7 @@ namespace drover { inline namespace v1 { namespace detail {
 DROVER_INLINE std::span<std::byte> FrameReader::prepare() {
   last_body_ = {};
   if (large_pending_) return {large_.data() + large_received_, large_header_.size - large_received_};
-  if (large_.capacity() != 0) large_ = ByteBuffer();
+  if (large_.capacity() > most_kept) large_ = ByteBuffer();
   if (buffer_.capacity() == 0) buffer_.reserve(buffer_size_);
   if (begin_ == end_) {
     begin_ = end_ = 0;
@@ -73,7 +73,8 @@ DROVER_INLINE std::optional<Frame> FrameReader::next() {
       return Frame{header, last_body_};
     }
     if (header.size <= buffer_size_ - sizeof header) return std::nullopt;
-    large_ = ByteBuffer(header.size);
+    if (large_.capacity() < header.size) large_ = ByteBuffer(header.size);
+    large_.clear();
     large_.extend(header.size);
     std::memcpy(large_.data(), body, here);
     large_header_ = header;

@@ -19,7 +19,7 @@ namespace drover { inline namespace v1 {
 ///     routines.add("grep", [](std::string pattern, fs::path file, drover::Sink<Match>& out)
 ///                              -> asio::awaitable<std::uint64_t> { ... co_await out.send(match); ... });
 ///
-/// The caller takes items at its own pace. Once it has left 256 KiB of them, send() and write() wait, so the routine
+/// The caller takes items at its own pace. Once it has left 512 KiB of them, send() and write() wait, so the routine
 /// stops as well. All items arrive before the result of the routine. A copy refers to the same call.
 ///
 /// *Errors:* std::logic_error if the call has ended, or if another send() waits; Error with Errc::message_too_large for
@@ -44,7 +44,7 @@ class Sink {
     return port_->send();
   }
 
-  /// The same for a plain function: blocks until there is room for the item, which is sent at once. Only for the
+  /// The same for a plain function: blocks until there is room for the item, which leaves within 100 us. Only for the
   /// routine itself.
   void write(const T& item) {
     encode(port_->begin_item(), item);

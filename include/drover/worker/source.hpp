@@ -29,7 +29,7 @@ namespace drover { inline namespace v1 {
 ///       }
 ///     });
 ///
-/// The caller may be 256 KiB of items ahead, and waits beyond that. A copy refers to the same call.
+/// The caller may be 512 KiB of items ahead, and waits beyond that. A copy refers to the same call.
 ///
 /// *Errors:* std::logic_error if the call has ended, or if another next() waits. For an item that is no T, the call
 /// ends with Errc::bad_arguments unless the routine catches the exception.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -12,10 +13,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Encoded items of a stream, in order. Small ones share blocks of memory, which are used again; a large one keeps the
-/// block that it came in.
+/// Encoded items of a stream, in order. Small ones share blocks of memory, which are used again. A larger one may keep
+/// the memory that it came in: from `worth_keeping` bytes on that is cheaper than a copy into a block.
 class ItemQueue {
  public:
+  static constexpr std::size_t worth_keeping = 2 * worth_moving;
+
   bool empty() const noexcept { return head_ == blocks_.size(); }
 
   /// Copies the item. Throws std::bad_alloc; then nothing has changed.
@@ -44,8 +47,8 @@ class ItemQueue {
     if (!block.single) {
       block.taken += sizeof(std::uint32_t) + front().size();
       if (block.taken < block.bytes.size()) return;
-      if (block.bytes.capacity() > spare_.capacity() && block.bytes.capacity() <= 2 * block_size)
-        std::swap(spare_, block.bytes);
+      if (spare_count_ < spares_.size() && block.bytes.capacity() <= 3 * block_size)
+        spares_[spare_count_++] = std::move(block.bytes);
     }
     block.bytes = ByteBuffer();
     ++head_;
@@ -61,7 +64,8 @@ class ItemQueue {
   void swap(ItemQueue& other) noexcept {
     std::swap(blocks_, other.blocks_);
     std::swap(head_, other.head_);
-    std::swap(spare_, other.spare_);
+    std::swap(spares_, other.spares_);
+    std::swap(spare_count_, other.spare_count_);
   }
 
  private:
@@ -75,7 +79,8 @@ class ItemQueue {
 
   /// With room for so many bytes, so that it does not stay empty.
   void add_block(std::size_t room) {
-    ByteBuffer bytes = std::move(spare_);
+    ByteBuffer bytes;
+    if (spare_count_ != 0) bytes = std::move(spares_[--spare_count_]);
     bytes.clear();
     bytes.reserve(room);
     blocks_.push_back({.bytes = std::move(bytes)});
@@ -83,7 +88,8 @@ class ItemQueue {
 
   std::vector<Block> blocks_;  // those before head_ are empty
   std::size_t head_ = 0;
-  ByteBuffer spare_;
+  std::array<ByteBuffer, 4> spares_;  // of blocks that were taken
+  std::size_t spare_count_ = 0;
 };
 
 }}}  // namespace drover::v1::detail

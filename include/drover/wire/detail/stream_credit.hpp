@@ -10,7 +10,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The credit of a sender whose receiver has taken everything.
-inline constexpr std::uint64_t stream_window = 256 * 1024;
+inline constexpr std::uint64_t stream_window = 512 * 1024;
 
 /// What an item with a body of that size takes: empty items cost memory and time, too.
 constexpr std::uint64_t cost_of_item(std::size_t body) noexcept { return body + sizeof(FrameHeader); }

@@ -50,12 +50,12 @@ inline void CallLoop::queue_frame(FrameHeader header, FrameBody& body, StreamPor
   if (state_.late_flush.active()) return queue_in_routine(header, body);
   header.core = current_core();
   const bool first = !data_.wants_write();
-  data_.queue(header, body);
+  data_.queue_kept(header, body);
   if (first) {
     unsent_since_ = Clock::now();
     state_.owes_results.store(true, std::memory_order_relaxed);
   }
-  if (flush_when == StreamPort::Flush::now || (!full_ && data_.pending() >= worth_moving))
+  if (flush_when == StreamPort::Flush::now || (!full_ && data_.pending() >= 2 * worth_moving))
     flush();
   else
     waits_.go_on_later();
@@ -68,13 +68,13 @@ inline void CallLoop::queue_in_routine(FrameHeader header, FrameBody& body) {
   {
     const auto held = state_.late_flush.lock();
     const bool first = !data_.wants_write();
-    data_.queue(header, body);
+    data_.queue_kept(header, body);
     const Clock::time_point now = Clock::now();
     if (first) {
       unsent_since_ = now;
       state_.owes_results.store(true, std::memory_order_relaxed);
     }
-    if (!state_.late_flush.may_wait(now, first, armed) || data_.pending() >= worth_moving / 2) flush();
+    if (!state_.late_flush.may_wait(now, first, armed) || data_.pending() >= 2 * worth_moving) flush();
   }
   if (armed) state_.control_wakeup.notify();
 }

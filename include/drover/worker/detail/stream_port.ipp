@@ -40,7 +40,7 @@ DROVER_INLINE void StreamPort::receive(const Frame& frame, FrameReader& reader) 
     case FrameType::item:
       if (finished_ || !receive_credit_.admit(cost_of_item(frame.body.size())))
         refuse("the parent sends more items than it may");
-      if (frame.body.size() >= worth_moving)
+      if (frame.body.size() >= ItemQueue::worth_keeping)
         items_.push(reader.take_body());
       else
         items_.push(frame.body);

@@ -121,7 +121,7 @@ DROVER_INLINE void CallStream::receive_item_locked(DataLink& link, Call& call, c
     if (const std::uint64_t bytes = receive_credit_.taken(cost)) link.send_credit(call, bytes);
     return;
   }
-  const bool large = frame.body.size() >= worth_moving;
+  const bool large = frame.body.size() >= ItemQueue::worth_keeping;
   if (is_latest) {
     if (!latest_) latest_.emplace();
     if (large) {

@@ -104,7 +104,7 @@ class DataLink {
   FrameReader& reader() noexcept { return channel_->reader(); }
 
   void open(UniqueFd socket, std::size_t max_message) {
-    channel_.emplace(std::move(socket), max_message);
+    channel_.emplace(std::move(socket), max_message, read_at_once);
     channel_->distrust();
   }
   /// Registers the socket with the worker's context. Throws std::system_error.
@@ -165,8 +165,8 @@ class DataLink {
     header.core = current_core();
     header.slot = call.slot;
     header.id = call.id;
-    channel_->queue(header, body);
-    if (channel_->pending() < worth_moving / 2) return true;
+    channel_->queue_kept(header, body);
+    if (channel_->pending() < 2 * worth_moving) return true;
     flush_or_drop();
     return false;
   }
@@ -233,12 +233,9 @@ class DataLink {
     if (!channel_ || failed_ || owner_.foreign()) return;  // nothing counts that follows nonsense
     try {
       Channel::Received received{};
-      int more = 8;
       do {
         received = channel_->receive();
         while (const auto frame = channel_->next()) take(*frame);
-        // The rest of a large message is likely to be there, or to come at once.
-        if (channel_->reader().mid_frame() && more-- > 0) ++times;
       } while (--times > 0 && received == Channel::Received::some);
       has_read_all_ = received != Channel::Received::some && !channel_->short_of_memory();
       if (received == Channel::Received::closed) return listener_.data_closed();
@@ -265,6 +262,9 @@ class DataLink {
   void distrust() noexcept { failed_ = true; }
 
  private:
+  /// Items of streams arrive as fast as they can be read. What is not used of the buffer takes no memory.
+  static constexpr std::size_t read_at_once = 256 * 1024;
+
   /// The worker was last seen on the core that the last call came from.
   bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
 
