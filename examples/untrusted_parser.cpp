@@ -4,15 +4,16 @@
 // The parser reads key=value lines. For this example it is sabotaged: a file whose name begins with crash, abort, hang,
 // leak or exit makes it do that.
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <sys/resource.h>
+#include <system_error>
 #include <vector>
 
 #include <drover/drover.hpp>
@@ -21,6 +22,9 @@ namespace {
 
 using namespace std::chrono_literals;
 namespace fs = std::filesystem;
+
+/// What the parent calls, and the workers run.
+constexpr drover::Routine<std::size_t(fs::path)> parse{"parse"};
 
 // In the workers ------------------------------------------------------------------------------------------------------
 
@@ -39,16 +43,17 @@ void sabotage(const std::string& name) {
       hoard.push_back(std::make_unique_for_overwrite<char[]>(std::size_t{1} << 24));
 }
 
-std::size_t parse(std::string name, std::string text) {
-  sabotage(name);
-  std::size_t pairs = 0, line = 1;
-  for (std::size_t begin = 0; begin < text.size(); ++line) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string content = text.substr(begin, end - begin);
-    if (!content.empty() && content.find('=') == std::string::npos)
-      throw std::invalid_argument("line " + std::to_string(line) + " has no '='");
-    if (!content.empty()) ++pairs;
-    begin = end + 1;
+std::size_t count_pairs(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot be read");
+  sabotage(path.filename());
+  std::size_t pairs = 0, number = 0;
+  for (std::string line; std::getline(file, line);) {
+    ++number;
+    if (line.empty()) continue;
+    if (line.find('=') == std::string::npos)
+      throw std::invalid_argument("line " + std::to_string(number) + " has no '='");
+    ++pairs;
   }
   return pairs;
 }
@@ -58,78 +63,53 @@ std::size_t parse(std::string name, std::string text) {
 void limit_memory() {
   constexpr rlim_t most = rlim_t{512} << 20;
   const rlimit limit{most, most};
-  ::setrlimit(RLIMIT_AS, &limit);
+  if (::setrlimit(RLIMIT_AS, &limit) != 0) throw std::system_error(errno, std::generic_category(), "setrlimit");
 }
 
 // In the parent -------------------------------------------------------------------------------------------------------
 
-struct Verdict {
-  fs::path file;
-  std::string text;
-  drover::Duration took{};
-};
-
-std::string describe(const drover::Error& error) {
-  if (error.code() == drover::Errc::deadline_exceeded) return "hung";
-  if (error.code() == drover::Errc::worker_exited && error.exit_status()) {
-    const drover::ExitStatus status = *error.exit_status();
-    if (status.kind == drover::ExitStatus::Kind::signaled) return "crashed: " + status.to_string();
-    return "ended its process: " + status.to_string();
-  }
-  return error.what();
-}
-
-asio::awaitable<void> examine(drover::WorkerPool& pool, Verdict& verdict) {
-  const auto begin = drover::Clock::now();
+std::string verdict(drover::MapResult<std::size_t, fs::path>& result) {
   try {
-    std::ifstream file(verdict.file, std::ios::binary);
-    if (!file) throw std::runtime_error("cannot be read");
-    const std::string text((std::istreambuf_iterator<char>(file)), {});
-    drover::CallOptions options;
-    options.deadline = 3s;
-    options.kill_after = 100ms;
-    const auto pairs = co_await pool.call<std::size_t>(options, "parse", verdict.file.filename().string(), text);
-    verdict.text = "ok: " + std::to_string(pairs) + " pairs";
+    return "ok: " + std::to_string(result.value()) + " pairs";
   } catch (const drover::RemoteError& error) {
-    verdict.text = error.type() == "std::bad_alloc" ? "out of memory" : std::string("refused: ") + error.what();
+    return error.type() == "std::bad_alloc" ? "out of memory" : std::string("refused: ") + error.what();
   } catch (const drover::Error& error) {
-    verdict.text = describe(error);
-  } catch (const std::runtime_error& error) {
-    verdict.text = error.what();
+    if (error.code() == drover::Errc::deadline_exceeded) return "hung";
+    if (error.code() != drover::Errc::worker_exited || !error.exit_status()) return error.what();
+    const bool crashed = error.exit_status()->kind == drover::ExitStatus::Kind::signaled;
+    return (crashed ? "crashed: " : "ended its process: ") + error.exit_status()->to_string();
   }
-  verdict.took = drover::Clock::now() - begin;
 }
 
-asio::awaitable<void> examine_all(std::vector<Verdict>& verdicts) {
-  drover::PoolOptions options{.size = 2};
-  options.worker.name = "parser";
-  options.worker.shutdown_grace = 500ms;
-  options.restart = {.max_restarts = verdicts.size(), .within = 60s, .backoff = 0s, .max_backoff = 0s};
-  co_await drover::with_pool(std::move(options), [&verdicts](drover::WorkerPool& pool) -> asio::awaitable<void> {
-    for (Verdict& verdict : verdicts) {
-      co_await examine(pool, verdict);
-      std::printf("%-24s %-48s %7.1f ms\n", verdict.file.filename().c_str(), verdict.text.c_str(),
-                  std::chrono::duration<double, std::milli>(verdict.took).count());
-    }
-  });
+asio::awaitable<void> parse_all(drover::WorkerPool& pool, const std::vector<fs::path>& files) {
+  auto results = pool.map({.ordered = true, .call = {.run_for = 3s, .kill_after = 100ms}}, parse, files);
+  for (;;) {
+    auto result = co_await results.next();
+    if (!result) co_return;
+    std::printf("%-24s %s\n", result->input.filename().c_str(), verdict(*result).c_str());
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   drover::Routines routines;
-  routines.add("parse", parse);
-  if (drover::in_worker()) {
-    limit_memory();
-    return drover::serve(routines);
-  }
+  routines.add(parse, count_pairs).on_start(limit_memory);
+  if (drover::in_worker()) return drover::serve(routines);
+
   if (argc != 2 || !fs::is_directory(argv[1])) {
     std::fprintf(stderr, "usage: untrusted_parser FOLDER\n");
     return 2;
   }
-  std::vector<Verdict> verdicts;
+  std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(argv[1]))
-    if (entry.is_regular_file()) verdicts.push_back({.file = entry.path(), .text = {}, .took = {}});
-  std::sort(verdicts.begin(), verdicts.end(), [](const Verdict& a, const Verdict& b) { return a.file < b.file; });
-  return drover::run_main(examine_all(verdicts));
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+
+  drover::PoolOptions options{.size = 2};
+  options.worker.name = "parser";
+  options.worker.shutdown_grace = 500ms;
+  options.restart = {.max_restarts = files.size(), .within = 60s, .backoff = 0s, .max_backoff = 0s};
+  return drover::run_main(drover::with_pool(
+      options, [&files](drover::WorkerPool& pool) -> asio::awaitable<void> { return parse_all(pool, files); }));
 }

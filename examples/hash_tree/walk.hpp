@@ -1,9 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -16,8 +18,9 @@ struct File {
   std::uint64_t size{};
 };
 
-/// Finds the regular files below a directory, one by one, in the byte order of their paths. It does not follow symbolic
-/// links. It keeps only the names in the directories that lead to the current file.
+/// A range of the regular files below a directory, in the byte order of their paths. It is read once, and finds each
+/// file when it is reached. It does not follow symbolic links. It keeps only the names in the directories that lead to
+/// the current file.
 class TreeWalk {
  public:
   using OnError = std::function<void(const std::string& path, const std::string& what)>;
@@ -27,6 +30,30 @@ class TreeWalk {
     enter(std::move(root));
   }
 
+  class Iterator {
+   public:
+    using value_type = File;
+    using difference_type = std::ptrdiff_t;
+
+    Iterator() = default;
+    explicit Iterator(TreeWalk& walk) : walk_(&walk) { ++*this; }
+
+    const File& operator*() const { return *walk_->file_; }
+    Iterator& operator++() {
+      walk_->file_ = walk_->next();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool operator==(std::default_sentinel_t) const { return !walk_->file_; }
+
+   private:
+    TreeWalk* walk_ = nullptr;
+  };
+
+  Iterator begin() { return Iterator(*this); }
+  static std::default_sentinel_t end() { return {}; }
+
+ private:
   std::optional<File> next() {
     while (!levels_.empty()) {
       Level& level = levels_.back();
@@ -47,7 +74,6 @@ class TreeWalk {
     return std::nullopt;
   }
 
- private:
   struct Level {
     std::string path;
     std::vector<std::string> names;
@@ -75,4 +101,12 @@ class TreeWalk {
 
   OnError on_error_;
   std::vector<Level> levels_;
+  std::optional<File> file_;  // the current one
 };
+
+inline std::uint64_t count_files(const std::string& directory) {
+  std::uint64_t count = 0;
+  TreeWalk walk(directory, [](const std::string&, const std::string&) {});
+  for (auto file = walk.begin(); file != walk.end(); ++file) ++count;
+  return count;
+}

@@ -169,6 +169,30 @@ TEST_F(HashTree, ShowsItsProgressOnATerminal) {
   EXPECT_EQ(result.out, expected(root()));
 }
 
+// Each worker dies at once. The pool gives up long before the files have been tried.
+TEST_F(HashTree, EndsIfNoWorkerLives) {
+  for (int i = 0; i < 200; ++i) write_hole("more/" + std::to_string(i), std::uintmax_t{400} << 30);
+  const std::unique_ptr<Program> program = start_and_get_busy();
+  const bool ended = Program::eventually(60s, [&] {
+    const std::vector<pid_t> running = program->processes();
+    for (const pid_t pid : running)
+      if (pid != program->pid()) ::kill(pid, SIGKILL);
+    return running.empty();
+  });
+  EXPECT_TRUE(ended);
+  const Program::Result result = program->wait();
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.err.find("error: "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("SIGKILL"), std::string::npos) << result.err;
+}
+
+TEST_F(HashTree, ReportsThatItsOutputIsLost) {
+  write("a", "a");
+  const Program::Result result = Program::run({"sh", "-c", "\"$0\" \"$1\" >/dev/full", DROVER_EXAMPLE, root()});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.err.find("hash_tree: standard output: "), std::string::npos) << result.err;
+}
+
 // D-07
 TEST_F(HashTree, CtrlCEndsItAndLeavesNothing) {
   const std::unique_ptr<Program> program = start_and_get_busy();
