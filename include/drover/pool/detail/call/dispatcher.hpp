@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -13,9 +12,9 @@
 #include <vector>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/query.hpp>
 
 #include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/bound_executor.hpp>
 #include <drover/detail/context/spin.hpp>
 #include <drover/error.hpp>
 #include <drover/os/detail/cpu.hpp>
@@ -46,11 +45,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
                                             std::optional<std::size_t> max_queued, PoisonPolicy poison = {}) {
     std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued, poison));
-    const auto held = made->registry_->lock();
-    if (!made->registry_->closed()) {
-      made->executor_ = executor;
+    const auto held = made->registry()->lock();
+    if (!made->registry()->closed()) {
+      made->executor_.open(executor);
       made->timer_.open(executor);
-      made->registry_->add(made);
+      made->registry()->add(made);
     }
     return made;
   }
@@ -62,10 +61,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
   /// True in a forked copy of the program. Nothing is sent to workers of the original.
   bool foreign() const noexcept { return epoch_.foreign(); }
-  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return executor_.registry(); }
   /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
   /// and to be used under the registry's lock.
-  const std::optional<asio::any_io_executor>& executor() const noexcept { return executor_; }
+  const std::optional<asio::any_io_executor>& executor() const noexcept { return executor_.get(); }
 
   // ---- the caller's side, without the mutex ----
 
@@ -84,14 +83,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Takes back a call that has ended and that nobody else refers to.
   void recycle(std::shared_ptr<Call> call) {
-    if (call.use_count() != 1) return;
-#if !defined(__SANITIZE_THREAD__)                         // GCC's ThreadSanitizer knows no fences, and warns
-    std::atomic_thread_fence(std::memory_order_acquire);  // after all that its other owners have done with it
-#endif
-    if (call->state != CallState::ended) return;
-    CallPool::prepare(*call);
-    pool_.keep_last(call);
-    if (!call) return;
+    if (!CallPool::prepare(call) || pool_.keep_last(call)) return;
     const auto held = lock();
     pool_.give_back(std::move(call));
   }
@@ -135,16 +127,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void send_queued();
 
   /// New calls fail with `cause` from now on; nullptr accepts them again. `keeps_queue`: waiting calls are still sent.
-  void refuse(Cause cause, bool keeps_queue = false) noexcept {
-    refusal_ = std::move(cause);
-    keeps_queue_ = keeps_queue;
-  }
+  void refuse(Cause cause, bool keeps_queue = false) noexcept { admission_.refuse(std::move(cause), keeps_queue); }
   /// The same for good, unless they fail already. Waiting calls are not sent any more.
-  void refuse_for_good(const Cause& cause) {
-    keeps_queue_ = false;
-    if (!refusal_) refuse(cause);
-  }
-  const Cause& refusal() const noexcept { return refusal_; }
+  void refuse_for_good(const Cause& cause) { admission_.refuse_for_good(cause); }
+  const Cause& refusal() const noexcept { return admission_.refusal(); }
   /// Sets the event when no caller waits for a call any more, queued or in flight; at once if none does.
   void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
     unawaited_event_ = std::move(event);
@@ -212,7 +198,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
   /// Posts to the executor. False if the context is destroyed. Throws std::bad_alloc.
   template <class F>
-  bool post(F function);
+  bool post(F function) {
+    return executor_.post(std::move(function));
+  }
   /// For CallTimer.
   void on_timer();
 
@@ -221,10 +209,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued,
              PoisonPolicy poison)
-      : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
-        admission_(worker, max_queued),
-        spin_(worker.spin),
-        keys_(poison) {}
+      : executor_(executor), admission_(worker, max_queued), spin_(worker.spin), keys_(poison) {}
 
   void notify_if_unawaited() {
     if (!unawaited_event_ || queued() != 0 || counts_.awaited != 0) return;
@@ -241,10 +226,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   void start_kill_after(Call& call);
   void time_run(Call& call);
-  bool context_lives() const noexcept {
-    const auto registry_lock = registry_->lock();
-    return !registry_->closed();
-  }
   bool may_retry(const Call& call) const noexcept;
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
@@ -268,14 +249,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
-  const std::shared_ptr<ContextRegistry> registry_;
-  const CallAdmission admission_;
-  Spin spin_;
-
   std::mutex mutex_;
-  std::optional<asio::any_io_executor> executor_;  // empty once the context is destroyed
-  Cause refusal_;
-  bool keeps_queue_ = false;
+  BoundExecutor executor_;  // closed once the context is destroyed
+  CallAdmission admission_;
+  Spin spin_;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   WaitingCalls waiting_;
   PinnedCalls pinned_;
@@ -285,7 +262,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   AwaitedCalls awaited_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
-  CallTimer timer_{registry_};
+  CallTimer timer_{executor_.registry()};
   std::uint64_t timer_turn_ = 0;
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;

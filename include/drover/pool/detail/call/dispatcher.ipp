@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include <asio/error.hpp>
-#include <asio/post.hpp>
-
 #include <drover/pool/detail/call/dispatcher.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -108,8 +105,8 @@ inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallE
 
 /// It waits for a worker again, unless new calls are refused.
 inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
-  if (refusal_ && !keeps_queue_) {
-    end_unsent(call, failure_of(refusal_));
+  if (admission_.refuses_queued()) {
+    end_unsent(call, failure_of(admission_.refusal()));
   } else {
     // Until it begins, only its deadline counts. Its place among the times needs no memory.
     if (call->due)
@@ -154,11 +151,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 
 inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options,
                                         Clock::time_point now) {
-  std::optional<std::exception_ptr> refusal;
-  if (foreign() || refusal_)
-    refusal = foreign() ? forked_copy() : refusal_();
-  else
-    refusal = admission_.reason_to_refuse(*call, options);
+  std::exception_ptr refusal = foreign() ? forked_copy() : admission_.reason_to_refuse(*call, options);
   if (!refusal && call->only == 0 && !options.key.value().empty()) call->key = &keys_.begin_call(options.key.value());
   if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
   DataLink* home = refusal ? nullptr : home_of(*call);
@@ -175,7 +168,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
     link = chooser_.choose_ahead();
   if (refusal) {
     advance(*call, CallEvent::refused);
-    call->keep({std::move(*refusal), {}, {}});
+    call->keep({std::move(refusal), {}, {}});
     return;
   }
   times_.submitted(*call, now);
@@ -233,7 +226,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 /// Its next attempt would still be in time. Not once the context is destroyed: its worker may live on.
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
-  if (foreign() || !context_lives() || (refusal_ && !keeps_queue_) || call.only != 0) return false;
+  if (foreign() || !executor_.context_lives() || admission_.refuses_queued() || call.only != 0) return false;
   if (call.key != nullptr && keys_.death_poisons(*call.key, call.link->number, Clock::now())) return false;
   if (!call.due) return true;
   const auto next = deadline_after(Clock::now(), call.retry.backoff);
@@ -301,14 +294,6 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   return true;
 }
 
-template <class F>
-bool Dispatcher::post(F function) {
-  const auto registry_lock = registry_->lock();
-  if (!executor_ || registry_->closed()) return false;
-  asio::post(*executor_, std::move(function));
-  return true;
-}
-
 inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {
   if (foreign()) return;
   std::shared_ptr<Call> keep_alive = call.shared_from_this();
@@ -366,7 +351,7 @@ inline void Dispatcher::context_destroyed() noexcept {
   AwaitedCalls awaited;
   {
     const auto held = lock();
-    executor_.reset();
+    executor_.close();
     timer_.close();
     completions.append(completions_.take_all());
     awaited.swap(awaited_);
@@ -382,14 +367,14 @@ inline void Dispatcher::close() noexcept {
   {
     const auto held = lock();
     timer_.close();
-    const auto registry_lock = registry_->lock();
-    context_lives = !registry_->closed();
+    const auto registry_lock = registry()->lock();
+    context_lives = !registry()->closed();
     if (context_lives) {
-      executor_.reset();
+      executor_.close();
       completions.append(completions_.take_all());
-      awaited_.move_to(registry_);
+      awaited_.move_to(registry());
     }
-    self = registry_->remove(*this);
+    self = registry()->remove(*this);
   }
   if (!context_lives) context_destroyed();  // its registry may have come too late
   while (!completions.empty()) completions.pop()->post_completion();

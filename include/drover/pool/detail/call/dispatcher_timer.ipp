@@ -39,7 +39,7 @@ inline void Dispatcher::on_timer() {
     timer_.fired();
     const auto now = Clock::now();
     ++timer_turn_;
-    if (refusal_ && !keeps_queue_)
+    if (admission_.refuses_queued())
       sent_ahead_.stop_looking();  // a stop: what was sent is still run
     else
       sent_ahead_.recall_late(now);
