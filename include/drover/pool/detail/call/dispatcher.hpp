@@ -195,7 +195,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallTimes::Histograms times() const noexcept { return times_.histograms(); }
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
-  void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
+  void cancel_idle_timer() noexcept { timer_.cancel_if_idle(); }
   /// Posts to the executor. False if the context is destroyed. Throws std::bad_alloc.
   template <class F>
   bool post(F function) {
@@ -224,8 +224,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     if (queue_watcher_ != nullptr) queue_watcher_->call_waits(waiting_.size());
   }
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
-  void start_kill_after(Call& call);
-  void time_run(Call& call);
   bool may_retry(const Call& call) const noexcept;
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
@@ -239,13 +237,14 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void offer_room(DataLink* freed);
   void unpin(CallQueue calls) noexcept;
   void leave_key(Call& call, CallEvent event) noexcept;
-  void watch_calls_ahead() noexcept;
+  void watch_calls_ahead() noexcept {
+    if (chooser_.size() > 1 || queue_watcher_ != nullptr) timer_.watch_calls_ahead();
+  }
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
   void flush_gathered();
   bool has_gathered() const noexcept { return !gathered_.empty(); }
-  void time(Call& call, Clock::time_point at);
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
@@ -262,8 +261,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   AwaitedCalls awaited_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
-  CallTimer timer_{executor_.registry()};
-  std::uint64_t timer_turn_ = 0;
+  CallTimer timer_{*this, executor_.registry(), sent_ahead_};
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
   CallCounts counts_;
@@ -276,6 +274,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/call/call.ipp>
 #endif
+#include <drover/pool/detail/call/call_timer.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
 #include <drover/pool/detail/call/dispatcher_pinned.ipp>
 #include <drover/pool/detail/call/dispatcher_timer.ipp>

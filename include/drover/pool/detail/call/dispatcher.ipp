@@ -15,7 +15,7 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   chooser_.reserve(link);
   call->recalled = false;
   const bool ahead = link.in_flight() == link.slots().capacity();
-  if (call->run_for) ahead ? timer_.reserve_for_later(*call) : time_run(*call);
+  if (call->run_for) ahead ? timer_.reserve_for_later(*call) : timer_.start_run(*call);
   if (call->key != nullptr) call->key->link = link.number;
   advance(*call, ahead ? CallEvent::sent_ahead : CallEvent::sent);
   if (ahead) {
@@ -84,9 +84,9 @@ inline void Dispatcher::release_slot(Call& call) noexcept {
   if (next == nullptr) return;
   try {
     if (next->state == CallState::abandoned)
-      start_kill_after(*next);
+      timer_.start_kill_after(*next);
     else if (next->run_for)
-      time_run(*next);
+      timer_.start_run(*next);
   } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
   }
 }
@@ -172,7 +172,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
     return;
   }
   times_.submitted(*call, now);
-  if (call->due) time(*call, *call->due);
+  if (call->due) timer_.start(*call, *call->due);
   if (link != nullptr) {
     send(call, *link);
   } else if (home != nullptr) {
@@ -243,7 +243,7 @@ inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
     if (call->retry.backoff > Duration::zero()) {
       // Far in the future is never: it rests until it is cancelled.
       const auto next = deadline_after(Clock::now(), call->retry.backoff).value_or(Clock::time_point::max());
-      time(*call, next);
+      timer_.start(*call, next);
       return false;
     }
   } catch (...) {  // no memory for the timer: it does not rest
@@ -333,17 +333,10 @@ inline void Dispatcher::cancel_in_worker(Call& call, CancelReason reason) noexce
       sent_ahead_.recall(call);
     } else {
       if (ahead != nullptr && call.kill_after) sent_ahead_.recall(*ahead);  // it must not die with this one
-      start_kill_after(call);
+      timer_.start_kill_after(call);
     }
   } catch (...) {  // its slot is free when the routine or the worker ends
   }
-}
-
-inline void Dispatcher::start_kill_after(Call& call) {
-  if (!call.kill_after) return;
-  // RECALLED of a call that has not begun may be under way.
-  const Duration least = call.recalled ? Duration(std::chrono::milliseconds(100)) : Duration::zero();
-  if (const auto kill_at = deadline_after(Clock::now(), std::max(*call.kill_after, least))) time(call, *kill_at);
 }
 
 inline void Dispatcher::context_destroyed() noexcept {
