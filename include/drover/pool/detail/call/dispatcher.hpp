@@ -22,12 +22,14 @@
 #include <drover/pool/detail/call/awaited_calls.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_admission.hpp>
+#include <drover/pool/detail/call/call_ledger.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/call_timer.hpp>
 #include <drover/pool/detail/call/call_times.hpp>
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
+#include <drover/pool/detail/call/keyed_calls.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/call/pinned_calls.hpp>
 #include <drover/pool/detail/call/queue_watcher.hpp>
@@ -175,7 +177,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept { return waiting_.size() + waiting_.resting() + pinned_.size() + counts_.ahead; }
+  std::size_t queued() const noexcept {
+    return waiting_.size() + waiting_.resting() + pinned_.size() + ledger_.ahead();
+  }
   /// Calls that no worker could take.
   std::size_t waiting() const noexcept { return waiting_.size(); }
   /// As few workers as possible get calls, so that the others may go.
@@ -188,7 +192,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return queue_watcher_ == nullptr ? calls : calls + chooser_.size() + 1;
   }
   std::uint64_t calls() const noexcept { return calls_; }
-  const CallKeys& keys() const noexcept { return keys_; }
+  const CallKeys& keys() const noexcept { return keyed_.keys(); }
 
   /// Records how long calls wait and run. Before the first call.
   void record_times() { times_.enable(); }
@@ -209,15 +213,13 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued,
              PoisonPolicy poison)
-      : executor_(executor), admission_(worker, max_queued), spin_(worker.spin), keys_(poison) {}
+      : executor_(executor), admission_(worker, max_queued), spin_(worker.spin), keyed_(poison) {}
 
   void notify_if_unawaited() {
-    if (!unawaited_event_ || queued() != 0 || counts_.awaited != 0) return;
+    if (!unawaited_event_ || queued() != 0 || ledger_.awaited() != 0) return;
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
-  CallStep advance(Call& call, CallEvent event) noexcept;
-  void send_failed(Call& call) noexcept;
   void poll_for_results() noexcept;
   void release_slot(Call& call) noexcept;
   void notify_watcher() noexcept {
@@ -228,7 +230,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
   DataLink* home_of(const Call& call) const noexcept;
-  std::exception_ptr poisoned(const Call& call) const noexcept;
   static std::exception_ptr home_is_gone(const Call& call) noexcept;
   void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
   static bool has_room(const DataLink& link) noexcept;
@@ -236,7 +237,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void send_pinned(DataLink& link) noexcept;
   void offer_room(DataLink* freed);
   void unpin(CallQueue calls) noexcept;
-  void leave_key(Call& call, CallEvent event) noexcept;
   void watch_calls_ahead() noexcept {
     if (chooser_.size() > 1 || queue_watcher_ != nullptr) timer_.watch_calls_ahead();
   }
@@ -255,16 +255,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
   WaitingCalls waiting_;
   PinnedCalls pinned_;
-  CallKeys keys_;
+  KeyedCalls keyed_;
   QueueWatcher* queue_watcher_ = nullptr;
   CallsAhead sent_ahead_;
   AwaitedCalls awaited_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
   CallTimer timer_{*this, executor_.registry(), sent_ahead_};
+  CallLedger ledger_{keyed_, sent_ahead_, timer_};
   LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
-  CallCounts counts_;
   CallTimes times_;
   std::uint64_t calls_ = 0;
 };

@@ -16,12 +16,9 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   call->recalled = false;
   const bool ahead = link.in_flight() == link.slots().capacity();
   if (call->run_for) ahead ? timer_.reserve_for_later(*call) : timer_.start_run(*call);
-  if (call->key != nullptr) call->key->link = link.number;
-  advance(*call, ahead ? CallEvent::sent_ahead : CallEvent::sent);
-  if (ahead) {
-    sent_ahead_.add(call);
-    watch_calls_ahead();
-  }
+  KeyedCalls::sent(*call, link);
+  ledger_.sent(call, ahead);
+  if (ahead) watch_calls_ahead();
   const bool gathered_before = link.has_gathered();
   if (link.send(std::move(call), times_.in_batch() || completions_.more_run_here()) && !gathered_before)
     gathered_.push_back(&link);  // there is room for each link
@@ -42,42 +39,11 @@ inline void Dispatcher::poll_for_results() noexcept {
   }
 }
 
-/// The caller gets back what it lent.
-inline void return_borrowed(Call& call) noexcept {
-  try {
-    call.request.return_borrowed();
-  } catch (...) {  // no memory to complete the message
-    if (call.link != nullptr) call.link->drop_unsent();
-    call.request.drop_borrowed();
-  }
-}
-
-/// Every change of a call's state after it was submitted.
-inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
-  const CallStep todo = step(call.state, event);
-  counts_.changed(call.state, todo.next);
-  if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
-  call.state = todo.next;
-  if (call.key != nullptr && todo.next == CallState::ended) leave_key(call, event);
-  // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
-  if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
-  return todo;
-}
-
-/// There was no memory to send it.
-inline void Dispatcher::send_failed(Call& call) noexcept {
-  counts_.changed(call.state, CallState::ended);
-  if (call.state == CallState::ahead) sent_ahead_.remove(call);
-  call.state = CallState::ended;
-  if (call.key != nullptr) leave_key(call, CallEvent::refused);
-  timer_.remove(call);
-}
-
 inline void Dispatcher::release_slot(Call& call) noexcept {
   DataLink& link = *call.link;
   Call* const next = link.release_slot(call);
   if (next != nullptr) {
-    advance(*next, CallEvent::turn_came);
+    ledger_.advance(*next, CallEvent::turn_came);
     times_.begins(*next);
   }
   chooser_.changed(link);
@@ -93,14 +59,9 @@ inline void Dispatcher::release_slot(Call& call) noexcept {
 
 /// Its worker has not begun it. If new calls are refused, it ends with that failure.
 inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallEvent event) {
-  const CallStep todo = advance(*call, event);
+  const CallStep todo = ledger_.advance(*call, event);
   if (todo.releases_slot) release_slot(*call);
-  if (!todo.enters_queue) {
-    times_.left_queue(*call);
-    timer_.remove(*call);
-  } else {
-    queue_again(call);
-  }
+  todo.enters_queue ? queue_again(call) : times_.left_queue(*call);
 }
 
 /// It waits for a worker again, unless new calls are refused.
@@ -144,7 +105,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   try {
     submit_or_throw(call, options, now);
   } catch (...) {  // out of memory
-    send_failed(*call);
+    ledger_.send_failed(*call);
     throw;
   }
 }
@@ -152,8 +113,8 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options,
                                         Clock::time_point now) {
   std::exception_ptr refusal = foreign() ? forked_copy() : admission_.reason_to_refuse(*call, options);
-  if (!refusal && call->only == 0 && !options.key.value().empty()) call->key = &keys_.begin_call(options.key.value());
-  if (!refusal && call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) refusal = poisoned(*call);
+  if (!refusal && call->only == 0) keyed_.begin(*call, options.key.value());
+  if (!refusal && KeyedCalls::poisoned(*call)) refusal = keyed_.failure(*call);
   DataLink* home = refusal ? nullptr : home_of(*call);
   if (!refusal && home == nullptr && call->key != nullptr) home = pinned_.next_home();
   if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
@@ -167,7 +128,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
   if (!refusal && link == nullptr && home == nullptr && waiting_.empty() && may_go_ahead(*call))
     link = chooser_.choose_ahead();
   if (refusal) {
-    advance(*call, CallEvent::refused);
+    ledger_.advance(*call, CallEvent::refused);
     call->keep({std::move(refusal), {}, {}});
     return;
   }
@@ -200,9 +161,8 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
     auto call = waiting_.take_any();
     if (!call) call = pinned_.take_any();
     if (!call) break;
-    advance(*call, CallEvent::refused);
+    ledger_.advance(*call, CallEvent::refused);
     times_.left_queue(*call);
-    timer_.remove(*call);
     dropped.push(std::move(call));
   }
   notify_if_unawaited();
@@ -210,8 +170,7 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  const CallStep todo = advance(call, event);
-  timer_.remove(call);
+  const CallStep todo = ledger_.advance(call, event);
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
     times_.ended(call);
@@ -227,7 +186,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
   if (foreign() || !executor_.context_lives() || admission_.refuses_queued() || call.only != 0) return false;
-  if (call.key != nullptr && keys_.death_poisons(*call.key, call.link->number, Clock::now())) return false;
+  if (keyed_.death_poisons(call)) return false;
   if (!call.due) return true;
   const auto next = deadline_after(Clock::now(), call.retry.backoff);
   return next && *next < *call.due;
@@ -236,8 +195,8 @@ inline bool Dispatcher::may_retry(const Call& call) const noexcept {
 inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
   if (!may_retry(*call)) return end_in_flight(*call, CallEvent::worker_ended);
   ++call->attempt;
-  if (call->key != nullptr) keys_.died(*call->key, call->link->number, Clock::now());
-  if (advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
+  keyed_.died(*call);
+  if (ledger_.advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
   waiting_.rest(call);
   try {
     if (call->retry.backoff > Duration::zero()) {
@@ -255,12 +214,12 @@ inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
 
 inline void Dispatcher::end_rest(Call& call) {
   const auto owned = waiting_.end_rest(call);
-  if (advance(call, CallEvent::rested).enters_queue) queue_again(owned);
+  if (ledger_.advance(call, CallEvent::rested).enters_queue) queue_again(owned);
 }
 
 inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
   if (!has_not_begun) {
-    advance(call, CallEvent::turn_came);
+    ledger_.advance(call, CallEvent::turn_came);
     times_.begins(call);
     return end_with_worker(call.shared_from_this());
   }
@@ -307,7 +266,7 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const bool rests = call.state == CallState::resting;
-  const CallStep todo = advance(call, event);
+  const CallStep todo = ledger_.advance(call, event);
   if (todo.leaves_queue) {
     times_.left_queue(call);
     call.pinned_at != nullptr ? pinned_.remove(call) : waiting_.remove(call);
@@ -316,7 +275,6 @@ inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
     times_.left_queue(call);
     waiting_.end_rest(call);
   }
-  if (todo.next == CallState::ended || todo.cancels_in_worker) timer_.remove(call);
   if (todo.cancels_in_worker)
     cancel_in_worker(call, event == CallEvent::expired ? CancelReason::deadline : CancelReason::caller);
   notify_if_unawaited();

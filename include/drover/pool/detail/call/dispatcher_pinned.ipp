@@ -15,15 +15,6 @@ inline DataLink* Dispatcher::home_of(const Call& call) const noexcept {
   return call.key != nullptr ? pinned_.find(call.key->link) : nullptr;
 }
 
-inline std::exception_ptr Dispatcher::poisoned(const Call& call) const noexcept {
-  return failure_of([&] {
-    return std::make_exception_ptr(
-        Error(Errc::poisoned, counted(keys_.poison_after(), "worker") +
-                                  " died in a row under calls with the key of the call of '" + call.routine() +
-                                  "' (CallOptions::key, PoolOptions::poison_after)"));
-  });
-}
-
 inline std::exception_ptr Dispatcher::home_is_gone(const Call& call) noexcept {
   return failure_of([&] {
     return std::make_exception_ptr(
@@ -31,20 +22,11 @@ inline std::exception_ptr Dispatcher::home_is_gone(const Call& call) noexcept {
   });
 }
 
-/// The call ends. Workers that die under its calls may poison a key.
-inline void Dispatcher::leave_key(Call& call, CallEvent event) noexcept {
-  CallKey& key = *std::exchange(call.key, nullptr);
-  if (event == CallEvent::answered) CallKeys::answered(key);
-  if (event == CallEvent::worker_ended) keys_.died(key, call.link->number, Clock::now());
-  keys_.end_call(key);
-}
-
 /// Ends a call that no worker will get. Not everybody that sends waiting calls runs completions.
 inline void Dispatcher::end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept {
   call->keep({std::move(failure), {}, {}});
-  advance(*call, CallEvent::refused);
+  ledger_.advance(*call, CallEvent::refused);
   times_.left_queue(*call);
-  timer_.remove(*call);
   completions_.push_and_run(call, *this);
 }
 
@@ -56,7 +38,7 @@ inline bool Dispatcher::has_room(const DataLink& link) noexcept {
 
 /// Sends a call that has left the queue to the worker that was chosen for it, unless it belongs to another one.
 inline void Dispatcher::send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) noexcept {
-  if (call->key != nullptr && CallKeys::poisoned(*call->key, Clock::now())) return end_unsent(call, poisoned(*call));
+  if (KeyedCalls::poisoned(*call)) return end_unsent(call, keyed_.failure(*call));
   DataLink* const home = home_of(*call);
   if (home != nullptr && home != &chosen && !has_room(*home)) return pinned_.push(*home, std::move(call));
   if (home == nullptr && call->only != 0) return end_unsent(call, home_is_gone(*call));
@@ -65,7 +47,7 @@ inline void Dispatcher::send_or_pin(std::shared_ptr<Call> call, DataLink& chosen
     send(call, home != nullptr ? *home : chosen);
   } catch (...) {  // out of memory
     call->keep({std::current_exception(), {}, {}});
-    send_failed(*call);
+    ledger_.send_failed(*call);
     completions_.push_and_run(call, *this);
   }
 }
