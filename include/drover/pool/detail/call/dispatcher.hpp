@@ -17,7 +17,6 @@
 #include <drover/detail/context/bound_executor.hpp>
 #include <drover/detail/context/spin.hpp>
 #include <drover/error.hpp>
-#include <drover/os/detail/cpu.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/awaited_calls.hpp>
 #include <drover/pool/detail/call/call.hpp>
@@ -25,15 +24,13 @@
 #include <drover/pool/detail/call/call_ledger.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/call_scheduler.hpp>
 #include <drover/pool/detail/call/call_timer.hpp>
 #include <drover/pool/detail/call/call_times.hpp>
 #include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
 #include <drover/pool/detail/call/keyed_calls.hpp>
-#include <drover/pool/detail/call/link_chooser.hpp>
-#include <drover/pool/detail/call/pinned_calls.hpp>
 #include <drover/pool/detail/call/queue_watcher.hpp>
-#include <drover/pool/detail/call/waiting_calls.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
@@ -104,26 +101,17 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   // ---- the workers' side, with the mutex held unless noted ----
 
   void add_link(DataLink& link) {
-    gathered_.reserve(chooser_.size() + 1);
-    pinned_.add(link);
-    chooser_.add(link);
+    gathered_.reserve(scheduler_.workers() + 1);
+    scheduler_.add(link);
     watch_calls_ahead();
   }
-  void remove_link(DataLink& link) noexcept {
-    chooser_.remove(link);
-    std::erase(gathered_, &link);
-    unpin(pinned_.remove(link));
-  }
+  void remove_link(DataLink& link) noexcept;
   /// The link's worker gets no more calls.
-  void close_link(DataLink& link) noexcept;
-  /// The links whose workers take calls, for a broadcast.
-  std::vector<BroadcastPlace> broadcast_places() const {
-    std::vector<BroadcastPlace> places;
-    pinned_.for_each_link([&](const DataLink& link) {
-      if (link.load().ready) places.push_back({link.worker().slot(), link.number});
-    });
-    return places;
+  void close_link(DataLink& link) noexcept {
+    if (scheduler_.close(link)) send_queued();
   }
+  /// The links whose workers take calls, for a broadcast.
+  std::vector<BroadcastPlace> broadcast_places() const { return scheduler_.broadcast_places(); }
 
   /// Sends waiting calls to workers that have a free slot.
   void send_queued();
@@ -140,7 +128,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Learns of each call that has to wait from now on. Null: nobody does. It outlives this setting.
-  void watch_queue(QueueWatcher* watcher) noexcept { queue_watcher_ = watcher; }
+  void watch_queue(QueueWatcher* watcher) noexcept { scheduler_.watch(watcher); }
 
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
@@ -177,20 +165,14 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept {
-    return waiting_.size() + waiting_.resting() + pinned_.size() + ledger_.ahead();
-  }
+  std::size_t queued() const noexcept { return scheduler_.queued() + ledger_.ahead(); }
   /// Calls that no worker could take.
-  std::size_t waiting() const noexcept { return waiting_.size(); }
+  std::size_t waiting() const noexcept { return scheduler_.waiting(); }
   /// As few workers as possible get calls, so that the others may go.
-  void use_few(bool on) noexcept { chooser_.use_few(on); }
-  std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
+  void use_few(bool on) noexcept { scheduler_.use_few(on); }
+  std::size_t in_flight() const noexcept { return scheduler_.in_flight(); }
   /// So many calls that no worker has to wait for the next one, and that an elastic pool sees some wait.
-  std::size_t calls_to_keep_busy() const noexcept {
-    std::size_t calls = 0;
-    pinned_.for_each_link([&](const DataLink& link) { calls += link.slots().capacity() + 1; });
-    return queue_watcher_ == nullptr ? calls : calls + chooser_.size() + 1;
-  }
+  std::size_t calls_to_keep_busy() const noexcept { return scheduler_.calls_to_keep_busy(); }
   std::uint64_t calls() const noexcept { return calls_; }
   const CallKeys& keys() const noexcept { return keyed_.keys(); }
 
@@ -222,23 +204,16 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
   void poll_for_results() noexcept;
   void release_slot(Call& call) noexcept;
-  void notify_watcher() noexcept {
-    if (queue_watcher_ != nullptr) queue_watcher_->call_waits(waiting_.size());
-  }
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   bool may_retry(const Call& call) const noexcept;
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
-  DataLink* home_of(const Call& call) const noexcept;
-  static std::exception_ptr home_is_gone(const Call& call) noexcept;
   void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
-  static bool has_room(const DataLink& link) noexcept;
-  void send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) noexcept;
+  void carry_out(CallScheduler::Turn turn) noexcept;
   void send_pinned(DataLink& link) noexcept;
-  void offer_room(DataLink* freed);
-  void unpin(CallQueue calls) noexcept;
+  void offer_room(DataLink& link);
   void watch_calls_ahead() noexcept {
-    if (chooser_.size() > 1 || queue_watcher_ != nullptr) timer_.watch_calls_ahead();
+    if (scheduler_.may_find_another()) timer_.watch_calls_ahead();
   }
   void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
@@ -253,17 +228,14 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallAdmission admission_;
   Spin spin_;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
-  WaitingCalls waiting_;
-  PinnedCalls pinned_;
   KeyedCalls keyed_;
-  QueueWatcher* queue_watcher_ = nullptr;
+  CallScheduler scheduler_{keyed_};
   CallsAhead sent_ahead_;
   AwaitedCalls awaited_;
   CompletionQueue completions_;
   std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
   CallTimer timer_{*this, executor_.registry(), sent_ahead_};
   CallLedger ledger_{keyed_, sent_ahead_, timer_};
-  LinkChooser<DataLink> chooser_{available_cores()};
   CallPool pool_;
   CallTimes times_;
   std::uint64_t calls_ = 0;
@@ -276,5 +248,5 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #endif
 #include <drover/pool/detail/call/call_timer.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
-#include <drover/pool/detail/call/dispatcher_pinned.ipp>
+#include <drover/pool/detail/call/dispatcher_sends.ipp>
 #include <drover/pool/detail/call/dispatcher_timer.ipp>

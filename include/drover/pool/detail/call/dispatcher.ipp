@@ -6,13 +6,10 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Not a large one, which might have to be sent twice.
-inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving; }
-
 /// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
 /// sleep after each short call until the next one arrives.
 inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
-  chooser_.reserve(link);
+  scheduler_.reserve(link);
   call->recalled = false;
   const bool ahead = link.in_flight() == link.slots().capacity();
   if (call->run_for) ahead ? timer_.reserve_for_later(*call) : timer_.start_run(*call);
@@ -22,7 +19,7 @@ inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
   const bool gathered_before = link.has_gathered();
   if (link.send(std::move(call), times_.in_batch() || completions_.more_run_here()) && !gathered_before)
     gathered_.push_back(&link);  // there is room for each link
-  chooser_.changed(link);
+  scheduler_.changed(link);
   if (spin_.enabled() && spin_.expect(Clock::now())) poll_for_results();
 }
 
@@ -46,7 +43,7 @@ inline void Dispatcher::release_slot(Call& call) noexcept {
     ledger_.advance(*next, CallEvent::turn_came);
     times_.begins(*next);
   }
-  chooser_.changed(link);
+  scheduler_.changed(link);
   if (next == nullptr) return;
   try {
     if (next->state == CallState::abandoned)
@@ -74,14 +71,10 @@ inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
       timer_.add(*call, *call->due);
     else
       timer_.remove(*call);
-    DataLink* const home = home_of(*call);
-    if (home != nullptr) {
-      pinned_.push_front(*home, call);
-      return send_pinned(*home);  // it may be idle
-    }
-    if (call->only != 0) return end_unsent(call, home_is_gone(*call));
-    waiting_.push_front(call);
-    notify_watcher();
+    DataLink* const home = scheduler_.home_of(*call);
+    if (home == nullptr && call->only != 0) return end_unsent(call, CallScheduler::home_is_gone(*call));
+    scheduler_.push_front(call, home);
+    if (home != nullptr) send_pinned(*home);  // it may be idle
   }
 }
 
@@ -112,55 +105,37 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
 
 inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options,
                                         Clock::time_point now) {
-  std::exception_ptr refusal = foreign() ? forked_copy() : admission_.reason_to_refuse(*call, options);
-  if (!refusal && call->only == 0) keyed_.begin(*call, options.key.value());
-  if (!refusal && KeyedCalls::poisoned(*call)) refusal = keyed_.failure(*call);
-  DataLink* home = refusal ? nullptr : home_of(*call);
-  if (!refusal && home == nullptr && call->key != nullptr) home = pinned_.next_home();
-  if (!refusal && call->only != 0 && home == nullptr) refusal = home_is_gone(*call);
-  DataLink* link = nullptr;
-  if (home != nullptr)
-    link = has_room(*home) ? home : nullptr;
-  else if (!refusal && waiting_.empty())
-    link = chooser_.choose();
-  if (!refusal && link == nullptr && options.when_full == WhenFull::refuse)
-    refusal = admission_.reason_not_to_queue(queued());
-  if (!refusal && link == nullptr && home == nullptr && waiting_.empty() && may_go_ahead(*call))
-    link = chooser_.choose_ahead();
-  if (refusal) {
+  CallScheduler::Route route{.refusal = foreign() ? forked_copy() : admission_.reason_to_refuse(*call, options)};
+  if (!route.refusal) {
+    if (call->only == 0) keyed_.begin(*call, options.key.value());
+    route = scheduler_.route(*call);
+  }
+  if (!route.refusal && route.link == nullptr && options.when_full == WhenFull::refuse)
+    route.refusal = admission_.reason_not_to_queue(queued());
+  if (route.refusal) {
     ledger_.advance(*call, CallEvent::refused);
-    call->keep({std::move(refusal), {}, {}});
+    call->keep({std::move(route.refusal), {}, {}});
     return;
   }
+  if (route.link == nullptr && route.home == nullptr) route.link = scheduler_.route_ahead(*call);
   times_.submitted(*call, now);
   if (call->due) timer_.start(*call, *call->due);
-  if (link != nullptr) {
-    send(call, *link);
-  } else if (home != nullptr) {
-    pinned_.push(*home, call);
-  } else {
-    waiting_.push(call);
-    notify_watcher();
-  }
+  route.link != nullptr ? send(call, *route.link) : scheduler_.push(call, route.home);
 }
 
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
-  while (!waiting_.empty()) {
-    DataLink* link = chooser_.choose();
-    if (link == nullptr && may_go_ahead(waiting_.front())) link = chooser_.choose_ahead();
-    if (link == nullptr) return;
-    send_or_pin(waiting_.pop(), *link);
+  while (scheduler_.waiting() != 0) {
+    CallScheduler::Turn turn = scheduler_.next();
+    if (!turn.call) return;
+    carry_out(std::move(turn));
   }
   notify_if_unawaited();
 }
 
 inline CallQueue Dispatcher::take_queued_calls() noexcept {
   CallQueue dropped;
-  for (;;) {
-    auto call = waiting_.take_any();
-    if (!call) call = pinned_.take_any();
-    if (!call) break;
+  while (auto call = scheduler_.take_any()) {
     ledger_.advance(*call, CallEvent::refused);
     times_.left_queue(*call);
     dropped.push(std::move(call));
@@ -174,7 +149,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
     times_.ended(call);
-    DataLink* const link = call.link;
+    DataLink& link = *call.link;
     release_slot(call);
     offer_room(link);
   }
@@ -197,7 +172,7 @@ inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
   ++call->attempt;
   keyed_.died(*call);
   if (ledger_.advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
-  waiting_.rest(call);
+  scheduler_.rest(call);
   try {
     if (call->retry.backoff > Duration::zero()) {
       // Far in the future is never: it rests until it is cancelled.
@@ -213,7 +188,7 @@ inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
 }
 
 inline void Dispatcher::end_rest(Call& call) {
-  const auto owned = waiting_.end_rest(call);
+  const auto owned = scheduler_.end_rest(call);
   if (ledger_.advance(call, CallEvent::rested).enters_queue) queue_again(owned);
 }
 
@@ -249,7 +224,7 @@ inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
   if (!call) return true;  // it has come back in another way
   if (!call->recalled) return false;
   return_to_queue(call, CallEvent::returned);
-  offer_room(&link);
+  offer_room(link);
   return true;
 }
 
@@ -267,13 +242,12 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const bool rests = call.state == CallState::resting;
   const CallStep todo = ledger_.advance(call, event);
-  if (todo.leaves_queue) {
+  if (todo.leaves_queue || (rests && todo.answers_caller)) {
     times_.left_queue(call);
-    call.pinned_at != nullptr ? pinned_.remove(call) : waiting_.remove(call);
-  }
-  if (rests && todo.answers_caller) {
-    times_.left_queue(call);
-    waiting_.end_rest(call);
+    if (rests)
+      scheduler_.end_rest(call);
+    else
+      scheduler_.remove(call);
   }
   if (todo.cancels_in_worker)
     cancel_in_worker(call, event == CallEvent::expired ? CancelReason::deadline : CancelReason::caller);
