@@ -6,8 +6,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -15,30 +13,31 @@
 
 #include <drover/detail/context/async_event.hpp>
 #include <drover/detail/context/bound_executor.hpp>
-#include <drover/detail/context/spin.hpp>
-#include <drover/error.hpp>
+#include <drover/detail/context/registry.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/awaited_calls.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_admission.hpp>
-#include <drover/pool/detail/call/call_ledger.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/call_records.hpp>
 #include <drover/pool/detail/call/call_scheduler.hpp>
-#include <drover/pool/detail/call/call_timer.hpp>
+#include <drover/pool/detail/call/call_sender.hpp>
 #include <drover/pool/detail/call/call_times.hpp>
-#include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
-#include <drover/pool/detail/call/keyed_calls.hpp>
 #include <drover/pool/detail/call/queue_watcher.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Gives calls to workers: the queue of waiting calls, the deadlines of all calls, and the rule that each call ends
-/// exactly once. A LocalWorker has a dispatcher with one data link, a pool has one with a link for each worker. One
-/// mutex guards the dispatcher, its links and the sessions behind them. User code never runs under it.
+/// Gives calls to workers, and sees to it that each call ends exactly once. A LocalWorker has a dispatcher with one
+/// data link, a pool has one with a link for each worker. One mutex guards the dispatcher, its parts, its links and the
+/// sessions behind them. User code never runs under it.
+///
+/// Its parts have one job each: CallAdmission refuses calls, CallScheduler decides which call is next and which worker
+/// gets it, CallSender sends it, CallRecords has what is known of each call, CompletionQueue completes callers. This
+/// class decides in which order they do it.
 class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
@@ -47,7 +46,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     const auto held = made->registry()->lock();
     if (!made->registry()->closed()) {
       made->executor_.open(executor);
-      made->timer_.open(executor);
+      made->records_.timer.open(executor);
       made->registry()->add(made);
     }
     return made;
@@ -100,12 +99,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   // ---- the workers' side, with the mutex held unless noted ----
 
-  void add_link(DataLink& link) {
-    gathered_.reserve(scheduler_.workers() + 1);
-    scheduler_.add(link);
-    watch_calls_ahead();
-  }
-  void remove_link(DataLink& link) noexcept;
+  void add_link(DataLink& link) { sender_.add_link(link); }
+  void remove_link(DataLink& link) noexcept { sender_.remove_link(link); }
   /// The link's worker gets no more calls.
   void close_link(DataLink& link) noexcept {
     if (scheduler_.close(link)) send_queued();
@@ -115,6 +110,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Sends waiting calls to workers that have a free slot.
   void send_queued();
+  /// The link has a free slot: it is first for the calls that wait for this worker alone, then for others.
+  void offer_room(DataLink& link);
 
   /// New calls fail with `cause` from now on; nullptr accepts them again. `keeps_queue`: waiting calls are still sent.
   void refuse(Cause cause, bool keeps_queue = false) noexcept { admission_.refuse(std::move(cause), keeps_queue); }
@@ -134,10 +131,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallQueue take_queued_calls() noexcept;
 
   /// Until end_batch(), frames for a busy worker are gathered. The mutex is held all the time. See ResultBatch.
-  void begin_batch() noexcept { times_.begin_batch(); }
+  void begin_batch() noexcept { records_.times.begin_batch(); }
   void end_batch() {
-    times_.end_batch();
-    flush_gathered();
+    records_.times.end_batch();
+    sender_.flush_gathered();
   }
 
   /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
@@ -165,7 +162,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept { return scheduler_.queued() + ledger_.ahead(); }
+  std::size_t queued() const noexcept { return scheduler_.queued() + records_.ledger.ahead(); }
   /// Calls that no worker could take.
   std::size_t waiting() const noexcept { return scheduler_.waiting(); }
   /// As few workers as possible get calls, so that the others may go.
@@ -174,14 +171,14 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// So many calls that no worker has to wait for the next one, and that an elastic pool sees some wait.
   std::size_t calls_to_keep_busy() const noexcept { return scheduler_.calls_to_keep_busy(); }
   std::uint64_t calls() const noexcept { return calls_; }
-  const CallKeys& keys() const noexcept { return keyed_.keys(); }
+  const CallKeys& keys() const noexcept { return records_.keyed.keys(); }
 
   /// Records how long calls wait and run. Before the first call.
-  void record_times() { times_.enable(); }
-  CallTimes::Histograms times() const noexcept { return times_.histograms(); }
+  void record_times() { records_.times.enable(); }
+  CallTimes::Histograms times() const noexcept { return records_.times.histograms(); }
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
-  void cancel_idle_timer() noexcept { timer_.cancel_if_idle(); }
+  void cancel_idle_timer() noexcept { records_.timer.cancel_if_idle(); }
   /// Posts to the executor. False if the context is destroyed. Throws std::bad_alloc.
   template <class F>
   bool post(F function) {
@@ -195,50 +192,38 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued,
              PoisonPolicy poison)
-      : executor_(executor), admission_(worker, max_queued), spin_(worker.spin), keyed_(poison) {}
+      : executor_(executor),
+        admission_(worker, max_queued),
+        records_(*this, executor_.registry(), poison),
+        sender_(*this, records_, scheduler_, completions_, worker.spin) {}
 
   void notify_if_unawaited() {
-    if (!unawaited_event_ || queued() != 0 || ledger_.awaited() != 0) return;
+    if (!unawaited_event_ || queued() != 0 || records_.ledger.awaited() != 0) return;
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
-  void poll_for_results() noexcept;
-  void release_slot(Call& call) noexcept;
   void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
   bool may_retry(const Call& call) const noexcept;
   void end_rest(Call& call);
   void queue_again(const std::shared_ptr<Call>& call);
-  void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
-  void carry_out(CallScheduler::Turn turn) noexcept;
-  void send_pinned(DataLink& link) noexcept;
-  void offer_room(DataLink& link);
-  void watch_calls_ahead() noexcept {
-    if (scheduler_.may_find_another()) timer_.watch_calls_ahead();
-  }
-  void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
-  void flush_gathered();
-  bool has_gathered() const noexcept { return !gathered_.empty(); }
+  void flush_gathered() { sender_.flush_gathered(); }
+  bool has_gathered() const noexcept { return sender_.has_gathered(); }
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
   std::mutex mutex_;
   BoundExecutor executor_;  // closed once the context is destroyed
   CallAdmission admission_;
-  Spin spin_;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
-  KeyedCalls keyed_;
-  CallScheduler scheduler_{keyed_};
-  CallsAhead sent_ahead_;
+  std::uint64_t calls_ = 0;
+  CallPool pool_;
+  CallRecords records_;
+  CallScheduler scheduler_{records_.keyed};
   AwaitedCalls awaited_;
   CompletionQueue completions_;
-  std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
-  CallTimer timer_{*this, executor_.registry(), sent_ahead_};
-  CallLedger ledger_{keyed_, sent_ahead_, timer_};
-  CallPool pool_;
-  CallTimes times_;
-  std::uint64_t calls_ = 0;
+  CallSender sender_;
 };
 
 }}}  // namespace drover::v1::detail
@@ -246,7 +231,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/call/call.ipp>
 #endif
+#include <drover/pool/detail/call/call_sender.ipp>
 #include <drover/pool/detail/call/call_timer.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
-#include <drover/pool/detail/call/dispatcher_sends.ipp>
 #include <drover/pool/detail/call/dispatcher_timer.ipp>

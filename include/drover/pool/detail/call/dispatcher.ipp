@@ -6,89 +6,20 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
-/// sleep after each short call until the next one arrives.
-inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
-  scheduler_.reserve(link);
-  call->recalled = false;
-  const bool ahead = link.in_flight() == link.slots().capacity();
-  if (call->run_for) ahead ? timer_.reserve_for_later(*call) : timer_.start_run(*call);
-  KeyedCalls::sent(*call, link);
-  ledger_.sent(call, ahead);
-  if (ahead) watch_calls_ahead();
-  const bool gathered_before = link.has_gathered();
-  if (link.send(std::move(call), times_.in_batch() || completions_.more_run_here()) && !gathered_before)
-    gathered_.push_back(&link);  // there is room for each link
-  scheduler_.changed(link);
-  if (spin_.enabled() && spin_.expect(Clock::now())) poll_for_results();
-}
-
-/// Keeps one thread of the executor from sleeping, see Spin.
-inline void Dispatcher::poll_for_results() noexcept {
-  try {
-    const bool posted = post([self = shared_from_this()] {
-      const auto held = self->lock();
-      if (self->spin_.goes_on(Clock::now(), self->in_flight() != 0)) self->poll_for_results();
-    });
-    if (!posted) spin_.stop();
-  } catch (...) {  // no memory: the thread sleeps
-    spin_.stop();
-  }
-}
-
-inline void Dispatcher::release_slot(Call& call) noexcept {
-  DataLink& link = *call.link;
-  Call* const next = link.release_slot(call);
-  if (next != nullptr) {
-    ledger_.advance(*next, CallEvent::turn_came);
-    times_.begins(*next);
-  }
-  scheduler_.changed(link);
-  if (next == nullptr) return;
-  try {
-    if (next->state == CallState::abandoned)
-      timer_.start_kill_after(*next);
-    else if (next->run_for)
-      timer_.start_run(*next);
-  } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
-  }
-}
-
 /// Its worker has not begun it. If new calls are refused, it ends with that failure.
 inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallEvent event) {
-  const CallStep todo = ledger_.advance(*call, event);
-  if (todo.releases_slot) release_slot(*call);
-  todo.enters_queue ? queue_again(call) : times_.left_queue(*call);
+  const CallStep todo = records_.ledger.advance(*call, event);
+  if (todo.releases_slot) sender_.release_slot(*call);
+  todo.enters_queue ? queue_again(call) : records_.times.left_queue(*call);
 }
 
 /// It waits for a worker again, unless new calls are refused.
 inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
-  if (admission_.refuses_queued()) {
-    end_unsent(call, failure_of(admission_.refusal()));
-  } else {
-    // Until it begins, only its deadline counts. Its place among the times needs no memory.
-    if (call->due)
-      timer_.add(*call, *call->due);
-    else
-      timer_.remove(*call);
-    DataLink* const home = scheduler_.home_of(*call);
-    if (home == nullptr && call->only != 0) return end_unsent(call, CallScheduler::home_is_gone(*call));
-    scheduler_.push_front(call, home);
-    if (home != nullptr) send_pinned(*home);  // it may be idle
-  }
-}
-
-inline void Dispatcher::flush_gathered() {
-  if (foreign()) return;
-  while (!gathered_.empty()) {
-    DataLink& link = *gathered_.back();
-    gathered_.pop_back();
-    link.flush_gathered();
-  }
+  admission_.refuses_queued() ? sender_.end_unsent(call, failure_of(admission_.refusal())) : sender_.queue_again(call);
 }
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
-  const auto now = times_.enabled() ? Clock::now() : Clock::time_point();
+  const auto now = records_.times.enabled() ? Clock::now() : Clock::time_point();
   const auto held = lock();
   call->order = ++calls_;
   call->run_for = options.run_for;
@@ -98,7 +29,7 @@ inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOpti
   try {
     submit_or_throw(call, options, now);
   } catch (...) {  // out of memory
-    ledger_.send_failed(*call);
+    records_.ledger.send_failed(*call);
     throw;
   }
 }
@@ -107,37 +38,38 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
                                         Clock::time_point now) {
   CallScheduler::Route route{.refusal = foreign() ? forked_copy() : admission_.reason_to_refuse(*call, options)};
   if (!route.refusal) {
-    if (call->only == 0) keyed_.begin(*call, options.key.value());
+    if (call->only == 0) records_.keyed.begin(*call, options.key.value());
     route = scheduler_.route(*call);
   }
   if (!route.refusal && route.link == nullptr && options.when_full == WhenFull::refuse)
     route.refusal = admission_.reason_not_to_queue(queued());
   if (route.refusal) {
-    ledger_.advance(*call, CallEvent::refused);
+    records_.ledger.advance(*call, CallEvent::refused);
     call->keep({std::move(route.refusal), {}, {}});
     return;
   }
   if (route.link == nullptr && route.home == nullptr) route.link = scheduler_.route_ahead(*call);
-  times_.submitted(*call, now);
-  if (call->due) timer_.start(*call, *call->due);
-  route.link != nullptr ? send(call, *route.link) : scheduler_.push(call, route.home);
+  records_.times.submitted(*call, now);
+  if (call->due) records_.timer.start(*call, *call->due);
+  route.link != nullptr ? sender_.send(call, *route.link) : scheduler_.push(call, route.home);
 }
 
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
-  while (scheduler_.waiting() != 0) {
-    CallScheduler::Turn turn = scheduler_.next();
-    if (!turn.call) return;
-    carry_out(std::move(turn));
-  }
+  sender_.send_waiting();
   notify_if_unawaited();
+}
+
+inline void Dispatcher::offer_room(DataLink& link) {
+  if (scheduler_.pinned() != 0) sender_.send_pinned(link);
+  send_queued();
 }
 
 inline CallQueue Dispatcher::take_queued_calls() noexcept {
   CallQueue dropped;
   while (auto call = scheduler_.take_any()) {
-    ledger_.advance(*call, CallEvent::refused);
-    times_.left_queue(*call);
+    records_.ledger.advance(*call, CallEvent::refused);
+    records_.times.left_queue(*call);
     dropped.push(std::move(call));
   }
   notify_if_unawaited();
@@ -145,12 +77,12 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  const CallStep todo = ledger_.advance(call, event);
+  const CallStep todo = records_.ledger.advance(call, event);
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
-    times_.ended(call);
+    records_.times.ended(call);
     DataLink& link = *call.link;
-    release_slot(call);
+    sender_.release_slot(call);
     offer_room(link);
   }
   notify_if_unawaited();
@@ -161,7 +93,7 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 inline bool Dispatcher::may_retry(const Call& call) const noexcept {
   if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
   if (foreign() || !executor_.context_lives() || admission_.refuses_queued() || call.only != 0) return false;
-  if (keyed_.death_poisons(call)) return false;
+  if (records_.keyed.death_poisons(call)) return false;
   if (!call.due) return true;
   const auto next = deadline_after(Clock::now(), call.retry.backoff);
   return next && *next < *call.due;
@@ -170,14 +102,14 @@ inline bool Dispatcher::may_retry(const Call& call) const noexcept {
 inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
   if (!may_retry(*call)) return end_in_flight(*call, CallEvent::worker_ended);
   ++call->attempt;
-  keyed_.died(*call);
-  if (ledger_.advance(*call, CallEvent::retried).releases_slot) release_slot(*call);
+  records_.keyed.died(*call);
+  if (records_.ledger.advance(*call, CallEvent::retried).releases_slot) sender_.release_slot(*call);
   scheduler_.rest(call);
   try {
     if (call->retry.backoff > Duration::zero()) {
       // Far in the future is never: it rests until it is cancelled.
       const auto next = deadline_after(Clock::now(), call->retry.backoff).value_or(Clock::time_point::max());
-      timer_.start(*call, next);
+      records_.timer.start(*call, next);
       return false;
     }
   } catch (...) {  // no memory for the timer: it does not rest
@@ -189,13 +121,13 @@ inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
 
 inline void Dispatcher::end_rest(Call& call) {
   const auto owned = scheduler_.end_rest(call);
-  if (ledger_.advance(call, CallEvent::rested).enters_queue) queue_again(owned);
+  if (records_.ledger.advance(call, CallEvent::rested).enters_queue) queue_again(owned);
 }
 
 inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
   if (!has_not_begun) {
-    ledger_.advance(call, CallEvent::turn_came);
-    times_.begins(call);
+    records_.ledger.advance(call, CallEvent::turn_came);
+    records_.times.begins(call);
     return end_with_worker(call.shared_from_this());
   }
   return_to_queue(call.shared_from_this(), CallEvent::worker_ended);
@@ -241,9 +173,9 @@ inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr f
 /// With the mutex held. True if the caller is to be completed.
 inline bool Dispatcher::end_for_caller(Call& call, CallEvent event) {
   const bool rests = call.state == CallState::resting;
-  const CallStep todo = ledger_.advance(call, event);
+  const CallStep todo = records_.ledger.advance(call, event);
   if (todo.leaves_queue || (rests && todo.answers_caller)) {
-    times_.left_queue(call);
+    records_.times.left_queue(call);
     if (rests)
       scheduler_.end_rest(call);
     else
@@ -261,11 +193,11 @@ inline void Dispatcher::cancel_in_worker(Call& call, CancelReason reason) noexce
     call.link->worker().send_cancel(call.id, reason);
     Call* const ahead = call.link->ahead();
     if (&call == ahead) {  // the worker must not die for a call that it has not begun
-      if (call.kill_after) timer_.reserve(call);
-      sent_ahead_.recall(call);
+      if (call.kill_after) records_.timer.reserve(call);
+      records_.sent_ahead.recall(call);
     } else {
-      if (ahead != nullptr && call.kill_after) sent_ahead_.recall(*ahead);  // it must not die with this one
-      timer_.start_kill_after(call);
+      if (ahead != nullptr && call.kill_after) records_.sent_ahead.recall(*ahead);  // it must not die with this one
+      records_.timer.start_kill_after(call);
     }
   } catch (...) {  // its slot is free when the routine or the worker ends
   }
@@ -277,7 +209,7 @@ inline void Dispatcher::context_destroyed() noexcept {
   {
     const auto held = lock();
     executor_.close();
-    timer_.close();
+    records_.timer.close();
     completions.append(completions_.take_all());
     awaited.swap(awaited_);
   }
@@ -291,7 +223,7 @@ inline void Dispatcher::close() noexcept {
   bool context_lives = false;
   {
     const auto held = lock();
-    timer_.close();
+    records_.timer.close();
     const auto registry_lock = registry()->lock();
     context_lives = !registry()->closed();
     if (context_lives) {

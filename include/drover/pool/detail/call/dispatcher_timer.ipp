@@ -13,32 +13,32 @@ inline void Dispatcher::on_timer() {
   ExpiredCalls expired;
   {
     const auto held = lock();
-    timer_.fired();
+    records_.timer.fired();
     const auto now = Clock::now();
     if (admission_.refuses_queued())
-      sent_ahead_.stop_looking();  // a stop: what was sent is still run
+      records_.sent_ahead.stop_looking();  // a stop: what was sent is still run
     else
-      sent_ahead_.recall_late(now);
-    while (Call* const due = timer_.due(now)) {
+      records_.sent_ahead.recall_late(now);
+    while (Call* const due = records_.timer.due(now)) {
       Call& call = *due;
-      if (call.link != nullptr && timer_.once_in_turn(*call.link)) {
+      if (call.link != nullptr && records_.timer.once_in_turn(*call.link)) {
         call.link->worker().read_results(16);  // the result may have arrived, if it was this process that slept
       } else if (call.state == CallState::resting && !(call.due && *call.due <= now)) {
         end_rest(call);
       } else if (call.state == CallState::abandoned) {  // kill_after has passed
-        timer_.remove(call);
+        records_.timer.remove(call);
         call.link->worker().kill_worker(call);
       } else if (!expired.prepare(call, now)) {
-        timer_.add(call, now + Channel::memory_pause);  // the others do not wait for memory
+        records_.timer.add(call, now + Channel::memory_pause);  // the others do not wait for memory
       } else {
-        timer_.remove(call);
+        records_.timer.remove(call);
         auto keep_alive = call.shared_from_this();
         if (end_for_caller(call, CallEvent::expired)) expired.add(std::move(keep_alive));
       }
     }
     send_queued();
     try {
-      timer_.arm();
+      records_.timer.arm();
     } catch (const std::bad_alloc&) {  // the next call with a deadline tries again; these callers do not wait for that
     }
   }
