@@ -21,6 +21,7 @@
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
 #include <drover/pool/detail/call/call_records.hpp>
+#include <drover/pool/detail/call/call_recovery.hpp>
 #include <drover/pool/detail/call/call_scheduler.hpp>
 #include <drover/pool/detail/call/call_sender.hpp>
 #include <drover/pool/detail/call/call_times.hpp>
@@ -36,8 +37,8 @@ namespace drover { inline namespace v1 { namespace detail {
 /// sessions behind them. User code never runs under it.
 ///
 /// Its parts have one job each: CallAdmission refuses calls, CallScheduler decides which call is next and which worker
-/// gets it, CallSender sends it, CallRecords has what is known of each call, CompletionQueue completes callers. This
-/// class decides in which order they do it.
+/// gets it, CallSender sends it, CallRecovery deals with workers that exit or give calls back, CallRecords has what is
+/// known of each call, CompletionQueue completes callers. This class decides in which order they do it.
 class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
@@ -59,6 +60,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
   /// True in a forked copy of the program. Nothing is sent to workers of the original.
   bool foreign() const noexcept { return epoch_.foreign(); }
+  bool context_lives() const noexcept { return executor_.context_lives(); }
   const std::shared_ptr<ContextRegistry>& registry() const noexcept { return executor_.registry(); }
   /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
   /// and to be used under the registry's lock.
@@ -141,17 +143,17 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// complete it after unlocking.
   bool end_in_flight(Call& call, CallEvent event);
   /// The same for a call whose worker has exited. It goes back to the queue if it is to be retried.
-  bool end_with_worker(const std::shared_ptr<Call>& call);
+  bool end_with_worker(const std::shared_ptr<Call>& call) { return recovery_.end_with_worker(call); }
   /// The same for a call that was sent ahead to a worker that has exited. It goes back to the queue if it has certainly
   /// not begun: no result of the call before it can have been lost. run_completions() has to follow.
-  bool end_ahead(Call& call, bool has_not_begun);
+  bool end_ahead(Call& call, bool has_not_begun) { return recovery_.end_ahead(call, has_not_begun); }
 
   /// The link's worker drains by itself and has begun no call after `last_begun`. Those calls go back to the front of
   /// the queue. If new calls are refused, they end with that failure. run_completions() has to follow.
-  void take_back(DataLink& link, std::uint64_t last_begun);
+  void take_back(DataLink& link, std::uint64_t last_begun) { recovery_.take_back(link, last_begun); }
   /// The link's worker has given this call back, see RECALL. False if it was not asked to. run_completions() has to
   /// follow.
-  bool take_back_recalled(DataLink& link, std::uint64_t id);
+  bool take_back_recalled(DataLink& link, std::uint64_t id) { return recovery_.take_back_recalled(link, id); }
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
@@ -202,10 +204,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
-  void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
-  bool may_retry(const Call& call) const noexcept;
-  void end_rest(Call& call);
-  void queue_again(const std::shared_ptr<Call>& call);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
   void flush_gathered() { sender_.flush_gathered(); }
@@ -224,6 +222,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   AwaitedCalls awaited_;
   CompletionQueue completions_;
   CallSender sender_;
+  CallRecovery recovery_{*this, records_, scheduler_, sender_, admission_};
 };
 
 }}}  // namespace drover::v1::detail
@@ -231,7 +230,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/call/call.ipp>
 #endif
+#include <drover/pool/detail/call/call_recovery.ipp>
 #include <drover/pool/detail/call/call_sender.ipp>
 #include <drover/pool/detail/call/call_timer.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
-#include <drover/pool/detail/call/dispatcher_timer.ipp>

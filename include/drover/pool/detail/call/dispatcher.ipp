@@ -1,22 +1,16 @@
 #pragma once
 
-#include <algorithm>
+#include <exception>
+#include <memory>
+#include <new>
+#include <utility>
 
 #include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/call/expired_calls.hpp>
+#include <drover/wire/cancel_reason.hpp>
+#include <drover/wire/channel.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
-
-/// Its worker has not begun it. If new calls are refused, it ends with that failure.
-inline void Dispatcher::return_to_queue(const std::shared_ptr<Call>& call, CallEvent event) {
-  const CallStep todo = records_.ledger.advance(*call, event);
-  if (todo.releases_slot) sender_.release_slot(*call);
-  todo.enters_queue ? queue_again(call) : records_.times.left_queue(*call);
-}
-
-/// It waits for a worker again, unless new calls are refused.
-inline void Dispatcher::queue_again(const std::shared_ptr<Call>& call) {
-  admission_.refuses_queued() ? sender_.end_unsent(call, failure_of(admission_.refusal())) : sender_.queue_again(call);
-}
 
 inline void Dispatcher::submit(const std::shared_ptr<Call>& call, const CallOptions& options) {
   const auto now = records_.times.enabled() ? Clock::now() : Clock::time_point();
@@ -89,75 +83,10 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
   return todo.answers_caller;
 }
 
-/// Its next attempt would still be in time. Not once the context is destroyed: its worker may live on.
-inline bool Dispatcher::may_retry(const Call& call) const noexcept {
-  if (call.state != CallState::running || call.attempt + 1 >= call.retry.attempts) return false;
-  if (foreign() || !executor_.context_lives() || admission_.refuses_queued() || call.only != 0) return false;
-  if (records_.keyed.death_poisons(call)) return false;
-  if (!call.due) return true;
-  const auto next = deadline_after(Clock::now(), call.retry.backoff);
-  return next && *next < *call.due;
-}
-
-inline bool Dispatcher::end_with_worker(const std::shared_ptr<Call>& call) {
-  if (!may_retry(*call)) return end_in_flight(*call, CallEvent::worker_ended);
-  ++call->attempt;
-  records_.keyed.died(*call);
-  if (records_.ledger.advance(*call, CallEvent::retried).releases_slot) sender_.release_slot(*call);
-  scheduler_.rest(call);
-  try {
-    if (call->retry.backoff > Duration::zero()) {
-      // Far in the future is never: it rests until it is cancelled.
-      const auto next = deadline_after(Clock::now(), call->retry.backoff).value_or(Clock::time_point::max());
-      records_.timer.start(*call, next);
-      return false;
-    }
-  } catch (...) {  // no memory for the timer: it does not rest
-  }
-  end_rest(*call);
-  send_queued();
-  return false;
-}
-
-inline void Dispatcher::end_rest(Call& call) {
-  const auto owned = scheduler_.end_rest(call);
-  if (records_.ledger.advance(call, CallEvent::rested).enters_queue) queue_again(owned);
-}
-
-inline bool Dispatcher::end_ahead(Call& call, bool has_not_begun) {
-  if (!has_not_begun) {
-    records_.ledger.advance(call, CallEvent::turn_came);
-    records_.times.begins(call);
-    return end_with_worker(call.shared_from_this());
-  }
-  return_to_queue(call.shared_from_this(), CallEvent::worker_ended);
-  send_queued();
-  return false;
-}
-
 inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
   // First, because it may throw std::bad_alloc; the call is then unchanged.
   if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
   if (end_in_flight(*call, CallEvent::answered)) completions_.push(call);
-}
-
-inline void Dispatcher::take_back(DataLink& link, std::uint64_t last_begun) {
-  link.discard_unsent();
-  auto calls = link.slots().all();
-  std::erase_if(calls, [&](const auto& call) { return call->id <= last_begun; });
-  std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a->id > b->id; });
-  for (const auto& call : calls) return_to_queue(call, CallEvent::returned);
-  send_queued();
-}
-
-inline bool Dispatcher::take_back_recalled(DataLink& link, std::uint64_t id) {
-  if (id > link.slots().last_id()) return false;
-  const std::shared_ptr<Call> call = link.find_recalled(id);
-  if (!call) return true;  // it has come back in another way
-  if (!call->recalled) return false;
-  return_to_queue(call, CallEvent::returned);
-  offer_room(link);
-  return true;
 }
 
 inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {
@@ -201,6 +130,43 @@ inline void Dispatcher::cancel_in_worker(Call& call, CancelReason reason) noexce
     }
   } catch (...) {  // its slot is free when the routine or the worker ends
   }
+}
+
+inline void Dispatcher::on_timer() {
+  ExpiredCalls expired;
+  {
+    const auto held = lock();
+    records_.timer.fired();
+    const auto now = Clock::now();
+    if (admission_.refuses_queued())
+      records_.sent_ahead.stop_looking();  // a stop: what was sent is still run
+    else
+      records_.sent_ahead.recall_late(now);
+    while (Call* const due = records_.timer.due(now)) {
+      Call& call = *due;
+      if (call.link != nullptr && records_.timer.once_in_turn(*call.link)) {
+        call.link->worker().read_results(16);  // the result may have arrived, if it was this process that slept
+      } else if (call.state == CallState::resting && !(call.due && *call.due <= now)) {
+        recovery_.end_rest(call);
+      } else if (call.state == CallState::abandoned) {  // kill_after has passed
+        records_.timer.remove(call);
+        call.link->worker().kill_worker(call);
+      } else if (!expired.prepare(call, now)) {
+        records_.timer.add(call, now + Channel::memory_pause);  // the others do not wait for memory
+      } else {
+        records_.timer.remove(call);
+        auto keep_alive = call.shared_from_this();
+        if (end_for_caller(call, CallEvent::expired)) expired.add(std::move(keep_alive));
+      }
+    }
+    send_queued();
+    try {
+      records_.timer.arm();
+    } catch (const std::bad_alloc&) {  // the next call with a deadline tries again; these callers do not wait for that
+    }
+  }
+  expired.complete();
+  run_completions(true);
 }
 
 inline void Dispatcher::context_destroyed() noexcept {
