@@ -15,7 +15,8 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Refuses the calls that the options of a worker or pool do not admit.
+/// Refuses calls: those that the options of a worker or pool do not admit, and all of them before its start and from
+/// its stop on. Guarded by the dispatcher's mutex, except max_message_size().
 class CallAdmission {
  public:
   CallAdmission(const WorkerOptions& worker, std::optional<std::size_t> max_queued)
@@ -23,8 +24,24 @@ class CallAdmission {
 
   std::size_t max_message_size() const noexcept { return max_message_size_; }
 
-  /// Empty if the call is admitted.
-  std::optional<std::exception_ptr> reason_to_refuse(const Call& call, const CallOptions& options) const {
+  /// New calls fail with `cause` from now on; nullptr accepts them again. `keeps_queue`: waiting calls are still sent.
+  void refuse(Cause cause, bool keeps_queue) noexcept {
+    refusal_ = std::move(cause);
+    keeps_queue_ = keeps_queue;
+  }
+  /// The same for good, unless they fail already. Waiting calls are not sent any more.
+  void refuse_for_good(const Cause& cause) {
+    keeps_queue_ = false;
+    if (!refusal_) refusal_ = cause;
+  }
+  /// Why new calls fail. Empty: they do not.
+  const Cause& refusal() const noexcept { return refusal_; }
+  /// New calls fail, and those that wait are not sent any more.
+  bool refuses_queued() const noexcept { return refusal_ && !keeps_queue_; }
+
+  /// Null if the call is admitted.
+  std::exception_ptr reason_to_refuse(const Call& call, const CallOptions& options) const {
+    if (refusal_) return refusal_();
     const std::set<std::string>& tags = options.tags.value();
     if (!std::includes(tags_.begin(), tags_.end(), tags.begin(), tags.end())) {
       std::string wanted;
@@ -40,11 +57,11 @@ class CallAdmission {
     const bool inherited = current_call != nullptr && call.due;
     if ((options.deadline && *options.deadline <= Duration::zero()) || (inherited && *call.due <= Clock::now()))
       return failed(Errc::deadline_exceeded, "the deadline of the call of '" + call.routine() + "' had already passed");
-    return std::nullopt;
+    return nullptr;
   }
   /// The same for one that would have to wait, with so many others.
-  std::optional<std::exception_ptr> reason_not_to_queue(std::size_t waiting) const {
-    if (!max_queued_ || waiting < *max_queued_) return std::nullopt;
+  std::exception_ptr reason_not_to_queue(std::size_t waiting) const {
+    if (!max_queued_ || waiting < *max_queued_) return nullptr;
     return failed(Errc::overloaded,
                   "the queue is full: " + std::to_string(waiting) + " calls are waiting (PoolOptions::max_queued)");
   }
@@ -57,6 +74,8 @@ class CallAdmission {
   const std::set<std::string> tags_;
   const std::size_t max_message_size_;
   const std::optional<std::size_t> max_queued_;
+  Cause refusal_;
+  bool keeps_queue_ = false;
 };
 
 }}}  // namespace drover::v1::detail

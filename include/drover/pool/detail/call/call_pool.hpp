@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/state.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -25,17 +26,26 @@ class CallPool {
     Call* const last = last_.exchange(nullptr, std::memory_order_acquire);
     return last == nullptr ? nullptr : std::move(last->kept);
   }
-  /// Empties `call`, unless one is kept already. Without the mutex.
-  void keep_last(std::shared_ptr<Call>& call) noexcept {
+  /// Keeps a prepared call, and empties `call`. False if another one is kept already. Without the mutex.
+  bool keep_last(std::shared_ptr<Call>& call) noexcept {
     Call* const last = call.get();
     Call* none = nullptr;
     last->kept = std::move(call);
-    if (!last_.compare_exchange_strong(none, last, std::memory_order_release, std::memory_order_relaxed))
-      call = std::move(last->kept);
+    if (last_.compare_exchange_strong(none, last, std::memory_order_release, std::memory_order_relaxed)) return true;
+    call = std::move(last->kept);
+    return false;
   }
 
-  /// Prepares a call that has ended, and that nobody else refers to, for another one.
-  static void prepare(Call& call) noexcept { call.reset(most_bytes); }
+  /// Prepares a call for another one. False if it has not ended, or somebody else refers to it. Without the mutex.
+  static bool prepare(const std::shared_ptr<Call>& call) noexcept {
+    if (call.use_count() != 1) return false;
+#if !defined(__SANITIZE_THREAD__)                         // GCC's ThreadSanitizer knows no fences, and warns
+    std::atomic_thread_fence(std::memory_order_acquire);  // after all that its other owners have done with it
+#endif
+    if (call->state != CallState::ended) return false;
+    call->reset(most_bytes);
+    return true;
+  }
 
   /// Null if none is left.
   std::shared_ptr<Call> take() noexcept {

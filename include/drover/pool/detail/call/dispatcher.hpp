@@ -1,56 +1,54 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <asio/any_io_executor.hpp>
-#include <asio/query.hpp>
 
 #include <drover/detail/context/async_event.hpp>
-#include <drover/detail/context/spin.hpp>
-#include <drover/error.hpp>
-#include <drover/os/detail/cpu.hpp>
+#include <drover/detail/context/bound_executor.hpp>
+#include <drover/detail/context/registry.hpp>
 #include <drover/os/detail/fork_epoch.hpp>
 #include <drover/pool/detail/call/awaited_calls.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_admission.hpp>
 #include <drover/pool/detail/call/call_pool.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
-#include <drover/pool/detail/call/call_timer.hpp>
+#include <drover/pool/detail/call/call_records.hpp>
+#include <drover/pool/detail/call/call_recovery.hpp>
+#include <drover/pool/detail/call/call_scheduler.hpp>
+#include <drover/pool/detail/call/call_sender.hpp>
 #include <drover/pool/detail/call/call_times.hpp>
-#include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/completion_queue.hpp>
-#include <drover/pool/detail/call/link_chooser.hpp>
-#include <drover/pool/detail/call/pinned_calls.hpp>
 #include <drover/pool/detail/call/queue_watcher.hpp>
-#include <drover/pool/detail/call/waiting_calls.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/pool/options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Gives calls to workers: the queue of waiting calls, the deadlines of all calls, and the rule that each call ends
-/// exactly once. A LocalWorker has a dispatcher with one data link, a pool has one with a link for each worker. One
-/// mutex guards the dispatcher, its links and the sessions behind them. User code never runs under it.
+/// Gives calls to workers, and sees to it that each call ends exactly once. A LocalWorker has a dispatcher with one
+/// data link, a pool has one with a link for each worker. One mutex guards the dispatcher, its parts, its links and the
+/// sessions behind them. User code never runs under it.
+///
+/// Its parts have one job each: CallAdmission refuses calls, CallScheduler decides which call is next and which worker
+/// gets it, CallSender sends it, CallRecovery deals with workers that exit or give calls back, CallRecords has what is
+/// known of each call, CompletionQueue completes callers. This class decides in which order they do it.
 class Dispatcher final : public ContextBound, public std::enable_shared_from_this<Dispatcher> {
  public:
   static std::shared_ptr<Dispatcher> create(const asio::any_io_executor& executor, const WorkerOptions& worker,
                                             std::optional<std::size_t> max_queued, PoisonPolicy poison = {}) {
     std::shared_ptr<Dispatcher> made(new Dispatcher(executor, worker, max_queued, poison));
-    const auto held = made->registry_->lock();
-    if (!made->registry_->closed()) {
-      made->executor_ = executor;
-      made->timer_.open(executor);
-      made->registry_->add(made);
+    const auto held = made->registry()->lock();
+    if (!made->registry()->closed()) {
+      made->executor_.open(executor);
+      made->records_.timer.open(executor);
+      made->registry()->add(made);
     }
     return made;
   }
@@ -62,10 +60,11 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
   /// True in a forked copy of the program. Nothing is sent to workers of the original.
   bool foreign() const noexcept { return epoch_.foreign(); }
-  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return registry_; }
+  bool context_lives() const noexcept { return executor_.context_lives(); }
+  const std::shared_ptr<ContextRegistry>& registry() const noexcept { return executor_.registry(); }
   /// Empty once the context is destroyed. Its sessions and its pool have no executor of their own. With the mutex held,
   /// and to be used under the registry's lock.
-  const std::optional<asio::any_io_executor>& executor() const noexcept { return executor_; }
+  const std::optional<asio::any_io_executor>& executor() const noexcept { return executor_.get(); }
 
   // ---- the caller's side, without the mutex ----
 
@@ -84,14 +83,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Takes back a call that has ended and that nobody else refers to.
   void recycle(std::shared_ptr<Call> call) {
-    if (call.use_count() != 1) return;
-#if !defined(__SANITIZE_THREAD__)                         // GCC's ThreadSanitizer knows no fences, and warns
-    std::atomic_thread_fence(std::memory_order_acquire);  // after all that its other owners have done with it
-#endif
-    if (call->state != CallState::ended) return;
-    CallPool::prepare(*call);
-    pool_.keep_last(call);
-    if (!call) return;
+    if (!CallPool::prepare(call) || pool_.keep_last(call)) return;
     const auto held = lock();
     pool_.give_back(std::move(call));
   }
@@ -109,42 +101,25 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   // ---- the workers' side, with the mutex held unless noted ----
 
-  void add_link(DataLink& link) {
-    gathered_.reserve(chooser_.size() + 1);
-    pinned_.add(link);
-    chooser_.add(link);
-    watch_calls_ahead();
-  }
-  void remove_link(DataLink& link) noexcept {
-    chooser_.remove(link);
-    std::erase(gathered_, &link);
-    unpin(pinned_.remove(link));
-  }
+  void add_link(DataLink& link) { sender_.add_link(link); }
+  void remove_link(DataLink& link) noexcept { sender_.remove_link(link); }
   /// The link's worker gets no more calls.
-  void close_link(DataLink& link) noexcept;
-  /// The links whose workers take calls, for a broadcast.
-  std::vector<BroadcastPlace> broadcast_places() const {
-    std::vector<BroadcastPlace> places;
-    pinned_.for_each_link([&](const DataLink& link) {
-      if (link.load().ready) places.push_back({link.worker().slot(), link.number});
-    });
-    return places;
+  void close_link(DataLink& link) noexcept {
+    if (scheduler_.close(link)) send_queued();
   }
+  /// The links whose workers take calls, for a broadcast.
+  std::vector<BroadcastPlace> broadcast_places() const { return scheduler_.broadcast_places(); }
 
   /// Sends waiting calls to workers that have a free slot.
   void send_queued();
+  /// The link has a free slot: it is first for the calls that wait for this worker alone, then for others.
+  void offer_room(DataLink& link);
 
   /// New calls fail with `cause` from now on; nullptr accepts them again. `keeps_queue`: waiting calls are still sent.
-  void refuse(Cause cause, bool keeps_queue = false) noexcept {
-    refusal_ = std::move(cause);
-    keeps_queue_ = keeps_queue;
-  }
+  void refuse(Cause cause, bool keeps_queue = false) noexcept { admission_.refuse(std::move(cause), keeps_queue); }
   /// The same for good, unless they fail already. Waiting calls are not sent any more.
-  void refuse_for_good(const Cause& cause) {
-    keeps_queue_ = false;
-    if (!refusal_) refuse(cause);
-  }
-  const Cause& refusal() const noexcept { return refusal_; }
+  void refuse_for_good(const Cause& cause) { admission_.refuse_for_good(cause); }
+  const Cause& refusal() const noexcept { return admission_.refusal(); }
   /// Sets the event when no caller waits for a call any more, queued or in flight; at once if none does.
   void notify_when_unawaited(std::shared_ptr<AsyncEvent> event) {
     unawaited_event_ = std::move(event);
@@ -152,33 +127,33 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Learns of each call that has to wait from now on. Null: nobody does. It outlives this setting.
-  void watch_queue(QueueWatcher* watcher) noexcept { queue_watcher_ = watcher; }
+  void watch_queue(QueueWatcher* watcher) noexcept { scheduler_.watch(watcher); }
 
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
 
   /// Until end_batch(), frames for a busy worker are gathered. The mutex is held all the time. See ResultBatch.
-  void begin_batch() noexcept { times_.begin_batch(); }
+  void begin_batch() noexcept { records_.times.begin_batch(); }
   void end_batch() {
-    times_.end_batch();
-    flush_gathered();
+    records_.times.end_batch();
+    sender_.flush_gathered();
   }
 
   /// Ends an in-flight call: releases its slot to the next queued call. Returns true if the caller is still waiting;
   /// complete it after unlocking.
   bool end_in_flight(Call& call, CallEvent event);
   /// The same for a call whose worker has exited. It goes back to the queue if it is to be retried.
-  bool end_with_worker(const std::shared_ptr<Call>& call);
+  bool end_with_worker(const std::shared_ptr<Call>& call) { return recovery_.end_with_worker(call); }
   /// The same for a call that was sent ahead to a worker that has exited. It goes back to the queue if it has certainly
   /// not begun: no result of the call before it can have been lost. run_completions() has to follow.
-  bool end_ahead(Call& call, bool has_not_begun);
+  bool end_ahead(Call& call, bool has_not_begun) { return recovery_.end_ahead(call, has_not_begun); }
 
   /// The link's worker drains by itself and has begun no call after `last_begun`. Those calls go back to the front of
   /// the queue. If new calls are refused, they end with that failure. run_completions() has to follow.
-  void take_back(DataLink& link, std::uint64_t last_begun);
+  void take_back(DataLink& link, std::uint64_t last_begun) { recovery_.take_back(link, last_begun); }
   /// The link's worker has given this call back, see RECALL. False if it was not asked to. run_completions() has to
   /// follow.
-  bool take_back_recalled(DataLink& link, std::uint64_t id);
+  bool take_back_recalled(DataLink& link, std::uint64_t id) { return recovery_.take_back_recalled(link, id); }
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 
@@ -190,8 +165,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
   void flush_soon(DataLink& link) noexcept {
-    if (link.gather()) gathered_.push_back(&link);  // there is room for each link
-    if (times_.in_batch()) return;
+    sender_.gather(link);
+    if (records_.times.in_batch()) return;
     try {
       completions_.run_soon(*this);
     } catch (...) {  // no memory
@@ -201,30 +176,28 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   std::size_t max_message_size() const noexcept { return admission_.max_message_size(); }
 
   /// Calls that no worker has begun: those that were sent ahead count.
-  std::size_t queued() const noexcept { return waiting_.size() + waiting_.resting() + pinned_.size() + counts_.ahead; }
+  std::size_t queued() const noexcept { return scheduler_.queued() + records_.ledger.ahead(); }
   /// Calls that no worker could take.
-  std::size_t waiting() const noexcept { return waiting_.size(); }
+  std::size_t waiting() const noexcept { return scheduler_.waiting(); }
   /// As few workers as possible get calls, so that the others may go.
-  void use_few(bool on) noexcept { chooser_.use_few(on); }
-  std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
+  void use_few(bool on) noexcept { scheduler_.use_few(on); }
+  std::size_t in_flight() const noexcept { return scheduler_.in_flight(); }
   /// So many calls that no worker has to wait for the next one, and that an elastic pool sees some wait.
-  std::size_t calls_to_keep_busy() const noexcept {
-    std::size_t calls = 0;
-    pinned_.for_each_link([&](const DataLink& link) { calls += link.slots().capacity() + 1; });
-    return queue_watcher_ == nullptr ? calls : calls + chooser_.size() + 1;
-  }
+  std::size_t calls_to_keep_busy() const noexcept { return scheduler_.calls_to_keep_busy(); }
   std::uint64_t calls() const noexcept { return calls_; }
-  const CallKeys& keys() const noexcept { return keys_; }
+  const CallKeys& keys() const noexcept { return records_.keyed.keys(); }
 
   /// Records how long calls wait and run. Before the first call.
-  void record_times() { times_.enable(); }
-  CallTimes::Histograms times() const noexcept { return times_.histograms(); }
+  void record_times() { records_.times.enable(); }
+  CallTimes::Histograms times() const noexcept { return records_.times.histograms(); }
 
   /// Cancels the timer if no deadline is left, so that it does not keep the context running.
-  void cancel_idle_timer() noexcept { timer_.cancel_if_idle(sent_ahead_.next_look()); }
+  void cancel_idle_timer() noexcept { records_.timer.cancel_if_idle(); }
   /// Posts to the executor. False if the context is destroyed. Throws std::bad_alloc.
   template <class F>
-  bool post(F function);
+  bool post(F function) {
+    return executor_.post(std::move(function));
+  }
   /// For CallTimer.
   void on_timer();
 
@@ -233,77 +206,35 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   Dispatcher(const asio::any_io_executor& executor, const WorkerOptions& worker, std::optional<std::size_t> max_queued,
              PoisonPolicy poison)
-      : registry_(ContextRegistry::of(asio::query(executor, asio::execution::context))),
+      : executor_(executor),
         admission_(worker, max_queued),
-        spin_(worker.spin),
-        keys_(poison) {}
+        records_(*this, executor_.registry(), poison),
+        sender_(*this, records_, scheduler_, completions_, worker.spin) {}
 
   void notify_if_unawaited() {
-    if (!unawaited_event_ || queued() != 0 || counts_.awaited != 0) return;
+    if (!unawaited_event_ || queued() != 0 || records_.ledger.awaited() != 0) return;
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
-  CallStep advance(Call& call, CallEvent event) noexcept;
-  void send_failed(Call& call) noexcept;
-  void poll_for_results() noexcept;
-  void release_slot(Call& call) noexcept;
-  void notify_watcher() noexcept {
-    if (queue_watcher_ != nullptr) queue_watcher_->call_waits(waiting_.size());
-  }
-  void return_to_queue(const std::shared_ptr<Call>& call, CallEvent event);
-  void start_kill_after(Call& call);
-  void time_run(Call& call);
-  bool context_lives() const noexcept {
-    const auto registry_lock = registry_->lock();
-    return !registry_->closed();
-  }
-  bool may_retry(const Call& call) const noexcept;
-  void end_rest(Call& call);
-  void queue_again(const std::shared_ptr<Call>& call);
-  DataLink* home_of(const Call& call) const noexcept;
-  std::exception_ptr poisoned(const Call& call) const noexcept;
-  static std::exception_ptr home_is_gone(const Call& call) noexcept;
-  void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
-  static bool has_room(const DataLink& link) noexcept;
-  void send_or_pin(std::shared_ptr<Call> call, DataLink& chosen) noexcept;
-  void send_pinned(DataLink& link) noexcept;
-  void offer_room(DataLink* freed);
-  void unpin(CallQueue calls) noexcept;
-  void leave_key(Call& call, CallEvent event) noexcept;
-  void watch_calls_ahead() noexcept;
-  void send(std::shared_ptr<Call> call, DataLink& link);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
-  void flush_gathered();
-  bool has_gathered() const noexcept { return !gathered_.empty(); }
-  void time(Call& call, Clock::time_point at);
+  void flush_gathered() { sender_.flush_gathered(); }
+  bool has_gathered() const noexcept { return sender_.has_gathered(); }
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
-  const std::shared_ptr<ContextRegistry> registry_;
-  const CallAdmission admission_;
-  Spin spin_;
-
   std::mutex mutex_;
-  std::optional<asio::any_io_executor> executor_;  // empty once the context is destroyed
-  Cause refusal_;
-  bool keeps_queue_ = false;
+  BoundExecutor executor_;  // closed once the context is destroyed
+  CallAdmission admission_;
   std::shared_ptr<AsyncEvent> unawaited_event_;  // null: nobody waits for it
-  WaitingCalls waiting_;
-  PinnedCalls pinned_;
-  CallKeys keys_;
-  QueueWatcher* queue_watcher_ = nullptr;
-  CallsAhead sent_ahead_;
+  std::uint64_t calls_ = 0;
+  CallPool pool_;
+  CallRecords records_;
+  CallScheduler scheduler_{records_.keyed};
   AwaitedCalls awaited_;
   CompletionQueue completions_;
-  std::vector<DataLink*> gathered_;  // they have frames that wait for flush_gathered()
-  CallTimer timer_{registry_};
-  std::uint64_t timer_turn_ = 0;
-  LinkChooser<DataLink> chooser_{available_cores()};
-  CallPool pool_;
-  CallCounts counts_;
-  CallTimes times_;
-  std::uint64_t calls_ = 0;
+  CallSender sender_;
+  CallRecovery recovery_{*this, records_, scheduler_, sender_, admission_};
 };
 
 }}}  // namespace drover::v1::detail
@@ -311,6 +242,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #if !defined(DROVER_SEPARATE_COMPILATION)
 #include <drover/pool/detail/call/call.ipp>
 #endif
+#include <drover/pool/detail/call/call_recovery.ipp>
+#include <drover/pool/detail/call/call_sender.ipp>
+#include <drover/pool/detail/call/call_timer.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
-#include <drover/pool/detail/call/dispatcher_pinned.ipp>
-#include <drover/pool/detail/call/dispatcher_timer.ipp>

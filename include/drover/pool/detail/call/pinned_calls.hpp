@@ -13,7 +13,7 @@
 namespace drover { inline namespace v1 { namespace detail {
 
 /// The calls that wait for one certain worker: those of a CallOptions::key, and those of a broadcast. Each link has a
-/// number, which is never used again. No link has such calls and room for them: see Dispatcher::send_pinned(). Guarded
+/// number, which is never used again. No link has such calls and room for them: see CallSender::send_pinned(). Guarded
 /// by the dispatcher's mutex.
 class PinnedCalls {
  public:
