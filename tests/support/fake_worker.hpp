@@ -1,12 +1,14 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <gtest/gtest.h>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <sys/socket.h>
 #include <system_error>
@@ -87,6 +89,38 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
     }
   }
 
+  /// The next frame of any type, with its body, if one has been sent.
+  std::optional<std::pair<FrameHeader, std::vector<std::byte>>> next_frame() {
+    for (;;) {
+      if (const auto frame = reader_.next())
+        return std::pair(frame->header, std::vector<std::byte>(frame->body.begin(), frame->body.end()));
+      const auto room = reader_.prepare();
+      const auto count = ::recv(theirs_.get(), room.data(), room.size(), MSG_DONTWAIT);
+      if (count <= 0) return std::nullopt;
+      reader_.commit(static_cast<std::size_t>(count));
+    }
+  }
+  /// Any frame, which the dispatcher reads at once. False if it did not believe it, see `failure`.
+  bool send(FrameHeader header, std::span<const std::byte> body = {}) {
+    drover::detail::FrameWriter writer;
+    writer.queue(header, body);
+    const auto bytes = writer.contiguous();
+    for (std::size_t sent = 0; sent < bytes.size();) {
+      const auto count = ::send(theirs_.get(), bytes.data() + sent, bytes.size() - sent, MSG_DONTWAIT);
+      if (count > 0) sent += static_cast<std::size_t>(count);
+      read();
+    }
+    return !failure;
+  }
+  /// What has been sent.
+  void read() {
+    {
+      const auto held = lock();
+      read_results(16);
+    }
+    dispatcher_->run_completions(false);
+  }
+
   /// RESULT, which the dispatcher reads at once.
   void answer(const Received& call, bool quick = true) {
     drover::detail::ByteBuffer body;
@@ -138,6 +172,8 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   std::vector<std::uint64_t> recalled, cancelled;
   std::vector<drover::CancelReason> reasons;  // of `cancelled`
   int kills = 0;
+  bool expects_failure = false;
+  std::exception_ptr failure;  // why the dispatcher does not believe it any more
 
  private:
   std::unique_lock<std::mutex> lock() const override { return dispatcher_->lock(); }
@@ -145,7 +181,10 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   std::shared_ptr<void> keep_alive() override { return nullptr; }
   bool foreign() const noexcept override { return false; }
   void socket_failed(const char* what, std::error_code error) override { ADD_FAILURE() << what << error; }
-  void peer_failed(std::exception_ptr) override { ADD_FAILURE(); }
+  void peer_failed(std::exception_ptr why) override {
+    failure = std::move(why);
+    EXPECT_TRUE(expects_failure);
+  }
   void run_completions(std::unique_lock<std::mutex> held) override {
     dispatcher_->run_completions(true, std::move(held));
   }

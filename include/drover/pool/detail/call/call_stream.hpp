@@ -33,8 +33,7 @@ struct ArgumentWriter;
 class CallStream : public std::enable_shared_from_this<CallStream> {
  public:
   /// `flags`: items_out_flag, items_in_flag.
-  CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept
-      : dispatcher_(std::move(dispatcher)), flags_(flags) {}
+  CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept;
 
   std::uint8_t flags() const noexcept { return flags_; }
 
@@ -51,7 +50,7 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   // ---- the call's side, without the dispatcher's mutex --------------------------------------------------------------
 
   /// `failure`: null if `body` is the result.
-  void end(std::exception_ptr failure, ByteBuffer body = {}, std::size_t spare_memory = usual_spare_memory) noexcept;
+  void end(std::exception_ptr failure, ByteBuffer body = {}) noexcept;
 
   // ---- the reader's side --------------------------------------------------------------------------------------------
 
@@ -109,6 +108,7 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
 
   const std::shared_ptr<Dispatcher> dispatcher_;
   const std::uint8_t flags_;
+  const std::size_t spare_memory_;
 
   std::atomic<bool> begun_{false};
   std::atomic<bool> reading_{false};
@@ -125,7 +125,6 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   std::exception_ptr failure_;
   ByteBuffer result_;
   bool result_taken_ = false;
-  std::size_t spare_memory_ = usual_spare_memory;
 
   SendCredit send_credit_{0};
   FrameBody outgoing_;  // the writer's, unless it waits for credit

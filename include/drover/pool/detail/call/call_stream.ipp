@@ -38,7 +38,7 @@ class StreamCompletion final : public Completion {
   void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
-    stream->end(outcome.failure, call->take_body(), call->spare_memory);
+    stream->end(outcome.failure, call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }
 
@@ -46,6 +46,11 @@ class StreamCompletion final : public Completion {
   std::shared_ptr<CallStream> stream_;
   asio::any_io_executor work_;
 };
+
+DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept
+    : dispatcher_(std::move(dispatcher)),
+      flags_(flags),
+      spare_memory_(dispatcher_ ? drover::detail::spare_memory(dispatcher_->max_message_size()) : usual_spare_memory) {}
 
 DROVER_INLINE std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& dispatcher,
                                                        const CallOptions& options, RoutineName routine,
@@ -80,7 +85,7 @@ DROVER_INLINE void CallStream::begin(PendingCall call) {
   call.await(call.construct_completion<StreamCompletion>(shared_from_this(), executor), {}, executor);
 }
 
-DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body, std::size_t spare) noexcept {
+DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body) noexcept {
   std::shared_ptr<Call> call;
   std::shared_ptr<AsyncEvent> reader, writer;
   {
@@ -88,7 +93,6 @@ DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body, 
     if (std::exchange(ended_, true)) return;
     failure_ = std::move(failure);
     result_ = std::move(body);
-    spare_memory_ = spare;
     call.swap(call_);
     reader.swap(reader_);
     writer.swap(writer_);

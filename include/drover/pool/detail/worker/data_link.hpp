@@ -273,7 +273,7 @@ class DataLink {
       return listener_.result(find_answered(frame.header), outcome_of(frame));
     const bool for_stream = frame.header.type == FrameType::item || frame.header.type == FrameType::latest ||
                             frame.header.type == FrameType::credit;
-    const auto call = for_stream ? find(frame.header) : nullptr;
+    const auto call = for_stream ? find(frame.header, "an item or credit") : nullptr;
     if (!call || !call->stream || call.get() == ahead_)
       throw Error(Errc::protocol_error,
                   listener_.describe() + " sent an unexpected frame for call " + std::to_string(frame.header.id));
@@ -281,22 +281,22 @@ class DataLink {
   }
 
   std::shared_ptr<Call> find_answered(const FrameHeader& header) {
-    auto call = find(header);
+    auto call = find(header, "a result");
     worker_core_ = header.core;
     quick_ = (header.status & quick_flag) != 0;
     return call;
   }
 
   /// The call that a frame belongs to.
-  std::shared_ptr<Call> find(const FrameHeader& header) const {
+  std::shared_ptr<Call> find(const FrameHeader& header, const char* what) const {
     auto call = slots_.find(header.slot, header.id);
     if (!call)
       throw Error(Errc::protocol_error,
-                  listener_.describe() + " sent a result for unknown call " + std::to_string(header.id));
+                  listener_.describe() + " sent " + what + " for unknown call " + std::to_string(header.id));
     // Otherwise its caller could go on, and send more and more to a worker that reads nothing.
     if (!channel_->has_sent(call->frame_end))
-      throw Error(Errc::protocol_error, listener_.describe() + " sent a result for call " + std::to_string(header.id) +
-                                            ", which it has not received");
+      throw Error(Errc::protocol_error, listener_.describe() + " sent " + what + " for call " +
+                                            std::to_string(header.id) + ", which it has not received");
     return call;
   }
 
