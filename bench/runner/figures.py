@@ -156,6 +156,15 @@ def _all():
                  names={"raw": "T-26/raw", "drover": "T-26/drover"}, labels={"raw": "posix_spawn"},
                  counters={"raw": "total_ms", "drover": "total_ms"}, quick_rounds=1, full_rounds=3,
                  size=1000, note=notes.START_MANY)
+    for cores in ("1c", "2c"):
+        yield Figure(f"T-28/items/{cores}", f"Stream of items of 64 B, {cores}", "1/s", "stream", ratio=0.5,
+                     more_is_better=True, methods=("raw", "drover", "plain", "sent"), note=notes.STREAM,
+                     labels={"raw": "calls, 64 in flight", "plain": "drover, a plain function writes",
+                             "sent": "drover, to the routine"})
+        yield Figure(f"T-28/blocks/{cores}", f"Stream of items of 64 KiB, {cores}", "GiB/s", "stream", ratio=0.8,
+                     more_is_better=True, labels={"raw": "raw socket"}, note=notes.STREAM)
+        yield Figure(f"T-28/first/{cores}", f"Until the first item of a stream, {cores}, p50", "us", "stream", ratio=1.2,
+                     labels={"raw": "call of a coroutine"}, note=notes.STREAM)
 
 
 def _growth():
