@@ -56,5 +56,6 @@ SIGNATURE = ("A file with calls of eleven signatures beside the same file with o
              "is the text of the object file. drover/src.hpp is compiled elsewhere.")
 IDLE = ("Voluntary context switches of all threads within 5 s (in a quick run 1 s) in which no call is made, without "
         "the one that ends this time. A thread that makes a system call has woken up, and goes to sleep again.")
-STREAM = ("An item is a std::string that the caller gets. The raw socket reads and writes 64 KiB at a time, from and into "
-          "one place, with the send buffer that drover has; it makes no strings. The first item counts from stream().")
+STREAM = ("An item is a std::string that the caller gets. The raw socket reads and writes 64 KiB at a time, from and "
+          "into one place, with the send buffer that drover has; it makes no strings. The first item counts from "
+          "stream().")
