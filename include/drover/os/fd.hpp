@@ -18,7 +18,8 @@ namespace drover { inline namespace v1 {
 /// Owns a file descriptor and closes it; -1 means none. Move-only.
 class UniqueFd {
  public:
-  explicit UniqueFd(int fd = -1) noexcept : fd_(fd) {}
+  UniqueFd() noexcept = default;
+  explicit UniqueFd(int fd) noexcept : fd_(fd) {}
   UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) reset(other.release());
@@ -42,7 +43,7 @@ class UniqueFd {
   }
 
  private:
-  int fd_;
+  int fd_ = -1;
 };
 
 namespace detail {
