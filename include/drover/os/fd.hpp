@@ -15,6 +15,12 @@
 /// Ownership of descriptors, and the creation of drover's own.
 namespace drover { inline namespace v1 {
 
+namespace detail {
+using CloseFunction = void(int) noexcept;
+/// On a thread where this is set, a UniqueFd calls it in place of close(2). See CloseElsewhere.
+inline constinit thread_local CloseFunction* close_instead = nullptr;
+}  // namespace detail
+
 /// Owns a file descriptor and closes it; -1 means none. Move-only.
 class UniqueFd {
  public:
@@ -38,7 +44,10 @@ class UniqueFd {
     const int old = std::exchange(fd_, fd);
     if (old < 0) return;
     const int saved = errno;
-    ::close(old);  // never repeated, not even after EINTR: Linux has closed it anyway, see close(2)
+    if (detail::close_instead != nullptr) [[unlikely]]
+      detail::close_instead(old);
+    else
+      ::close(old);  // never repeated, not even after EINTR: Linux has closed it anyway, see close(2)
     errno = saved;
   }
 

@@ -5,22 +5,16 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <mutex>
 #include <span>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <thread>
-#include <unistd.h>
 #include <utility>
-#include <vector>
 
-#include <drover/detail/keep_loaded.hpp>
+#include <drover/os/detail/descriptor_disposal.hpp>
 #include <drover/os/fd.hpp>
-#include <drover/os/signals.hpp>
 
 /// Descriptors that a peer attaches to its messages (SCM_RIGHTS in unix(7)). drover asks for none. Closing one may
-/// block for as long as the peer likes: a TCP socket that lingers, a file on a file system that the peer serves. If the
-/// receiver does not take them, the kernel closes them on the receiver's thread.
+/// block, see DescriptorDisposal. If the receiver does not take them, the kernel closes them on the receiver's thread.
 namespace drover { inline namespace v1 { namespace detail {
 
 // The same number on every architecture for which Linux 6.16 added it; older C libraries do not define it.
@@ -36,49 +30,6 @@ inline bool refuse_descriptors(int socket) noexcept {
   const int off = 0;
   return ::setsockopt(socket, SOL_SOCKET, so_passrights, &off, sizeof off) == 0;
 }
-
-/// Closes descriptors on a thread of its own, which lives while there are any to close. Any thread may call it.
-class DescriptorDisposal {
- public:
-  /// Never blocks. Without memory or a thread the descriptors stay open, which is less harmful than a blocked thread.
-  static void close(std::span<const int> descriptors) noexcept {
-    Shared& shared = state();
-    const std::lock_guard held(shared.mutex);
-    try {
-      shared.waiting.insert(shared.waiting.end(), descriptors.begin(), descriptors.end());
-      if (std::exchange(shared.running, true)) return;
-      keep_library_loaded();
-      const BlockAllSignals blocked;
-      std::thread([] { run(); }).detach();
-    } catch (...) {
-      shared.running = false;
-    }
-  }
-
- private:
-  struct Shared {
-    std::mutex mutex;
-    std::vector<int> waiting;
-    bool running = false;
-  };
-  static Shared& state() noexcept {
-    static Shared& shared = *new Shared;  // never destroyed: the thread may outlive main()
-    return shared;
-  }
-  static void run() noexcept {
-    Shared& shared = state();
-    for (std::vector<int> batch;;) {
-      batch.clear();
-      {
-        const std::lock_guard held(shared.mutex);
-        batch.swap(shared.waiting);
-        shared.running = !batch.empty();
-      }
-      if (batch.empty()) return;
-      for (const int descriptor : batch) ::close(descriptor);
-    }
-  }
-};
 
 /// The result of recvmsg(2), with the credentials apart.
 struct ReceivedMessage {
