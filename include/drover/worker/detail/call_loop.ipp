@@ -165,7 +165,7 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   scratch_.clear();
   bool cancelled = false;
   RunningCall running(call.id, deadline_of(facts, began), facts.context, noticed_);
-  running.attempt = call.attempt + 1;
+  running.attempt = call.attempt + 1U;
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     try {
@@ -194,7 +194,7 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
   call.running = std::make_shared<RunningCall>(call.header.id, deadline_of(facts, now_), facts.context, noticed_);
-  call.running->attempt = call.header.attempt + 1;
+  call.running->attempt = call.header.attempt + 1U;
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   std::stop_token stop;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -133,7 +134,7 @@ class DataLink {
     if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     if (call->has_facts) header.status |= facts_flag;
     header.core = current_core();
-    header.attempt = call->attempt;
+    header.attempt = static_cast<std::uint16_t>(std::min(call->attempt, 0xffffU));
     header.slot = call->slot;
     header.id = call->id;
     channel_->queue(header, call->request);
