@@ -21,7 +21,8 @@ using CloseFunction = void(int) noexcept;
 inline constinit thread_local CloseFunction* close_instead = nullptr;
 }  // namespace detail
 
-/// Owns a file descriptor and closes it; -1 means none. Move-only.
+/// Owns a file descriptor and closes it; -1 means none. Move-only. It can be an argument and a result of a call, see
+/// wire/codec.hpp.
 class UniqueFd {
  public:
   UniqueFd() noexcept = default;

@@ -34,6 +34,7 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, cons
 inline void CallLoop::begin() {
   if (any_is_coroutine(hooks_.start)) waits_.share_context();  // they may have left work on it
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
+  if (routines_.any_takes_descriptors()) data_.receive_descriptors(true);
   state_.phase.store(WorkerState::Phase::serving);
   if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
   state_.greeted.store(true);
@@ -87,6 +88,7 @@ inline std::size_t CallLoop::take_frames() {
       if (must_wait()) break;
       const Frame frame = *std::exchange(next_, std::nullopt);
       accept(frame);
+      if (frame.header.descriptors != 0) data_.reader().descriptors().clear();  // those that the routine has not taken
     }
   } catch (const Error&) {  // a protocol error: later frames are meaningless
     held_ = false;
@@ -122,7 +124,7 @@ inline void CallLoop::accept(const Frame& frame) {
 
 inline void CallLoop::dispatch(const Frame& frame) {
   const FrameHeader& call = frame.header;
-  Decoder body(frame.body, spare_memory(limit_));
+  Decoder body(frame.body, data_.reader().descriptors(), spare_memory(limit_));
   std::string_view name;
   CallFacts facts;
   try {
@@ -163,6 +165,7 @@ inline void CallLoop::run_plain(const Frame& frame, Routine& routine, std::strin
   begun_ = call.id;
   const Clock::time_point began = now_;
   scratch_.clear();
+  scratch_.allow_descriptors((call.status & takes_descriptors_flag) != 0);
   bool cancelled = false;
   RunningCall running(call.id, deadline_of(facts, began), facts.context, noticed_);
   running.attempt = call.attempt + 1U;
@@ -190,7 +193,9 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   call.header = frame.header;
   call.routine = &routine;
   call.body = data_.reader().take_body();
-  Decoder arguments(call.body.view(), spare_memory(limit_));
+  call.descriptors = std::move(data_.reader().descriptors());
+  call.result.allow_descriptors((call.header.status & takes_descriptors_flag) != 0);
+  Decoder arguments(call.body.view(), call.descriptors, spare_memory(limit_));
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
   call.running = std::make_shared<RunningCall>(call.header.id, deadline_of(facts, now_), facts.context, noticed_);

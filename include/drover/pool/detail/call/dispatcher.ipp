@@ -9,9 +9,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Not a large one, which might have to be sent twice.
-inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving; }
-
 /// A worker without room gets the call ahead: its slot is behind the call that runs there. The worker would otherwise
 /// sleep after each short call until the next one arrives.
 inline void Dispatcher::send(std::shared_ptr<Call> call, DataLink& link) {
@@ -61,7 +58,10 @@ inline CallStep Dispatcher::advance(Call& call, CallEvent event) noexcept {
   counts_.changed(call.state, todo.next);
   if (call.state == CallState::ahead && todo.next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
   call.state = todo.next;
-  if (call.key != nullptr && todo.next == CallState::ended) leave_key(call, event);
+  if (todo.next == CallState::ended) {
+    if (call.key != nullptr) leave_key(call, event);
+    if (call.request.has_descriptors()) call.request.drop_descriptors();
+  }
   // The caller gets back what it lent. A worker that has exited reads nothing more, and its channel is being closed.
   if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
   return todo;
