@@ -1,126 +1,20 @@
 // A worker that greets as it should and then misbehaves in the way that its argument names. It shares no code of
 // drover's worker side, only the format of frames.
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <signal.h>
 #include <string>
 #include <string_view>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <vector>
 
-#include <drover/os/credentials.hpp>
-#include <drover/wire/codec.hpp>
-#include <drover/wire/frame.hpp>
-#include <drover/wire/protocol.hpp>
+#include "support/hostile.hpp"
 
 namespace {
 
-using drover::detail::FrameHeader;
-using drover::detail::FrameType;
-
-constexpr int control = 3, data = 4;
-
-void wait_for(int fd, short events) {
-  pollfd ready{fd, events, 0};
-  ::poll(&ready, 1, -1);
-}
-
-std::vector<std::byte> frame(FrameHeader header, std::span<const std::byte> body) {
-  header.size = static_cast<std::uint32_t>(body.size());
-  std::vector<std::byte> bytes(sizeof header + body.size());
-  std::memcpy(bytes.data(), &header, sizeof header);
-  if (!body.empty()) std::memcpy(bytes.data() + sizeof header, body.data(), body.size());
-  return bytes;
-}
-
-/// With descriptors attached, if there are any.
-void send(int socket, std::span<const std::byte> bytes, std::span<const int> descriptors = {}) {
-  while (!bytes.empty()) {
-    alignas(cmsghdr) char room[CMSG_SPACE(253 * sizeof(int))] = {};
-    iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    if (!descriptors.empty()) {
-      message.msg_control = room;
-      message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
-      cmsghdr* const header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
-      std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-    }
-    const ssize_t sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) ::_exit(3);
-    if (sent < 0) wait_for(socket, POLLOUT);
-    if (sent > 0) bytes = bytes.subspan(static_cast<std::size_t>(sent)), descriptors = {};
-  }
-}
-
-bool receive(int socket, void* place, std::size_t size) {
-  for (char* at = static_cast<char*>(place); size != 0;) {
-    const ssize_t got = ::recv(socket, at, size, 0);
-    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return false;
-    if (got < 0) wait_for(socket, POLLIN);
-    if (got > 0) at += got, size -= static_cast<std::size_t>(got);
-  }
-  return true;
-}
-
-FrameHeader next_call() {
-  FrameHeader header;
-  if (!receive(data, &header, sizeof header)) ::_exit(0);
-  std::vector<char> body(header.size);
-  if (!receive(data, body.data(), body.size())) ::_exit(0);
-  return header;
-}
-
-std::vector<std::byte> answer_to(const FrameHeader& call, int value) {
-  drover::detail::ByteBuffer body;
-  drover::Encoder(body).put(value);
-  return frame({.type = FrameType::result, .slot = call.slot, .id = call.id}, body.view());
-}
-
-/// As the first frame of a worker whose on_start() has thrown.
-std::vector<std::byte> start_failed(const std::string& type, const std::string& text) {
-  drover::detail::ByteBuffer body;
-  drover::Encoder encoder(body);
-  encoder.put(type);
-  encoder.put(text);
-  return frame({.type = FrameType::start_failed, .id = drover::detail::hello_id()}, body.view());
-}
-
-void greet() {
-  drover::detail::ByteBuffer body;
-  drover::Encoder(body).put(drover::detail::Hello{"0", {"x"}});
-  drover::detail::send_with_credentials(
-      control, frame({.type = FrameType::hello, .id = drover::detail::hello_id()}, body.view()));
-}
-
-/// A socket that takes so many seconds to close: its peer does not read what has been sent.
-int lingering_socket(int seconds) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  const int listener = ::socket(AF_INET, SOCK_STREAM, 0), connected = ::socket(AF_INET, SOCK_STREAM, 0);
-  ::bind(listener, reinterpret_cast<sockaddr*>(&address), size);
-  ::listen(listener, 1);
-  ::getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
-  ::connect(connected, reinterpret_cast<sockaddr*>(&address), size);
-  (void)::accept(listener, nullptr, nullptr);
-  const linger wait{1, seconds};
-  ::setsockopt(connected, SOL_SOCKET, SO_LINGER, &wait, sizeof wait);
-  const std::vector<char> bytes(1 << 16);
-  while (::send(connected, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) > 0) continue;
-  return connected;
-}
+using namespace hostile;
 
 /// So many STALLED, with a time in nanoseconds and so many bytes of a body, when it has been ready for 50 ms. Then it
 /// answers its call.

@@ -169,7 +169,7 @@ class Worker {
   template <class... Args>
   std::uint64_t queue_call(std::string_view name, const Args&... args) {
     drover::detail::FrameBody body;
-    drover::Encoder encoder(body.buffer());
+    drover::Encoder encoder(body);
     encoder.put(name);
     (encoder.put(args), ...);
     FrameHeader header;

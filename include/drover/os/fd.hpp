@@ -15,10 +15,18 @@
 /// Ownership of descriptors, and the creation of drover's own.
 namespace drover { inline namespace v1 {
 
-/// Owns a file descriptor and closes it; -1 means none. Move-only.
+namespace detail {
+using CloseFunction = void(int) noexcept;
+/// On a thread where this is set, a UniqueFd calls it in place of close(2). See CloseElsewhere.
+inline constinit thread_local CloseFunction* close_instead = nullptr;
+}  // namespace detail
+
+/// Owns a file descriptor and closes it; -1 means none. Move-only. It can be an argument and a result of a call, see
+/// wire/codec.hpp.
 class UniqueFd {
  public:
-  explicit UniqueFd(int fd = -1) noexcept : fd_(fd) {}
+  UniqueFd() noexcept = default;
+  explicit UniqueFd(int fd) noexcept : fd_(fd) {}
   UniqueFd(UniqueFd&& other) noexcept : fd_(other.release()) {}
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) reset(other.release());
@@ -37,12 +45,15 @@ class UniqueFd {
     const int old = std::exchange(fd_, fd);
     if (old < 0) return;
     const int saved = errno;
-    ::close(old);  // never repeated, not even after EINTR: Linux has closed it anyway, see close(2)
+    if (detail::close_instead != nullptr) [[unlikely]]
+      detail::close_instead(old);
+    else
+      ::close(old);  // never repeated, not even after EINTR: Linux has closed it anyway, see close(2)
     errno = saved;
   }
 
  private:
-  int fd_;
+  int fd_ = -1;
 };
 
 namespace detail {

@@ -97,7 +97,7 @@ asio::awaitable<std::vector<SlotResult<R>>> await_broadcast(std::vector<Broadcas
 
 /// One call in each worker.
 std::vector<BroadcastCall> send_to_all(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
-                                       RoutineName routine, ArgumentWriter writer, const char* declaration = nullptr);
+                                       RoutineName routine, ArgumentWriter writer, CallKind kind);
 
 template <class R, class... A>
 asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
@@ -111,7 +111,8 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_pt
                   "std::string");
   const auto write = [&](Encoder& out, FrameBody& body) { (detail::put_argument(out, body, arguments), ...); };
   try {
-    return await_broadcast<R>(send_to_all(dispatcher, options, routine, ArgumentWriter::of(write)));
+    return await_broadcast<R>(send_to_all(dispatcher, options, routine, ArgumentWriter::of(write),
+                                          {.takes_descriptors = carries_descriptors<R>()}));
   } catch (...) {
     return failed<std::vector<SlotResult<R>>>(std::current_exception());
   }
@@ -128,7 +129,8 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const std::sha
     };
     try {
       return await_broadcast<R>(
-          send_to_all(dispatcher, options, routine.name(), ArgumentWriter::of(write), declaration_of<R(P...)>()));
+          send_to_all(dispatcher, options, routine.name(), ArgumentWriter::of(write),
+                      {.declaration = declaration_of<R(P...)>(), .takes_descriptors = carries_descriptors<R>()}));
     } catch (...) {
       return failed<std::vector<SlotResult<R>>>(std::current_exception());
     }

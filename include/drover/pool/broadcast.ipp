@@ -32,11 +32,12 @@ DROVER_INLINE std::vector<BroadcastPlace> broadcast_places(const std::shared_ptr
 
 DROVER_INLINE std::vector<BroadcastCall> send_to_all(const std::shared_ptr<Dispatcher>& dispatcher,
                                                      const CallOptions& options, RoutineName routine,
-                                                     ArgumentWriter writer, const char* declaration) {
+                                                     ArgumentWriter writer, CallKind kind) {
   std::vector<BroadcastCall> calls;
-  for (const BroadcastPlace& place : broadcast_places(dispatcher))
-    calls.push_back({place.slot, send_call(dispatcher, options, routine, writer,
-                                           {.declaration = declaration, .only = place.link})});
+  for (const BroadcastPlace& place : broadcast_places(dispatcher)) {
+    kind.only = place.link;
+    calls.push_back({place.slot, send_call(dispatcher, options, routine, writer, kind)});
+  }
   return calls;
 }
 

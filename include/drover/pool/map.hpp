@@ -143,8 +143,9 @@ struct Map<R, Range>::Work {
       return window->ended(std::move(item));
     }
     const auto write = [&](Encoder& out, detail::FrameBody& body) { encode.write(item->result.input, out, body); };
-    auto call = detail::send_call(dispatcher, options.call, routine, detail::ArgumentWriter::of(write),
-                                  {.declaration = encode.declaration});
+    auto call =
+        detail::send_call(dispatcher, options.call, routine, detail::ArgumentWriter::of(write),
+                          {.declaration = encode.declaration, .takes_descriptors = detail::carries_descriptors<R>()});
     item->call = call.call();
     window->add(item);
     detail::complete_with<R>(std::move(call), End{window, std::move(item)}, detail::executor_of(dispatcher));

@@ -44,6 +44,9 @@ class [[nodiscard]] Stream {
   static_assert(!std::is_void_v<Out> || !std::is_void_v<In>, "a call without items is made by call()");
   static_assert(!detail::refers_to_message<R> && !detail::refers_to_message<Out>,
                 "items and results can't be views: what they view is gone; use std::string or std::vector");
+  static_assert(!detail::carries_descriptors<R>() && !detail::carries_descriptors<Out>() &&
+                    !detail::carries_descriptors<In>(),
+                "items of a stream, and its result, can't have descriptors: use call()");
 
  public:
   static constexpr std::uint8_t flags =

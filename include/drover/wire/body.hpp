@@ -11,6 +11,8 @@
 #include <vector>
 
 #include <drover/detail/config.hpp>
+#include <drover/os/detail/descriptor_list.hpp>
+#include <drover/os/fd.hpp>
 #include <drover/wire/buffer.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -26,22 +28,37 @@ std::span<const std::byte> view_of(const MovedBytes& moved) noexcept;
 /// Bytes that a queued frame shares with the body it was created from.
 using SharedBytes = std::shared_ptr<const MovedBytes>;
 
+/// Descriptors that a queued frame shares with the body it was created from: they are open until both are gone.
+using SharedDescriptors = std::shared_ptr<const DescriptorList>;
+
+/// Descriptors of one message, at most.
+inline constexpr std::size_t most_descriptors = 64;
+
+/// A body has got a descriptor that its receiver does not take.
+struct UnwantedDescriptor {};
+
 /// The body of a frame to send: complete pieces, then a buffer to encode into. Large strings and vectors that were
-/// moved in or borrowed are pieces, and are sent from where they are. A body may be sent more than once. Move-only.
+/// moved in or borrowed are pieces, and are sent from where they are. Descriptors may be attached. A body may be sent
+/// more than once. Move-only.
 class FrameBody {
  public:
   FrameBody() = default;
   explicit FrameBody(std::size_t capacity) : buffer_(capacity) {}
+  /// `close`: what becomes of attached descriptors. An assignment does not change it.
+  explicit FrameBody(DescriptorList::Close close) noexcept : close_(close) {}
   FrameBody(FrameBody&& other) noexcept
       : pieces_(std::exchange(other.pieces_, {})),
         borrowed_(std::exchange(other.borrowed_, {})),
         size_of_pieces_(std::exchange(other.size_of_pieces_, 0)),
-        buffer_(std::move(other.buffer_)) {}
+        buffer_(std::move(other.buffer_)),
+        descriptors_(std::move(other.descriptors_)),
+        close_(other.close_) {}
   FrameBody& operator=(FrameBody&& other) noexcept {
     pieces_ = std::exchange(other.pieces_, {});
     borrowed_ = std::exchange(other.borrowed_, {});
     size_of_pieces_ = std::exchange(other.size_of_pieces_, 0);
     buffer_ = std::move(other.buffer_);
+    descriptors_ = std::move(other.descriptors_);
     return *this;
   }
 
@@ -71,6 +88,17 @@ class FrameBody {
     return pieces_.empty() ? buffer_.view() : view_of(*pieces_.front());
   }
 
+  /// Throws std::invalid_argument if it has most_descriptors already, and UnwantedDescriptor if the receiver takes
+  /// none.
+  void attach(UniqueFd descriptor);
+  /// Null if none is attached.
+  SharedDescriptors descriptors() const noexcept { return descriptors_; }
+  bool has_descriptors() const noexcept { return descriptors_ != nullptr; }
+  /// Those that are not in a queued frame are closed.
+  void drop_descriptors() noexcept { descriptors_.reset(); }
+  /// Whether the receiver takes descriptors. Usually it does.
+  void allow_descriptors(bool on) noexcept { takes_descriptors_ = on; }
+
   /// The bytes of all pieces and of the buffer.
   std::size_t size() const noexcept { return size_of_pieces_ + buffer_.size(); }
 
@@ -80,6 +108,7 @@ class FrameBody {
     borrowed_.clear();
     size_of_pieces_ = 0;
     buffer_.clear();
+    descriptors_.reset();
   }
 
  private:
@@ -90,6 +119,9 @@ class FrameBody {
   std::vector<std::shared_ptr<MovedBytes>> borrowed_;  // those of the pieces that are the caller's
   std::size_t size_of_pieces_ = 0;
   ByteBuffer buffer_;
+  std::shared_ptr<DescriptorList> descriptors_;
+  DescriptorList::Close close_ = DescriptorList::Close::here;
+  bool takes_descriptors_ = true;
 };
 
 }}}  // namespace drover::v1::detail

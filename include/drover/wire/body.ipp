@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <variant>
@@ -55,6 +56,14 @@ DROVER_INLINE void FrameBody::return_borrowed() {
 
 DROVER_INLINE void FrameBody::drop_borrowed() noexcept {
   for (; !borrowed_.empty(); borrowed_.pop_back()) *borrowed_.back() = ByteBuffer();
+}
+
+DROVER_INLINE void FrameBody::attach(UniqueFd descriptor) {
+  if (!takes_descriptors_) throw UnwantedDescriptor();
+  if (!descriptors_) descriptors_ = std::make_shared<DescriptorList>(close_);
+  if (descriptors_->size() == most_descriptors)
+    throw std::invalid_argument("a message carries at most " + std::to_string(most_descriptors) + " descriptors");
+  descriptors_->add(std::move(descriptor));
 }
 
 DROVER_INLINE void FrameBody::end_piece() {

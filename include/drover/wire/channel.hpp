@@ -9,6 +9,7 @@
 #include <iterator>
 #include <optional>
 #include <span>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -48,17 +49,22 @@ class Channel {
   void close() noexcept {
     if (!is_intact())
       (void)socket_.release();  // not ours to close
-    else if (looks_for_descriptors_)
+    else if (guarded_ && looks_for_descriptors_)
       close_without_descriptors(std::move(socket_));
     socket_.reset();
   }
 
-  /// Marks the peer as untrusted: descriptors that it attaches are a protocol error, and none of them is closed on the
-  /// receiving thread.
+  /// Marks the peer as untrusted: descriptors that it attaches are a protocol error, unless receive_descriptors() is
+  /// on, and none of them is closed on the receiving thread.
   void distrust() noexcept {
     guarded_ = true;
-    looks_for_descriptors_ = !refuse_descriptors(fd());
+    kernel_refuses_ = refuse_descriptors(fd());
+    looks_for_descriptors_ = !kernel_refuses_;
+    reader_.check_descriptors();
   }
+  /// Receives the descriptors of frames from now on, or not any more. Receiving takes longer meanwhile. Without this
+  /// those of a trusted peer are closed.
+  void receive_descriptors(bool on) noexcept;
   /// False once other code of the program has closed the descriptor; its number may be another file's by now. The
   /// channel does not write to or read from such a file.
   bool is_intact() const noexcept { return identity_ && identity_of(fd()) == identity_; }
@@ -119,13 +125,13 @@ class Channel {
   std::size_t pending() const noexcept { return writer_.pending(); }
 
   /// Calls recv(2) once.
-  /// *Errors:* std::system_error if the program caused it (EBADF); Error with protocol_error for descriptors from an
-  /// untrusted peer.
+  /// *Errors:* std::system_error if the program caused it (EBADF); Error with protocol_error for descriptors that are
+  /// not received.
   Received receive();
 
   /// The next complete frame, without a system call, see FrameReader::next().
   std::optional<Frame> next() {
-    if (!reader_.mid_frame()) return std::nullopt;  // usual after the first one
+    if (!reader_.mid_frame() && !reader_.holds_descriptors()) return std::nullopt;  // usual after the first one
     return reader_.next();
   }
 
@@ -139,6 +145,7 @@ class Channel {
   Sent send_once() noexcept;
   Sent send_gathered() noexcept;
   ssize_t receive_into(std::span<std::byte> room);
+  ssize_t receive_with_descriptors(std::span<std::byte> room);
 
   /// is_intact() as of 100 us ago at most, in a parent. The system call costs as much as a tenth of a call. Reuse of
   /// the number by another thread can come between the look and the use in any case.
@@ -155,7 +162,9 @@ class Channel {
   std::optional<FdIdentity> identity_;
   bool guarded_ = false;
   Clock::time_point looked_at_{};
-  bool looks_for_descriptors_ = false;
+  bool kernel_refuses_ = false;         // descriptors, unless receive_descriptors() is on
+  bool receives_descriptors_ = false;   // that is on
+  bool looks_for_descriptors_ = false;  // there may be some in the socket
   bool short_of_memory_ = false;
   FrameReader reader_;
   FrameWriter writer_;
@@ -175,6 +184,9 @@ inline Channel::Sent Channel::send_once() noexcept {
   msghdr message{};
   message.msg_iov = stretches;
   message.msg_iovlen = writer_.gather(stretches, std::size(stretches));
+  alignas(cmsghdr) char control[CMSG_SPACE(most_descriptors * sizeof(int))];
+  if (const DescriptorList* const attached = writer_.descriptors())
+    attach_descriptors(message, control, attached->view());
   std::size_t offered = 0;
   for (std::size_t i = 0; i < message.msg_iovlen; ++i) offered += stretches[i].iov_len;
   return {::sendmsg(fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT), offered};
@@ -195,10 +207,10 @@ inline std::error_code Channel::flush() noexcept {
       if (static_cast<std::size_t>(sent) < offered) break;  // the socket is full; another call would only report that
     } else if (errno == EAGAIN) {
       break;
-    } else if (errno == ENOBUFS || errno == ENOMEM) {
+    } else if (errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) {  // the last one: descriptors in flight
       short_of_memory_ = true;
       break;
-    } else if (errno != EINTR) {
+    } else if (errno != EINTR && !writer_.drop_descriptors()) {
       write_error_.assign(errno, std::system_category());
       writer_.clear();
     }
@@ -206,13 +218,36 @@ inline std::error_code Channel::flush() noexcept {
   return write_error_;
 }
 
+inline void Channel::receive_descriptors(bool on) noexcept {
+  if (!is_still_ours()) return;
+  receives_descriptors_ = on;
+  if (on) {
+    looks_for_descriptors_ = true;
+    reader_.check_descriptors();
+    if (kernel_refuses_) permit_descriptors(fd());
+  } else if (kernel_refuses_) {
+    refuse_descriptors(fd());  // what is in the socket already stays there
+  }
+}
+
 // MSG_DONTWAIT here and above: between is_intact() and the call the number may become a blocking socket's.
 inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   if (!looks_for_descriptors_) [[likely]]
     return ::recv(fd(), room.data(), room.size(), MSG_DONTWAIT);
-  const ReceivedMessage received = receive_message(fd(), room, MSG_DONTWAIT);
-  if (received.descriptors)
-    throw Error(Errc::protocol_error, "the peer sent descriptors, which the protocol does not allow");
+  return receive_with_descriptors(room);
+}
+
+[[gnu::noinline]] inline ssize_t Channel::receive_with_descriptors(std::span<std::byte> room) {
+  DescriptorList arrived(guarded_ ? DescriptorList::Close::elsewhere : DescriptorList::Close::here);
+  const ReceivedMessage received = receive_message(fd(), room, MSG_DONTWAIT, &arrived);
+  if (received.descriptors) {
+    if (!receives_descriptors_)
+      throw Error(Errc::protocol_error, "the peer sent descriptors, which the protocol does not allow");
+    reader_.add_descriptors(std::move(arrived));
+  } else if (kernel_refuses_ && !receives_descriptors_ && received.bytes >= 0) {
+    int unread = 1;
+    if (::ioctl(fd(), FIONREAD, &unread) == 0 && unread == 0) looks_for_descriptors_ = false;
+  }
   return received.bytes;
 }
 

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include <drover/os/detail/descriptor_list.hpp>
+#include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/detail/codec_cursor.hpp>
 
@@ -16,8 +18,8 @@
 /// literals and paths; bytes (containers and spans of std::byte); containers (sequences, sets, maps, std::array,
 /// std::bitset); optional, variant, pair, tuple; unique_ptr and shared_ptr, as optional values; chrono durations, time
 /// points of the system and the steady clock and local ones, dates with their parts, times of day (hh_mm_ss);
-/// std::error_code (see drover/wire/error_category.hpp); and types with the members of a protobuf message. Values may
-/// be nested in any way, and may be move-only.
+/// std::error_code (see drover/wire/error_category.hpp); descriptors (drover::UniqueFd); and types with the members of
+/// a protobuf message. Values may be nested in any way, and may be move-only.
 ///
 /// **Structs of your own** with up to 32 members need nothing, if they are aggregates: no constructor, no private
 /// members, no base classes, and all members default-constructible. A member may be an array or a bit-field. Any other
@@ -48,6 +50,18 @@
 /// WorkerOptions::max_message_size, since arguments and results may take a quarter of that if it is more than the 16
 /// MiB. The steps of insertions into unordered containers are bounded likewise, so that colliding keys are an error.
 /// Memory that a Codec of yours allocates itself is not counted, nor is that of a message that parses itself.
+///
+/// **Descriptors.** A drover::UniqueFd, also within other values, is sent as a descriptor of the same open file
+/// (SCM_RIGHTS in unix(7)), close-on-exec; both sides share its offset and its status flags. One that is passed as an
+/// rvalue (or within an rvalue) is moved: it is lost even if the call fails, and drover closes it soon after the call
+/// has ended, since until then the call may have to be sent again. Any other one is duplicated and stays the caller's:
+/// what a broadcast sends to several workers, and what is within a const value, could not be moved. A UniqueFd that is
+/// empty cannot be sent: std::optional<drover::UniqueFd> says that there may be none. Arguments, and a result, have at
+/// most 64 descriptors. A Codec of yours that sends descriptors says so, because they are received only where they are
+/// expected: `static constexpr bool carries_descriptors = true;`.
+///
+/// What a worker sends is an open file of its choice. Reading, writing or closing it may block for as long as the
+/// worker likes, unless you know better.
 ///
 /// Structs may be nested 256 deep, as in a tree, whatever containers are between them; large structs as long as they
 /// take no more than 2 MiB together.
@@ -80,11 +94,14 @@ class Encoder {
  public:
   /// *Lifetime:* the buffer must outlive the encoder.
   explicit Encoder(detail::ByteBuffer& out) noexcept : raw_(out) {}
+  /// The same for the arguments or the result of a call, which may have descriptors.
+  explicit Encoder(detail::FrameBody& message) noexcept : raw_(message.buffer(), &message) {}
 
   /// Appends a value.
   /// *Errors:* std::invalid_argument for a value that cannot be sent (a null char pointer, a message that cannot be
-  /// serialised, a valueless variant); std::length_error for structs nested more than 256 deep. The buffer then holds a
-  /// part of the value.
+  /// serialised, a valueless variant, an empty UniqueFd, more than 64 descriptors); std::system_error if a UniqueFd is
+  /// not open (EBADF) or cannot be duplicated (EMFILE); std::length_error for structs nested more than 256 deep. The
+  /// buffer then holds a part of the value.
   template <class T>
   void put(const T& value);
 
@@ -101,9 +118,14 @@ class Decoder {
   /// *Lifetime:* the bytes must outlive the decoder, and all values that were decoded as views.
   explicit Decoder(std::span<const std::byte> bytes, std::size_t spare_memory = detail::usual_spare_memory) noexcept
       : raw_(bytes, spare_memory) {}
+  /// The same for a message that came with descriptors.
+  /// *Lifetime:* the list must outlive the decoder.
+  Decoder(std::span<const std::byte> bytes, detail::DescriptorList& descriptors, std::size_t spare_memory) noexcept
+      : raw_(bytes, spare_memory, &descriptors) {}
 
   /// Takes the next value.
-  /// *Errors:* DecodeError, after which nothing more can be taken.
+  /// *Errors:* DecodeError, after which nothing more can be taken; std::system_error (EMFILE) if this process had no room
+  /// for its descriptors.
   /// *Lifetime:* std::string_view and std::span<const std::byte> refer to the message itself. As a routine's parameters
   /// they are valid until the routine has ended.
   template <class T>
@@ -112,7 +134,7 @@ class Decoder {
   /// True if no value is left.
   bool at_end() const noexcept { return raw_.remaining() == 0; }
 
-  /// Checks that no value is left.
+  /// Checks that no value and no descriptor is left.
   /// *Errors:* DecodeError if one is.
   void finish() const { raw_.finish(); }
 
@@ -128,6 +150,7 @@ class Decoder {
 #include <drover/wire/detail/codec_chrono.hpp>
 #include <drover/wire/detail/codec_compound.hpp>
 #include <drover/wire/detail/codec_container.hpp>
+#include <drover/wire/detail/codec_descriptor.hpp>
 #include <drover/wire/detail/codec_doors.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>

@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <drover/os/detail/descriptor_rights.hpp>
+
 /// Messages between a parent and its fork server: a worker process that runs no calls, but makes workers of itself by
 /// copying itself, see worker/detail/fork_server.hpp.
 ///
@@ -57,13 +59,7 @@ inline int send_fork_request(int socket, const ForkDescriptors& descriptors) noe
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof descriptors);
-  std::memcpy(CMSG_DATA(header), descriptors.data(), sizeof descriptors);
+  attach_descriptors(message, control, descriptors);
   for (;;) {
     if (::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return 0;
     if (errno != EINTR) return errno;

@@ -8,10 +8,12 @@
 #include <span>
 #include <sys/uio.h>
 #include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include <drover/detail/config.hpp>
+#include <drover/os/detail/descriptor_list.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/cancel_reason.hpp>
@@ -62,6 +64,8 @@ inline constexpr std::uint8_t facts_flag = 0x20;
 /// In the status of a CALL: its caller takes items, and sends some. See StreamCredit.
 inline constexpr std::uint8_t items_out_flag = 0x10;
 inline constexpr std::uint8_t items_in_flag = 0x08;
+/// In the status of a CALL: the caller takes descriptors. Otherwise the RESULT must not have any.
+inline constexpr std::uint8_t takes_descriptors_flag = 0x04;
 /// In the status of the RESULT of a CALL with wants_quick_flag: the routine took less time than it takes to sleep and
 /// to wake up.
 inline constexpr std::uint8_t quick_flag = 0x80;
@@ -72,7 +76,8 @@ struct FrameHeader {
   std::uint8_t status = 0;
   std::uint16_t core = 0;  // of a CALL or RESULT: the sender's core, see current_core(); only a hint
   std::uint32_t slot = 0;
-  std::uint32_t attempt = 0;  // of a CALL: how many attempts at it were before; otherwise 0
+  std::uint16_t attempt = 0;      // of a CALL: how many attempts at it were before; otherwise 0
+  std::uint16_t descriptors = 0;  // of a CALL or RESULT: how many are attached to its first byte; otherwise 0
   std::uint64_t id = 0;
 };
 static_assert(sizeof(FrameHeader) == 24 && std::is_trivially_copyable_v<FrameHeader>);
@@ -118,6 +123,20 @@ class FrameReader {
   /// *Lifetime:* the body is valid until the next prepare().
   std::optional<Frame> next();
 
+  /// Descriptors have arrived with the bytes that are committed next: those of the one frame with descriptors that
+  /// begins there. The end of the frame before it, which has some as well, may be in front of it.
+  void add_descriptors(DescriptorList descriptors) {
+    arrived_descriptors_.push_back(std::move(descriptors));
+    holds_descriptors_ = true;
+  }
+  /// From now on a frame without the descriptors that it names, and descriptors without a frame, are a protocol_error
+  /// of next(). Before, a receiver takes none, and what a frame says of them is ignored.
+  void check_descriptors() noexcept { checks_descriptors_ = true; }
+  /// The descriptors of the frame that next() has just returned. What is left of them at the next next() is closed.
+  DescriptorList& descriptors() noexcept { return last_descriptors_; }
+  /// Some are of the last frame, or wait for their frame.
+  bool holds_descriptors() const noexcept { return holds_descriptors_; }
+
   /// Takes the body of the frame that next() has just returned out of the reader, so that the body outlives the next
   /// prepare(). A large body is moved, a small one copied.
   ByteBuffer take_body();
@@ -128,6 +147,9 @@ class FrameReader {
 
  private:
   void check(const FrameHeader& header) const;
+  std::optional<Frame> next_frame();
+  void match_descriptors(const std::optional<Frame>& frame);
+  void check_arrived(std::size_t wanted) const;
 
   std::size_t max_body_;
   std::size_t buffer_size_;
@@ -140,6 +162,11 @@ class FrameReader {
   std::size_t large_received_ = 0;
   bool large_pending_ = false;
   std::span<const std::byte> last_body_;  // the last body that next() returned
+
+  std::vector<DescriptorList> arrived_descriptors_;  // of frames that next() has not returned yet, in their order
+  DescriptorList last_descriptors_;                  // of the frame that it returned last
+  bool holds_descriptors_ = false;
+  bool checks_descriptors_ = false;
 };
 
 /// Frames that wait to be written. Small frames are gathered into one stretch of memory; large bodies stay where they
@@ -163,14 +190,22 @@ class FrameWriter {
   std::size_t pending() const noexcept { return pending_; }
 
   /// All bytes that wait, if they are contiguous, as they usually are. Otherwise empty.
+  /// Empty as well if descriptors are to be attached.
   /// *Lifetime:* valid until queue() or consumed().
   std::span<const std::byte> contiguous() const noexcept {
-    if (stretches_.size() != head_ + 1) return {};
+    if (stretches_.size() != head_ + 1 || unsent_descriptors_ != 0) return {};
     return stretches_[head_].view().subspan(written_);
   }
-  /// Fills in where the next bytes are, as at most `count` stretches, and returns how many.
+  /// Fills in where the next bytes are, as at most `count` stretches, and returns how many. They end before the next
+  /// byte that has descriptors.
   /// *Lifetime:* valid until queue() or consumed().
   std::size_t gather(iovec* stretches, std::size_t count) noexcept;
+  /// The descriptors that have to be attached to these bytes. Null if there are none.
+  const DescriptorList* descriptors() const noexcept {
+    return unsent_descriptors_ != 0 && written_ == 0 ? stretches_[head_].descriptors.get() : nullptr;
+  }
+  /// The kernel does not send them: their frame is sent without them, and says so. False if there are none.
+  bool drop_descriptors() noexcept;
 
   /// Removes the first `count` bytes, which have been written.
   void consumed(std::size_t count) noexcept;
@@ -180,20 +215,23 @@ class FrameWriter {
 
  private:
   struct Stretch {
-    ByteBuffer buffer{};   // small frames, contiguous
-    SharedBytes shared{};  // or a large piece of a frame
+    ByteBuffer buffer{};              // small frames, contiguous
+    SharedBytes shared{};             // or a large piece of a frame
+    SharedDescriptors descriptors{};  // of the frame that begins with the first byte of the buffer, until it is sent
 
     std::span<const std::byte> view() const noexcept { return shared ? view_of(*shared) : buffer.view(); }
   };
 
-  ByteBuffer& open_stretch();
+  ByteBuffer& open_stretch(std::size_t too_long = worth_moving);
+  void forget_descriptors() noexcept;
   void make_room_for_stretches(std::size_t count);
 
   std::vector<Stretch> stretches_;  // the stretches before head_ have been written
   std::size_t head_ = 0;
   std::size_t written_ = 0;  // bytes of the stretch at head_
   std::size_t pending_ = 0;
-  ByteBuffer spare_;  // the buffer of a written stretch, to be used again
+  std::size_t unsent_descriptors_ = 0;  // stretches that have some
+  ByteBuffer spare_;                    // the buffer of a written stretch, to be used again
 };
 
 }}}  // namespace drover::v1::detail

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -45,7 +46,9 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
     refuse("frame of unknown type " + std::to_string(type));
   unsigned flags = 0, most = 0;  // of the status
   switch (header.type) {
-    case FrameType::call: flags = ahead_flag | wants_quick_flag | facts_flag | items_out_flag | items_in_flag; break;
+    case FrameType::call:
+      flags = ahead_flag | wants_quick_flag | facts_flag | takes_descriptors_flag | items_out_flag | items_in_flag;
+      break;
     case FrameType::result:
       flags = quick_flag;
       most = static_cast<unsigned>(ResultStatus::message_too_large);
@@ -57,9 +60,16 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   if (header.size > max_body_)
     refuse((header.type == FrameType::hello ? "greeting with the names of all routines of " : "frame of ") +
            std::to_string(header.size) + " bytes, where at most " + std::to_string(max_body_) + " are allowed");
+  if (header.descriptors == 0) [[likely]]
+    return;
+  if (header.type != FrameType::call && header.type != FrameType::result)
+    refuse("frame header with descriptors, but neither of a call nor of a result");
+  if (header.descriptors > most_descriptors)
+    refuse("frame with " + std::to_string(header.descriptors) + " descriptors, where at most " +
+           std::to_string(most_descriptors) + " are allowed");
 }
 
-DROVER_INLINE std::optional<Frame> FrameReader::next() {
+DROVER_INLINE std::optional<Frame> FrameReader::next_frame() {
   if (!large_pending_) {
     FrameHeader header;
     if (end_ - begin_ < sizeof header) return std::nullopt;
@@ -88,6 +98,40 @@ DROVER_INLINE std::optional<Frame> FrameReader::next() {
   return Frame{large_header_, last_body_};
 }
 
+DROVER_INLINE std::optional<Frame> FrameReader::next() {
+  std::optional<Frame> frame = next_frame();
+  if (holds_descriptors_ || (frame && frame->header.descriptors != 0)) [[unlikely]]
+    match_descriptors(frame);
+  return frame;
+}
+
+/// What has arrived first is of a frame with so many.
+DROVER_INLINE void FrameReader::check_arrived(std::size_t wanted) const {
+  const bool any = !arrived_descriptors_.empty();
+  const std::size_t found = any ? arrived_descriptors_.front().size() : 0;
+  if (found == wanted || (wanted != 0 && any && arrived_descriptors_.front().incomplete())) return;
+  throw Error(Errc::protocol_error, "a frame that should have " + std::to_string(wanted) +
+                                        " descriptors attached has " + std::to_string(found));
+}
+
+DROVER_INLINE void FrameReader::match_descriptors(const std::optional<Frame>& frame) {
+  last_descriptors_.clear();
+  if (checks_descriptors_ && frame && frame->header.descriptors != 0) {
+    check_arrived(frame->header.descriptors);
+    last_descriptors_ = std::move(arrived_descriptors_.front());
+    arrived_descriptors_.erase(arrived_descriptors_.begin());
+  } else if (!frame && !arrived_descriptors_.empty()) {
+    // They can only be those of the frame that has arrived in part.
+    if (arrived_descriptors_.size() > 1)
+      throw Error(Errc::protocol_error, "the descriptors of a frame are attached to more than one message");
+    FrameHeader header = large_header_;
+    const bool known = large_pending_ || end_ - begin_ >= sizeof header;
+    if (known && !large_pending_) std::memcpy(&header, buffer_.data() + begin_, sizeof header);
+    if (known || begin_ == end_) check_arrived(known ? header.descriptors : 0);
+  }
+  holds_descriptors_ = !arrived_descriptors_.empty() || !last_descriptors_.empty() || last_descriptors_.incomplete();
+}
+
 DROVER_INLINE ByteBuffer FrameReader::take_body() {
   const std::span<const std::byte> body = std::exchange(last_body_, {});
   if (body.data() != nullptr && body.data() == large_.data()) return std::move(large_);
@@ -96,9 +140,9 @@ DROVER_INLINE ByteBuffer FrameReader::take_body() {
   return copy;
 }
 
-DROVER_INLINE ByteBuffer& FrameWriter::open_stretch() {
+DROVER_INLINE ByteBuffer& FrameWriter::open_stretch(std::size_t too_long) {
   // A long stretch is not extended, so that its memory is freed once it has been written.
-  if (stretches_.size() == head_ || stretches_.back().shared || stretches_.back().buffer.size() >= worth_moving) {
+  if (stretches_.size() == head_ || stretches_.back().shared || stretches_.back().buffer.size() >= too_long) {
     if (head_ > 32 && head_ > stretches_.size() / 2) {
       stretches_.erase(stretches_.begin(), stretches_.begin() + static_cast<std::ptrdiff_t>(head_));
       head_ = 0;
@@ -133,13 +177,16 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, ByteBuffer&& body) {
 DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
   if (body.size() > std::numeric_limits<std::uint32_t>::max()) throw std::length_error("frame body of 4 GiB or more");
   if (!body.pieces().empty() || body.buffer().size() >= worth_moving) body.end_piece();
-  if (body.pieces().empty()) return queue(header, body.buffer().view());
+  if (body.pieces().empty() && !body.has_descriptors()) return queue(header, body.buffer().view());
   header.size = static_cast<std::uint32_t>(body.size());
+  SharedDescriptors descriptors = body.descriptors();
+  if (descriptors) header.descriptors = static_cast<std::uint16_t>(descriptors->size());
   // First do what may fail: copy the header and the small pieces, those before the first large one and those between.
   std::vector<Stretch> made;
   made.reserve(2 * body.pieces().size());
   ByteBuffer first;
   first.append(&header, sizeof header);
+  first.append(body.buffer().view());  // empty if there are pieces
   for (const SharedBytes& piece : body.pieces()) {
     const std::span<const std::byte> bytes = view_of(*piece);
     if (bytes.size() >= worth_moving) {
@@ -149,9 +196,11 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
       (made.empty() ? first : made.back().buffer).append(bytes);
     }
   }
-  open_stretch();
+  open_stretch(descriptors ? 1 : worth_moving);
   make_room_for_stretches(made.size());
   stretches_.back().buffer.append(first.view());  // from here on nothing can fail
+  unsent_descriptors_ += descriptors ? 1 : 0;
+  if (descriptors) stretches_.back().descriptors = std::move(descriptors);
   pending_ += sizeof header + header.size;
   for (Stretch& next : made) stretches_.push_back(std::move(next));
 }
@@ -160,6 +209,7 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
   std::size_t filled = 0;
   std::size_t skip = written_;
   for (std::size_t i = head_; i < stretches_.size() && filled < count; ++i, skip = 0) {
+    if (stretches_[i].descriptors && i != head_) break;
     const std::span<const std::byte> bytes = stretches_[i].view();
     if (bytes.size() == skip) continue;
     stretches[filled++] = {const_cast<std::byte*>(bytes.data()) + skip, bytes.size() - skip};  // it is only read from
@@ -167,7 +217,23 @@ DROVER_INLINE std::size_t FrameWriter::gather(iovec* stretches, std::size_t coun
   return filled;
 }
 
+DROVER_INLINE bool FrameWriter::drop_descriptors() noexcept {
+  if (descriptors() == nullptr) return false;
+  constexpr std::uint16_t none = 0;
+  std::memcpy(stretches_[head_].buffer.data() + offsetof(FrameHeader, descriptors), &none, sizeof none);
+  forget_descriptors();
+  return true;
+}
+
+DROVER_INLINE void FrameWriter::forget_descriptors() noexcept {
+  if (descriptors() == nullptr) return;
+  stretches_[head_].descriptors.reset();
+  --unsent_descriptors_;
+}
+
 DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
+  if (count != 0 && unsent_descriptors_ != 0) [[unlikely]]
+    forget_descriptors();
   pending_ -= count;
   written_ += count;
   if (pending_ == 0 && stretches_.size() == 1 && !stretches_[0].shared &&
@@ -196,7 +262,7 @@ DROVER_INLINE void FrameWriter::consumed(std::size_t count) noexcept {
 
 DROVER_INLINE void FrameWriter::clear() noexcept {
   stretches_.clear();
-  head_ = written_ = pending_ = 0;
+  head_ = written_ = pending_ = unsent_descriptors_ = 0;
 }
 
 }}}  // namespace drover::v1::detail

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -8,11 +9,15 @@
 #include <string>
 #include <string_view>
 
+#include <drover/os/detail/descriptor_list.hpp>
+#include <drover/os/fd.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/detail/codec_budget.hpp>
 
 /// The layer under Encoder and Decoder: kinds, fixed-size fields and lengths.
 namespace drover { inline namespace v1 { namespace detail {
+
+class FrameBody;
 
 /// The first byte of every value.
 enum class Kind : std::uint8_t {
@@ -37,7 +42,8 @@ enum class Kind : std::uint8_t {
   complex,       // two numbers
   bits,          // count, bytes with eight bits each, the first one lowest
   calendar,      // type of the date (one byte), its parts
-  error_code     // value (std::int32_t), text (the name of its category)
+  error_code,    // value (std::int32_t), text (the name of its category)
+  descriptor     // nothing: it is the next one of those that are attached to the message
 };
 
 constexpr const char* describe(Kind kind) noexcept {
@@ -64,6 +70,7 @@ constexpr const char* describe(Kind kind) noexcept {
     case Kind::bits: return "a bitset";
     case Kind::calendar: return "a date";
     case Kind::error_code: return "an error code";
+    case Kind::descriptor: return "a descriptor";
   }
   return "something malformed";
 }
@@ -78,7 +85,7 @@ inline constexpr unsigned depth_of_any_size = 8;
 
 class RawEncoder {
  public:
-  explicit RawEncoder(ByteBuffer& out) noexcept : out_(&out) {}
+  explicit RawEncoder(ByteBuffer& out, FrameBody* message = nullptr) noexcept : out_(&out), message_(message) {}
 
   void kind(Kind kind) { *out_->extend(1) = static_cast<std::byte>(kind); }
 
@@ -113,6 +120,8 @@ class RawEncoder {
   }
 
   ByteBuffer& out() noexcept { return *out_; }
+  /// The body that the buffer belongs to. Null if it belongs to none.
+  FrameBody* message() noexcept { return message_; }
 
   void enter(std::size_t) {
     if (++depth_ > max_depth)
@@ -122,13 +131,14 @@ class RawEncoder {
 
  private:
   ByteBuffer* out_;
+  FrameBody* message_;
   unsigned depth_ = 0;
 };
 
 class RawDecoder {
  public:
-  RawDecoder(std::span<const std::byte> bytes, std::size_t spare_memory) noexcept
-      : at_(bytes.data()), end_(at_ + bytes.size()), budget_(bytes.size(), spare_memory) {}
+  RawDecoder(std::span<const std::byte> bytes, std::size_t spare_memory, DescriptorList* descriptors = nullptr) noexcept
+      : at_(bytes.data()), end_(at_ + bytes.size()), descriptors_(descriptors), budget_(bytes.size(), spare_memory) {}
 
   std::size_t remaining() const noexcept { return static_cast<std::size_t>(end_ - at_); }
 
@@ -187,6 +197,16 @@ class RawDecoder {
   void finish() const {
     if (at_ != end_)
       decode_failed(std::string("expected the end of the message, found ") + describe(static_cast<Kind>(*at_)));
+    if (descriptors_ != nullptr && !descriptors_->empty())
+      decode_failed("the message has descriptors that belong to none of its values: " +
+                    std::to_string(descriptors_->size()));
+  }
+
+  UniqueFd take_descriptor() {
+    if (descriptors_ != nullptr && !descriptors_->empty()) return descriptors_->take();
+    if (descriptors_ != nullptr && descriptors_->incomplete())
+      throw_errno("this process had no room for a descriptor that was sent to it", EMFILE);
+    decode_failed("expected a descriptor that was not sent with the message");
   }
 
   [[noreturn]] static void mismatch(const char* wanted, Kind found) {
@@ -212,6 +232,7 @@ class RawDecoder {
   const std::byte* end_;
   unsigned depth_ = 0;
   std::size_t stack_ = 0;
+  DescriptorList* descriptors_;  // null: there are none
   DecodeBudget budget_;
 };
 

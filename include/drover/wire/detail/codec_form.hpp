@@ -16,6 +16,7 @@
 #include <utility>
 #include <variant>
 
+#include <drover/os/fd.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/detail/codec_members.hpp>
 
@@ -47,6 +48,7 @@ enum class Form {
   complex,
   bits,
   error_code,
+  descriptor,
   aggregate
 };
 
@@ -253,6 +255,8 @@ consteval Form form_of() {
     return Form::calendar;
   else if constexpr (std::same_as<T, std::error_code>)
     return Form::error_code;
+  else if constexpr (std::same_as<T, UniqueFd>)
+    return Form::descriptor;
   else if constexpr (ByteRange<T>)
     return Form::bytes;
   else if constexpr (MapLike<T>)
@@ -351,6 +355,10 @@ inline constexpr bool refers_to_message<std::span<T, Extent>> = true;
 template <template <class...> class Template, class... Args>
   requires(!std::same_as<Template<Args...>, std::string_view>)
 inline constexpr bool refers_to_message<Template<Args...>> = (refers_to_message<Args> || ...);
+
+/// A value of this type, or a value in it, may be a descriptor, see codec_descriptor.hpp. `Outer`: structs around it.
+template <class T, class... Outer>
+consteval bool carries_descriptors();
 
 template <class T>
 struct Wire<T, Form::custom> {

@@ -108,10 +108,11 @@ consteval Obstacle obstacle_of() {
 }
 
 // clang-format off
-/// Calls visit(member...) with references to the members of an aggregate without an obstacle. If T is not const, and one
-/// of the members is a bit-field, which no such reference can be bound to, calls visit.with_copies(member...).
+/// Calls visit(member...) with references to the members of an aggregate without an obstacle, and returns its result. If
+/// T is not const, and one of the members is a bit-field, which no such reference can be bound to, calls
+/// visit.with_copies(member...).
 template <class T, class Visit>
-void visit_members([[maybe_unused]] T& aggregate, Visit visit) {
+auto visit_members([[maybe_unused]] T& aggregate, Visit visit) {
   constexpr std::size_t count = count_members<std::remove_const_t<T>>();
 #define DROVER_NAMES_0
 #define DROVER_NAMES_4 DROVER_NAMES_0 m1, m2, m3, m4,
@@ -124,14 +125,14 @@ void visit_members([[maybe_unused]] T& aggregate, Visit visit) {
 #define DROVER_NAMES_32 DROVER_NAMES_28 m29, m30, m31, m32,
 #define DROVER_VISIT(...)                                                                                          \
   auto& [__VA_ARGS__] = aggregate;                                                                                     \
-  if constexpr (requires { visit(__VA_ARGS__); }) visit(__VA_ARGS__);                                                  \
-  else visit.with_copies(__VA_ARGS__);
+  if constexpr (requires { visit(__VA_ARGS__); }) return visit(__VA_ARGS__);                                           \
+  else return visit.with_copies(__VA_ARGS__);
 #define DROVER_MEMBERS(from)                                                                                       \
   else if constexpr (count == from + 1) { DROVER_VISIT(DROVER_NAMES_##from a) }                                        \
   else if constexpr (count == from + 2) { DROVER_VISIT(DROVER_NAMES_##from a, b) }                                     \
   else if constexpr (count == from + 3) { DROVER_VISIT(DROVER_NAMES_##from a, b, c) }                                  \
   else if constexpr (count == from + 4) { DROVER_VISIT(DROVER_NAMES_##from a, b, c, d) }
-  if constexpr (count == 0) visit();
+  if constexpr (count == 0) return visit();
   DROVER_MEMBERS(0)
   DROVER_MEMBERS(4)
   DROVER_MEMBERS(8)

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <drover/wire/body.hpp>
+#include <drover/wire/detail/codec_descriptor.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
 
@@ -141,9 +142,11 @@ struct Wire<T, Form::bytes> {
 };
 
 /// Encodes an argument or a result. A large string or vector of bytes that is passed as an rvalue is moved into the
-/// body.
+/// body, and so are descriptors in rvalues.
 template <class T>
 void put_or_move(Encoder& out, FrameBody& body, T&& value) {
+  if constexpr (std::is_same_v<T, UniqueFd> && form_of<T>() == Form::descriptor)
+    return put_descriptor(Raw::of(out), std::move(value));
   if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::vector<std::byte>>) {
     constexpr Form form = form_of<T>();  // the program may have a codec for it
     if constexpr (form == Form::text || form == Form::bytes) {
@@ -154,6 +157,11 @@ void put_or_move(Encoder& out, FrameBody& body, T&& value) {
     }
   }
   out.put(std::as_const(value));
+  if constexpr (std::is_same_v<T, std::remove_cvref_t<T>> && std::is_move_constructible_v<T>) {
+    // The duplicates are sent, these are closed.
+    if constexpr (carries_descriptors<T>()) [[maybe_unused]]
+      const T sent(std::move(value));
+  }
 }
 
 template <class T>

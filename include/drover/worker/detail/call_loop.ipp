@@ -34,6 +34,7 @@ inline CallLoop::CallLoop(WorkerState& state, const RoutineTable& routines, cons
 inline void CallLoop::begin() {
   if (any_is_coroutine(hooks_.start)) waits_.share_context();  // they may have left work on it
   if (routines_.any_takes_stop_token()) start_stop_token_thread(state_);
+  if (routines_.any_takes_descriptors()) data_.receive_descriptors(true);
   state_.phase.store(WorkerState::Phase::serving);
   if (!send_hello(state_.control.get(), routines_.names())) connection_lost();
   state_.greeted.store(true);
@@ -90,6 +91,7 @@ inline std::size_t CallLoop::take_frames() {
       if (count > 1 && !coroutines_.empty() && now_ - began >= longest_wait) break;  // coroutines get their turn
       if (must_wait()) break;
       accept(incoming_.take());
+      incoming_.descriptors().clear();  // those that the routine has not taken
     }
   } catch (const Error&) {  // a protocol error: later frames are meaningless
     held_ = false;
@@ -128,7 +130,7 @@ inline void CallLoop::accept(const Frame& frame) {
 
 inline void CallLoop::dispatch(const Frame& frame) {
   const FrameHeader& call = frame.header;
-  Decoder body(frame.body, spare_memory(limit_));
+  Decoder body(frame.body, incoming_.descriptors(), spare_memory(limit_));
   std::string_view name;
   CallFacts facts;
   try {
@@ -172,9 +174,10 @@ inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std
   begun_ = call.id;
   const Clock::time_point began = now_;
   scratch_.clear();
+  scratch_.allow_descriptors((call.status & takes_descriptors_flag) != 0);
   bool cancelled = false;
   RunningCall running(call.id, deadline_of(facts, began), facts.context, noticed_);
-  running.attempt = call.attempt + 1;
+  running.attempt = call.attempt + 1U;
   const ResultStatus status = run_and_encode(scratch_, limit_, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     if (inputs.stream) state_.late_flush.begin();
@@ -204,11 +207,13 @@ inline void CallLoop::start_coroutine(const Frame& frame, Routine& routine) {
   call.header = frame.header;
   call.routine = &routine;
   call.body = incoming_.take_body();
-  Decoder arguments(call.body.view(), spare_memory(limit_));
+  call.descriptors = std::move(incoming_.descriptors());
+  call.result.allow_descriptors((call.header.status & takes_descriptors_flag) != 0);
+  Decoder arguments(call.body.view(), call.descriptors, spare_memory(limit_));
   CallFacts facts;
   if ((call.header.status & facts_flag) != 0) facts = take_facts(arguments);
   call.running = std::make_shared<RunningCall>(call.header.id, deadline_of(facts, now_), facts.context, noticed_);
-  call.running->attempt = call.header.attempt + 1;
+  call.running->attempt = call.header.attempt + 1U;
   call.name = arguments.get<std::string_view>();
   coroutines_.emplace(call.header.id, std::move(owned));
   CallInputs inputs;

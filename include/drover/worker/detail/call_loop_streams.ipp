@@ -26,7 +26,8 @@ inline void CallLoop::refuse_stream(const FrameHeader& call, const Routine& rout
 inline void CallLoop::run_streaming(const FrameHeader& call, Routine& routine) {
   const FrameHeader header = call;
   const ByteBuffer body = incoming_.take_body();
-  Decoder arguments(body.view(), spare_memory(limit_));
+  DescriptorList descriptors = std::move(incoming_.descriptors());
+  Decoder arguments(body.view(), descriptors, spare_memory(limit_));
   CallFacts facts;
   if ((header.status & facts_flag) != 0) facts = take_facts(arguments);
   const auto name = arguments.get<std::string_view>();

@@ -5,6 +5,7 @@
 
 #include <asio/cancellation_signal.hpp>
 
+#include <drover/os/detail/descriptor_list.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/frame.hpp>
@@ -19,6 +20,7 @@ struct CoroutineCall {
   Routine* routine = nullptr;
   std::string_view name;  // refers to the body
   ByteBuffer body;
+  DescriptorList descriptors;
   FrameBody result;
   asio::cancellation_signal cancellation;
   bool cancelled = false;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include <drover/os/detail/descriptor_list.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/channel.hpp>
 #include <drover/wire/frame.hpp>
@@ -41,20 +42,28 @@ class IncomingFrames {
   /// The body of the frame that was taken last.
   ByteBuffer take_body() { return from_aside_ ? std::move(current_.body) : data_.reader().take_body(); }
 
+  /// Of the frame that was taken last.
+  DescriptorList& descriptors() noexcept { return from_aside_ ? current_.descriptors : data_.reader().descriptors(); }
+
   /// Before something is received within a routine: the next frame, if there is one, does not stay in the reader.
   void put_aside_next() {
     if (!next_) return;
-    aside_.push_front({next_->header, take_body()});
+    ByteBuffer body = take_body();
+    aside_.push_front({next_->header, std::move(body), std::move(descriptors())});
     next_.reset();
   }
   /// A frame of the channel, behind those that were put aside before.
-  void put_aside(const Frame& frame) { aside_.push_back({frame.header, data_.reader().take_body()}); }
+  void put_aside(const Frame& frame) {
+    ByteBuffer body = data_.reader().take_body();
+    aside_.push_back({frame.header, std::move(body), std::move(data_.reader().descriptors())});
+  }
   bool has_aside() const noexcept { return !aside_.empty(); }
 
  private:
   struct Owned {
     FrameHeader header;
     ByteBuffer body{};
+    DescriptorList descriptors{};
   };
 
   Channel& data_;

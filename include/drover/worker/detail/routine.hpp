@@ -60,6 +60,7 @@ class Routine {
 
   virtual bool is_coroutine() const noexcept = 0;
   virtual bool takes_stop_token() const noexcept = 0;
+  virtual bool takes_descriptors() const noexcept = 0;
 
   /// The parameter types as text for people: "(int, std::string)".
   virtual std::string parameters() const = 0;
@@ -207,7 +208,7 @@ Values decode_arguments(Decoder& arguments, const std::shared_ptr<StreamPort>& s
 
 template <class T, class Given>
 void encode_result(FrameBody& result, Given&& value) {
-  Encoder encoder(result.buffer());
+  Encoder encoder(result);
   detail::put_as<T>(encoder, result, std::forward<Given>(value));
 }
 
@@ -224,6 +225,7 @@ class TypedRoutine : public Routine {
 
   bool is_coroutine() const noexcept final { return is_awaitable<typename Sig::ResultType>; }
   bool takes_stop_token() const noexcept final { return Sig::takes_stop_token; }
+  bool takes_descriptors() const noexcept final { return carries_descriptors<Values>(); }
   std::string parameters() const final { return Sig::parameters(); }
 
  protected:

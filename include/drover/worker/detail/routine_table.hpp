@@ -45,6 +45,10 @@ class RoutineTable {
     return std::any_of(routines_.begin(), routines_.end(),
                        [](const auto& entry) { return entry.second->takes_stop_token(); });
   }
+  bool any_takes_descriptors() const {
+    return std::any_of(routines_.begin(), routines_.end(),
+                       [](const auto& entry) { return entry.second->takes_descriptors(); });
+  }
 
  private:
   struct Hash : std::hash<std::string_view> {

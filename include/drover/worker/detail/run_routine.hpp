@@ -67,6 +67,11 @@ inline ResultStatus encode_exception(FrameBody& body, std::size_t limit, std::st
     if (!cancelled || e.code() != asio::error::operation_aborted) return remote();
     encode_texts(body, limit, {std::string(name) + " was cancelled"});
     return ResultStatus::cancelled;
+  } catch (const UnwantedDescriptor&) {
+    encode_texts(body, limit,
+                 {"the result of " + std::string(name) +
+                  " has descriptors, and the type of the result that the caller asked for has none"});
+    return ResultStatus::bad_arguments;
   } catch (...) {
     return remote();
   }

@@ -134,7 +134,8 @@ class AsyncCall {
     const auto write = [&](Encoder& out, FrameBody& body) {
       (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
     };
-    complete_with<R>(send_call(dispatcher_, options_, routine_, ArgumentWriter::of(write)),
+    complete_with<R>(send_call(dispatcher_, options_, routine_, ArgumentWriter::of(write),
+                               {.takes_descriptors = carries_descriptors<R>()}),
                      std::decay_t<Handler>(std::forward<Handler>(handler)), get_executor());
   }
 

@@ -13,6 +13,8 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/error.hpp>
+#include <drover/os/detail/descriptor_disposal.hpp>
+#include <drover/os/detail/descriptor_list.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/borrow.hpp>
@@ -47,11 +49,12 @@ inline asio::awaitable<void> failed<void>(std::exception_ptr failure) {
 using CoroutineThread = asio::detail::awaitable_thread<asio::any_io_executor>;
 using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>;
 
-/// Properties of a call that is typed, or one of a broadcast.
+/// Properties of a call that is typed, one of a broadcast, or one whose result may have descriptors.
 struct CallKind {
   const char* declaration = nullptr;  // see Call
   std::uint64_t only = 0;             // see Call
   CallStream* stream = nullptr;       // see Call
+  bool takes_descriptors = false;     // see Call
 };
 
 /// A call in the coroutine that awaits its end. Destroying it before it is awaited cancels the call. What does not
@@ -83,6 +86,8 @@ class PendingCall {
   const Outcome* outcome() const noexcept;
   /// A result may take so many bytes of memory beyond what its size allows, see Decoder.
   std::size_t spare_memory() const noexcept;
+  /// Those that came with the result.
+  DescriptorList& descriptors() noexcept;
   /// The exception that is being handled was thrown while the result was decoded.
   void decoding_failed() noexcept;
   /// Returns the call for reuse. Throws why it has failed.
@@ -116,15 +121,24 @@ class PendingCall {
   const Outcome* outcome_ = nullptr;
 };
 
+template <class R>
+R decode_whole(Decoder body) {
+  R result = body.get<R>();
+  body.finish();
+  return result;
+}
+
 /// The result, or a default-constructed one if the call has failed.
 template <class R>
 R decode_result(PendingCall& call) {
   if (const Outcome* const outcome = call.outcome()) {
     try {
-      Decoder body(outcome->body, call.spare_memory());
-      R result = body.get<R>();
-      body.finish();
-      return result;
+      if constexpr (carries_descriptors<R>()) {
+        const CloseElsewhere closing;
+        return decode_whole<R>(Decoder(outcome->body, call.descriptors(), call.spare_memory()));
+      } else {
+        return decode_whole<R>(Decoder(outcome->body, call.spare_memory()));
+      }
     } catch (...) {
       call.decoding_failed();
     }
@@ -194,7 +208,8 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
   const auto write = [&](Encoder& out, FrameBody& body) {
     (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
   };
-  return await_result<R>(send_call(dispatcher, options, routine, ArgumentWriter::of(write)));
+  return await_result<R>(send_call(dispatcher, options, routine, ArgumentWriter::of(write),
+                                   {.takes_descriptors = carries_descriptors<R>()}));
 }
 
 }}}  // namespace drover::v1::detail

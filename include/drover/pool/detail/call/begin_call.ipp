@@ -91,7 +91,8 @@ DROVER_INLINE PendingCall send_call(const std::shared_ptr<Dispatcher>& dispatche
     call->declaration = kind.declaration;
     call->only = kind.only;
     if (kind.stream != nullptr) call->stream = kind.stream->shared_from_this();
-    Encoder encoder(call->request.buffer());
+    call->takes_descriptors = kind.takes_descriptors;
+    Encoder encoder(call->request);
     encoder.put(routine.view());
     writer.write(writer.arguments, encoder, call->request);
     dispatcher->submit(call, options);
@@ -230,6 +231,8 @@ DROVER_INLINE PendingCall::End PendingCall::end() {
 DROVER_INLINE const Outcome* PendingCall::outcome() const noexcept { return outcome_->failure ? nullptr : outcome_; }
 
 DROVER_INLINE std::size_t PendingCall::spare_memory() const noexcept { return ended_->spare_memory; }
+
+DROVER_INLINE DescriptorList& PendingCall::descriptors() noexcept { return ended_->descriptors(); }
 
 DROVER_INLINE void PendingCall::cancel(std::shared_ptr<Call> call) {
   if (!call) return;

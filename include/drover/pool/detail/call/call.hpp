@@ -15,6 +15,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/registry.hpp>
 #include <drover/detail/deadlines.hpp>
+#include <drover/os/detail/descriptor_list.hpp>
 #include <drover/pool/detail/call/call_keys.hpp>
 #include <drover/pool/detail/call/call_names.hpp>
 #include <drover/pool/detail/call/state.hpp>
@@ -96,8 +97,10 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   bool recalled = false;               // RECALL was sent for it
   bool refused_by_worker = false;      // RESULT said `cancelled`, but nobody has cancelled it
   bool has_facts = false;              // the request begins with CallFacts
+  bool takes_descriptors = false;      // its result may have some
   std::shared_ptr<CallStream> stream;  // null: it has no items
-  FrameBody request;           // routine and arguments, kept until the call has ended: it may have to be sent again
+  // Routine and arguments, kept until the call has ended: it may have to be sent again.
+  FrameBody request{DescriptorList::Close::elsewhere};
   std::shared_ptr<Call> next;  // in the queue, towards its end
   Call* previous = nullptr;
   bool has_outcome = false;  // it ended before it was awaited, or its completion is to be posted
@@ -106,9 +109,11 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   std::size_t spare_memory = usual_spare_memory;  // that a result may take, see Decoder
   const char* declaration = nullptr;              // of a typed routine, see declaration_of()
 
-  /// Copies an outcome whose bytes are about to be overwritten. Large ones are moved out of the reader that returned
-  /// them.
+  /// Copies an outcome whose bytes are about to be overwritten. Large ones, and descriptors, are moved out of the
+  /// reader that returned them.
   void keep(Outcome outcome, FrameReader* reader = nullptr);
+  /// Those that came with the result.
+  DescriptorList& descriptors() noexcept { return descriptors_; }
 
   /// Of the outcome, while its completion is resumed.
   ByteBuffer take_body() noexcept { return std::move(body_); }
@@ -173,6 +178,7 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   std::exception_ptr failure_;
   ResultStatus status_{};
   ByteBuffer body_;
+  DescriptorList descriptors_{DescriptorList::Close::elsewhere};
   alignas(std::max_align_t) std::byte storage_[192];
 };
 

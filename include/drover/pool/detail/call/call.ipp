@@ -80,6 +80,8 @@ DROVER_INLINE void Call::keep(Outcome outcome, FrameReader* reader) {
   failure_ = std::move(outcome.failure);
   status_ = outcome.status;
   has_outcome = true;
+  if (reader != nullptr && reader->holds_descriptors()) [[unlikely]]
+    descriptors_ = std::move(reader->descriptors());
 }
 
 DROVER_INLINE void Call::post_completion() {
@@ -162,6 +164,7 @@ DROVER_INLINE void Call::reset(std::size_t most_kept) noexcept {
   has_outcome = false;
   failure_ = nullptr;
   body_.clear();
+  descriptors_.clear();
   registry.reset();
   same_executor = false;
 }

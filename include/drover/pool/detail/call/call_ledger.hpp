@@ -36,7 +36,10 @@ class CallLedger {
   CallStep advance(Call& call, CallEvent event) noexcept {
     const CallStep todo = step(call.state, event);
     change(call, todo.next);
-    if (todo.next == CallState::ended) keyed_.ended(call, event);
+    if (todo.next == CallState::ended) {
+      keyed_.ended(call, event);
+      if (call.request.has_descriptors()) call.request.drop_descriptors();
+    }
     if (todo.next == CallState::ended || todo.cancels_in_worker) timer_.remove(call);
     // A worker that has exited reads nothing more, and its channel is being closed.
     if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);

@@ -12,6 +12,7 @@
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_keys.hpp>
 #include <drover/pool/detail/call/call_queue.hpp>
+#include <drover/pool/detail/call/calls_ahead.hpp>
 #include <drover/pool/detail/call/keyed_calls.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/call/pinned_calls.hpp>
@@ -21,9 +22,6 @@
 #include <drover/wire/body.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
-
-/// Not a large one, which might have to be sent twice. Nor one with items: they would be behind it.
-inline bool may_go_ahead(const Call& call) noexcept { return call.request.size() < worth_moving && !call.stream; }
 
 /// Has the queue of a dispatcher, and decides which call is next and which worker gets it. Others carry that out: it
 /// sends nothing and ends no call. Guarded by the dispatcher's mutex.

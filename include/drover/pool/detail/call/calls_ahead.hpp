@@ -12,6 +12,12 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
+/// Not a large one, which might have to be sent twice. Nor one with descriptors: a worker that gives it back while it
+/// is busy would have them open until it looks for its next call. Nor one with items: they would be behind it.
+inline bool may_go_ahead(const Call& call) noexcept {
+  return call.request.size() < worth_moving && !call.request.has_descriptors() && !call.stream;
+}
+
 /// The calls that were sent ahead and not recalled yet, the oldest first. A call is late if it has been here for two
 /// looks; there is one look in each `pause`. Guarded by the dispatcher's mutex.
 class CallsAhead {

@@ -83,8 +83,9 @@ asio::awaitable<R> begin_typed_call(const std::shared_ptr<Dispatcher>& dispatche
     const auto write = [&](Encoder& out, FrameBody& body) {
       (detail::put_typed_argument<P>(out, body, std::forward<A>(arguments)), ...);
     };
-    return await_result<R>(send_call(dispatcher, options, routine.name(), ArgumentWriter::of(write),
-                                     {.declaration = declaration_of<R(P...)>()}));
+    return await_result<R>(
+        send_call(dispatcher, options, routine.name(), ArgumentWriter::of(write),
+                  {.declaration = declaration_of<R(P...)>(), .takes_descriptors = carries_descriptors<R>()}));
   } else {
     return {};
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -136,12 +137,14 @@ class DataLink {
     if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     if (call->has_facts) header.status |= facts_flag;
     if (call->stream) header.status |= call->stream->flags();
+    if (call->takes_descriptors) header.status |= takes_descriptors_flag;
     header.core = current_core();
-    header.attempt = call->attempt;
+    header.attempt = static_cast<std::uint16_t>(std::min(call->attempt, 0xffffU));
     header.slot = call->slot;
     header.id = call->id;
     channel_->queue(header, call->request);
     call->frame_end = channel_->queued_until();
+    if (call->takes_descriptors && ++descriptors_wanted_ == 1) channel_->receive_descriptors(true);
     call->refused_by_worker = false;
     core_ = header.core;
     (slots_.in_flight() < slots_.capacity() ? first_ : ahead_) = call.get();
@@ -188,6 +191,7 @@ class DataLink {
   Call* release_slot(Call& call) noexcept {
     call.link = nullptr;
     slots_.release(call);
+    if (call.takes_descriptors && --descriptors_wanted_ == 0 && channel_) channel_->receive_descriptors(false);
     Call* const next = std::exchange(ahead_, nullptr);
     if (&call == next) return nullptr;
     if (next != nullptr) first_ = next;
@@ -282,6 +286,9 @@ class DataLink {
 
   std::shared_ptr<Call> find_answered(const FrameHeader& header) {
     auto call = find(header, "a result");
+    if (header.descriptors != 0 && !call->takes_descriptors)
+      throw Error(Errc::protocol_error, listener_.describe() + " sent descriptors with the result of call " +
+                                            std::to_string(header.id) + ", which takes none");
     worker_core_ = header.core;
     quick_ = (header.status & quick_flag) != 0;
     return call;
@@ -363,6 +370,7 @@ class DataLink {
   Call* ahead_ = nullptr;  // and the one that was sent ahead
   std::optional<Channel> channel_;
   std::unique_ptr<SocketWatch> watch_;  // empty before the worker is ready, and once the context is destroyed
+  std::size_t descriptors_wanted_ = 0;  // calls in flight that take some
   std::uint16_t core_ = 0;              // where the last call came from
   std::uint16_t worker_core_ = 0;       // where the last answer came from
   bool takes_calls_ = false;
