@@ -55,6 +55,11 @@ class ReceiveCredit {
     taken_ = 0;
     return grant;
   }
+  /// What taken() has returned was not granted, for want of memory. It is due again.
+  constexpr void not_granted(std::uint64_t bytes) noexcept {
+    granted_ -= bytes;
+    taken_ += bytes;
+  }
 
  private:
   std::uint64_t granted_;

@@ -63,11 +63,11 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   /// There is an item already.
   bool has_item();
   std::span<const std::byte> front() const noexcept;
-  void pop();
+  void pop() noexcept;
   std::size_t spare_memory() const noexcept { return spare_memory_; }
 
   /// Drops the items that have come and those that will come.
-  void discard();
+  void discard() noexcept;
   /// Waits until the call has ended. Throws its failure.
   static asio::awaitable<void> wait_for_end(std::shared_ptr<CallStream> stream);
   /// The encoded result. Throws std::logic_error if it was taken before.
@@ -92,7 +92,8 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
     ItemQueue items;
     ByteBuffer latest;
     bool latest_is_front = false;
-    std::uint64_t taken = 0;  // bytes of items
+    std::uint64_t taken = 0;     // bytes of items
+    bool credit_is_due = false;  // there was no memory to grant it
   };
 
   static asio::awaitable<bool> ready(bool value);
@@ -103,7 +104,8 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   void receive_credit_locked(DataLink& link, const Call& call, const Frame& frame);
   void transmit_locked(DataLink& link, const Call& call);
   void finish_locked(DataLink& link, const Call& call);
-  void grant(std::uint64_t bytes);
+  void grant(std::uint64_t bytes) noexcept;
+  void settle();
   void rethrow_failure() const;
 
   const std::shared_ptr<Dispatcher> dispatcher_;

@@ -82,7 +82,11 @@ DROVER_INLINE void CallStream::begin(PendingCall call) {
     const std::lock_guard held(mutex_);
     call_ = call.call();
   }
-  call.await(call.construct_completion<StreamCompletion>(shared_from_this(), executor), {}, executor);
+  try {
+    call.await(call.construct_completion<StreamCompletion>(shared_from_this(), executor), {}, executor);
+  } catch (...) {  // no memory
+    end(std::current_exception());
+  }
 }
 
 DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body) noexcept {
@@ -179,7 +183,7 @@ DROVER_INLINE std::span<const std::byte> CallStream::front() const noexcept {
   return local_.latest_is_front ? local_.latest.view() : local_.items.front();
 }
 
-DROVER_INLINE void CallStream::pop() {
+DROVER_INLINE void CallStream::pop() noexcept {
   if (std::exchange(local_.latest_is_front, false)) return;
   local_.taken += cost_of_item(local_.items.front().size());
   local_.items.pop();
@@ -187,6 +191,7 @@ DROVER_INLINE void CallStream::pop() {
 }
 
 DROVER_INLINE std::shared_ptr<AsyncEvent> CallStream::reader_event(bool for_end) {
+  settle();
   auto event = std::make_shared<AsyncEvent>();
   const std::lock_guard held(mutex_);
   if (ended_ || (!for_end && (!arrived_.empty() || latest_))) return nullptr;
@@ -225,7 +230,7 @@ DROVER_INLINE void CallStream::rethrow_failure() const {
   if (failure) std::rethrow_exception(failure);
 }
 
-DROVER_INLINE void CallStream::discard() {
+DROVER_INLINE void CallStream::discard() noexcept {
   std::uint64_t taken = std::exchange(local_.taken, 0);
   const auto drop = [&](ItemQueue& items) {
     for (; !items.empty(); items.pop()) taken += cost_of_item(items.front().size());
@@ -248,14 +253,27 @@ DROVER_INLINE ByteBuffer CallStream::take_result() {
 }
 
 /// The reader has taken so many bytes.
-DROVER_INLINE void CallStream::grant(std::uint64_t bytes) {
+DROVER_INLINE void CallStream::grant(std::uint64_t bytes) noexcept {
   const auto dispatcher = dispatcher_;
+  if (!dispatcher) return;
   const auto held = dispatcher->lock();
   const std::lock_guard mine(mutex_);
   if (!call_ || dispatcher->foreign()) return;
   bytes = receive_credit_.taken(bytes);
-  if (bytes != 0 && call_->link != nullptr && call_->state == CallState::running)
+  if (bytes == 0 || call_->link == nullptr || call_->state != CallState::running) return;
+  try {
     call_->link->send_credit(*call_, bytes);
+  } catch (...) {  // no memory
+    receive_credit_.not_granted(bytes);
+    local_.credit_is_due = true;
+  }
+}
+
+/// Before the reader waits: without credit nothing may come any more. Throws std::bad_alloc.
+DROVER_INLINE void CallStream::settle() {
+  if (!std::exchange(local_.credit_is_due, false)) return;
+  grant(0);
+  if (local_.credit_is_due) throw std::bad_alloc();
 }
 
 // ---- the writer's side ----------------------------------------------------------------------------------------------
@@ -282,12 +300,15 @@ DROVER_INLINE asio::awaitable<bool> CallStream::send() {
     return ready(false);
   }
   if (send_credit_.may_send() && call_ && call_->link != nullptr && call_->state == CallState::running) {
+    asio::awaitable<bool> sent = ready(true);  // before the item is: there may be no memory
     transmit_locked(*call_->link, *call_);
-    return ready(true);
+    return sent;
   }
-  writer_ = std::make_shared<AsyncEvent>();
+  auto event = std::make_shared<AsyncEvent>();
+  asio::awaitable<bool> wait = await_credit(shared_from_this(), event);
+  writer_ = std::move(event);
   waits_for_credit_ = true;
-  return await_credit(shared_from_this(), writer_);
+  return wait;
 }
 
 DROVER_INLINE asio::awaitable<bool> CallStream::ready(bool value) { co_return value; }
@@ -318,11 +339,12 @@ DROVER_INLINE void CallStream::finish() {
   std::unique_lock<std::mutex> held;
   if (dispatcher) held = dispatcher->lock();
   const std::lock_guard mine(mutex_);
-  if (ended_ || std::exchange(finished_, true)) return;
+  if (ended_ || finished_) return;
   if (waits_for_credit_ || !credit_came_)
     finish_is_due_ = true;
   else if (call_ && call_->link != nullptr && call_->state == CallState::running)
     finish_locked(*call_->link, *call_);
+  finished_ = true;  // not if there was no memory
 }
 
 DROVER_INLINE void CallStream::transmit_locked(DataLink& link, const Call& call) {
@@ -345,7 +367,11 @@ DROVER_INLINE void CallStream::cancel() noexcept {
     const std::lock_guard held(mutex_);
     call = call_;
   }
-  PendingCall::cancel(std::move(call));
+  try {
+    PendingCall::cancel(std::move(call));
+  } catch (...) {  // no memory
+    end(std::current_exception());
+  }
 }
 
 DROVER_INLINE void CallStream::abandon() noexcept {
