@@ -47,9 +47,8 @@ class CallSender {
   /// Frames wait for flush_gathered().
   bool has_gathered() const noexcept { return !gathered_.empty(); }
   void flush_gathered();
-  void gather(DataLink& link) noexcept {
-    if (link.gather()) gathered_.push_back(&link);  // there is room for each link
-  }
+  /// Frames of a stream wait in the link. See Dispatcher::flush_soon().
+  void flush_soon(DataLink& link) noexcept;
 
  private:
   void carry_out(CallScheduler::Turn turn) noexcept;

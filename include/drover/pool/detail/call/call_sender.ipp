@@ -134,4 +134,14 @@ inline void CallSender::flush_gathered() {
   }
 }
 
+inline void CallSender::flush_soon(DataLink& link) noexcept {
+  if (link.gather()) gathered_.push_back(&link);  // there is room for each link
+  if (records_.times.in_batch()) return;
+  try {
+    completions_.run_soon(dispatcher_);
+  } catch (...) {  // no memory
+    flush_gathered();
+  }
+}
+
 }}}  // namespace drover::v1::detail

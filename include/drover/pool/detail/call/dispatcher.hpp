@@ -164,15 +164,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   }
 
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
-  void flush_soon(DataLink& link) noexcept {
-    sender_.gather(link);
-    if (records_.times.in_batch()) return;
-    try {
-      completions_.run_soon(*this);
-    } catch (...) {  // no memory
-      flush_gathered();
-    }
-  }
+  void flush_soon(DataLink& link) noexcept { sender_.flush_soon(link); }
   std::size_t max_message_size() const noexcept { return admission_.max_message_size(); }
 
   /// Calls that no worker has begun: those that were sent ahead count.

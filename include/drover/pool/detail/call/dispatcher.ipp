@@ -50,7 +50,7 @@ inline void Dispatcher::submit_or_throw(const std::shared_ptr<Call>& call, const
 
 inline void Dispatcher::send_queued() {
   if (foreign()) return;
-  sender_.send_waiting();
+  if (scheduler_.waiting() != 0) sender_.send_waiting();
   notify_if_unawaited();
 }
 
