@@ -1,18 +1,24 @@
 // A worker for tests of streams.
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <optional>
 #include <signal.h>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
 #include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include <drover/worker/serve.hpp>
 #include <drover/worker/this_call.hpp>
@@ -77,6 +83,63 @@ asio::awaitable<void> blocks(std::size_t size, std::uint64_t n, Sink<std::string
 
 void blocks_plain(std::size_t size, std::uint64_t n, Sink<std::string>& out) {
   for (std::uint64_t i = 0; i < n; ++i) out.write(std::string(size, static_cast<char>('a' + i % 26)));
+}
+
+/// Blocks in a coroutine.
+asio::awaitable<int> echo_blocking(Source<std::string> in, Sink<std::string> out) {
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(1));
+  co_await timer.async_wait(asio::use_awaitable);
+  co_return echo_plain(in, out);
+}
+
+/// The test reads standard output.
+void tell(char what) { [[maybe_unused]] const auto written = ::write(STDOUT_FILENO, &what, 1); }
+
+/// Tells how a wait ends that is not the routine's: 'a' aborted, 'l' a std::logic_error, 'e' anything else.
+template <class Wait>
+asio::awaitable<void> tell_end(Wait wait) {
+  char end = 'e';
+  try {
+    co_await wait();
+  } catch (const std::system_error&) {
+    end = 'a';
+  } catch (const std::logic_error&) {
+    end = 'l';
+  }
+  tell(end);
+}
+
+/// Leaves two coroutines that wait for ever.
+asio::awaitable<void> leave_waiting(Source<int> in, Sink<std::string> out) {
+  const asio::any_io_executor executor = co_await asio::this_coro::executor;
+  const auto read = [in]() mutable -> asio::awaitable<void> { (void)co_await in.next(); };
+  const auto write = [out]() mutable -> asio::awaitable<void> {
+    for (;;) co_await out.send(std::string(100'000, 'x'));
+  };
+  asio::co_spawn(executor, tell_end(read), asio::detached);
+  asio::co_spawn(executor, tell_end(write), asio::detached);
+  asio::steady_timer timer(executor, std::chrono::milliseconds(1));
+  co_await timer.async_wait(asio::use_awaitable);
+}
+
+/// Uses its Sink when its frame is destroyed.
+struct LastWords {
+  ~LastWords() {
+    try {
+      out.latest(1);
+    } catch (const std::logic_error&) {
+      tell('l');
+    } catch (const std::system_error&) {
+      tell('a');
+    }
+  }
+  Sink<int> out;
+};
+
+asio::awaitable<void> last_words(Sink<int> out) {
+  const LastWords words{out};
+  asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::hours(1));
+  co_await timer.async_wait(asio::use_awaitable);
 }
 
 std::optional<Sink<int>> kept_sink;
@@ -160,6 +223,26 @@ int main() {
     kept_sink = out;
   });
   routines.add("use_kept", use_kept);
+  // Does not read before everything that the test sends has arrived.
+  routines.add("sum_late", [](Source<int> in) -> asio::awaitable<long> {
+    asio::steady_timer timer(co_await asio::this_coro::executor, std::chrono::milliseconds(200));
+    co_await timer.async_wait(asio::use_awaitable);
+    co_return sum_plain(in);
+  });
+  routines.add("echo_blocking", echo_blocking).add("leave_waiting", leave_waiting).add("last_words", last_words);
+  routines.add("peek", [](std::stop_token, Source<int>&) {});
+  routines.add("wait", [](Source<int> in) -> asio::awaitable<void> {
+    tell('b');
+    return tell_end([in]() mutable -> asio::awaitable<void> { (void)co_await in.next(); });
+  });
+  routines.add("report_and_work", [](std::stop_token stop, Sink<int>& out) {
+    out.latest(7);
+    while (!stop.stop_requested()) ::usleep(1000);
+  });
+  routines.add("tell", [](char what) { tell(what); });
+  routines.add("sleep", [](int ms) { ::usleep(static_cast<unsigned>(ms) * 1000); });
+  routines.add("throw_in_loop",
+               []() -> asio::awaitable<void> { asio::post(co_await asio::this_coro::executor, [] { throw 1; }); });
   routines.add("two_readers", two_readers);
   routines.add("text", [](Sink<std::string>& out) { out.write("no number"); });
   routines.add("reason", [](Sink<int>& out) {
@@ -176,5 +259,9 @@ int main() {
   });
   routines.add("square", [](int x) { return x * x; });
   routines.add("resident_pages", resident_pages);
-  return drover::serve(routines);
+  try {
+    return drover::serve(routines);
+  } catch (int) {
+    return 3;
+  }
 }

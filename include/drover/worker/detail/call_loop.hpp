@@ -65,7 +65,7 @@ class CallLoop final : CallWaits::Listener, StreamPort::Loop {
   void accept(const Frame& frame);
   void dispatch(const Frame& frame);
   void run_plain(const FrameHeader& call, Routine& routine, std::string_view name, Decoder& arguments,
-                 const CallFacts& facts, CallInputs inputs);
+                 const CallFacts& facts);
   void run_streaming(const FrameHeader& call, Routine& routine);
   void refuse_stream(const FrameHeader& call, const Routine& routine, std::string_view name);
   void start_coroutine(const Frame& frame, Routine& routine);

@@ -151,12 +151,13 @@ inline void CallLoop::dispatch(const Frame& frame) {
     return refuse_stream(call, routine, name);
   if (routine.is_coroutine()) return start_coroutine(frame, routine);
   if (routine.stream_flags != 0) return run_streaming(call, routine);
-  run_plain(call, routine, name, body, facts, CallInputs());
+  run_plain(call, routine, name, body, facts);
 }
 
 inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std::string_view name, Decoder& arguments,
-                                const CallFacts& facts, CallInputs inputs) {
+                                const CallFacts& facts) {
   const FrameHeader call = header;
+  CallInputs inputs;
   if (routine.takes_stop_token()) {
     inputs.stop = state_.sources.add(call.id);
     poll_flags();  // after add(), so that no cancellation for the stop-token thread is lost
@@ -166,6 +167,8 @@ inline void CallLoop::run_plain(const FrameHeader& header, Routine& routine, std
     if (takes_no_more_) return forget_call();
     return refuse(call, ResultStatus::cancelled, "cancelled before it began", true);
   }
+  if (routine.stream_flags != 0) [[unlikely]]
+    inputs.stream = open_stream(call, routine);
   // Finished results must not wait for a routine that may be slow, or may crash this process.
   if (routine.quick_runs < trusted_after && data_.wants_write()) {
     flush();

@@ -31,13 +31,16 @@ inline void CallLoop::run_streaming(const FrameHeader& call, Routine& routine) {
   CallFacts facts;
   if ((header.status & facts_flag) != 0) facts = take_facts(arguments);
   const auto name = arguments.get<std::string_view>();
-  run_plain(header, routine, name, arguments, facts, CallInputs({}, open_stream(header, routine)));
-  streams_.close(header.id);  // it may not have begun
+  run_plain(header, routine, name, arguments, facts);
 }
 
+/// The call begins: the parent may not give it to another worker any more.
 inline std::shared_ptr<StreamPort> CallLoop::open_stream(const FrameHeader& call, const Routine& routine) {
   auto port = streams_.add(*this, call, limit_);
-  port->open((routine.stream_flags & items_in_flag) != 0);
+  if (lost_ || parent_gone_)
+    port->lose();
+  else
+    port->open(routine.is_coroutine() ? StreamPort::Flush::later : StreamPort::Flush::now);
   return port;
 }
 
@@ -51,15 +54,13 @@ inline void CallLoop::queue_frame(FrameHeader header, FrameBody& body, StreamPor
   if (state_.late_flush.active()) return queue_in_routine(header, body);
   header.core = current_core();
   const bool first = !data_.wants_write();
+  if (flush_when == StreamPort::Flush::later) waits_.go_on_later();  // first: there may be no memory
   data_.queue_kept(header, body);
   if (first) {
     unsent_since_ = Clock::now();
     state_.owes_results.store(true, std::memory_order_relaxed);
   }
-  if (flush_when == StreamPort::Flush::now || (!full_ && data_.pending() >= 2 * worth_moving))
-    flush();
-  else
-    waits_.go_on_later();
+  if (flush_when == StreamPort::Flush::now || (!full_ && data_.pending() >= 2 * worth_moving)) flush();
 }
 
 /// For a plain function. A large item does not wait.
@@ -100,8 +101,8 @@ inline void CallLoop::wait_for_frames(std::uint64_t call) {
   poll_flags();
   if (lost_ || parent_gone_ || is_cancelled(call)) throw_stream_aborted();
   if (take_stream_frames()) return;
-  const bool pauses = data_.short_of_memory();
-  const int events = POLLIN | (data_.wants_write() && !pauses ? POLLOUT : 0);
+  const bool pauses = data_.short_of_memory();  // it would be readable again and again
+  const int events = pauses ? 0 : POLLIN | (data_.wants_write() ? POLLOUT : 0);
   pollfd watched[2] = {{state_.main_wakeup.fd(), POLLIN, 0}, {data_.fd(), static_cast<short>(events), 0}};
   if (::poll(watched, 2, pauses ? static_cast<int>(Channel::memory_pause.count()) : -1) < 0) {
     if (errno == ENOMEM) connection_lost();
@@ -113,7 +114,7 @@ inline void CallLoop::wait_for_frames(std::uint64_t call) {
     state_.probe_answered.store(state_.probe.load());  // it waits for its caller: that is no stall
     poll_flags();
   }
-  if ((watched[1].revents & ~POLLOUT) == 0) return;
+  if ((watched[1].revents & ~POLLOUT) == 0 && !pauses) return;
   incoming_.put_aside_next();
   if (receive()) take_stream_frames();
 }
@@ -122,6 +123,11 @@ inline void CallLoop::wait_for_frames(std::uint64_t call) {
 inline bool CallLoop::take_stream_frames() {
   bool found = false;
   try {
+    // One that has been read before stays in front of those that follow. Only CALLs are put aside.
+    if (const Frame* const next = incoming_.found(); next != nullptr && CallStreams::is_for_stream(next->header.type)) {
+      streams_.receive(incoming_.take(), data_.reader(), state_.last_read.load(std::memory_order_relaxed));
+      found = true;
+    }
     incoming_.put_aside_next();
     while (const auto frame = data_.next()) {
       if (CallStreams::is_for_stream(frame->header.type)) {

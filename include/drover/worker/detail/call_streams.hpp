@@ -16,6 +16,13 @@ namespace drover { inline namespace v1 { namespace detail {
 /// The streams of the calls in progress of a worker, by the id of the call.
 class CallStreams {
  public:
+  CallStreams() = default;
+  CallStreams(const CallStreams&) = delete;
+  CallStreams& operator=(const CallStreams&) = delete;
+  ~CallStreams() {
+    for (const auto& [call, port] : ports_) port->detach();
+  }
+
   static bool is_for_stream(FrameType type) noexcept {
     return type == FrameType::item || type == FrameType::credit || type == FrameType::finish;
   }
@@ -29,7 +36,7 @@ class CallStreams {
     return port;
   }
   /// The call has ended.
-  void close(std::uint64_t call) {
+  void close(std::uint64_t call) noexcept {
     const auto node = ports_.extract(call);
     if (!node.empty()) node.mapped()->close();
   }

@@ -46,22 +46,24 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
 
   /// `limit`: the largest item, in bytes.
   StreamPort(Loop& loop, const FrameHeader& call, std::size_t limit) noexcept
-      : loop_(&loop), slot_(call.slot), id_(call.id), limit_(limit) {}
+      : loop_(&loop), flags_(call.status), slot_(call.slot), id_(call.id), limit_(limit) {}
 
   std::uint64_t id() const noexcept { return id_; }
 
   // ---- the loop's side ----------------------------------------------------------------------------------------------
 
-  /// The routine begins: the parent may send items, if it has any.
-  void open(bool takes_items);
+  /// The routine begins: the parent may send items, if it has any. `latest`: of the values of latest().
+  void open(Flush latest);
   /// A frame of the parent. Throws Error with protocol_error.
   void receive(const Frame& frame, FrameReader& reader);
   /// The routine has ended. What is queued is sent before its RESULT.
-  void close();
+  void close() noexcept;
+  /// The loop is destroyed.
+  void detach() noexcept;
   /// Nothing can be sent or received any more.
   void lose() noexcept;
   /// Sends the value of latest() that had to wait, if there is one.
-  void send_latest();
+  void send_latest() { send_latest(Flush::later); }
   bool has_latest() const noexcept { return latest_waits_; }
 
   // ---- the Sink's side ----------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   void wait_here();
   /// The first item. There is one.
   std::span<const std::byte> front() const noexcept { return items_.front(); }
-  void pop(Flush flush);
+  void pop(Flush flush) noexcept;
   std::size_t limit() const noexcept { return limit_; }
 
  private:
@@ -97,10 +99,13 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   Loop& loop() const;
   void require_routine() const;
   void check_size(const FrameBody& body) const;
+  void wake_all() noexcept;
+  void send_latest(Flush flush);
   void transmit(Flush flush);
   void grant(std::uint64_t bytes, Flush flush);
 
-  Loop* loop_;  // null: the call has ended
+  Loop* loop_;                // null: the call has ended
+  const std::uint8_t flags_;  // items_out_flag, items_in_flag
   const std::uint32_t slot_;
   const std::uint64_t id_;
   const std::size_t limit_;
@@ -112,10 +117,12 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   std::shared_ptr<AsyncEvent> sent_;
   FrameBody latest_;
   bool latest_waits_ = false;
+  Flush latest_flush_ = Flush::later;
 
   ReceiveCredit receive_credit_{stream_window};
   ItemQueue items_;
-  bool finished_ = false;  // no further item comes
+  bool finished_ = false;       // no further item comes
+  bool credit_is_due_ = false;  // there was no memory to grant it
   std::shared_ptr<AsyncEvent> arrived_;
   FrameBody scratch_;
 };

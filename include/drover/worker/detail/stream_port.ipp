@@ -21,8 +21,9 @@ DROVER_INLINE void throw_stream_aborted() { throw std::system_error(std::error_c
 
 // ---- the loop's side ------------------------------------------------------------------------------------------------
 
-DROVER_INLINE void StreamPort::open(bool takes_items) {
-  if (takes_items) grant(stream_window, Flush::later);
+DROVER_INLINE void StreamPort::open(Flush latest) {
+  latest_flush_ = latest;
+  if ((flags_ & items_in_flag) != 0) grant(stream_window, Flush::later);
 }
 
 DROVER_INLINE void StreamPort::receive(const Frame& frame, FrameReader& reader) {
@@ -30,7 +31,8 @@ DROVER_INLINE void StreamPort::receive(const Frame& frame, FrameReader& reader) 
   switch (frame.header.type) {
     case FrameType::credit: {
       const auto credit = decode_body<CreditBody>(frame.body);
-      if (!credit || !send_credit_.grant(credit->bytes)) refuse("the parent grants credit that makes no sense");
+      if ((flags_ & items_out_flag) == 0 || !credit || !send_credit_.grant(credit->bytes))
+        refuse("the parent grants credit that makes no sense");
       if (!waits_for_credit_ || !send_credit_.may_send()) return;
       transmit(Flush::later);
       waits_for_credit_ = false;
@@ -38,36 +40,52 @@ DROVER_INLINE void StreamPort::receive(const Frame& frame, FrameReader& reader) 
       return;
     }
     case FrameType::item:
-      if (finished_ || !receive_credit_.admit(cost_of_item(frame.body.size())))
+      if ((flags_ & items_in_flag) == 0 || finished_ || !receive_credit_.admit(cost_of_item(frame.body.size())))
         refuse("the parent sends more items than it may");
       if (frame.body.size() >= ItemQueue::worth_keeping)
         items_.push(reader.take_body());
       else
         items_.push(frame.body);
       break;
-    case FrameType::finish: finished_ = true; break;
+    case FrameType::finish:
+      if ((flags_ & items_in_flag) == 0 || std::exchange(finished_, true) || !frame.body.empty())
+        refuse("the parent ends its items in a way that makes no sense");
+      break;
     default: refuse("unexpected frame of a stream");
   }
   if (const auto arrived = std::exchange(arrived_, nullptr)) arrived->set();
 }
 
-DROVER_INLINE void StreamPort::close() {
-  if (loop_ == nullptr) return;
-  if (latest_waits_ && !lost_) loop_->queue_frame(header(FrameType::latest), latest_, Flush::later);
-  loop_ = nullptr;
+DROVER_INLINE void StreamPort::close() noexcept {
+  Loop* const loop = std::exchange(loop_, nullptr);
+  if (loop == nullptr) return;
   items_.clear();
+  try {
+    if (latest_waits_ && !lost_) loop->queue_frame(header(FrameType::latest), latest_, Flush::later);
+  } catch (...) {  // no memory: the caller misses it
+  }
+  wake_all();
+}
+
+DROVER_INLINE void StreamPort::detach() noexcept {
+  loop_ = nullptr;
+  wake_all();
+}
+
+DROVER_INLINE void StreamPort::wake_all() noexcept {
+  if (const auto sent = std::exchange(sent_, nullptr)) (void)sent->try_set();
+  if (const auto arrived = std::exchange(arrived_, nullptr)) (void)arrived->try_set();
 }
 
 DROVER_INLINE void StreamPort::lose() noexcept {
   lost_ = true;
   latest_waits_ = false;
-  if (const auto sent = std::exchange(sent_, nullptr)) (void)sent->try_set();
-  if (const auto arrived = std::exchange(arrived_, nullptr)) (void)arrived->try_set();
+  wake_all();
 }
 
-DROVER_INLINE void StreamPort::send_latest() {
+DROVER_INLINE void StreamPort::send_latest(Flush flush) {
   if (!latest_waits_ || !loop_->has_sent_all()) return;
-  loop_->queue_frame(header(FrameType::latest), latest_, Flush::later);
+  loop_->queue_frame(header(FrameType::latest), latest_, flush);
   latest_waits_ = false;
 }
 
@@ -83,12 +101,15 @@ DROVER_INLINE FrameBody& StreamPort::begin_item() {
 DROVER_INLINE asio::awaitable<void> StreamPort::send() {
   check_size(outgoing_);
   if (send_credit_.may_send()) {
+    asio::awaitable<void> sent = nothing();  // before the item is: there may be no memory
     transmit(Flush::later);
-    return nothing();
+    return sent;
   }
-  sent_ = std::make_shared<AsyncEvent>();
+  auto event = std::make_shared<AsyncEvent>();
+  asio::awaitable<void> wait = await_credit(shared_from_this(), event);
+  sent_ = std::move(event);
   waits_for_credit_ = true;
-  return await_credit(shared_from_this(), sent_);
+  return wait;
 }
 
 DROVER_INLINE asio::awaitable<void> StreamPort::nothing() { co_return; }
@@ -105,7 +126,7 @@ DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(std::shared_ptr<Str
     }
     throw;
   }
-  if (port->lost_) throw_stream_aborted();
+  if (port->waits_for_credit_) (void)port->loop();  // throws: it was not sent
 }
 
 DROVER_INLINE void StreamPort::write() {
@@ -126,7 +147,7 @@ DROVER_INLINE void StreamPort::latest() {
   check_size(scratch_);
   std::swap(latest_, scratch_);
   latest_waits_ = true;
-  send_latest();
+  send_latest(latest_flush_);
   if (!latest_waits_) return;
   scratch_.clear();  // what it has replaced
 }
@@ -138,6 +159,10 @@ DROVER_INLINE StreamPort::Next StreamPort::look() {
   if (arrived_) throw std::logic_error("a Source has one reader: another next() is waiting");
   if (!items_.empty()) return Next::item;
   if (finished_) return Next::end;
+  if (credit_is_due_) {
+    grant(receive_credit_.taken(0), Flush::later);
+    credit_is_due_ = false;
+  }
   return Next::wait;
 }
 
@@ -159,10 +184,16 @@ DROVER_INLINE void StreamPort::wait_here() {
   loop().wait_in_routine(id_);
 }
 
-DROVER_INLINE void StreamPort::pop(Flush flush) {
+DROVER_INLINE void StreamPort::pop(Flush flush) noexcept {
   const std::uint64_t cost = cost_of_item(items_.front().size());
   items_.pop();
-  if (const std::uint64_t bytes = receive_credit_.taken(cost); bytes != 0 && !finished_) grant(bytes, flush);
+  const std::uint64_t bytes = receive_credit_.taken(cost);
+  if (bytes == 0 || finished_) return;
+  try {
+    grant(bytes, flush);
+  } catch (...) {  // no memory
+    credit_is_due_ = true;
+  }
 }
 
 // ---- both -----------------------------------------------------------------------------------------------------------
@@ -203,9 +234,14 @@ DROVER_INLINE void StreamPort::transmit(Flush flush) {
 
 DROVER_INLINE void StreamPort::grant(std::uint64_t bytes, Flush flush) {
   const CreditBody credit{.bytes = bytes};
-  scratch_.clear();
-  scratch_.buffer().append(encode_body(credit));
-  loop_->queue_frame(header(FrameType::credit), scratch_, flush);
+  try {
+    scratch_.clear();
+    scratch_.buffer().append(encode_body(credit));
+    loop_->queue_frame(header(FrameType::credit), scratch_, flush);
+  } catch (...) {
+    receive_credit_.not_granted(bytes);
+    throw;
+  }
 }
 
 }}}  // namespace drover::v1::detail
