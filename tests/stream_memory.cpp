@@ -130,6 +130,28 @@ asio::awaitable<bool> read_without_memory(Stream<int, std::string, std::string>&
   co_return true;
 }
 
+// The first one's item has gone, but its coroutine has not been resumed yet.
+TEST_F(StreamMemory, WriterMayComeBeforeAnotherOneIsResumed) {
+  FakeWorker worker(context_, dispatcher_);
+  auto stream = drover::detail::begin_stream_of<Both>(dispatcher_, CallOptions{}, "f", 1);
+  const auto call = worker.next();
+  ASSERT_TRUE(call);
+  const auto grant = [&](std::uint64_t bytes) {
+    const drover::detail::CreditBody body{.bytes = bytes};
+    const FrameHeader header{.type = FrameType::credit, .slot = call->header.slot, .id = call->header.id};
+    EXPECT_TRUE(worker.send(header, drover::detail::encode_body(body)));
+  };
+  const auto one = start(stream.send("one"));
+  grant(1);
+  const auto two = start(stream.send("two"));
+  EXPECT_EQ(one->value, true);
+  grant(100);
+  run();
+  EXPECT_EQ(two->value, true);
+  worker.answer(*call);
+  EXPECT_EQ(start(stream.result())->value, 10);
+}
+
 // An item whose send() has failed is not sent, one whose send() has not is, and the stream goes on.
 TEST_F(StreamMemory, ItemIsSentOrRefused) {
   std::unique_ptr<Open> open;

@@ -97,7 +97,9 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   };
 
   static asio::awaitable<bool> ready(bool value);
-  static asio::awaitable<bool> await_credit(std::shared_ptr<CallStream> stream, std::shared_ptr<AsyncEvent> event);
+  /// `before`: items transmitted before the one that waits.
+  static asio::awaitable<bool> await_credit(std::shared_ptr<CallStream> stream, std::shared_ptr<AsyncEvent> event,
+                                            std::uint64_t before);
   /// The event that the reader waits for. Null if there is an item, or the call has ended.
   std::shared_ptr<AsyncEvent> reader_event(bool for_end);
   void receive_item_locked(DataLink& link, Call& call, const Frame& frame);
@@ -129,7 +131,8 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   bool result_taken_ = false;
 
   SendCredit send_credit_{0};
-  FrameBody outgoing_;  // the writer's, unless it waits for credit
+  FrameBody outgoing_;             // the writer's, unless it waits for credit
+  std::uint64_t transmitted_ = 0;  // items
   bool credit_came_ = false;
   bool waits_for_credit_ = false;
   std::shared_ptr<AsyncEvent> writer_;

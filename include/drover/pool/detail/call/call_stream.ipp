@@ -305,7 +305,7 @@ DROVER_INLINE asio::awaitable<bool> CallStream::send() {
     return sent;
   }
   auto event = std::make_shared<AsyncEvent>();
-  asio::awaitable<bool> wait = await_credit(shared_from_this(), event);
+  asio::awaitable<bool> wait = await_credit(shared_from_this(), event, transmitted_);
   writer_ = std::move(event);
   waits_for_credit_ = true;
   return wait;
@@ -314,7 +314,7 @@ DROVER_INLINE asio::awaitable<bool> CallStream::send() {
 DROVER_INLINE asio::awaitable<bool> CallStream::ready(bool value) { co_return value; }
 
 DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(std::shared_ptr<CallStream> stream,
-                                                             std::shared_ptr<AsyncEvent> event) {
+                                                             std::shared_ptr<AsyncEvent> event, std::uint64_t before) {
   try {
     asio::awaitable<void> wait = AsyncEvent::wait(event);
     co_await std::move(wait);
@@ -328,7 +328,8 @@ DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(std::shared_ptr<Cal
   }
   {
     const std::lock_guard held(stream->mutex_);
-    if (!std::exchange(stream->waits_for_credit_, false)) co_return true;
+    if (stream->transmitted_ != before) co_return true;  // another send() may wait by now
+    stream->waits_for_credit_ = false;
   }
   stream->rethrow_failure();
   co_return false;
@@ -351,6 +352,7 @@ DROVER_INLINE void CallStream::transmit_locked(DataLink& link, const Call& call)
   const std::uint64_t cost = cost_of_item(outgoing_.size());
   if (link.send_for_stream(FrameType::item, call, outgoing_)) dispatcher_->flush_soon(link);
   send_credit_.sent(cost);
+  ++transmitted_;
   outgoing_.clear();
 }
 
