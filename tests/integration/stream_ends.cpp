@@ -43,7 +43,7 @@ TEST_F(OneStreamEnds, FailureFollowsTheItems) {
     }
     EXPECT_EQ(n, 10);
     EXPECT_EQ(what, "enough");
-    const std::string again = co_await failure_of(stream.result());
+    const std::string again = co_await text_thrown_by(stream.result());
     EXPECT_EQ(again, "enough");
     co_await pool.stop();
   });
@@ -80,12 +80,12 @@ TEST_F(OneStreamEnds, IsRetriedOnlyIfNoItemHasCome) {
     auto with_item = pool.stream<void, int>(options, "die_after", 1);
     const std::optional<int> item = co_await with_item.next();
     EXPECT_EQ(item, 0);
-    const std::error_code code = co_await code_of(with_item.next());
+    const std::error_code code = co_await code_thrown_by(with_item.next());
     EXPECT_EQ(code, Errc::worker_exited);
     const bool once = co_await soon([&] { return pool.stats().restarts == 1; });
     EXPECT_TRUE(once);
     auto without = pool.stream<void, int>(options, "die_after", 0);
-    const std::error_code last = co_await code_of(without.next());
+    const std::error_code last = co_await code_thrown_by(without.next());
     EXPECT_EQ(last, Errc::worker_exited);
     const bool thrice = co_await soon([&] { return pool.stats().restarts == 4; });
     EXPECT_TRUE(thrice) << "it was made three times";
@@ -323,7 +323,7 @@ TEST_F(OneStreamEnds, EndsWithItsPoolAndWithItsContext) {
     std::error_code code;
     bool over = false;
     const auto read = [&]() -> asio::awaitable<void> {
-      code = co_await code_of(stream.result());
+      code = co_await code_thrown_by(stream.result());
       over = true;
     };
     asio::co_spawn(executor, read(), asio::detached);
@@ -333,7 +333,7 @@ TEST_F(OneStreamEnds, EndsWithItsPoolAndWithItsContext) {
     while (!over) co_await pause_for(1ms);
     EXPECT_EQ(code, Errc::connection_lost);
     auto late = pool->stream<long, int>("count", 3);
-    const std::error_code at_once = co_await code_of(late.next());
+    const std::error_code at_once = co_await code_thrown_by(late.next());
     EXPECT_EQ(at_once, Errc::connection_lost);
   });
 }

@@ -114,7 +114,7 @@ TEST_F(OneStream, ResultDropsWhatWasNotRead) {
       EXPECT_EQ(first, 0);
       const long sum = co_await stream.result();
       EXPECT_EQ(sum, 100'000L * 99'999 / 2);
-      const std::string again = co_await failure_of(stream.result());
+      const std::string again = co_await text_thrown_by(stream.result());
       EXPECT_NE(again.find("taken already"), std::string::npos) << again;
     }
     co_await pool.stop();
@@ -198,29 +198,29 @@ TEST_F(OneStream, LatestKeepsTheLastValueOnly) {
 TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
-    const std::string no_stream = co_await failure_of(pool.call<long>("count", 3));
+    const std::string no_stream = co_await text_thrown_by(pool.call<long>("count", 3));
     EXPECT_NE(no_stream.find("Sink<int>) has items from the routine, its caller has no items"), std::string::npos)
         << no_stream;
     auto none = pool.stream<int, int>("square", 3);
-    const std::string no_sink = co_await failure_of(none.next());
+    const std::string no_sink = co_await text_thrown_by(none.next());
     EXPECT_NE(no_sink.find("square(int) has no items, its caller has items from the routine"), std::string::npos)
         << no_sink;
     auto other = pool.stream<long, void, int>("count", 3);
-    const std::string direction = co_await failure_of(other.send(1));
+    const std::string direction = co_await text_thrown_by(other.send(1));
     EXPECT_NE(direction.find("its caller has items from the caller"), std::string::npos) << direction;
     auto text = pool.stream<void, int>("text");
-    const std::string type = co_await failure_of(text.next());
+    const std::string type = co_await text_thrown_by(text.next());
     EXPECT_NE(type.find("an item is not of the type that stream() asked for"), std::string::npos) << type;
     auto sum = pool.stream<std::string, void, int>("sum");
     sum.finish();
-    const std::string result = co_await failure_of(sum.result());
+    const std::string result = co_await text_thrown_by(sum.result());
     EXPECT_NE(result.find("the result is not of the type that stream() asked for"), std::string::npos) << result;
     auto numbers = pool.stream<long, void, std::string>("sum");
     co_await numbers.send("no number");
-    const std::string argument = co_await failure_of(numbers.result());
+    const std::string argument = co_await text_thrown_by(numbers.result());
     EXPECT_NE(argument.find("Source<int>) was given other arguments: an item: "), std::string::npos) << argument;
     auto unknown = pool.stream<void, int>("nothing");
-    const std::error_code code = co_await code_of(unknown.next());
+    const std::error_code code = co_await code_thrown_by(unknown.next());
     EXPECT_EQ(code, Errc::unknown_routine);
     co_await pool.stop();
   });
@@ -287,7 +287,7 @@ TEST_F(OneStream, ItemsOverTheLimitAreRefused) {
     EXPECT_EQ(small, "small");
     in.cancel();
     auto out = pool.stream<void, std::string>("blocks", std::size_t{200'000}, std::uint64_t{1});
-    const std::string text = co_await failure_of(out.next());
+    const std::string text = co_await text_thrown_by(out.next());
     EXPECT_NE(text.find("max_message_size allows 100000"), std::string::npos) << text;
     co_await pool.stop();
   });

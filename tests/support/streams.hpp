@@ -38,7 +38,7 @@ asio::awaitable<int> read_all(Stream<R, int>& stream) {
 
 /// What it throws.
 template <class T>
-asio::awaitable<std::string> failure_of(asio::awaitable<T> operation) {
+asio::awaitable<std::string> text_thrown_by(asio::awaitable<T> operation) {
   try {
     co_await std::move(operation);
   } catch (const std::exception& e) {
@@ -47,7 +47,7 @@ asio::awaitable<std::string> failure_of(asio::awaitable<T> operation) {
   co_return "";
 }
 template <class T>
-asio::awaitable<std::error_code> code_of(asio::awaitable<T> operation) {
+asio::awaitable<std::error_code> code_thrown_by(asio::awaitable<T> operation) {
   try {
     co_await std::move(operation);
   } catch (const std::system_error& e) {
