@@ -26,7 +26,7 @@ void expect_end(Worker& worker) { EXPECT_GE(worker.exit_status(), 0); }
 TEST_F(WorkerStreams, PlainAndCoroutineKeepToTheirCredit) {
   for (const char* const routine : {"blocks", "blocks_plain"}) {
     StreamParent worker;
-    const auto id = worker.stream(takes, routine, std::size_t{1000}, std::uint64_t{1000});
+    const auto id = worker.stream(takes, routine, std::size_t{1000}, std::uint64_t{10'000});
     std::uint64_t bytes = worker.take_items();
     EXPECT_GE(bytes, stream_window);
     EXPECT_LT(bytes, stream_window + 2000);

@@ -65,7 +65,8 @@ TEST_F(OneStreamEnds, DeathOfTheWorkerFollowsTheItems) {
       } catch (const Error& e) {
         code = e.code();
       }
-      EXPECT_EQ(n, items);
+      // What it wrote in its last 100 us may not have left.
+      EXPECT_LE(n, items);
       EXPECT_EQ(code, Errc::worker_exited);
     }
     co_await pool.stop();
