@@ -199,7 +199,7 @@ DROVER_INLINE void FrameWriter::queue(FrameHeader header, FrameBody& body) {
   open_stretch(descriptors ? 1 : worth_moving);
   make_room_for_stretches(made.size());
   stretches_.back().buffer.append(first.view());  // from here on nothing can fail
-  unsent_descriptors_ += descriptors ? 1 : 0;
+  if (descriptors) ++unsent_descriptors_;
   if (descriptors) stretches_.back().descriptors = std::move(descriptors);
   pending_ += sizeof header + header.size;
   for (Stretch& next : made) stretches_.push_back(std::move(next));
