@@ -2,6 +2,7 @@
 #include "support/streams.hpp"
 
 #include <cstdint>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <list>
 #include <optional>
@@ -9,6 +10,8 @@
 #include <signal.h>
 #include <stdexcept>
 #include <string>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -193,6 +196,24 @@ TEST_F(OneStream, LatestKeepsTheLastValueOnly) {
     EXPECT_EQ(latest, -3);
     co_await pool.stop();
   });
+}
+
+TEST_F(OneStream, LatestArrivesWhileAPlainRoutineGoesOn) {
+  const std::string fifo = ::testing::TempDir() + "drover_progress." + std::to_string(::getpid());
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  on_one_thread([&]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
+    auto progress = pool.stream<void, int>({.deadline = 20s, .kill_after = 0ms}, "progress_and_wait", fifo);
+    int last = 0;
+    while (last != 5) {
+      const std::optional<int> value = co_await progress.next();
+      last = value.value();
+    }
+    ::close(::open(fifo.c_str(), O_WRONLY | O_CLOEXEC));
+    co_await progress.result();
+    co_await pool.stop();
+  });
+  ::unlink(fifo.c_str());
 }
 
 TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <fcntl.h>
 #include <fstream>
 #include <optional>
 #include <signal.h>
@@ -198,6 +199,12 @@ int main() {
   routines.add("blocks", blocks).add("blocks_plain", blocks_plain);
   routines.add("progress", [](int n, Sink<int>& out) {
     for (int i = 1; i <= n; ++i) out.latest(i);
+  });
+  // Opening a FIFO blocks until somebody opens its other end.
+  routines.add("progress_and_wait", [](const std::string& fifo, Sink<int>& out) {
+    out.write(-1);
+    for (int i = 1; i <= 5; ++i) out.latest(i);
+    ::close(::open(fifo.c_str(), O_RDONLY | O_CLOEXEC));
   });
   routines.add("items_and_progress", [](Sink<int>& out) -> asio::awaitable<void> {
     out.latest(-1);

@@ -77,7 +77,7 @@ class CallLoop final : CallWaits::Listener, StreamPort::Loop {
   // Streams.
   std::shared_ptr<StreamPort> open_stream(const FrameHeader& call, const Routine& routine);
   inline void queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush) override;
-  inline bool has_sent_all() const override;
+  inline bool has_sent_all() override;
   inline void wait_in_routine(std::uint64_t call) override;
   void queue_in_routine(FrameHeader header, FrameBody& body);
   void wait_for_frames(std::uint64_t call);

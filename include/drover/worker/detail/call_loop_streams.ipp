@@ -77,13 +77,16 @@ inline void CallLoop::queue_in_routine(FrameHeader header, FrameBody& body) {
       state_.owes_results.store(true, std::memory_order_relaxed);
     }
     if (!state_.late_flush.may_wait(now, first, armed) || data_.pending() >= 2 * worth_moving) flush();
+    if (full_ && state_.late_flush.arm(now)) armed = true;  // the function may not come back for long
   }
   if (armed) state_.control_wakeup.notify();
 }
 
-inline bool CallLoop::has_sent_all() const {
+/// What is only gathered leaves first: a value of Sink::latest() waits for a socket that is full, and for nothing else.
+inline bool CallLoop::has_sent_all() {
   std::unique_lock<std::mutex> held;
   if (state_.late_flush.active()) held = state_.late_flush.lock();
+  if (held.owns_lock() && data_.wants_write()) flush();
   return !data_.wants_write();
 }
 

@@ -17,6 +17,7 @@ class LateFlush {
  public:
   static constexpr Duration longest_wait = std::chrono::microseconds(100);  // of an item
   static constexpr Duration quick = std::chrono::microseconds(20);          // after the one before it
+  static constexpr Duration full_socket_pause = std::chrono::milliseconds(1);
 
   // ---- the main thread ----
 
@@ -39,10 +40,13 @@ class LateFlush {
     const bool is_quick = now - std::exchange(last_, now) < quick;
     if (first) since_ = now;
     if (!is_quick || now - since_ >= longest_wait) return false;
-    if (due_.load(std::memory_order_relaxed) == never_due) {
-      due_.store((now + longest_wait).time_since_epoch().count(), std::memory_order_relaxed);
-      armed = true;
-    }
+    armed = arm(now);
+    return true;
+  }
+  /// With the mutex held: the control thread is to look after what is unsent. True if it is to be woken up for that.
+  bool arm(Clock::time_point now) noexcept {
+    if (due_.load(std::memory_order_relaxed) != never_due) return false;
+    due_.store((now + longest_wait).time_since_epoch().count(), std::memory_order_relaxed);
     return true;
   }
 
@@ -63,8 +67,9 @@ class LateFlush {
       again = now + longest_wait;
     else if (active_ && data.wants_write() && now - since_ < longest_wait)
       again = since_ + longest_wait;
-    else if (active_ && data.wants_write())
-      (void)data.flush();  // the main thread sees the same error
+    else if (active_ && data.wants_write() && !data.flush() &&
+             data.wants_write())  // the main thread sees the same error
+      again = now + full_socket_pause;
     due_.store(again ? again->time_since_epoch().count() : never_due, std::memory_order_relaxed);
   }
 

@@ -35,7 +35,7 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
     /// Queues a frame on the data socket. The body keeps its capacity.
     virtual void queue_frame(FrameHeader header, FrameBody& body, Flush flush) = 0;
     /// What was queued so far has been given to the socket.
-    virtual bool has_sent_all() const = 0;
+    virtual bool has_sent_all() = 0;
     /// Blocks until the parent or the control thread has sent something, and takes that. Throws operation_aborted if
     /// the call is cancelled, or if its items can't be sent any more.
     virtual void wait_in_routine(std::uint64_t call) = 0;
