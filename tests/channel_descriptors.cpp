@@ -210,9 +210,6 @@ class UntrustedDescriptors : public ChannelDescriptors, public testing::WithPara
     kernel_passes_descriptors = GetParam();
     ends.near.distrust();
   }
-  void SetUp() override {
-    if (!GetParam() && !refuse_descriptors(ends.near.fd())) GTEST_SKIP() << "this kernel refuses none";
-  }
   /// What receive() and next() throw within a moment.
   std::string failure() {
     try {
@@ -288,7 +285,7 @@ TEST_P(UntrustedDescriptors, BehindAnUrgentByteAreNotClosedByTheReader) {
   const int blocks = lingering_socket(2);
   EXPECT_TRUE(peer_may_send(bytes_of(result(1)), {}));
   const char urgent = 0;
-  if (::send(ends.far.fd(), &urgent, 1, MSG_OOB) != 1) GTEST_SKIP() << "this kernel has none";
+  (void)::send(ends.far.fd(), &urgent, 1, MSG_OOB);  // a kernel without urgent bytes sends nothing
   EXPECT_TRUE(peer_may_send(bytes_of(result(2)), {blocks}));
   ::close(blocks);
   ends.near.receive_descriptors(false);

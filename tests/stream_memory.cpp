@@ -16,30 +16,14 @@
 #include <drover/pool/stream.hpp>
 #include <drover/wire/detail/stream_credit.hpp>
 
-#include "support/failing_allocations.hpp"
+#include "support/failing_step.hpp"
 #include "support/fake_worker.hpp"
-#include "support/sanitizers.hpp"
 
 namespace {
 
-int spared = -1;  // so many allocations succeed before one fails; negative: none fails
-bool failed = false;
 int first = 0;  // allocation of the step that fails
 
 }  // namespace
-
-bool support::allocation_fails() noexcept {
-  if (spared < 0 || spared-- > 0) return false;
-  return failed = true;
-}
-
-#if !defined(DROVER_TEST_ASAN) && !defined(DROVER_TEST_TSAN)
-// Buffers grow with this.
-extern "C" void* __libc_realloc(void* memory, std::size_t size);
-extern "C" void* realloc(void* memory, std::size_t size) noexcept {
-  return support::allocation_fails() ? nullptr : __libc_realloc(memory, size);
-}
-#endif
 
 namespace {
 

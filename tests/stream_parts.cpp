@@ -24,32 +24,13 @@
 #include <drover/wire/detail/stream_credit.hpp>
 #include <drover/worker/detail/incoming_frames.hpp>
 
-#include "support/failing_allocations.hpp"
-#include "support/sanitizers.hpp"
-
-namespace {
-
-int spared = -1;  // so many allocations succeed before one fails; negative: none fails
-bool failed = false;
-
-}  // namespace
-
-bool support::allocation_fails() noexcept {
-  if (spared < 0 || spared-- > 0) return false;
-  return failed = true;
-}
-
-#if !defined(DROVER_TEST_ASAN) && !defined(DROVER_TEST_TSAN)
-// Buffers grow with this.
-extern "C" void* __libc_realloc(void* memory, std::size_t size);
-extern "C" void* realloc(void* memory, std::size_t size) noexcept {
-  return support::allocation_fails() ? nullptr : __libc_realloc(memory, size);
-}
-#endif
+#include "support/failing_step.hpp"
 
 namespace {
 
 using namespace drover::detail;
+using support::failed;
+using support::spared;
 
 constexpr std::uint64_t window = stream_window;
 
