@@ -18,6 +18,7 @@
 
 #include <drover/detail/brace_safe.hpp>
 #include <drover/detail/config.hpp>
+#include <drover/os/lines_options.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 {
@@ -26,23 +27,9 @@ namespace detail {
 struct StdioAccess;
 class LineTarget;
 
-inline constexpr std::size_t max_line = 64 * 1024;
-inline constexpr std::size_t max_pending_lines = 1024 * 1024;
 inline constexpr const char* own_program = "/proc/self/exe";
 
 }  // namespace detail
-
-/// How Stdio::lines() treats a handler that falls behind.
-struct LinesOptions {
-  enum class WhenBehind {
-    drop,  ///< the oldest lines are dropped; ReapReport::lost_lines counts them
-    /// Nothing is read while Stdio::max_pending bytes wait for the handler. The child then soon blocks in write(2), for
-    /// as long as the handler's executor does not run. The child's exit is still reported in time, and a reap takes no
-    /// longer. What is in the pipe at the exit (64 KiB, see pipe(7)) is delivered on top of max_pending.
-    wait
-  };
-  WhenBehind when_behind = WhenBehind::drop;
-};
 
 /// One of a child's three standard descriptors. All three are always open in the child, whatever the parent has closed.
 class Stdio {

@@ -20,7 +20,7 @@
 #include <asio/query.hpp>
 
 #include <drover/detail/context/registry.hpp>
-#include <drover/os/command.hpp>
+#include <drover/os/lines_options.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 

@@ -28,7 +28,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-class CallStream;
+class ItemReceiver;
 class Dispatcher;
 class DataLink;
 
@@ -90,15 +90,15 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   DataLink* link = nullptr;       // while it has a slot in a worker
   std::uint32_t slot = 0;
   std::uint64_t id = 0;
-  std::uint64_t frame_end = 0;         // of its CALL, see Channel::queued_until()
-  std::uint64_t ahead_since = 0;       // see CallsAhead
-  Clock::time_point submitted_at;      // see CallTimes
-  Clock::time_point began_at;          // in its worker, as far as the parent knows
-  bool recalled = false;               // RECALL was sent for it
-  bool refused_by_worker = false;      // RESULT said `cancelled`, but nobody has cancelled it
-  bool has_facts = false;              // the request begins with CallFacts
-  bool takes_descriptors = false;      // its result may have some
-  std::shared_ptr<CallStream> stream;  // null: it has no items
+  std::uint64_t frame_end = 0;           // of its CALL, see Channel::queued_until()
+  std::uint64_t ahead_since = 0;         // see CallsAhead
+  Clock::time_point submitted_at;        // see CallTimes
+  Clock::time_point began_at;            // in its worker, as far as the parent knows
+  bool recalled = false;                 // RECALL was sent for it
+  bool refused_by_worker = false;        // RESULT said `cancelled`, but nobody has cancelled it
+  bool has_facts = false;                // the request begins with CallFacts
+  bool takes_descriptors = false;        // its result may have some
+  std::shared_ptr<ItemReceiver> stream;  // null: it has no items
   // Routine and arguments, kept until the call has ended: it may have to be sent again.
   FrameBody request{DescriptorList::Close::elsewhere};
   std::shared_ptr<Call> next;  // in the queue, towards its end

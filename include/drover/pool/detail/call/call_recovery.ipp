@@ -5,8 +5,8 @@
 #include <vector>
 
 #include <drover/pool/detail/call/call_recovery.hpp>
-#include <drover/pool/detail/call/call_stream.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
+#include <drover/pool/detail/call/item_receiver.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {

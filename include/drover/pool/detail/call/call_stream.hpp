@@ -15,6 +15,7 @@
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/async_event.hpp>
 #include <drover/pool/detail/call/call.hpp>
+#include <drover/pool/detail/call/item_receiver.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/detail/item_queue.hpp>
@@ -30,22 +31,17 @@ struct ArgumentWriter;
 
 /// The items of one call in the parent, between its link and the Stream of its caller. One reader takes items, one
 /// writer sends them. Its mutex comes after the dispatcher's.
-class CallStream : public std::enable_shared_from_this<CallStream> {
+class CallStream final : public ItemReceiver, public std::enable_shared_from_this<CallStream> {
  public:
   /// `flags`: items_out_flag, items_in_flag.
   CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept;
-
-  std::uint8_t flags() const noexcept { return flags_; }
 
   /// Begins the call. If that fails, the stream has ended.
   void begin(PendingCall call);
 
   // ---- the link's side, with the dispatcher's mutex held ------------------------------------------------------------
 
-  /// ITEM, LATEST or CREDIT of the call's worker. Throws Error with protocol_error.
-  void receive(DataLink& link, Call& call, const Frame& frame);
-  /// The routine has begun, as far as the stream knows: the call can't be made again.
-  bool has_begun() const noexcept { return begun_; }
+  void receive(DataLink& link, Call& call, const Frame& frame) override;
 
   // ---- the call's side, without the dispatcher's mutex --------------------------------------------------------------
 
@@ -111,10 +107,8 @@ class CallStream : public std::enable_shared_from_this<CallStream> {
   void rethrow_failure() const;
 
   const std::shared_ptr<Dispatcher> dispatcher_;
-  const std::uint8_t flags_;
   const std::size_t spare_memory_;
 
-  std::atomic<bool> begun_{false};
   std::atomic<bool> reading_{false};
   Local local_;
 

@@ -48,8 +48,8 @@ class StreamCompletion final : public Completion {
 };
 
 DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept
-    : dispatcher_(std::move(dispatcher)),
-      flags_(flags),
+    : ItemReceiver(flags),
+      dispatcher_(std::move(dispatcher)),
       spare_memory_(dispatcher_ ? drover::detail::spare_memory(dispatcher_->max_message_size()) : usual_spare_memory) {}
 
 DROVER_INLINE std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& dispatcher,
@@ -109,7 +109,7 @@ DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body) 
 
 DROVER_INLINE void CallStream::receive(DataLink& link, Call& call, const Frame& frame) {
   const std::lock_guard held(mutex_);
-  begun_ = true;
+  set_begun();
   if (frame.header.type == FrameType::credit)
     receive_credit_locked(link, call, frame);
   else
@@ -119,7 +119,7 @@ DROVER_INLINE void CallStream::receive(DataLink& link, Call& call, const Frame& 
 DROVER_INLINE void CallStream::receive_item_locked(DataLink& link, Call& call, const Frame& frame) {
   const std::uint64_t cost = cost_of_item(frame.body.size());
   const bool is_latest = frame.header.type == FrameType::latest;
-  if ((flags_ & items_out_flag) == 0)
+  if ((flags() & items_out_flag) == 0)
     throw Error(Errc::protocol_error, link.worker().describe() + " sent an item for a call without any");
   if (!is_latest && !receive_credit_.admit(cost))
     throw Error(Errc::protocol_error, link.worker().describe() + " sent more items than it may");
@@ -148,7 +148,7 @@ DROVER_INLINE void CallStream::receive_item_locked(DataLink& link, Call& call, c
 
 DROVER_INLINE void CallStream::receive_credit_locked(DataLink& link, const Call& call, const Frame& frame) {
   const auto credit = decode_body<CreditBody>(frame.body);
-  if ((flags_ & items_in_flag) == 0 || !credit || !send_credit_.grant(credit->bytes))
+  if ((flags() & items_in_flag) == 0 || !credit || !send_credit_.grant(credit->bytes))
     throw Error(Errc::protocol_error, link.worker().describe() + " granted credit that makes no sense");
   credit_came_ = true;
   if (ended_ || call.state == CallState::abandoned) return;

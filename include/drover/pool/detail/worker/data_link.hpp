@@ -19,7 +19,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/pool/balancer.hpp>
 #include <drover/pool/detail/call/call.hpp>
-#include <drover/pool/detail/call/call_stream.hpp>
+#include <drover/pool/detail/call/item_receiver.hpp>
 #include <drover/pool/detail/call/link_chooser.hpp>
 #include <drover/pool/detail/call/priority_queues.hpp>
 #include <drover/pool/detail/call/priority_shares.hpp>
