@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include <drover/os/detail/descriptor_list.hpp>
@@ -16,6 +17,15 @@ namespace drover { inline namespace v1 { namespace detail {
 class IncomingFrames {
  public:
   explicit IncomingFrames(Channel& data) noexcept : data_(data) {}
+
+  /// Reads from the socket.
+  Channel::Received receive() {
+    try {
+      return data_.receive();
+    } catch (const std::system_error&) {  // other code of this process has closed it
+      return Channel::Received::closed;
+    }
+  }
 
   /// The next frame, which stays. Null if none is complete.
   /// *Errors:* Error with protocol_error.
@@ -59,6 +69,12 @@ class IncomingFrames {
   }
   bool has_aside() const noexcept { return !aside_.empty(); }
 
+  /// There may be frames that have not been processed.
+  bool held() const noexcept { return held_; }
+  void hold() noexcept { held_ = true; }
+  /// All have been processed.
+  void release() noexcept { held_ = false; }
+
  private:
   struct Owned {
     FrameHeader header;
@@ -68,6 +84,7 @@ class IncomingFrames {
 
   Channel& data_;
   std::optional<Frame> next_;
+  bool held_ = false;
   bool from_aside_ = false;  // the last frame from next() is `current_`
   Owned current_;
   std::deque<Owned> aside_;

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+
+#include <drover/worker/detail/noticed_cancels.hpp>
+#include <drover/worker/detail/shared_state.hpp>
+
+namespace drover { inline namespace v1 { namespace detail {
+
+/// What the control thread and the data socket have told the main thread so far. The parts of the main loop look here.
+class LoopControl {
+ public:
+  LoopControl(const LoopControl&) = delete;
+  LoopControl& operator=(const LoopControl&) = delete;
+
+  /// Carries out what the control thread has asked for since the last time.
+  void poll_flags() {
+    const std::uint32_t seen = state_.flags.load(std::memory_order_acquire);
+    if (seen == flags_ && (seen & WorkerFlag::stop) == 0 && noticed_.empty() && state_.cancelled_calls.empty()) return;
+    carry_out_flags();
+  }
+  /// The data socket has failed: nothing can be sent or received any more.
+  virtual void connection_lost() = 0;
+
+  bool draining() const noexcept { return draining_; }
+  /// All calls are cancelled.
+  bool cancelling() const noexcept { return cancelling_; }
+  /// No call begins any more, and the parent has been notified.
+  bool takes_no_more() const noexcept { return takes_no_more_; }
+  bool parent_gone() const noexcept { return parent_gone_; }
+  bool lost() const noexcept { return lost_; }
+  NoticedCancels& noticed() noexcept { return noticed_; }
+
+ protected:
+  explicit LoopControl(WorkerState& state) noexcept : state_(state), noticed_(state) {}
+  ~LoopControl() = default;
+
+  virtual void carry_out_flags() = 0;
+
+  WorkerState& state_;
+  NoticedCancels noticed_;
+  std::uint32_t flags_ = 0;  // those already processed
+  bool draining_ = false, cancelling_ = false, takes_no_more_ = false, parent_gone_ = false, lost_ = false;
+};
+
+}}}  // namespace drover::v1::detail
