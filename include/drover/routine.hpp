@@ -7,6 +7,23 @@
 
 namespace drover { inline namespace v1 {
 
+template <class T>
+class Sink;
+template <class T>
+class Source;
+
+namespace detail {
+
+/// A drover::Sink or a drover::Source, by which a routine sends or takes items.
+template <class T>
+inline constexpr bool is_for_items = false;
+template <class T>
+inline constexpr bool is_for_items<Sink<T>> = true;
+template <class T>
+inline constexpr bool is_for_items<Source<T>> = true;
+
+}  // namespace detail
+
 /// The name of a routine together with its type, in a header that both sides include:
 ///
 ///     inline constexpr drover::Routine<int(std::string)> word_count{"word_count"};
@@ -16,6 +33,12 @@ namespace drover { inline namespace v1 {
 ///     routines.add(word_count, [](const std::string& text) { ... return words; });
 ///
 ///     int words = co_await pool.call(word_count, "two words");
+///
+/// A Sink and a Source are declared as references. Their routine is called by stream():
+///
+///     inline constexpr drover::Routine<std::uint64_t(std::string, drover::Sink<Match>&)> grep{"grep"};
+///
+///     drover::Stream<std::uint64_t, Match> found = pool.stream(grep, "pattern");
 ///
 /// A wrong number of arguments, arguments that do not convert to the parameters, and a function with other parameters
 /// or another result do not compile. If the worker's program declares the routine otherwise, so that it cannot decode
@@ -36,9 +59,11 @@ template <class Result, class... Parameters>
 class Routine<Result(Parameters...)> {
   static_assert(!std::is_reference_v<Result> && !std::is_const_v<Result>,
                 "the result of a drover::Routine is a value: leave out const and &");
-  static_assert(
-      (... && (!std::is_lvalue_reference_v<Parameters> || std::is_const_v<std::remove_reference_t<Parameters>>)),
-      "a drover::Routine has no parameters that are references, except to const: a worker cannot change an argument");
+  static_assert((... &&
+                 (!std::is_lvalue_reference_v<Parameters> || std::is_const_v<std::remove_reference_t<Parameters>> ||
+                  detail::is_for_items<std::decay_t<Parameters>>)),
+                "a drover::Routine has no parameters that are references, except to const, to a drover::Sink and to a "
+                "drover::Source: a worker cannot change an argument");
 
  public:
   /// *Lifetime:* the characters must live as long as the routine is used, as a literal does.

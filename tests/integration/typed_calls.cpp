@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <gtest/gtest.h>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,7 +14,7 @@
 #include <drover/pool/worker_pool.hpp>
 #include <drover/wire/borrow.hpp>
 
-#include "support/calls.hpp"
+#include "support/streams.hpp"
 #include "support/typed_routines.hpp"
 
 namespace {
@@ -148,6 +149,82 @@ TEST_F(TypedCall, OfAnotherTypeNamesBothTypes) {
           "the result is not of the type that call() asked for: expected a string, found an unsigned integer: The "
           "arguments do not fit the routine.");
     }
+  });
+}
+
+// ---- with items -----------------------------------------------------------------------------------------------------
+
+TEST_F(TypedCall, StreamHasTheItemsOfItsRoutine) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
+    auto counted = pool.stream(count_items, 100);
+    static_assert(std::is_same_v<decltype(counted), Stream<long, int>>);
+    const int read = co_await read_all(counted);
+    EXPECT_EQ(read, 100);
+    const long of_all = co_await counted.result();
+    EXPECT_EQ(of_all, 4950);
+
+    const drover::CallOptions options{.deadline = 20s};
+    auto summed = pool.stream(options, sum_items);
+    static_assert(std::is_same_v<decltype(summed), Stream<long, void, int>>);
+    for (int i = 0; i < 5; ++i) co_await summed.send(i);
+    summed.finish();
+    const long ten = co_await summed.result();
+    EXPECT_EQ(ten, 10);
+
+    auto echoed = pool.stream(echo_items);
+    static_assert(std::is_same_v<decltype(echoed), Stream<int, std::string, std::string>>);
+    co_await echoed.send("text");
+    const std::optional<std::string> back = co_await echoed.next();
+    EXPECT_EQ(back, "text");
+    echoed.finish();
+    const int one = co_await echoed.result();
+    EXPECT_EQ(one, 1);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(TypedCall, StreamOfAWorker) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    LocalWorker worker(co_await asio::this_coro::executor, stream_pool(1).worker);
+    co_await worker.start();
+    auto counted = worker.stream(count_items, 3);
+    const int read = co_await read_all(counted);
+    EXPECT_EQ(read, 3);
+    auto bounded = worker.stream(drover::CallOptions{.deadline = 20s}, count_items, 4);
+    const long six = co_await bounded.result();
+    EXPECT_EQ(six, 6);
+    co_await worker.stop();
+  });
+}
+
+TEST_F(TypedCall, StreamOfAnotherTypeNamesBothTypes) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
+    auto arguments = pool.stream(other::count_items, "text");
+    const std::string of_arguments = co_await mismatch(arguments.result());
+    EXPECT_EQ(of_arguments,
+              "count(int, drover::Sink<int>) was given other arguments: expected an integer, found a string; the "
+              "caller declares the routine as long(std::string, drover::Sink<int>&): The arguments do not fit the "
+              "routine.");
+    auto direction = pool.stream(other::sum_items);
+    const std::string of_direction = co_await mismatch(direction.result());
+    EXPECT_EQ(of_direction,
+              "sum(drover::Source<int>) has items from the caller, its caller has items from the routine; call it by "
+              "stream<Result, Out, In>(); the caller declares the routine as long(drover::Sink<int>&): The arguments "
+              "do not fit the routine.");
+    auto items = pool.stream(other::count_texts, 3);
+    const std::string of_items = co_await mismatch(items.next());
+    EXPECT_EQ(of_items,
+              "an item is not of the type that stream() asked for: expected a string, found an integer; the caller "
+              "declares the routine as std::string(int, drover::Sink<std::string>&): The arguments do not fit the "
+              "routine.");
+    const std::string of_result = co_await mismatch(items.result());
+    EXPECT_EQ(of_result,
+              "the result is not of the type that stream() asked for: expected a string, found an integer; the caller "
+              "declares the routine as std::string(int, drover::Sink<std::string>&): The arguments do not fit the "
+              "routine.");
+    co_await pool.stop();
   });
 }
 

@@ -11,6 +11,7 @@
 inline constexpr drover::Routine<int(std::string)> word_count{"word_count"};
 inline constexpr drover::Routine<std::string(std::vector<int>, int)> join{"join"};
 inline constexpr drover::Routine<void(bool)> choose{"choose"};
+inline constexpr drover::Routine<void(std::string, drover::Sink<int>&)> grep{"grep"};
 
 struct NoDefault {
   explicit NoDefault(int) {}
@@ -23,6 +24,8 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
   routines.add(word_count, [](const std::string&) { return 1; });
   (void)pool.call(word_count, "text");
   (void)worker.call(options, join, std::vector<int>(), 1);
+  routines.add(grep, [](std::string_view, drover::Sink<int>& out) { out.write(1); });
+  (void)pool.stream(grep, "pattern");
 #elif REFUSED == 1
   (void)pool.call(word_count);
 #elif REFUSED == 2
@@ -75,6 +78,21 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
   (void)pool.call(no_default);
 #elif REFUSED == 24
   routines.add(word_count, [](std::string&) { return 1; });
+#elif REFUSED == 26
+  (void)pool.call(grep, "pattern");
+#elif REFUSED == 27
+  (void)pool.stream(grep);
+#elif REFUSED == 28
+  (void)worker.stream(options, grep, 7);
+#elif REFUSED == 29
+  (void)pool.stream(word_count, "text");
+#elif REFUSED == 30
+  routines.add(grep, [](std::string, drover::Sink<std::string>&) {});
+#elif REFUSED == 31
+  constexpr drover::Routine<void(drover::Sink<int>&, drover::Sink<int>&)> two{"two"};
+  routines.add(two, [](drover::Sink<int>&, drover::Sink<int>&) {});
+#elif REFUSED == 32
+  (void)pool.broadcast(grep, "pattern");
 #elif REFUSED == 25
   constexpr drover::Routine<asio::awaitable<int>()> coroutine{"coroutine"};
   (void)pool.call(coroutine);

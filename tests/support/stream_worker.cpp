@@ -24,6 +24,8 @@
 #include <drover/worker/serve.hpp>
 #include <drover/worker/this_call.hpp>
 
+#include "support/typed_routines.hpp"
+
 namespace {
 
 using drover::Sink;
@@ -193,9 +195,9 @@ long resident_pages() {
 int main() {
   drover::in_worker();
   drover::Routines routines;
-  routines.add("count", count).add("count_plain", count_plain);
-  routines.add("sum", sum).add("sum_plain", sum_plain);
-  routines.add("echo", echo).add("echo_plain", echo_plain);
+  routines.add(support::count_items, count).add("count_plain", count_plain);
+  routines.add(support::sum_items, sum).add("sum_plain", sum_plain);
+  routines.add(support::echo_items, echo).add("echo_plain", echo_plain);
   routines.add("blocks", blocks).add("blocks_plain", blocks_plain);
   routines.add("progress", [](int n, Sink<int>& out) {
     for (int i = 1; i <= n; ++i) out.latest(i);

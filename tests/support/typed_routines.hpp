@@ -36,10 +36,18 @@ inline constexpr drover::Routine<std::size_t(std::string)> length{"length"};
 inline constexpr drover::Routine<long(int)> twice{"twice"};
 inline constexpr drover::Routine<bool(std::chrono::milliseconds)> is_long{"is_long"};
 
+// With items.
+inline constexpr drover::Routine<long(int, drover::Sink<int>&)> count_items{"count"};
+inline constexpr drover::Routine<long(drover::Source<int>&)> sum_items{"sum"};
+inline constexpr drover::Routine<int(drover::Source<std::string>&, drover::Sink<std::string>&)> echo_items{"echo"};
+
 namespace other {  // what a caller of another version of the program would have
 
 inline constexpr drover::Routine<int(int, std::string_view)> word_count{"word_count"};
 inline constexpr drover::Routine<std::string(std::string)> length{"length"};
+inline constexpr drover::Routine<long(std::string, drover::Sink<int>&)> count_items{"count"};
+inline constexpr drover::Routine<long(drover::Sink<int>&)> sum_items{"sum"};
+inline constexpr drover::Routine<std::string(int, drover::Sink<std::string>&)> count_texts{"count"};
 
 }  // namespace other
 }  // namespace support

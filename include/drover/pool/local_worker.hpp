@@ -143,6 +143,18 @@ class [[nodiscard]] LocalWorker {
                                                        std::forward<A>(arguments)...);
   }
 
+  /// The same for a routine that both sides have declared, with a Sink, a Source or both among its parameters. Its
+  /// arguments are the others, in order.
+  template <class R, class... P, class... A>
+  auto stream(const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_stream(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                      std::forward<A>(arguments)...);
+  }
+  template <class R, class... P, class... A>
+  auto stream(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_stream(detail::dispatcher_of(worker_), options, routine, std::forward<A>(arguments)...);
+  }
+
   /// The same for a completion token, see WorkerPool::async_call().
   template <class R = void, class... A>
   auto async_call(RoutineName routine, A&&... arguments_and_token) {

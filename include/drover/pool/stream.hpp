@@ -14,7 +14,9 @@
 #include <drover/detail/config.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/call_stream.hpp>
+#include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/options.hpp>
+#include <drover/routine.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/detail/passing.hpp>
 
@@ -149,7 +151,7 @@ class [[nodiscard]] Stream {
       decoder.finish();
     } catch (...) {
       stream.pop();
-      detail::throw_undecodable("an item");
+      stream.throw_undecodable("an item");
     }
     stream.pop();
     co_return std::move(item);
@@ -167,7 +169,7 @@ class [[nodiscard]] Stream {
         result.emplace(decoder.get<R>());
         decoder.finish();
       } catch (...) {
-        detail::throw_undecodable("the result");
+        stream.throw_undecodable("the result");
       }
       co_return std::move(*result);
     }
@@ -187,6 +189,48 @@ S begin_stream_of(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptio
     (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
   };
   return S(begin_stream(dispatcher, options, routine, ArgumentWriter::of(write), S::flags));
+}
+
+/// The items of a parameter: void if it is no Side, which is Sink or Source.
+template <template <class> class Side, class P>
+struct ItemsOf : std::type_identity<void> {};
+template <template <class> class Side, class T>
+struct ItemsOf<Side, Side<T>> : std::type_identity<T> {};
+/// Those of a routine with these parameters.
+template <template <class> class Side, class... P>
+struct ItemsAmong : std::type_identity<void> {};
+template <template <class> class Side, class P, class... Rest>
+struct ItemsAmong<Side, P, Rest...> : std::conditional_t<std::is_same_v<P, Side<typename ItemsOf<Side, P>::type>>,
+                                                         ItemsOf<Side, P>, ItemsAmong<Side, Rest...>> {};
+
+/// The type of a routine without its Sink and its Source: what a caller passes.
+template <class Done, class... P>
+struct Passed : std::type_identity<Done> {};
+template <class R, class... Q, class P, class... Rest>
+struct Passed<R(Q...), P, Rest...>
+    : std::conditional_t<is_for_items<std::decay_t<P>>, Passed<R(Q...), Rest...>, Passed<R(Q..., P), Rest...>> {};
+
+template <class R, class... P>
+using StreamOf = Stream<R, typename ItemsAmong<Sink, std::decay_t<P>...>::type,
+                        typename ItemsAmong<Source, std::decay_t<P>...>::type>;
+
+/// For a drover::Routine.
+template <class R, class... P, class... A>
+StreamOf<R, P...> begin_typed_stream(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
+                                     const drover::Routine<R(P...)>& routine, A&&... arguments) {
+  using S = StreamOf<R, P...>;
+  using Arguments = typename Passed<R(), P...>::type;
+  if constexpr (arguments_fit(std::type_identity<Arguments>(), std::type_identity<void(A && ...)>())) {
+    const auto write = [&](Encoder& out, FrameBody& body) {
+      [&]<class... Q>(std::type_identity<R(Q...)>) {
+        (detail::put_typed_argument<Q>(out, body, std::forward<A>(arguments)), ...);
+      }(std::type_identity<Arguments>());
+    };
+    return S(begin_stream(dispatcher, options, routine.name(), ArgumentWriter::of(write), S::flags,
+                          declaration_of<R(P...)>()));
+  } else {
+    return S();
+  }
 }
 
 }  // namespace detail

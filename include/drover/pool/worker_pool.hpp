@@ -105,6 +105,17 @@ class [[nodiscard]] WorkerPool {
     return detail::begin_stream_of<Stream<R, Out, In>>(dispatcher(), options, routine, std::forward<A>(arguments)...);
   }
 
+  /// The same for a routine that both sides have declared, with a Sink, a Source or both among its parameters. Its
+  /// arguments are the others, in order.
+  template <class R, class... P, class... A>
+  auto stream(const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_stream(dispatcher(), CallOptions{}, routine, std::forward<A>(arguments)...);
+  }
+  template <class R, class... P, class... A>
+  auto stream(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments) {
+    return detail::begin_typed_stream(dispatcher(), options, routine, std::forward<A>(arguments)...);
+  }
+
   /// The same for a completion token, which is the last argument: a callback, asio::use_future, and so on. The handler
   /// gets void(std::exception_ptr, R), or void(std::exception_ptr) for R = void. It is never invoked by this function,
   /// and runs on its own executor, or on that of the pool if it has none. With a lazy token, such as asio::deferred,

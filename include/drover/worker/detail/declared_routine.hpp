@@ -95,7 +95,9 @@ std::unique_ptr<Routine> make_declared_routine(std::type_identity<R(P...)>, F f)
                 "it, nor anything that converts to it without being cut.");
   if constexpr (has_the_parameters<R(P...), F> && has_the_result<R(P...), F>) {
     using Sig = typename decltype(signature_for<F, std::decay_t<P>...>())::type;
-    static_assert(Sig::values_or_const, "a routine takes its arguments by value, const reference or rvalue reference");
+    static_assert(Sig::values_or_const,
+                  "a routine takes its arguments by value, const reference or rvalue reference, and a drover::Sink or "
+                  "drover::Source by reference");
     return make_routine_of<DeclaredSignature<Sig, R, P...>>(std::move(f));
   } else {
     return nullptr;

@@ -18,20 +18,14 @@
 
 #include <drover/detail/type_name.hpp>
 #include <drover/detail/what_of.hpp>
+#include <drover/routine.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/detail/passing.hpp>
 #include <drover/wire/frame.hpp>
 #include <drover/worker/detail/bad_arguments.hpp>
 
-namespace drover { inline namespace v1 {
-
-template <class T>
-class Sink;
-template <class T>
-class Source;
-
-namespace detail {
+namespace drover { inline namespace v1 { namespace detail {
 
 class StreamPort;
 
@@ -297,5 +291,4 @@ std::unique_ptr<Routine> make_routine(F f) {
   }
 }
 
-}  // namespace detail
-}}  // namespace drover::v1
+}}}  // namespace drover::v1::detail

@@ -65,18 +65,16 @@ DROVER_INLINE void put_borrowed(Encoder& out, FrameBody& body, Borrowed borrowed
   body.insert_borrowed(bytes);
 }
 
-/// The end of an error's text, if the error concerns the types of a typed call.
-inline std::string declared_text(const Call& call) {
-  if (call.declaration == nullptr) return {};
-  return "; the caller declares the routine as " + readable(type_in(call.declaration));
+DROVER_INLINE std::string declared_text(const char* declaration) {
+  if (declaration == nullptr) return {};
+  return "; the caller declares the routine as " + readable(type_in(declaration));
 }
 
-/// The failure of a call. Arguments that do not fit a typed routine are described with its declaration.
-inline std::exception_ptr failure_of(const Call& call, const Outcome& outcome) {
+DROVER_INLINE std::exception_ptr failure_of(const Call& call, const Outcome& outcome) {
   if (call.declaration == nullptr || !outcome.failure || outcome.status != ResultStatus::bad_arguments)
     return outcome.failure;
   return std::make_exception_ptr(
-      Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call)));
+      Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call.declaration)));
 }
 
 DROVER_INLINE const CallOptions& usual_options() noexcept {
@@ -202,7 +200,7 @@ DROVER_INLINE void PendingCall::decoding_failed() noexcept {
     try {
       failure_ = std::make_exception_ptr(
           Error(Errc::bad_arguments, std::string("the result is not of the type that call() asked for: ") +
-                                         what_of(error) + declared_text(*ended_)));
+                                         what_of(error) + declared_text(ended_->declaration)));
     } catch (...) {
       failure_ = std::current_exception();
     }

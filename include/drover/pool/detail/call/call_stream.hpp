@@ -33,8 +33,8 @@ struct ArgumentWriter;
 /// writer sends them. Its mutex comes after the dispatcher's.
 class CallStream final : public ItemReceiver, public std::enable_shared_from_this<CallStream> {
  public:
-  /// `flags`: items_out_flag, items_in_flag.
-  CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept;
+  /// `flags`: items_out_flag, items_in_flag. `declaration`: see Call.
+  CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags, const char* declaration = nullptr) noexcept;
 
   /// Begins the call. If that fails, the stream has ended.
   void begin(PendingCall call);
@@ -61,6 +61,8 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
   std::span<const std::byte> front() const noexcept;
   void pop() noexcept;
   std::size_t spare_memory() const noexcept { return spare_memory_; }
+  /// Throws Errc::bad_arguments for an item or a result that is not of the type that stream() asked for. In a handler.
+  [[noreturn]] void throw_undecodable(const char* what) const;
 
   /// Drops the items that have come and those that will come.
   void discard() noexcept;
@@ -108,6 +110,7 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
 
   const std::shared_ptr<Dispatcher> dispatcher_;
   const std::size_t spare_memory_;
+  const char* const declaration_;
 
   std::atomic<bool> reading_{false};
   Local local_;
@@ -136,9 +139,8 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
 
 /// Begins a call with items.
 std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
-                                         RoutineName routine, ArgumentWriter writer, std::uint8_t flags);
-/// Throws Errc::bad_arguments for an item or a result that is not of the type that stream() asked for. In a handler.
-[[noreturn]] void throw_undecodable(const char* what);
+                                         RoutineName routine, ArgumentWriter writer, std::uint8_t flags,
+                                         const char* declaration = nullptr);
 
 }}}  // namespace drover::v1::detail
 

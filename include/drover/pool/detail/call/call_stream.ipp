@@ -38,32 +38,44 @@ class StreamCompletion final : public Completion {
   void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
-    stream->end(outcome.failure, call->take_body());
+    stream->end(described(*call, outcome), call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }
 
  private:
+  static std::exception_ptr described(const Call& call, const Outcome& outcome) noexcept {
+    try {
+      return failure_of(call, outcome);
+    } catch (...) {  // there is no memory for the text
+      return outcome.failure;
+    }
+  }
+
   std::shared_ptr<CallStream> stream_;
   asio::any_io_executor work_;
 };
 
-DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags) noexcept
+DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags,
+                                     const char* declaration) noexcept
     : ItemReceiver(flags),
       dispatcher_(std::move(dispatcher)),
-      spare_memory_(dispatcher_ ? drover::detail::spare_memory(dispatcher_->max_message_size()) : usual_spare_memory) {}
+      spare_memory_(dispatcher_ ? drover::detail::spare_memory(dispatcher_->max_message_size()) : usual_spare_memory),
+      declaration_(declaration) {}
 
 DROVER_INLINE std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& dispatcher,
                                                        const CallOptions& options, RoutineName routine,
-                                                       ArgumentWriter writer, std::uint8_t flags) {
-  auto stream = std::make_shared<CallStream>(dispatcher, flags);
+                                                       ArgumentWriter writer, std::uint8_t flags,
+                                                       const char* declaration) {
+  auto stream = std::make_shared<CallStream>(dispatcher, flags, declaration);
   if (has_context(dispatcher))
-    stream->begin(send_call(dispatcher, options, routine, writer, {.stream = stream.get()}));
+    stream->begin(
+        send_call(dispatcher, options, routine, writer, {.declaration = declaration, .stream = stream.get()}));
   else
     stream->end(lost_context());
   return stream;
 }
 
-DROVER_INLINE void throw_undecodable(const char* what) {
+DROVER_INLINE void CallStream::throw_undecodable(const char* what) const {
   std::string why;
   try {
     throw;
@@ -72,7 +84,8 @@ DROVER_INLINE void throw_undecodable(const char* what) {
   } catch (const std::exception& e) {  // a user's codec may throw any exception
     why = what_of(e);
   }
-  throw Error(Errc::bad_arguments, std::string(what) + " is not of the type that stream() asked for: " + why);
+  throw Error(Errc::bad_arguments,
+              std::string(what) + " is not of the type that stream() asked for: " + why + declared_text(declaration_));
 }
 
 DROVER_INLINE void CallStream::begin(PendingCall call) {

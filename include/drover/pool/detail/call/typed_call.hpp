@@ -32,11 +32,13 @@ consteval void require_conversion() {
 
 template <class R, class... P, class... A>
 consteval bool arguments_fit(std::type_identity<R(P...)>, std::type_identity<void(A...)>) {
+  constexpr bool no_items = !(is_for_items<std::decay_t<P>> || ...);
+  static_assert(no_items, "this drover::Routine sends or takes items: call it by stream(routine, arguments...)");
   constexpr bool no_options = !(std::is_same_v<std::remove_cvref_t<A>, CallOptions> || ...);
   static_assert(no_options, "CallOptions come before the drover::Routine: call(options, routine, arguments...)");
-  static_assert(!no_options || sizeof...(P) == sizeof...(A),
+  static_assert(!no_items || !no_options || sizeof...(P) == sizeof...(A),
                 "this call passes another number of arguments than the drover::Routine declares.");
-  if constexpr (!no_options || sizeof...(P) != sizeof...(A)) {
+  if constexpr (!no_items || !no_options || sizeof...(P) != sizeof...(A)) {
     return false;
   } else if constexpr (!(argument_converts<R(P...), 0, P, A> && ...)) {
     [&]<std::size_t... At>(std::index_sequence<At...>) {
