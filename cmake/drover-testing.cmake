@@ -13,12 +13,16 @@ if(NOT GTest_FOUND)
   FetchContent_MakeAvailable(googletest)
 endif()
 
-# drover_helper(support/name.cpp [library...] [PLAIN]): a program that tests start. A test that has it among its HELPERS
+# drover_helper(support/name.cpp [library...] [PLAIN] [AS_USED]): a program that tests start. A test that has it among its HELPERS
 # finds its path in the macro DROVER_HELPER_NAME.
+#   AS_USED  compiled header-only, see drover_as_used.
 #   PLAIN  never sanitized: a sanitizer's signal handlers and its slow exit are not what drover gives a child.
 function(drover_helper source)
-  cmake_parse_arguments(arg "PLAIN" "" "" ${ARGN})
+  cmake_parse_arguments(arg "PLAIN;AS_USED" "" "" ${ARGN})
   set(library drover_develop)
+  if(arg_AS_USED)
+    set(library drover_as_used)
+  endif()
   if(arg_PLAIN)
     set(library drover_header_only)
   endif()
@@ -35,15 +39,17 @@ endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [TIMEOUT seconds])
+# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED]
+#             [TIMEOUT seconds])
 # name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
 #   NO_PIDFD  run once more, as one test, where pidfd_open() fails.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
+#   AS_USED   compiled header-only, see drover_as_used.
 #   ONE_THREAD  ThreadSanitizer has nothing to see there: under it the test is left out.
 #   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
 function(drover_test source)
-  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL;ONE_THREAD" "TIMEOUT" "HELPERS" ${ARGN})
+  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED" "TIMEOUT" "HELPERS" ${ARGN})
   if(arg_ONE_THREAD AND CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
     return()
   endif()
@@ -55,7 +61,11 @@ function(drover_test source)
 
   add_executable(${target} ${source})
   add_dependencies(drover_tests ${target})
-  target_link_libraries(${target} PRIVATE drover_develop GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
+  set(library drover_develop)
+  if(arg_AS_USED)
+    set(library drover_as_used)
+  endif()
+  target_link_libraries(${target} PRIVATE ${library} GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   foreach(helper IN LISTS arg_HELPERS)
     string(TOUPPER ${helper} macro)

@@ -22,12 +22,16 @@ constexpr std::string_view type_name() noexcept {
   return type_in(__PRETTY_FUNCTION__);
 }
 
-/// The same, with the names that are used for the standard library's strings, and a function without the space that
-/// Clang writes.
+/// The same, with the names that are used for the standard library's strings and for drover's own types, and without
+/// the spaces that only one of the compilers writes.
 inline std::string readable(std::string_view type) {
   constexpr std::string_view long_names[][2] = {{"std::__cxx11::", "std::"},
                                                 {"std::basic_string<char>", "std::string"},
-                                                {"std::basic_string_view<char>", "std::string_view"}};
+                                                {"std::basic_string_view<char>", "std::string_view"},
+                                                {"drover::v1::", "drover::"},
+                                                {" >", ">"},
+                                                {" &", "&"},
+                                                {" *", "*"}};
   std::string text(type);
   for (const auto& [from, to] : long_names)
     for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
