@@ -5,7 +5,8 @@
     cmake --build build/bench
     python3 bench/run.py
 
-The script does not build anything. Each round runs every method once, in a random order in which the methods of a
+The script does not build anything. A full run takes more than an hour. If it is interrupted, run.py --continue runs the
+rounds that are left. Each round runs every method once, in a random order in which the methods of a
 figure follow each other. The results are medians over the rounds. The script fails if a benchmark is broken, never
 because the machine or drover is slow.
 """
@@ -28,6 +29,7 @@ from runner.counting import Instructions, SystemCalls  # noqa: E402
 from runner.figures import FIGURES, PEER_PROGRAMS  # noqa: E402
 from runner.machine import describe_machine  # noqa: E402
 from runner.programs import Broken, Programs, Unavailable, find_peers  # noqa: E402
+from runner.rounds import Rounds  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # The sizes of a quick run: of a large parent, of a ResourcePool that grows, of a pool whose start is measured.
@@ -51,6 +53,8 @@ def arguments():
     parser.add_argument("--no-peers", action="store_true", help="measure only drover and its baselines")
     parser.add_argument("--no-instructions", action="store_true",
                         help="do not count instructions and system calls with valgrind and strace")
+    parser.add_argument("--continue", action="store_true", dest="goes_on",
+                        help="run the rounds that an interrupted run of the same programs has left")
     parser.add_argument("--seed", type=int, help="the seed of the random order")
     return parser.parse_args()
 
@@ -124,6 +128,17 @@ class Run:
                                  + ", ".join(f.id for f in FIGURES if not f.quick_rounds) + ".")
         self.broken = []
         self.samples = {figure.id: [] for figure in self.figures}
+        self.out = (options.out or self.build / "bench-results").resolve()
+        self.kept = Rounds(self.out / "rounds.json", self.conditions())
+        self.rounds_done = 0
+        if options.goes_on:
+            self.rounds_done, self.samples, self.left_out, self.broken = self.kept.load()
+
+    def conditions(self):
+        programs = sorted((self.build / "bench").glob("bench_*"))
+        return {"programs": {p.name: p.stat().st_mtime_ns for p in programs if p.is_file()}, "rounds": self.rounds,
+                "seconds": self.seconds, "cores": self.cores, "quick": self.options.quick, "peers": sorted(self.peers),
+                "figures": [figure.id for figure in self.figures]}
 
     def methods(self, figure, round_number):
         """Returns (name, function) for each method and peer to run for the figure in this round."""
@@ -143,8 +158,10 @@ class Run:
             plan = [(figure, self.methods(figure, number)) for figure in self.figures]
             order.shuffle(plan)
             plans.append(plan)
-        progress = Progress(sum(len(methods) for plan in plans for _, methods in plan))
+        progress = Progress(sum(len(methods) for plan in plans[self.rounds_done:] for _, methods in plan))
         for number, plan in enumerate(plans):
+            if number < self.rounds_done:
+                continue
             self.programs.begin_round()
             for figure, methods in plan:
                 order.shuffle(methods)
@@ -157,6 +174,7 @@ class Run:
                         self.report_broken(progress, figure, name, error)
                 if found:
                     self.samples[figure.id].append(found)
+            self.kept.save(number + 1, self.samples, self.left_out, self.broken)
             progress.say(f"round {number + 1} of {self.rounds}: {time.monotonic() - progress.began:.0f} s")
 
     def report_broken(self, progress, figure, name, error):
@@ -202,7 +220,7 @@ def main():
     run.measure()
     found = [results.summarise(figure, run.samples[figure.id]) for figure in run.figures]
 
-    out = (options.out or run.build / "bench-results").resolve()
+    out = run.out
     about = {"mode": "a quick run" if options.quick else "a full run", "rounds": run.rounds, "seconds": run.seconds,
              "machine": machine, "left_out": list(dict.fromkeys(run.left_out)), "broken": run.broken}
     results.write(out, found, about)
