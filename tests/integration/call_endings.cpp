@@ -196,6 +196,7 @@ TEST_P(ProtocolError, FailsTheCallAndReplacesTheWorker) {
     options.restart.backoff = 1ms;
     options.restart.max_backoff = 5ms;
     options.worker.term_grace = 200ms;
+    options.worker.name = "suspect";
     WorkerPool pool = co_await WorkerPool::start(options);
     const char* const protocol_errors[] = {"garbage",
                                            "garbage on control",
@@ -219,6 +220,7 @@ TEST_P(ProtocolError, FailsTheCallAndReplacesTheWorker) {
       auto good = pool.call<std::string>("slow_echo", "unharmed", 20);
       const Failure failure = co_await failure_of(std::move(bad));
       EXPECT_TRUE(failure == Errc::protocol_error) << how << ": " << failure;
+      EXPECT_NE(failure.text.find(options.worker.name), std::string::npos) << how << ": " << failure;
       EXPECT_EQ(co_await std::move(good), "unharmed") << how;
       const bool one_gone = co_await soon([&] { return std::count_if(pids.begin(), pids.end(), gone) == 1; });
       EXPECT_TRUE(one_gone) << how;

@@ -241,8 +241,7 @@ inline ssize_t Channel::receive_into(std::span<std::byte> room) {
   DescriptorList arrived(guarded_ ? DescriptorList::Close::elsewhere : DescriptorList::Close::here);
   const ReceivedMessage received = receive_message(fd(), room, MSG_DONTWAIT, &arrived);
   if (received.descriptors) {
-    if (!receives_descriptors_)
-      throw Error(Errc::protocol_error, "the peer sent descriptors, which the protocol does not allow");
+    if (!receives_descriptors_) throw MalformedFrame("descriptors, which the protocol does not allow");
     reader_.add_descriptors(std::move(arrived));
   } else if (kernel_refuses_ && !receives_descriptors_ && received.bytes >= 0) {
     int unread = 1;

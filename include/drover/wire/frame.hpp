@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <sys/uio.h>
 #include <type_traits>
 #include <utility>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include <drover/detail/config.hpp>
+#include <drover/error.hpp>
 #include <drover/os/detail/descriptor_list.hpp>
 #include <drover/wire/body.hpp>
 #include <drover/wire/buffer.hpp>
@@ -86,6 +89,18 @@ static_assert(sizeof(FrameHeader) == 24 && std::is_trivially_copyable_v<FrameHea
 inline constexpr std::size_t least_max_body = 1024;
 /// Bound on the body of a frame on the control socket; the largest is the HELLO, which names all routines.
 inline constexpr std::size_t max_control_body = std::size_t{2} << 20;
+
+/// The peer sent bytes that are no valid frame. Whoever knows the peer adds its name.
+class MalformedFrame : public Error {
+ public:
+  explicit MalformedFrame(const std::string& why) : Error(Errc::protocol_error, why), why_(why) {}
+
+  /// Without the text of the code.
+  const char* why() const noexcept { return why_.what(); }
+
+ private:
+  std::runtime_error why_;  // its copies do not throw
+};
 
 struct Frame {
   FrameHeader header;

@@ -40,7 +40,7 @@ DROVER_INLINE void FrameReader::commit(std::size_t count) noexcept {
 
 DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
-  const auto refuse = [](const std::string& why) { throw Error(Errc::protocol_error, why); };
+  const auto refuse = [](const std::string& why) { throw MalformedFrame(why); };
   if (header.attempt != 0 && header.type != FrameType::call) refuse("frame header with an attempt, but not of a call");
   if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::finish))
     refuse("frame of unknown type " + std::to_string(type));
@@ -110,8 +110,8 @@ DROVER_INLINE void FrameReader::check_arrived(std::size_t wanted) const {
   const bool any = !arrived_descriptors_.empty();
   const std::size_t found = any ? arrived_descriptors_.front().size() : 0;
   if (found == wanted || (wanted != 0 && any && arrived_descriptors_.front().incomplete())) return;
-  throw Error(Errc::protocol_error, "a frame that should have " + std::to_string(wanted) +
-                                        " descriptors attached has " + std::to_string(found));
+  throw MalformedFrame("a frame that should have " + std::to_string(wanted) + " descriptors attached has " +
+                       std::to_string(found));
 }
 
 DROVER_INLINE void FrameReader::match_descriptors(const std::optional<Frame>& frame) {
@@ -123,7 +123,7 @@ DROVER_INLINE void FrameReader::match_descriptors(const std::optional<Frame>& fr
   } else if (!frame && !arrived_descriptors_.empty()) {
     // They can only be those of the frame that has arrived in part.
     if (arrived_descriptors_.size() > 1)
-      throw Error(Errc::protocol_error, "the descriptors of a frame are attached to more than one message");
+      throw MalformedFrame("the descriptors of a frame are attached to more than one message");
     FrameHeader header = large_header_;
     const bool known = large_pending_ || end_ - begin_ >= sizeof header;
     if (known && !large_pending_) std::memcpy(&header, buffer_.data() + begin_, sizeof header);

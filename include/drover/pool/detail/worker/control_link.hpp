@@ -114,8 +114,7 @@ class ControlLink {
     try {
       for (; times > 0; --times) {
         bool short_of_memory = false;
-        const auto received = receive(short_of_memory);
-        while (const auto frame = channel_->next()) handle(*frame);
+        const auto received = receive_frames(short_of_memory);
         if (short_of_memory) return await_memory();
         if (received == Channel::Received::nothing_yet) return;
         if (received == Channel::Received::closed) {
@@ -134,6 +133,15 @@ class ControlLink {
   }
 
  private:
+  Channel::Received receive_frames(bool& short_of_memory) {
+    try {
+      const auto received = receive(short_of_memory);
+      while (const auto frame = channel_->next()) handle(*frame);
+      return received;
+    } catch (const MalformedFrame& frame) {
+      throw errors_.error(Errc::protocol_error, std::string("sent a malformed message: ") + frame.why());
+    }
+  }
   /// Up to its HELLO the sender is checked.
   Channel::Received receive(bool& short_of_memory) {
     if (!accepted_) return handshake_.receive(*channel_, errors_, child_, short_of_memory);

@@ -236,11 +236,7 @@ class DataLink {
     has_read_all_ = false;
     if (!channel_ || failed_ || owner_.foreign()) return;  // nothing counts that follows nonsense
     try {
-      Channel::Received received{};
-      do {
-        received = channel_->receive();
-        while (const auto frame = channel_->next()) take(*frame);
-      } while (--times > 0 && received == Channel::Received::some);
+      const Channel::Received received = receive_all(times);
       has_read_all_ = received != Channel::Received::some && !channel_->short_of_memory();
       if (received == Channel::Received::closed) return listener_.data_closed();
       if (channel_->short_of_memory()) return await_memory();
@@ -266,6 +262,19 @@ class DataLink {
   void distrust() noexcept { failed_ = true; }
 
  private:
+  Channel::Received receive_all(int times) {
+    try {
+      Channel::Received received{};
+      do {
+        received = channel_->receive();
+        while (const auto frame = channel_->next()) take(*frame);
+      } while (--times > 0 && received == Channel::Received::some);
+      return received;
+    } catch (const MalformedFrame& frame) {
+      throw Error(Errc::protocol_error, listener_.describe() + " sent a malformed message: " + frame.why());
+    }
+  }
+
   /// Items of streams arrive as fast as they can be read. What is not used of the buffer takes no memory.
   static constexpr std::size_t read_at_once = 256 * 1024;
 
