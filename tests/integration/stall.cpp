@@ -2,12 +2,14 @@
 // them.
 #include <algorithm>
 #include <gtest/gtest.h>
+#include <optional>
 #include <signal.h>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "support/life.hpp"
+#include "support/streams.hpp"
 
 namespace {
 
@@ -123,6 +125,41 @@ TEST_F(Stall, IsReportedBetweenTheEndOfACallAndItsResult) {
     const std::vector<Event> events = stalls(log);
     EXPECT_EQ(events.size(), 1u);
     for (const Event& event : events) expect_stall(event, "", pid);
+  });
+}
+
+// Plain routines that wait for their caller block the main thread, but answer for it.
+TEST_F(Stall, IsNotReportedOfAStreamThatWaits) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const auto here = co_await asio::this_coro::executor;
+    EventLog log;
+    WorkerOptions options = stream_pool(1).worker;
+    options.stall = stall;
+    options.kill_stalled = true;
+    options.on_event = log.handler();
+    LocalWorker writer(here, options), reader(here, options);
+    co_await writer.start();
+    co_await reader.start();
+    constexpr int items = 200'000;  // more than it may send ahead
+    auto counted = writer.stream<long, int>("count_plain", items);
+    auto summed = reader.stream<long, void, int>("sum_plain");
+    const std::optional<int> first = co_await counted.next();
+    EXPECT_EQ(first, 0);
+    co_await summed.send(1);
+    co_await pause_for(6 * stall);
+    EXPECT_TRUE(stalls(log).empty());
+    int read = 1;
+    for (;; ++read) {
+      const std::optional<int> item = co_await counted.next();
+      if (!item) break;
+    }
+    EXPECT_EQ(read, items);
+    summed.finish();
+    const long one = co_await summed.result();
+    EXPECT_EQ(one, 1);
+    co_await writer.stop();
+    co_await reader.stop();
+    EXPECT_TRUE(stalls(log).empty());
   });
 }
 
