@@ -198,6 +198,6 @@ int main() {
 #elif REFUSED == 43
   (void)drover::SharedBlocks().draft<std::vector<int>>(1);
 #elif REFUSED == 44
-  (void)drover::LocalWorker().stream<drover::Shared<std::string>>("name");
+  (void)drover::LocalWorker().stream<drover::Shared<std::string>, int>("name");
 #endif
 }
