@@ -137,6 +137,10 @@ def _all():
                  ratio=0.5, names={"raw": "T-23/raw", "drover": "T-23/drover"},
                  counters={"raw": "private_kib", "drover": "private_kib"},
                  labels={"raw": "executed", "drover": "Launch::fork"}, note=notes.FORK)
+    for size, ratio in (("256KiB", 1.4), ("1MiB", 2.2), ("64MiB", 2.2)):
+        yield Figure(f"T-24/{size}", f"{size} one way in shared memory, 1c", "GiB/s", "payload", ratio=ratio,
+                     more_is_better=True, methods=("raw", "drover", "fresh", "result"), note=notes.SHARED,
+                     labels={"raw": "raw socket", "fresh": "drover, fresh memory", "result": "drover, as a result"})
     for launch in ("exec", "fork"):
         names = dict.fromkeys(("raw", "drover"), f"T-25/{launch}")
         shared = {"names": names, "labels": {"raw": "before"}, "quick_rounds": 1, "size": 64, "note": notes.RELOAD}

@@ -39,6 +39,8 @@
 #include <drover/wire/cancel_reason.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/error_category.hpp>
+#include <drover/wire/shared.hpp>
+#include <drover/wire/shared_blocks.hpp>
 #include <drover/wire/worker_info.hpp>
 #include <drover/worker/routines.hpp>
 #include <drover/worker/serve.hpp>

@@ -23,6 +23,7 @@
 #include <drover/drover.hpp>
 #include <drover/os/command.ipp>
 #include <drover/os/detail/program_exit.ipp>
+#include <drover/os/detail/shared_memory.ipp>
 #include <drover/os/exec.ipp>
 #include <drover/os/process.ipp>
 #include <drover/pool/broadcast.ipp>
@@ -38,8 +39,10 @@
 #include <drover/pool/worker_process.ipp>
 #include <drover/run.ipp>
 #include <drover/wire/body.ipp>
+#include <drover/wire/detail/received_memory.ipp>
 #include <drover/wire/error_category.ipp>
 #include <drover/wire/frame.ipp>
+#include <drover/wire/shared_blocks.ipp>
 #include <drover/worker/detail/stream_port.ipp>
 #include <drover/worker/serve.ipp>
 #include <drover/worker/this_call.ipp>

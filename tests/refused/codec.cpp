@@ -7,8 +7,10 @@
 #include <thread>
 #include <vector>
 
-#if REFUSED == 26
+#if REFUSED == 26 || REFUSED == 44
 #include <drover/pool/local_worker.hpp>
+#elif REFUSED == 43
+#include <drover/wire/shared_blocks.hpp>
 #elif REFUSED == 40 || REFUSED == 41
 #include <drover/pool/worker_pool.hpp>
 #endif
@@ -191,5 +193,11 @@ int main() {
   (void)drover::WorkerPool().broadcast<int>("name", drover::CallOptions{}, 1);
 #elif REFUSED == 41
   (void)drover::WorkerPool().broadcast<std::string_view>("name", 1);
+#elif REFUSED == 42
+  (void)drover::Shared<std::vector<int>>();
+#elif REFUSED == 43
+  (void)drover::SharedBlocks().draft<std::vector<int>>(1);
+#elif REFUSED == 44
+  (void)drover::LocalWorker().stream<drover::Shared<std::string>, int>("name");
 #endif
 }

@@ -65,7 +65,8 @@ struct WorkerOptions {
   /// thread that polls runs other handlers in between, but io_context::poll() does not return meanwhile. Zero: never.
   /// Some 50 us are enough for routines that are quicker than that.
   Duration spin{};
-  /// Bytes of one message in each direction: a call with its arguments, a result. A decoded result may take 48 bytes of
+  /// Bytes of one message in each direction: a call with its arguments, a result; with the shared memory in it (see
+  /// Shared). A decoded result may take 48 bytes of
   /// memory for each of its bytes, plus 16 MiB or a quarter of this bound, whichever is more. Beyond that the call
   /// fails with Errc::bad_arguments.
   std::size_t max_message_size = std::size_t{64} << 20;

@@ -48,7 +48,7 @@ class [[nodiscard]] Stream {
                 "items and results can't be views: what they view is gone; use std::string or std::vector");
   static_assert(!detail::carries_descriptors<R>() && !detail::carries_descriptors<Out>() &&
                     !detail::carries_descriptors<In>(),
-                "items of a stream, and its result, can't have descriptors: use call()");
+                "items of a stream, and its result, can't have descriptors or shared memory: use call()");
 
  public:
   static constexpr std::uint8_t flags =

@@ -3,6 +3,7 @@
 #include <drover/detail/platform.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include <drover/detail/config.hpp>
 #include <drover/os/detail/descriptor_list.hpp>
+#include <drover/os/detail/shared_memory.hpp>
 #include <drover/os/fd.hpp>
 #include <drover/wire/buffer.hpp>
 
@@ -52,6 +54,7 @@ class FrameBody {
         size_of_pieces_(std::exchange(other.size_of_pieces_, 0)),
         buffer_(std::move(other.buffer_)),
         descriptors_(std::move(other.descriptors_)),
+        shared_size_(std::exchange(other.shared_size_, 0)),
         close_(other.close_) {}
   FrameBody& operator=(FrameBody&& other) noexcept {
     pieces_ = std::exchange(other.pieces_, {});
@@ -59,6 +62,7 @@ class FrameBody {
     size_of_pieces_ = std::exchange(other.size_of_pieces_, 0);
     buffer_ = std::move(other.buffer_);
     descriptors_ = std::move(other.descriptors_);
+    shared_size_ = std::exchange(other.shared_size_, 0);
     return *this;
   }
 
@@ -91,16 +95,29 @@ class FrameBody {
   /// Throws std::invalid_argument if it has most_descriptors already, and UnwantedDescriptor if the receiver takes
   /// none.
   void attach(UniqueFd descriptor);
+  /// The same for the descriptor of memory of which `size` bytes are meant.
+  void attach(std::shared_ptr<const SharedMemory> memory, std::size_t size);
+  /// It is that of a call, which is kept until the call has ended in the worker. So memory that is filled anew later
+  /// may be attached to it.
+  bool may_lend() const noexcept { return close_ == DescriptorList::Close::elsewhere; }
   /// Null if none is attached.
   SharedDescriptors descriptors() const noexcept { return descriptors_; }
   bool has_descriptors() const noexcept { return descriptors_ != nullptr; }
   /// Those that are not in a queued frame are closed.
-  void drop_descriptors() noexcept { descriptors_.reset(); }
+  void drop_descriptors() noexcept {
+    descriptors_.reset();
+    shared_size_ = 0;
+  }
   /// Whether the receiver takes descriptors. Usually it does.
   void allow_descriptors(bool on) noexcept { takes_descriptors_ = on; }
 
   /// The bytes of all pieces and of the buffer.
   std::size_t size() const noexcept { return size_of_pieces_ + buffer_.size(); }
+  /// The same with the shared memory that is attached. A limit on messages applies to it.
+  std::size_t counted_size() const noexcept {
+    const std::size_t own = size();
+    return shared_size_ > SIZE_MAX - own ? SIZE_MAX : own + shared_size_;
+  }
 
   /// Keeps the capacity of the buffer.
   void clear() noexcept {
@@ -108,10 +125,11 @@ class FrameBody {
     borrowed_.clear();
     size_of_pieces_ = 0;
     buffer_.clear();
-    descriptors_.reset();
+    drop_descriptors();
   }
 
  private:
+  DescriptorList& list_for_one_more();
   void add(MovedBytes&& piece);
   void add(SharedBytes piece, std::size_t size);
 
@@ -120,6 +138,7 @@ class FrameBody {
   std::size_t size_of_pieces_ = 0;
   ByteBuffer buffer_;
   std::shared_ptr<DescriptorList> descriptors_;
+  std::size_t shared_size_ = 0;  // of the memory among them
   DescriptorList::Close close_ = DescriptorList::Close::here;
   bool takes_descriptors_ = true;
 };

@@ -58,12 +58,20 @@ DROVER_INLINE void FrameBody::drop_borrowed() noexcept {
   for (; !borrowed_.empty(); borrowed_.pop_back()) *borrowed_.back() = ByteBuffer();
 }
 
-DROVER_INLINE void FrameBody::attach(UniqueFd descriptor) {
+DROVER_INLINE void FrameBody::attach(UniqueFd descriptor) { list_for_one_more().add(std::move(descriptor)); }
+
+DROVER_INLINE void FrameBody::attach(std::shared_ptr<const SharedMemory> memory, std::size_t size) {
+  const int file = memory->file();
+  list_for_one_more().add_lent(file, std::move(memory));
+  shared_size_ = size > SIZE_MAX - shared_size_ ? SIZE_MAX : shared_size_ + size;
+}
+
+DROVER_INLINE DescriptorList& FrameBody::list_for_one_more() {
   if (!takes_descriptors_) throw UnwantedDescriptor();
   if (!descriptors_) descriptors_ = std::make_shared<DescriptorList>(close_);
   if (descriptors_->size() == most_descriptors)
     throw std::invalid_argument("a message carries at most " + std::to_string(most_descriptors) + " descriptors");
-  descriptors_->add(std::move(descriptor));
+  return *descriptors_;
 }
 
 DROVER_INLINE void FrameBody::end_piece() {

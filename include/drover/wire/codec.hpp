@@ -18,8 +18,9 @@
 /// literals and paths; bytes (containers and spans of std::byte); containers (sequences, sets, maps, std::array,
 /// std::bitset); optional, variant, pair, tuple; unique_ptr and shared_ptr, as optional values; chrono durations, time
 /// points of the system and the steady clock and local ones, dates with their parts, times of day (hh_mm_ss);
-/// std::error_code (see drover/wire/error_category.hpp); descriptors (drover::UniqueFd); and types with the members of
-/// a protobuf message. Values may be nested in any way, and may be move-only.
+/// std::error_code (see drover/wire/error_category.hpp); descriptors (drover::UniqueFd); shared memory
+/// (drover::Shared); and types with the members of a protobuf message. Values may be nested in any way, and may be
+/// move-only.
 ///
 /// **Structs of your own** with up to 32 members need nothing, if they are aggregates: no constructor, no private
 /// members, no base classes, and all members default-constructible. A member may be an array or a bit-field. Any other
@@ -62,6 +63,9 @@
 ///
 /// What a worker sends is an open file of its choice. Reading, writing or closing it may block for as long as the
 /// worker likes, unless you know better.
+///
+/// **Shared memory.** A drover::Shared (see drover/wire/shared.hpp) is sent as a descriptor, too, one of those 64, and
+/// where no UniqueFd can be sent it cannot be sent either.
 ///
 /// Structs may be nested 256 deep, as in a tree, whatever containers are between them; large structs as long as they
 /// take no more than 2 MiB together.
@@ -123,6 +127,9 @@ class Decoder {
   Decoder(std::span<const std::byte> bytes, detail::DescriptorList& descriptors, std::size_t spare_memory) noexcept
       : raw_(bytes, spare_memory, &descriptors) {}
 
+  /// Shared memory of the message may have so many bytes in all.
+  void limit_shared(std::size_t most) noexcept { raw_.limit_shared(most); }
+
   /// Takes the next value.
   /// *Errors:* DecodeError, after which nothing more can be taken; std::system_error (EMFILE) if this process had no room
   /// for its descriptors.
@@ -154,6 +161,7 @@ class Decoder {
 #include <drover/wire/detail/codec_doors.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
+#include <drover/wire/detail/codec_shared.hpp>
 #include <drover/wire/detail/codec_std.hpp>
 #include <drover/wire/detail/codec_text.hpp>
 #include <drover/wire/detail/codec_wide.hpp>

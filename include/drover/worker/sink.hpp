@@ -29,7 +29,8 @@ namespace drover { inline namespace v1 {
 /// *Threads:* the main thread of the worker.
 template <class T>
 class Sink {
-  static_assert(!detail::carries_descriptors<T>(), "an item can't have descriptors: return them as the result");
+  static_assert(!detail::carries_descriptors<T>(),
+                "an item can't have descriptors or shared memory: return them as the result");
 
  public:
   using value_type = T;

@@ -42,7 +42,8 @@ class Source {
                 "the items of a Source can't be views: what they view is gone with the next item; use std::string or "
                 "std::vector");
 
-  static_assert(!detail::carries_descriptors<T>(), "an item can't have descriptors: pass them as arguments");
+  static_assert(!detail::carries_descriptors<T>(),
+                "an item can't have descriptors or shared memory: pass them as arguments");
 
  public:
   using value_type = T;

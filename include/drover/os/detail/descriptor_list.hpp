@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <unistd.h>
 #include <utility>
@@ -20,6 +21,7 @@ class DescriptorList {
   explicit DescriptorList(Close close = Close::here) noexcept : close_(close) {}
   DescriptorList(DescriptorList&& other) noexcept
       : descriptors_(std::exchange(other.descriptors_, {})),
+        lent_(std::exchange(other.lent_, {})),
         taken_(std::exchange(other.taken_, 0)),
         close_(other.close_),
         incomplete_(std::exchange(other.incomplete_, false)) {}
@@ -27,6 +29,7 @@ class DescriptorList {
     if (this == &other) return *this;
     clear();
     descriptors_.swap(other.descriptors_);
+    lent_.swap(other.lent_);
     taken_ = std::exchange(other.taken_, 0);
     close_ = other.close_;
     incomplete_ = std::exchange(other.incomplete_, false);
@@ -45,6 +48,12 @@ class DescriptorList {
     descriptors_.push_back(descriptor.get());
     (void)descriptor.release();
   }
+  /// The same for the descriptor of an object that stays open as long as this list. Nothing is taken from such a list.
+  void add_lent(int descriptor, std::shared_ptr<const void> owner) {
+    lent_.reserve(lent_.size() + 1);
+    descriptors_.push_back(descriptor);
+    lent_.push_back({descriptor, std::move(owner)});
+  }
   /// The first one of those that are left. There must be one.
   UniqueFd take() noexcept { return UniqueFd(descriptors_[taken_++]); }
 
@@ -52,8 +61,13 @@ class DescriptorList {
   bool incomplete() const noexcept { return incomplete_; }
   void set_incomplete() noexcept { incomplete_ = true; }
 
+  /// An untrusted process has sent them.
+  bool is_of_untrusted() const noexcept { return close_ == Close::elsewhere; }
+
   /// Closes what is left. Preserves errno.
   void clear() noexcept {
+    for (const Lent& each : lent_) std::erase(descriptors_, each.descriptor);
+    lent_.clear();
     if (close_ == Close::elsewhere)
       DescriptorDisposal::close(view());
     else
@@ -64,7 +78,13 @@ class DescriptorList {
   }
 
  private:
+  struct Lent {
+    int descriptor;
+    std::shared_ptr<const void> owner;
+  };
+
   std::vector<int> descriptors_;
+  std::vector<Lent> lent_;  // those of them that are not closed
   std::size_t taken_ = 0;
   Close close_;
   bool incomplete_ = false;

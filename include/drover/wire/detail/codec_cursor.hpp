@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/detail/codec_budget.hpp>
+#include <drover/wire/detail/received_memory.hpp>
 
 /// The layer under Encoder and Decoder: kinds, fixed-size fields and lengths.
 namespace drover { inline namespace v1 { namespace detail {
@@ -43,7 +45,9 @@ enum class Kind : std::uint8_t {
   bits,          // count, bytes with eight bits each, the first one lowest
   calendar,      // type of the date (one byte), its parts
   error_code,    // value (std::int32_t), text (the name of its category)
-  descriptor     // nothing: it is the next one of those that are attached to the message
+  descriptor,    // nothing: it is the next one of those that are attached to the message
+  shared_text,   // length; the memory is the next attached descriptor, unless the length is 0
+  shared_bytes   // the same
 };
 
 constexpr const char* describe(Kind kind) noexcept {
@@ -71,6 +75,8 @@ constexpr const char* describe(Kind kind) noexcept {
     case Kind::calendar: return "a date";
     case Kind::error_code: return "an error code";
     case Kind::descriptor: return "a descriptor";
+    case Kind::shared_text: return "shared text";
+    case Kind::shared_bytes: return "shared bytes";
   }
   return "something malformed";
 }
@@ -209,6 +215,19 @@ class RawDecoder {
     decode_failed("expected a descriptor that was not sent with the message");
   }
 
+  /// `size`: of the memory, at least one byte.
+  std::shared_ptr<const SharedMemory> take_memory(std::uint64_t size) {
+    if (size > most_shared_)
+      decode_failed("shared memory of " + std::to_string(size) + " bytes, where at most " +
+                    std::to_string(most_shared_) + " are allowed");
+    most_shared_ -= static_cast<std::size_t>(size);
+    const bool untrusted = descriptors_ != nullptr && descriptors_->is_of_untrusted();
+    return receive_memory(take_descriptor(), static_cast<std::size_t>(size),
+                          untrusted ? Sender::untrusted : Sender::trusted);
+  }
+  /// All shared memory of the message together may have so many bytes.
+  void limit_shared(std::size_t most) noexcept { most_shared_ = most; }
+
   [[noreturn]] static void mismatch(const char* wanted, Kind found) {
     decode_failed(std::string("expected ") + wanted + ", found " + describe(found));
   }
@@ -234,6 +253,7 @@ class RawDecoder {
   std::size_t stack_ = 0;
   DescriptorList* descriptors_;  // null: there are none
   DecodeBudget budget_;
+  std::size_t most_shared_ = SIZE_MAX;
 };
 
 /// Gives drover's own codecs access to the raw coder of an Encoder or Decoder.

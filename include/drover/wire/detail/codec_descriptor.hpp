@@ -70,7 +70,7 @@ consteval bool carries_descriptors() {
     return carries_descriptors<std::remove_extent_t<Value>, Outer...>();
   } else {
     constexpr Form form = form_of<Value>();
-    if constexpr (form == Form::descriptor) {
+    if constexpr (form == Form::descriptor || form == Form::shared) {
       return true;
     } else if constexpr (form == Form::custom) {
       if constexpr (requires { Codec<Value>::carries_descriptors; })

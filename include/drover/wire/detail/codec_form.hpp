@@ -19,6 +19,7 @@
 #include <drover/os/fd.hpp>
 #include <drover/wire/codec.hpp>
 #include <drover/wire/detail/codec_members.hpp>
+#include <drover/wire/shared.hpp>
 
 /// Selects the encoding of a type.
 namespace drover { inline namespace v1 { namespace detail {
@@ -49,6 +50,7 @@ enum class Form {
   bits,
   error_code,
   descriptor,
+  shared,
   aggregate
 };
 
@@ -257,6 +259,8 @@ consteval Form form_of() {
     return Form::error_code;
   else if constexpr (std::same_as<T, UniqueFd>)
     return Form::descriptor;
+  else if constexpr (is_a<T, Shared>)
+    return Form::shared;
   else if constexpr (ByteRange<T>)
     return Form::bytes;
   else if constexpr (MapLike<T>)
@@ -289,7 +293,8 @@ consteval std::size_t least_size() {
     case Form::bytes:
     case Form::sequence:
     case Form::fixed_sequence:
-    case Form::map: return kind + length;
+    case Form::map:
+    case Form::shared: return kind + length;
     case Form::message: return kind + 2 * (kind + length);
     case Form::tuple:
     case Form::aggregate:

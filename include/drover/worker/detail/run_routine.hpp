@@ -84,8 +84,8 @@ ResultStatus run_and_encode(FrameBody& body, std::size_t limit, std::string_view
   try {
     try {
       step();
-      if (body.size() <= limit) return ResultStatus::ok;
-      const std::string size = std::to_string(body.size());
+      if (body.counted_size() <= limit) return ResultStatus::ok;
+      const std::string size = std::to_string(body.counted_size());
       encode_texts(body, limit,
                    {"the result of " + std::string(name) + " takes " + size + " bytes, where at most " +
                     std::to_string(limit) + " are allowed"});

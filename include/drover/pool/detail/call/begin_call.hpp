@@ -91,6 +91,8 @@ class PendingCall {
   const Outcome* outcome() const noexcept;
   /// A result may take so many bytes of memory beyond what its size allows, see Decoder.
   std::size_t spare_memory() const noexcept;
+  /// Shared memory of a result may have so many bytes.
+  std::size_t most_shared() const noexcept;
   /// Those that came with the result.
   DescriptorList& descriptors() noexcept;
   /// The exception that is being handled was thrown while the result was decoded.
@@ -140,7 +142,9 @@ R decode_result(PendingCall& call) {
     try {
       if constexpr (carries_descriptors<R>()) {
         const CloseElsewhere closing;
-        return decode_whole<R>(Decoder(outcome->body, call.descriptors(), call.spare_memory()));
+        Decoder body(outcome->body, call.descriptors(), call.spare_memory());
+        body.limit_shared(call.most_shared());
+        return decode_whole<R>(body);
       } else {
         return decode_whole<R>(Decoder(outcome->body, call.spare_memory()));
       }

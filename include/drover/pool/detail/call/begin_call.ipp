@@ -230,6 +230,8 @@ DROVER_INLINE const Outcome* PendingCall::outcome() const noexcept { return outc
 
 DROVER_INLINE std::size_t PendingCall::spare_memory() const noexcept { return ended_->spare_memory; }
 
+DROVER_INLINE std::size_t PendingCall::most_shared() const noexcept { return ended_->most_shared; }
+
 DROVER_INLINE DescriptorList& PendingCall::descriptors() noexcept { return ended_->descriptors(); }
 
 DROVER_INLINE void PendingCall::cancel(std::shared_ptr<Call> call) {

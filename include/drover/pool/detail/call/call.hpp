@@ -107,6 +107,7 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
 
   std::weak_ptr<Dispatcher> dispatcher;
   std::size_t spare_memory = usual_spare_memory;  // that a result may take, see Decoder
+  std::size_t most_shared = SIZE_MAX;             // that a result may have, see Decoder
   const char* declaration = nullptr;              // of a typed routine, see declaration_of()
 
   /// Copies an outcome whose bytes are about to be overwritten. Large ones, and descriptors, are moved out of the

@@ -50,8 +50,8 @@ class CallAdmission {
       return failed(Errc::no_such_worker,
                     "no worker has these tags: " + wanted + " (CallOptions::tags, WorkerOptions::tags)");
     }
-    if (call.request.size() > max_message_size_)
-      return failed(Errc::message_too_large, "the arguments take " + std::to_string(call.request.size()) +
+    if (call.request.counted_size() > max_message_size_)
+      return failed(Errc::message_too_large, "the arguments take " + std::to_string(call.request.counted_size()) +
                                                  " bytes, WorkerOptions::max_message_size allows " +
                                                  std::to_string(max_message_size_));
     const bool inherited = current_call != nullptr && call.due;

@@ -78,6 +78,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     auto call = std::make_shared<Call>();
     call->dispatcher = weak_from_this();
     call->spare_memory = spare_memory(admission_.max_message_size());
+    call->most_shared = admission_.max_message_size();
     return call;
   }
 

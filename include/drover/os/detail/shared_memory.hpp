@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <drover/detail/config.hpp>
+#include <drover/os/fd.hpp>
+
+/// Memory that is sent to another process as a descriptor (memfd_create(2)).
+namespace drover { inline namespace v1 { namespace detail {
+
+/// A mapped file, see mmap(2). Move-only.
+class Mapping {
+ public:
+  Mapping() noexcept = default;
+  /// The first `size` bytes, at least one. Throws std::system_error.
+  Mapping(int file, std::size_t size, int protection, int flags);
+  Mapping(Mapping&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Mapping& operator=(Mapping&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Mapping();
+
+  std::byte* data() const noexcept { return data_; }
+  std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// What may still become of memory that two processes share.
+enum class Sealing {
+  draft,   // its creator writes to it, and has not sent it yet
+  sealed,  // nobody can write to it any more
+  block    // its creator alone can write to it, and will once nobody reads it: see SharedBlocks
+};
+
+/// Memory that is, or can be, shared with other processes, and its mapping in this one.
+/// *Threads:* any, as for the bytes of a string.
+class SharedMemory {
+ public:
+  SharedMemory(UniqueFd file, Mapping mapping, Sealing sealing) noexcept
+      : file_(std::move(file)), mapping_(std::move(mapping)), sealing_(sealing) {}
+
+  /// A sealed copy. Throws std::system_error.
+  static std::shared_ptr<const SharedMemory> copy_of(std::span<const std::byte> bytes);
+  /// Zeros that this process alone can write to. Throws std::system_error.
+  static std::shared_ptr<SharedMemory> draft(std::size_t size);
+  static std::unique_ptr<SharedMemory> block(std::size_t size);
+
+  /// Seals a draft, of which the first `size` bytes stay, at least one. Throws std::system_error.
+  void seal(std::size_t size);
+
+  std::byte* data() const noexcept { return mapping_.data(); }
+  std::size_t size() const noexcept { return mapping_.size(); }
+  Sealing sealing() const noexcept { return sealing_; }
+  /// -1: it is a block of another process, and cannot be sent on.
+  int file() const noexcept { return file_.get(); }
+
+ private:
+  UniqueFd file_;
+  Mapping mapping_;
+  Sealing sealing_;
+};
+
+}}}  // namespace drover::v1::detail
+
+#if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/os/detail/shared_memory.ipp>
+#endif
