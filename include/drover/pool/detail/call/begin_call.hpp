@@ -52,7 +52,7 @@ using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>
 /// The end of an error's text, if the error concerns the types of a typed call. `declaration`: see Call.
 std::string declared_text(const char* declaration);
 /// The failure of a call. Arguments that do not fit a typed routine are described with its declaration.
-std::exception_ptr failure_of(const Call& call, const Outcome& outcome);
+std::exception_ptr failure_of(const Call& call, const Outcome& outcome) noexcept;
 
 /// Properties of a call that is typed, one of a broadcast, or one whose result may have descriptors.
 struct CallKind {

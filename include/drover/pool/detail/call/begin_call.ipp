@@ -70,11 +70,15 @@ DROVER_INLINE std::string declared_text(const char* declaration) {
   return "; the caller declares the routine as " + readable(type_in(declaration));
 }
 
-DROVER_INLINE std::exception_ptr failure_of(const Call& call, const Outcome& outcome) {
+DROVER_INLINE std::exception_ptr failure_of(const Call& call, const Outcome& outcome) noexcept {
   if (call.declaration == nullptr || !outcome.failure || outcome.status != ResultStatus::bad_arguments)
     return outcome.failure;
-  return std::make_exception_ptr(
-      Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call.declaration)));
+  try {
+    return std::make_exception_ptr(
+        Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call.declaration)));
+  } catch (...) {  // there is no memory for the text
+    return outcome.failure;
+  }
 }
 
 DROVER_INLINE const CallOptions& usual_options() noexcept {

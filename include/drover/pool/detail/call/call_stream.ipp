@@ -38,19 +38,11 @@ class StreamCompletion final : public Completion {
   void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
-    stream->end(described(*call, outcome), call->take_body());
+    stream->end(failure_of(*call, outcome), call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }
 
  private:
-  static std::exception_ptr described(const Call& call, const Outcome& outcome) noexcept {
-    try {
-      return failure_of(call, outcome);
-    } catch (...) {  // there is no memory for the text
-      return outcome.failure;
-    }
-  }
-
   std::shared_ptr<CallStream> stream_;
   asio::any_io_executor work_;
 };
