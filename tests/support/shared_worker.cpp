@@ -65,6 +65,7 @@ bool is_writable(const Text& text) {
 int main() {
   drover::in_worker();
   SharedBlocks blocks;
+  (void)blocks.copy_of<std::string>("x");  // the one that it keeps open from now on
   drover::Routines routines;
   routines.add("text", [](Text text) { return std::string(text.view()); })
       .add("size", [](const Text& text) { return text.size(); })
