@@ -187,7 +187,7 @@ TEST(CodecShared, OfBlocksIsLentToACall) {
   const Text lent = Message(Close::elsewhere).with(text).get<Text>();
   EXPECT_EQ(lent.view(), "text");
   EXPECT_EQ(SharedAccess::memory(lent)->sealing(), Sealing::block);
-  EXPECT_EQ(SharedAccess::memory(lent)->file(), -1);
+  EXPECT_FALSE(SharedAccess::memory(lent)->has_file());
 }
 
 TEST(CodecShared, OfBlocksIsCopiedToBeAResult) {
@@ -240,6 +240,22 @@ TEST(CodecShared, OfManyBlocksLeavesFewMapped) {
     }
   }
   EXPECT_LE(shared_mappings().size(), before + 40 + 16);
+}
+
+// The program has closed drover's descriptors, as daemons do, and opened other files under their numbers.
+TEST(CodecShared, WhoseDescriptorIsLostIsCopied) {
+  SharedBlocks blocks;
+  const UniqueFd other = pipe_with("");
+  std::vector<UniqueFd> taken;
+  for (const Text& text : {Text::copy_of("text"), blocks.copy_of<std::string>("text")}) {
+    const int number = SharedAccess::memory(text)->file();
+    ASSERT_EQ(::dup3(other.get(), number, O_CLOEXEC), number);
+    taken.emplace_back(number);
+    EXPECT_EQ(Message(Close::elsewhere).with(text).get<Text>().view(), "text");
+    EXPECT_EQ(text.view(), "text");
+  }
+  for (const UniqueFd& each : taken) EXPECT_TRUE(same_file(each.get(), other.get()));  // they were left alone
+  EXPECT_TRUE(SharedAccess::memory(blocks.copy_of<std::string>("text"))->has_file());
 }
 
 // ---- what is refused ------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ ECHO = ("raw is write, epoll_wait and read of 64 bytes on both sides. drover's 6
 BULK = ("raw sends from one buffer and receives into one buffer, with a send buffer as wide as drover's. `raw, "
         "default buffer` has the kernel's. drover's std::string is moved in, borrowed, or passed by reference and "
         "copied. The routine sees it as a std::string_view.")
-SHARED = ("raw is that of T-9. drover copies each payload to memory of drover::SharedBlocks and sends that; the routine sees "
-          "it and does not read it, as the receiver of raw does not. `fresh memory` is drover::Shared<T>::copy_of(). "
+SHARED = ("raw is that of T-9. drover copies each payload to memory of drover::SharedBlocks and sends that; the routine "
+          "sees it and does not read it, as the receiver of raw does not. `fresh memory` is drover::Shared<T>::copy_of(). "
           "`as a result` is the same in the other direction: the worker copies to fresh memory.")
 SPIN = ("raw sleeps in epoll_wait, as in T-7. drover's parent and worker poll for 1 ms after each call, each on a "
         "core of its own. `raw, both sides spin` is the least that is possible.")

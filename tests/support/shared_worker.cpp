@@ -64,7 +64,7 @@ bool is_writable(const Text& text) {
 
 int main() {
   drover::in_worker();
-  SharedBlocks blocks;
+  SharedBlocks blocks(0);  // it keeps none that are free
   drover::Routines routines;
   routines.add("text", [](Text text) { return std::string(text.view()); })
       .add("size", [](const Text& text) { return text.size(); })

@@ -43,7 +43,7 @@ void check_shareable() {
 /// The memory is sealed: no process can change it. Getting fresh memory costs more than sending the bytes in the
 /// ordinary way, unless the receiver passes it on or keeps it. Arguments whose memory is used again are quicker: see
 /// SharedBlocks. Its size counts towards WorkerOptions::max_message_size, and its descriptor is one of the 64 that a
-/// message may have. Value with the size 0 has no memory.
+/// message may have. A value of size 0 has no memory.
 ///
 /// A copy of it shares the memory, which is freed with the last one. Each one that is not empty keeps a descriptor
 /// open.

@@ -39,6 +39,10 @@ class SharedBlocks {
  public:
   /// `most_kept`: bytes of free blocks that are kept, at most.
   explicit SharedBlocks(std::size_t most_kept = std::size_t{256} << 20);
+  /// Both have the same blocks.
+  SharedBlocks(const SharedBlocks&) = default;
+  SharedBlocks& operator=(const SharedBlocks&) = default;
+  ~SharedBlocks() = default;
 
   /// Memory to be filled. Its content is undefined.
   /// *Errors:* std::system_error if there is no memory or no descriptor, or before Linux 5.1 (EINVAL); std::bad_alloc.

@@ -32,7 +32,7 @@ class BlockStore {
     if (!held || process_ != ::getpid()) return nullptr;
     auto best = free_.end();
     for (auto each = free_.begin(); each != free_.end(); ++each)
-      if ((*each)->size() >= size && (*each)->size() / 2 <= std::max(size, granule) &&
+      if ((*each)->size() >= size && (*each)->size() / 2 <= std::max(size, granule) && (*each)->has_file() &&
           (best == free_.end() || (*each)->size() <= (*best)->size()))
         best = each;
     if (best == free_.end()) return nullptr;

@@ -60,11 +60,12 @@ class SharedMemory {
   std::byte* data() const noexcept { return mapping_.data(); }
   std::size_t size() const noexcept { return mapping_.size(); }
   Sealing sealing() const noexcept { return sealing_; }
-  /// -1: it is a block of another process, and cannot be sent on.
   int file() const noexcept { return file_.get(); }
+  /// False for a block of another process, and if the program has closed the descriptor: it cannot be sent.
+  bool has_file() const noexcept { return file_.ours(); }
 
  private:
-  UniqueFd file_;
+  KeptFd file_;
   Mapping mapping_;
   Sealing sealing_;
 };

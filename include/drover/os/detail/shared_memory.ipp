@@ -43,21 +43,19 @@ inline UniqueFd create_memory_file() {
   return above_stdio(std::move(file));
 }
 
-inline void set_size(const UniqueFd& file, std::size_t size) {
+inline void set_size(int file, std::size_t size) {
   if (size > PTRDIFF_MAX) throw_errno("shared memory cannot have " + std::to_string(size) + " bytes", EFBIG);
-  if (::ftruncate(file.get(), static_cast<off_t>(size)) != 0)
+  if (::ftruncate(file, static_cast<off_t>(size)) != 0)
     throw_errno("shared memory cannot have " + std::to_string(size) + " bytes");
 }
 
-inline void add_seals(const UniqueFd& file, int write_seal) {
-  if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | write_seal) != 0)
+inline void add_seals(int file, int write_seal) {
+  if (::fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | write_seal) != 0)
     throw_errno("shared memory cannot be sealed");
 }
 
 /// Private, since before Linux 6.7 sealed memory could not be mapped in another way. Nobody writes to it anyway.
-inline Mapping map_sealed(const UniqueFd& file, std::size_t size) {
-  return Mapping(file.get(), size, PROT_READ, MAP_PRIVATE);
-}
+inline Mapping map_sealed(int file, std::size_t size) { return Mapping(file, size, PROT_READ, MAP_PRIVATE); }
 
 /// write(2) takes a quarter of the time that writing to fresh memory through a mapping takes.
 DROVER_INLINE std::shared_ptr<const SharedMemory> SharedMemory::copy_of(std::span<const std::byte> bytes) {
@@ -70,14 +68,14 @@ DROVER_INLINE std::shared_ptr<const SharedMemory> SharedMemory::copy_of(std::spa
                   written == 0 ? ENOSPC : errno);
     rest = rest.subspan(static_cast<std::size_t>(written));
   }
-  add_seals(file, F_SEAL_WRITE);
-  Mapping mapping = map_sealed(file, bytes.size());
+  add_seals(file.get(), F_SEAL_WRITE);
+  Mapping mapping = map_sealed(file.get(), bytes.size());
   return std::make_shared<SharedMemory>(std::move(file), std::move(mapping), Sealing::sealed);
 }
 
 inline SharedMemory create_writable(std::size_t size, Sealing sealing) {
   UniqueFd file = create_memory_file();
-  set_size(file, size);
+  set_size(file.get(), size);
   Mapping mapping(file.get(), size, PROT_READ | PROT_WRITE, MAP_SHARED);
   return {std::move(file), std::move(mapping), sealing};
 }
@@ -88,17 +86,15 @@ DROVER_INLINE std::shared_ptr<SharedMemory> SharedMemory::draft(std::size_t size
 
 DROVER_INLINE std::unique_ptr<SharedMemory> SharedMemory::block(std::size_t size) {
   auto made = std::make_unique<SharedMemory>(create_writable(size, Sealing::block));
-  add_seals(made->file_, F_SEAL_FUTURE_WRITE);
+  add_seals(made->file(), F_SEAL_FUTURE_WRITE);
   return made;
 }
 
 DROVER_INLINE void SharedMemory::seal(std::size_t size) {
-  {
-    const Mapping writable = std::move(mapping_);
-  }  // the kernel seals no memory that somebody can write to
-  set_size(file_, size);
-  add_seals(file_, F_SEAL_WRITE);
-  mapping_ = map_sealed(file_, size);
+  (void)std::exchange(mapping_, Mapping());  // the kernel seals no memory that somebody can write to
+  set_size(file(), size);
+  add_seals(file(), F_SEAL_WRITE);
+  mapping_ = map_sealed(file(), size);
   sealing_ = Sealing::sealed;
 }
 

@@ -26,8 +26,8 @@ struct Wire<Shared<T>, Form::shared> {
     if (!value.empty()) {
       std::shared_ptr<const SharedMemory> memory = SharedAccess::memory(value);
       // Its creator fills it anew once the call has ended in which it came.
-      if (memory->sealing() != Sealing::sealed && !(message->may_lend() && memory->file() >= 0))
-        memory = SharedMemory::copy_of({memory->data(), value.size()});
+      const bool stays = memory->sealing() == Sealing::sealed || message->may_lend();
+      if (!stays || !memory->has_file()) memory = SharedMemory::copy_of({memory->data(), value.size()});
       message->attach(std::move(memory), value.size());
     }
     Raw::of(out).tagged(kind, std::uint64_t{value.size()});

@@ -9,6 +9,7 @@
 #include <linux/magic.h>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -89,11 +90,19 @@ inline void check_size(std::size_t announced, const struct stat& status, bool ex
 }
 
 DROVER_INLINE std::shared_ptr<const SharedMemory> receive_memory(UniqueFd file, std::size_t size, Sender sender) {
+  struct stat status{};
+  std::optional<FdIdentity> identity;
+  if (sender == Sender::trusted && ::fstat(file.get(), &status) == 0) {  // blocks come again and again
+    identity = {status.st_dev, status.st_ino};
+    if (auto known = KnownBlocks::find(*identity)) {
+      check_size(size, status, false);
+      return known;
+    }
+  }
   // Of a file that is not in memory this fails, and does not ask its file system, which may block.
   const int seals = ::fcntl(file.get(), F_GET_SEALS);
   if (seals < 0) decode_failed("expected shared memory, found a descriptor of something else");
   struct statfs system{};
-  struct stat status{};
   if (::fstatfs(file.get(), &system) != 0 || ::fstat(file.get(), &status) != 0)
     throw_errno("shared memory cannot be looked at");
   // There may be no huge page left when one is read, which is a SIGBUS.
@@ -104,14 +113,12 @@ DROVER_INLINE std::shared_ptr<const SharedMemory> receive_memory(UniqueFd file, 
     Mapping mapping = map_received(file, size, MAP_PRIVATE);
     return std::make_shared<SharedMemory>(std::move(file), std::move(mapping), Sealing::sealed);
   }
-  if (sender == Sender::untrusted) decode_failed("shared memory was sent that its sender can still change");
+  if (!identity) decode_failed("shared memory was sent that its sender can still change");
   if (!has(F_SEAL_SHRINK | F_SEAL_GROW)) decode_failed("shared memory was sent that its sender can still truncate");
   check_size(size, status, false);
-  const FdIdentity identity{status.st_dev, status.st_ino};
-  if (auto known = KnownBlocks::find(identity)) return known;
   Mapping mapping = map_received(file, static_cast<std::size_t>(status.st_size), MAP_SHARED);
   auto memory = std::make_shared<const SharedMemory>(UniqueFd(), std::move(mapping), Sealing::block);
-  KnownBlocks::add(identity, memory);
+  KnownBlocks::add(*identity, memory);
   return memory;
 }
 
