@@ -131,14 +131,19 @@ class Run:
         self.out = (options.out or self.build / "bench-results").resolve()
         self.kept = Rounds(self.out / "rounds.json", self.conditions())
         self.rounds_done = 0
-        if options.goes_on:
+        if not options.goes_on:
+            self.kept.begin()
+        else:
             self.rounds_done, self.samples, self.left_out, self.broken = self.kept.load()
 
     def conditions(self):
-        programs = sorted((self.build / "bench").glob("bench_*"))
-        return {"programs": {p.name: p.stat().st_mtime_ns for p in programs if p.is_file()}, "rounds": self.rounds,
-                "seconds": self.seconds, "cores": self.cores, "quick": self.options.quick, "peers": sorted(self.peers),
-                "figures": [figure.id for figure in self.figures]}
+        bench = self.build / "bench"
+        programs = sorted(p for pattern in ("bench_*", "peer_*") for p in bench.glob(pattern) if p.is_file())
+        sources = [p for folder in ("include", "bench") for p in (ROOT / folder).rglob("*.[hcip]*") if p.is_file()]
+        return {"programs": {p.name: p.stat().st_mtime_ns for p in programs},
+                "sources": max(p.stat().st_mtime_ns for p in sources), "rounds": self.rounds, "seconds": self.seconds,
+                "cores": self.cores, "quick": self.options.quick, "instructions": not self.options.no_instructions,
+                "peers": sorted(self.peers), "figures": [figure.id for figure in self.figures]}
 
     def methods(self, figure, round_number):
         """Returns (name, function) for each method and peer to run for the figure in this round."""

@@ -26,6 +26,17 @@ class Rounds:
                    for figure, rounds in kept["samples"].items()}
         return kept["done"], samples, kept["left_out"], kept["broken"]
 
+    def begin(self):
+        """Forgets an earlier run. Raises Broken if that was another one, and was not finished."""
+        try:
+            kept = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return
+        if kept["conditions"] != self.conditions and kept["done"] < kept["conditions"]["rounds"]:
+            raise Broken(f"{self.path} has {kept['done']} rounds of another run, which was not finished: remove the "
+                         "file, or name another folder with --out")
+        self.path.unlink()
+
     def save(self, done, samples, left_out, broken):
         """`done`: the number of rounds. The file is replaced at once, or not at all."""
         kept = {"conditions": self.conditions, "done": done, "left_out": left_out, "broken": broken,

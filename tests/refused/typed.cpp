@@ -25,6 +25,7 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
   (void)pool.call(word_count, "text");
   (void)worker.call(options, join, std::vector<int>(), 1);
   routines.add(grep, [](std::string_view, drover::Sink<int>& out) { out.write(1); });
+  routines.add(grep, [](const auto&, auto& out) { out.write(1); });
   (void)pool.stream(grep, "pattern");
 #elif REFUSED == 1
   (void)pool.call(word_count);
@@ -91,6 +92,12 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
 #elif REFUSED == 31
   constexpr drover::Routine<void(drover::Sink<int>&, drover::Sink<int>&)> two{"two"};
   routines.add(two, [](drover::Sink<int>&, drover::Sink<int>&) {});
+#elif REFUSED == 33
+  constexpr drover::Routine<void(drover::Sink<int>&, drover::Sink<int>&)> two{"two"};
+  (void)pool.stream(two);
+#elif REFUSED == 34
+  constexpr drover::Routine<NoDefault(drover::Sink<int>&)> no_default{"no_default"};
+  (void)pool.stream(no_default);
 #elif REFUSED == 32
   (void)pool.broadcast(grep, "pattern");
 #elif REFUSED == 25

@@ -218,9 +218,14 @@ using StreamOf = Stream<R, typename ItemsAmong<Sink, std::decay_t<P>...>::type,
 template <class R, class... P, class... A>
 StreamOf<R, P...> begin_typed_stream(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
                                      const drover::Routine<R(P...)>& routine, A&&... arguments) {
+  static_assert((... + (is_for_items<std::decay_t<P>> ? 1 : 0)) ==
+                    (std::is_void_v<typename ItemsAmong<Sink, std::decay_t<P>...>::type> ? 0 : 1) +
+                        (std::is_void_v<typename ItemsAmong<Source, std::decay_t<P>...>::type> ? 0 : 1),
+                "a drover::Routine has at most one drover::Sink and one drover::Source");
   using S = StreamOf<R, P...>;
   using Arguments = typename Passed<R(), P...>::type;
-  if constexpr (arguments_fit(std::type_identity<Arguments>(), std::type_identity<void(A && ...)>())) {
+  if constexpr (can_be_awaited<R>() &&
+                arguments_fit(std::type_identity<Arguments>(), std::type_identity<void(A && ...)>())) {
     const auto write = [&](Encoder& out, FrameBody& body) {
       [&]<class... Q>(std::type_identity<R(Q...)>) {
         (detail::put_typed_argument<Q>(out, body, std::forward<A>(arguments)), ...);

@@ -40,6 +40,10 @@ consteval auto signature_for() {
     return std::type_identity<void>();
 }
 
+/// What a function is called with: a Sink or a Source by reference.
+template <class P>
+using PassedAs = std::conditional_t<is_for_items<std::decay_t<P>>, std::decay_t<P>&, std::decay_t<P>>;
+
 /// A function that takes a Taken can be given what the caller sends for a Declared.
 template <class Declared, class Taken>
 inline constexpr bool takes_declared =
@@ -75,12 +79,12 @@ template <class Declared, class Function>
 inline constexpr bool has_the_parameters = false;
 template <class R, class... P, class F>
 inline constexpr bool has_the_parameters<R(P...), F> =
-    parameters_fit<typename decltype(signature_for<F, std::decay_t<P>...>())::type, std::decay_t<P>...>();
+    parameters_fit<typename decltype(signature_for<F, PassedAs<P>...>())::type, std::decay_t<P>...>();
 template <class Declared, class Function>
 inline constexpr bool has_the_result = false;
 template <class R, class... P, class F>
 inline constexpr bool has_the_result<R(P...), F> =
-    result_fits<typename decltype(signature_for<F, std::decay_t<P>...>())::type, R>();
+    result_fits<typename decltype(signature_for<F, PassedAs<P>...>())::type, R>();
 
 template <class R, class... P, class F>
 std::unique_ptr<Routine> make_declared_routine(std::type_identity<R(P...)>, F f) {
@@ -94,7 +98,7 @@ std::unique_ptr<Routine> make_declared_routine(std::type_identity<R(P...)>, F f)
                 "this function does not return the result that the drover::Routine declares, nor an asio::awaitable of "
                 "it, nor anything that converts to it without being cut.");
   if constexpr (has_the_parameters<R(P...), F> && has_the_result<R(P...), F>) {
-    using Sig = typename decltype(signature_for<F, std::decay_t<P>...>())::type;
+    using Sig = typename decltype(signature_for<F, PassedAs<P>...>())::type;
     static_assert(Sig::values_or_const,
                   "a routine takes its arguments by value, const reference or rvalue reference, and a drover::Sink or "
                   "drover::Source by reference");
