@@ -87,10 +87,12 @@ int main() {
            })
       .add("exit_with", [](Text) { ::_exit(9); })
       .add("kill_wrapper",
-           [](Text text) {
-             ::kill(::getppid(), SIGKILL);
-             ::pause();  // it still reads
-             return text.size();
+           [](unsigned attempts, Text text) {
+             if (drover::this_call::attempt() <= attempts) {
+               ::kill(::getppid(), SIGKILL);
+               ::pause();  // it still reads
+             }
+             return std::string(text.view());
            })
       .add("number", [](int x) { return 2 * x; })
       .add("pid", [] { return ::getpid(); })
