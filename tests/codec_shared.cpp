@@ -1,16 +1,12 @@
-// Shared text and bytes as values: what arrives, and which memory is refused.
-#include <cerrno>
+// Shared text and bytes as values: what arrives.
 #include <cstddef>
 #include <cstdint>
 #include <fcntl.h>
-#include <functional>
 #include <gtest/gtest.h>
 #include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <sys/resource.h>
-#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -22,28 +18,16 @@
 #include <drover/wire/shared_blocks.hpp>
 
 #include "support/descriptors.hpp"
-#include "support/sanitizers.hpp"
 #include "support/shared_memory.hpp"
+#include "support/shared_message.hpp"
 
 namespace {
 
 using namespace support;
-using drover::DecodeError;
-using drover::Decoder;
-using drover::Encoder;
-using drover::Shared;
 using drover::SharedBlocks;
 using drover::detail::carries_descriptors;
-using drover::detail::DescriptorList;
-using drover::detail::FrameBody;
-using drover::detail::Kind;
-using drover::detail::Raw;
 using drover::detail::Sealing;
 using drover::detail::SharedAccess;
-
-using Text = Shared<std::string>;
-using Bytes = Shared<std::vector<std::byte>>;
-using Close = DescriptorList::Close;
 
 struct Page {  // an aggregate
   std::string name;
@@ -53,56 +37,6 @@ struct Page {  // an aggregate
 
 static_assert(carries_descriptors<Text>() && carries_descriptors<std::optional<Bytes>>() &&
               carries_descriptors<Page>());
-
-/// A message as it arrives: other descriptors of the same files. The receiver trusts arguments of a call.
-struct Message {
-  explicit Message(Close close = Close::here)
-      : body(close), descriptors(close == Close::here ? Close::elsewhere : Close::here) {}
-
-  FrameBody body;
-  DescriptorList descriptors;
-  std::size_t most = SIZE_MAX;
-
-  template <class... T>
-  Message& with(T&&... values) {
-    Encoder out(body);
-    (drover::detail::put_or_move(out, body, std::forward<T>(values)), ...);
-    return sent();
-  }
-  Message& with_file(const UniqueFd& file, std::uint64_t announced, Kind kind = Kind::shared_text) {
-    Encoder out(body);
-    Raw::of(out).tagged(kind, announced);
-    descriptors.add(UniqueFd(::fcntl(file.get(), F_DUPFD_CLOEXEC, 3)));
-    return *this;
-  }
-  Message& sent() {
-    if (body.has_descriptors())
-      for (const int fd : body.descriptors()->view()) descriptors.add(UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3)));
-    return *this;
-  }
-  template <class T>
-  T get() {
-    body.end_piece();
-    Decoder in(body.front(), descriptors, 1 << 20);
-    in.limit_shared(most);
-    T result = in.get<T>();
-    in.finish();
-    return result;
-  }
-};
-
-/// The text of the DecodeError, or "accepted".
-std::string refusal(const std::function<void()>& decode) {
-  try {
-    decode();
-  } catch (const DecodeError& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-std::string refusal_of(const UniqueFd& file, std::uint64_t announced, Close sender = Close::here) {
-  return refusal([&] { (void)Message(sender).with_file(file, announced).get<Text>(); });
-}
 
 TEST(CodecShared, ArrivesAsItIs) {
   EXPECT_EQ(Message().with(Text::copy_of("text")).get<Text>().view(), "text");
@@ -256,119 +190,6 @@ TEST(CodecShared, WhoseDescriptorIsLostIsCopied) {
   }
   for (const UniqueFd& each : taken) EXPECT_TRUE(same_file(each.get(), other.get()));  // they were left alone
   EXPECT_TRUE(SharedAccess::memory(blocks.copy_of<std::string>("text"))->has_file());
-}
-
-// ---- what is refused ------------------------------------------------------------------------------------------------
-
-TEST(CodecShared, ThatCanStillChangeIsRefused) {
-  const std::string change = "shared memory was sent that its sender can still change";
-  for (const int seals : {0, F_SEAL_SHRINK, F_SEAL_WRITE, F_SEAL_SHRINK | F_SEAL_GROW, F_SEAL_SHRINK | F_SEAL_WRITE,
-                          F_SEAL_GROW | F_SEAL_WRITE, seals_of_block})
-    EXPECT_EQ(refusal_of(memory_file("text", seals), 4), change) << seals;
-  EXPECT_EQ(refusal_of(memory_file("text", seals_of_memory), 4), "accepted");
-  EXPECT_EQ(refusal_of(memory_file("text", 0, 0), 4), change);  // it is sealed against further seals
-}
-
-TEST(CodecShared, ThatATrustedSenderCanTruncateIsRefused) {
-  const std::string truncate = "shared memory was sent that its sender can still truncate";
-  for (const int seals : {0, F_SEAL_SHRINK, F_SEAL_WRITE, F_SEAL_GROW})
-    EXPECT_EQ(refusal_of(memory_file("text", seals), 4, Close::elsewhere), truncate) << seals;
-  EXPECT_EQ(refusal_of(memory_file("text", seals_of_block), 4, Close::elsewhere), "accepted");
-  EXPECT_EQ(refusal_of(memory_file("text", seals_of_block), 5, Close::elsewhere),
-            "shared memory of 4 bytes was sent as 5");
-}
-
-TEST(CodecShared, OfAnotherSizeIsRefused) {
-  const UniqueFd file = memory_file("text", seals_of_memory);
-  EXPECT_EQ(refusal_of(file, 5), "shared memory of 4 bytes was sent as 5");
-  EXPECT_EQ(refusal_of(file, 3), "shared memory of 4 bytes was sent as 3");
-  EXPECT_EQ(refusal_of(file, UINT64_MAX), "shared memory of 4 bytes was sent as 18446744073709551615");
-  EXPECT_EQ(refusal_of(file, 0), "the message has descriptors that belong to none of its values: 1");
-}
-
-TEST(CodecShared, ThatIsSomethingElseIsRefused) {
-  const std::string other = "expected shared memory, found a descriptor of something else";
-  EXPECT_EQ(refusal_of(pipe_with("text"), 4), other);
-  EXPECT_EQ(refusal_of(UniqueFd(::open("/etc/passwd", O_RDONLY | O_CLOEXEC)), 4), other);
-  EXPECT_EQ(refusal_of(UniqueFd(::open("/dev/zero", O_RDWR | O_CLOEXEC)), 4), other);
-  EXPECT_EQ(refusal_of(UniqueFd(::open("/", O_PATH | O_CLOEXEC)), 4),
-            "expected shared memory, found a descriptor of something else");
-  const UniqueFd huge(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB));
-  if (huge && ::fcntl(huge.get(), F_ADD_SEALS, seals_of_memory) == 0) {
-    EXPECT_EQ(refusal_of(huge, 4), "shared memory of huge pages is not accepted");
-  }
-}
-
-// It can be opened anew for writing only, and then not be mapped.
-TEST(CodecShared, ThatCannotBeReadIsRefused) {
-  const UniqueFd file = memory_file("text", seals_of_memory);
-  const UniqueFd writing(::open(("/proc/self/fd/" + std::to_string(file.get())).c_str(), O_WRONLY | O_CLOEXEC));
-  ASSERT_TRUE(writing);
-  EXPECT_NE(refusal_of(writing, 4).find("Permission denied"), std::string::npos);
-}
-
-TEST(CodecShared, AboveTheLimitOfAMessageIsRefused) {
-  const auto get = [](std::size_t most) {
-    Message message;
-    message.most = most;
-    message.with(Text::copy_of("1234"), Text::copy_of("5678"));
-    return refusal([&] {
-      message.body.end_piece();
-      Decoder in(message.body.front(), message.descriptors, 1 << 20);
-      in.limit_shared(most);
-      (void)in.get<Text>();
-      (void)in.get<Text>();
-    });
-  };
-  EXPECT_EQ(get(8), "accepted");
-  EXPECT_EQ(get(7), "shared memory of 4 bytes, where at most 3 are allowed");
-}
-
-TEST(CodecShared, WithoutItsDescriptorIsRefused) {
-  Message message;
-  message.with(Text::copy_of("text"));
-  message.descriptors.clear();
-  EXPECT_EQ(refusal([&] { (void)message.get<Text>(); }), "expected a descriptor that was not sent with the message");
-}
-
-// A refused value leaves nothing behind, however it is refused.
-TEST(CodecShared, ThatIsRefusedLeavesNothing) {
-  const std::size_t descriptors = open_descriptors_here(), mappings = shared_mappings().size();
-  for (int i = 0; i < 10; ++i) {
-    (void)refusal_of(memory_file("text", 0), 4, Close::elsewhere);
-    (void)refusal_of(memory_file("text", seals_of_memory), 5, Close::elsewhere);
-    Message message(Close::elsewhere);
-    message.with(Text::copy_of("text"), 5);
-    (void)refusal([&] { (void)message.get<Text>(); });
-  }
-  EXPECT_EQ(open_descriptors_here(), descriptors);
-  EXPECT_EQ(shared_mappings().size(), mappings);
-}
-
-// There is no address space left to map it.
-TEST(CodecShared, WithoutAddressSpaceIsOutOfMemory) {
-#if defined(DROVER_TEST_ASAN) || defined(DROVER_TEST_TSAN)
-  constexpr bool limits_work = false;  // it is all reserved
-#else
-  constexpr bool limits_work = true;
-#endif
-  constexpr std::size_t size = limits_work ? std::size_t{1} << 30 : std::size_t{1} << 50;
-  const UniqueFd file = memory_file("", 0);
-  ASSERT_EQ(::ftruncate(file.get(), static_cast<off_t>(size)), 0);
-  ASSERT_EQ(::fcntl(file.get(), F_ADD_SEALS, seals_of_memory), 0);
-  rlimit limit{};
-  ::getrlimit(RLIMIT_AS, &limit);
-  rlimit little = limit;
-  little.rlim_cur = std::size_t{512} << 20;
-  if (limits_work) ::setrlimit(RLIMIT_AS, &little);
-  int error = 0;
-  try {
-    (void)Message().with_file(file, size).get<Text>();
-  } catch (const std::system_error& thrown) {
-    error = thrown.code().value();
-  }
-  ::setrlimit(RLIMIT_AS, &limit);
-  EXPECT_EQ(error, ENOMEM);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <system_error>
 #include <thread>
@@ -28,6 +29,7 @@ using namespace support;
 using drover::Shared;
 using drover::SharedBlocks;
 using drover::SharedDraft;
+using drover::UniqueFd;
 using drover::detail::Sealing;
 using drover::detail::SharedAccess;
 
@@ -113,6 +115,34 @@ TEST(Shared, WithoutADescriptorIsAnError) {
   EXPECT_EQ(error, EMFILE);
 }
 
+// The kernel sends SIGXFSZ, which ends the process, for a write beyond it.
+TEST(Shared, AboveTheLimitOfFilesIsAnError) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_FSIZE, &limit);
+  rlimit little = limit;
+  little.rlim_cur = 100'000;
+  const std::string large(100'001, 'x');
+  SharedBlocks blocks;
+  const auto error_of = [](auto make) {
+    try {
+      make();
+    } catch (const std::system_error& thrown) {
+      return thrown.code().value();
+    }
+    return 0;
+  };
+  ::setrlimit(RLIMIT_FSIZE, &little);
+  const int copy = error_of([&] { (void)Text::copy_of(large); });
+  const int draft = error_of([&] { SharedDraft<std::string>(100'001); });
+  const int block = error_of([&] { (void)blocks.draft<std::string>(100'001); });
+  const int within = error_of([&] { (void)Text::copy_of(std::string_view(large).substr(1)); });
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+  EXPECT_EQ(copy, EFBIG);
+  EXPECT_EQ(draft, EFBIG);
+  EXPECT_EQ(block, EFBIG);
+  EXPECT_EQ(within, 0);
+}
+
 TEST(Shared, TooLargeForTheProcessIsAnError) {
   const std::size_t before = open_descriptors_here();
   EXPECT_THROW(SharedDraft<std::string>(std::size_t{1} << 60), std::system_error);
@@ -141,6 +171,38 @@ TEST(SharedDraft, IsCutOffWhereItIsSealed) {
   EXPECT_TRUE(SharedDraft<std::string>(5).operator=(SharedDraft<std::string>(6)).bytes().size() == 6);
   EXPECT_TRUE(std::move(SharedDraft<std::string>(5)).seal(0).empty());
   EXPECT_THROW((void)SharedDraft<std::string>(5).seal(6), std::invalid_argument);
+}
+
+// The program has closed drover's descriptors, as daemons do, and has opened a file of its own under the number.
+TEST(SharedDraft, WhoseDescriptorIsLostIsCopied) {
+  const UniqueFd own = memory_file("a file of the program", 0);
+  const int number = UniqueFd(::fcntl(own.get(), F_DUPFD_CLOEXEC, 3)).get();
+  SharedDraft<std::string> draft(8);
+  std::memcpy(draft.bytes().data(), "12345678", 8);
+  struct stat before{}, status{};
+  ASSERT_EQ(::fstat(number, &before), 0);
+  ASSERT_EQ(before.st_size, 8) << "the draft has another number";
+  ASSERT_EQ(::dup3(own.get(), number, O_CLOEXEC), number);
+  const UniqueFd taken(number);
+  const Text text = std::move(draft).seal(3);
+  EXPECT_EQ(text.view(), "123");
+  EXPECT_EQ(seals_of(text) & seals_of_memory, seals_of_memory);
+  ASSERT_EQ(::fstat(own.get(), &status), 0);
+  EXPECT_EQ(status.st_size, 21);
+  EXPECT_EQ(::fcntl(own.get(), F_GET_SEALS), 0);
+}
+
+// Writing to memory that has to be found first may be a SIGBUS.
+TEST(SharedDraft, HasItsMemoryFromTheBeginning) {
+  const auto allocated = [](const Text& text) {
+    struct stat status{};
+    ::fstat(SharedAccess::memory(text)->file(), &status);
+    return static_cast<std::size_t>(status.st_blocks) * 512;
+  };
+  constexpr std::size_t size = 20'000'000;
+  EXPECT_GE(allocated(SharedDraft<std::string>(size).seal()), size);
+  SharedBlocks blocks;
+  EXPECT_GE(allocated(blocks.draft<std::string>(size).seal()), size);
 }
 
 TEST(SharedBlocks, AreUsedAgain) {
@@ -203,6 +265,23 @@ TEST(SharedBlocks, AreKeptUpToALimit) {
   EXPECT_EQ(shared_mappings().size(), before);
 }
 
+// Each of them keeps a descriptor open.
+TEST(SharedBlocks, AreKeptUpToANumber) {
+  const std::size_t before = open_descriptors_here();
+  SharedBlocks blocks;
+  const char* last = nullptr;
+  {
+    std::vector<Text> many;
+    for (int i = 0; i < 100; ++i) many.push_back(blocks.copy_of<std::string>("text"));
+    EXPECT_EQ(open_descriptors_here(), before + 100);
+    last = many.back().view().data();
+    while (!many.empty()) many.erase(many.begin());
+  }
+  EXPECT_EQ(open_descriptors_here(), before + 64);
+  const Text again = blocks.copy_of<std::string>("text");
+  EXPECT_EQ(again.view().data(), last);
+}
+
 TEST(SharedBlocks, MayEndBeforeTheirValues) {
   const std::size_t before = open_descriptors_here();
   {
@@ -229,6 +308,25 @@ TEST(SharedBlocks, AreForAnyThread) {
   std::thread other(work, 'b');
   work('a');
   other.join();
+}
+
+// Threads that get blocks at the same moment wait for each other, and lose none.
+TEST(SharedBlocks, AreNotLostBetweenThreads) {
+  SharedBlocks blocks;
+  std::vector<std::thread> threads;
+  {
+    std::vector<Text> first;
+    for (int i = 0; i < 4; ++i) first.push_back(blocks.copy_of<std::string>("text"));
+  }
+  const std::size_t before = shared_mappings().size();
+  const std::size_t descriptors = open_descriptors_here();
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int round = 0; round < 20'000; ++round) (void)blocks.draft<std::string>(100);
+    });
+  for (std::thread& each : threads) each.join();
+  EXPECT_EQ(shared_mappings().size(), before);
+  EXPECT_EQ(open_descriptors_here(), descriptors);
 }
 
 // Both would write to the same memory.

@@ -1,89 +1,28 @@
 // Shared text and bytes as arguments and results of calls: they arrive, and nothing of their memory is left over,
 // however a call ends.
-#include "support/shared_memory.hpp"
-
 #include <cstddef>
 #include <cstring>
-#include <functional>
+#include <future>
 #include <gtest/gtest.h>
-#include <optional>
+#include <memory>
 #include <signal.h>
 #include <string>
 #include <sys/wait.h>
+#include <thread>
 #include <tuple>
 #include <unistd.h>
 #include <utility>
 #include <vector>
 
-#include <drover/pool/local_worker.hpp>
-#include <drover/pool/worker_pool.hpp>
 #include <drover/wire/shared_blocks.hpp>
 
-#include "support/calls.hpp"
-#include "support/shared_routines.hpp"
+#include "support/shared_calls.hpp"
 
 namespace {
 
 using namespace support;
 using drover::SharedBlocks;
 using drover::SharedDraft;
-
-WorkerOptions shared_worker(std::size_t max_in_flight = 1) {
-  WorkerOptions options;
-  options.command.program = DROVER_HELPER_SHARED_WORKER;
-  options.max_in_flight = max_in_flight;
-  return options;
-}
-PoolOptions shared_pool(std::size_t size) {
-  PoolOptions options;
-  options.size = size;
-  options.worker = shared_worker();
-  options.restart.backoff = 1ms;
-  return options;
-}
-std::string letters(std::size_t size) {
-  std::string text(size, 'a');
-  for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>('a' + i % 23);
-  return text;
-}
-
-/// Each test ends with as many descriptors and mappings as it began with, here (see Processes) and in its worker.
-class SharedMemoryOfACall : public Calls {
- protected:
-  void SetUp() override {
-    Calls::SetUp();
-    mappings_ = shared_mappings().size();
-  }
-  void TearDown() override {
-    EXPECT_EQ(shared_mappings().size(), mappings_);
-    Calls::TearDown();
-  }
-  static void with_worker(std::function<asio::awaitable<void>(LocalWorker&)> body, std::size_t max_in_flight = 1) {
-    on_one_thread([&]() -> asio::awaitable<void> {
-      LocalWorker worker(co_await asio::this_coro::executor, shared_worker(max_in_flight));
-      co_await worker.start();
-      const auto before = co_await worker.call<std::size_t>("open_descriptors");
-      co_await body(worker);
-      std::size_t after = 0;
-      for (int tries = 0; tries < 100 && after != before; ++tries) {
-        after = co_await worker.call<std::size_t>("open_descriptors");
-        if (after != before) co_await pause_for(10ms);
-      }
-      EXPECT_EQ(after, before);
-      co_await worker.stop();
-    });
-  }
-  static void with_pool_of(std::size_t size, std::function<asio::awaitable<void>(WorkerPool&)> body) {
-    on_one_thread([&]() -> asio::awaitable<void> {
-      WorkerPool pool = co_await WorkerPool::start(shared_pool(size));
-      co_await body(pool);
-      co_await pool.stop();
-    });
-  }
-
- private:
-  std::size_t mappings_ = 0;
-};
 
 TEST_F(SharedMemoryOfACall, IsAnArgument) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
@@ -173,68 +112,33 @@ TEST_F(SharedMemoryOfACall, CountsTowardsTheSizeOfAMessage) {
   });
 }
 
-// ---- blocks ---------------------------------------------------------------------------------------------------------
-
-// A worker maps a block once, and cannot write to it.
-TEST_F(SharedMemoryOfACall, OfABlockIsUsedAgain) {
-  with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
-    SharedBlocks blocks;
-    for (int i = 0; i < 20; ++i) {
-      const std::string text = letters(60'000 + static_cast<std::size_t>(i));
-      const std::string arrived = co_await worker.call<std::string>("text", blocks.copy_of<std::string>(text));
-      EXPECT_EQ(arrived, text);
-    }
-    const auto mappings = co_await worker.call<std::size_t>("mappings");
-    EXPECT_EQ(mappings, 1u);
-    const bool writable = co_await worker.call<bool>("is_writable", blocks.copy_of<std::string>("x"));
-    EXPECT_FALSE(writable);
-    EXPECT_EQ(shared_mappings().size(), 1u);
-  });
-}
-
-TEST_F(SharedMemoryOfACall, OfABlockIsCopiedIntoAResult) {
-  with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
-    SharedBlocks blocks;
-    const Text echo = co_await worker.call<Text>("echo", blocks.copy_of<std::string>("first"));
-    const std::string next = co_await worker.call<std::string>("text", blocks.copy_of<std::string>("other"));
-    EXPECT_EQ(next, "other");
-    EXPECT_EQ(echo.view(), "first");
-    const Text made = co_await worker.call<Text>("of_blocks", std::string("made"));
-    const Text again = co_await worker.call<Text>("of_blocks", std::string("again"));
-    EXPECT_EQ(made.view(), "made");
-    EXPECT_EQ(again.view(), "again");
-  });
-}
-
-// Nobody awaits the call any more, but its routine still reads.
-TEST_F(SharedMemoryOfACall, OfABlockIsNotUsedWhileARoutineReads) {
-  with_worker(
-      [](LocalWorker& worker) -> asio::awaitable<void> {
-        const auto here = co_await asio::this_coro::executor;
-        SharedBlocks blocks;
-        const Task<void> busy(here, worker.call<void>("doze", 100));
-        const char* place = nullptr;
-        {
-          Text text = blocks.copy_of<std::string>("first");
-          place = text.view().data();
-          const Task<std::string> reader(here, worker.call<std::string>("text", std::move(text)));
-          co_await pause_for(10ms);
-          reader.cancel();
-          EXPECT_TRUE((co_await reader.failure()).aborted());
-        }
-        {
-          const Text other = blocks.copy_of<std::string>("other");
-          EXPECT_NE(other.view().data(), place);
-        }
-        co_await busy.ended();
-        (void)co_await worker.call<int>("number", 1);  // behind the one that was cancelled
-        const Text first = blocks.copy_of<std::string>("1"), second = blocks.copy_of<std::string>("2");
-        EXPECT_TRUE(first.view().data() == place || second.view().data() == place);
-      },
-      4);
-}
-
 // ---- the end of a call ----------------------------------------------------------------------------------------------
+
+// To unmap large memory takes a while, in which other threads call and cancel.
+TEST_F(SharedMemoryOfACall, IsFreedWithoutTheLockOfItsWorker) {
+  with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
+    using drover::detail::SharedMemory;
+    bool freed = false, unlocked = false;
+    {
+      const auto kept = drover::detail::SharedAccess::memory(Text::copy_of("text"));
+      std::shared_ptr<const SharedMemory> watched(kept.get(), [&, kept](const SharedMemory*) {
+        std::promise<void> answered;
+        std::thread other([&] {
+          (void)worker.alive();
+          answered.set_value();
+        });
+        freed = true;
+        unlocked = answered.get_future().wait_for(5s) == std::future_status::ready;
+        unlocked ? other.join() : other.detach();
+      });
+      auto text = drover::detail::SharedAccess::make<std::string>(std::move(watched), 4);
+      const std::string arrived = co_await worker.call<std::string>("text", std::move(text));
+      EXPECT_EQ(arrived, "text");
+    }
+    EXPECT_TRUE(freed);
+    EXPECT_TRUE(unlocked);
+  });
+}
 
 TEST_F(SharedMemoryOfACall, ThatIsCancelledIsFreed) {
   with_worker(

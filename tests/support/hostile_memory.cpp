@@ -37,6 +37,7 @@ void answer(std::string_view how, const FrameHeader& call) {
   if (how == "shorter") send_memory(memory_file("text", sealed), 4'000);
   if (how == "longer") send_memory(memory_file("text", sealed), 3);
   if (how == "enormous") send_memory(memory_file("text", sealed), UINT64_MAX);
+  if (how == "all that is allowed") send_memory(memory_file("text", sealed), std::uint64_t{64} << 20);
   if (how == "a pipe") send_memory(support::pipe_with("text"), 4);
   if (how == "a socket") {
     const int lingering = lingering_socket(1);
@@ -54,6 +55,12 @@ void answer(std::string_view how, const FrameHeader& call) {
     if (::ftruncate(file.get(), static_cast<off_t>(size)) != 0) ::_exit(4);
     ::fcntl(file.get(), F_ADD_SEALS, sealed);
     send_memory(file, size);
+  }
+  if (how == "bloated") {
+    const drover::UniqueFd file = memory_file("text", 0);
+    if (::fallocate(file.get(), FALLOC_FL_KEEP_SIZE, 0, 16 << 20) != 0) ::_exit(4);
+    ::fcntl(file.get(), F_ADD_SEALS, sealed);
+    send_memory(file, 4);
   }
   if (how == "cut off") {
     const drover::UniqueFd file = memory_file("text", sealed);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <signal.h>
 #include <span>
 #include <string>
 #include <sys/mman.h>
@@ -85,6 +86,14 @@ int main() {
              return std::string(text.view());
            })
       .add("exit_with", [](Text) { ::_exit(9); })
+      .add("kill_wrapper",
+           [](unsigned attempts, Text text) {
+             if (drover::this_call::attempt() <= attempts) {
+               ::kill(::getppid(), SIGKILL);
+               ::pause();  // it still reads
+             }
+             return std::string(text.view());
+           })
       .add("number", [](int x) { return 2 * x; })
       .add("pid", [] { return ::getpid(); })
       .add("open_descriptors", open_descriptors_here)

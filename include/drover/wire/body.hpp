@@ -103,11 +103,12 @@ class FrameBody {
   /// Null if none is attached.
   SharedDescriptors descriptors() const noexcept { return descriptors_; }
   bool has_descriptors() const noexcept { return descriptors_ != nullptr; }
-  /// Those that are not in a queued frame are closed.
-  void drop_descriptors() noexcept {
-    descriptors_.reset();
+  /// Those that are not in a queued frame are closed, once nobody has what this returns.
+  SharedDescriptors take_descriptors() noexcept {
     shared_size_ = 0;
+    return std::exchange(descriptors_, nullptr);
   }
+  void drop_descriptors() noexcept { (void)take_descriptors(); }
   /// Whether the receiver takes descriptors. Usually it does.
   void allow_descriptors(bool on) noexcept { takes_descriptors_ = on; }
 

@@ -61,8 +61,7 @@ DROVER_INLINE void FrameBody::drop_borrowed() noexcept {
 DROVER_INLINE void FrameBody::attach(UniqueFd descriptor) { list_for_one_more().add(std::move(descriptor)); }
 
 DROVER_INLINE void FrameBody::attach(std::shared_ptr<const SharedMemory> memory, std::size_t size) {
-  const int file = memory->file();
-  list_for_one_more().add_lent(file, std::move(memory));
+  list_for_one_more().add_lent(std::move(memory));
   shared_size_ = size > SIZE_MAX - shared_size_ ? SIZE_MAX : shared_size_ + size;
 }
 

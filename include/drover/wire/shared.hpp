@@ -48,8 +48,8 @@ void check_shareable() {
 /// A copy of it shares the memory, which is freed with the last one. Each one that is not empty keeps a descriptor
 /// open.
 ///
-/// A worker that sends memory which it could still change, or of another size than it says, has sent a result of
-/// another type: the call fails with `bad_arguments`.
+/// A worker that sends memory which it could still change, of another size than it says, or that is not allocated, has
+/// sent a result of another type: the call fails with `bad_arguments`.
 /// *Lifetime:* as a parameter of a routine it is valid until the routine has ended: memory of SharedBlocks is then
 /// filled anew.
 /// *Threads:* as a std::shared_ptr.
@@ -115,7 +115,7 @@ class SharedDraft {
   /// char or std::byte.
   using Element = typename T::value_type;
 
-  /// Fresh memory, full of zeros.
+  /// Fresh memory, full of zeros. All of it is allocated at once.
   /// *Errors:* std::system_error if there is no memory or no descriptor; std::bad_alloc.
   explicit SharedDraft(std::size_t size) : SharedDraft(size != 0 ? detail::SharedMemory::draft(size) : nullptr, size) {}
 
@@ -134,7 +134,8 @@ class SharedDraft {
   }
 
   /// The memory as a value that can be sent. Nobody can write to it any more. The draft is empty afterwards.
-  /// *Errors:* std::system_error; EBUSY if the kernel still uses the memory, as for an asynchronous read into it.
+  /// *Errors:* std::system_error; EBUSY if somebody can still write to the memory: the kernel, as for an asynchronous
+  /// read into it, or another process that was forked meanwhile and has not executed a program.
   Shared<T> seal() && { return std::move(*this).seal(size_); }
   /// The same for its first `size` bytes.
   /// *Errors:* in addition std::invalid_argument if it has fewer.
@@ -143,7 +144,11 @@ class SharedDraft {
     const std::shared_ptr<detail::SharedMemory> memory = std::exchange(memory_, nullptr);
     size_ = 0;
     if (size == 0) return {};
-    if (memory->sealing() == detail::Sealing::draft) memory->seal(size);
+    if (memory->sealing() == detail::Sealing::draft) {
+      if (!memory->has_file())  // the program has closed it, and the number may be another file
+        return detail::SharedAccess::make<T>(detail::SharedMemory::copy_of({memory->data(), size}), size);
+      memory->seal(size);
+    }
     return detail::SharedAccess::make<T>(memory, size);
   }
 

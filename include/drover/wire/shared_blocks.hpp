@@ -28,16 +28,18 @@ class BlockStore;
 /// A block of it is free again when the last copy of its Shared is destroyed and the calls that had it have ended in
 /// their workers. A worker keeps the blocks that it has received mapped, 16 of them or 256 MiB, and cannot write to
 /// them.
-/// **A worker that has received a block can read what is put into it later**, also for another worker. So use one
-/// SharedBlocks for workers that may see each other's arguments.
+/// **A worker that has received a block can read what is put into it later**, also for another worker, and what was in
+/// it before, beyond the bytes that are sent. So use one SharedBlocks for workers that may see each other's arguments.
 ///
+/// The block of a call is not used again if the call has ended while its worker may still run: the owner was destroyed,
+/// or a wrapper has exited before the worker.
 /// It is for arguments. As a result, or if a routine passes its argument on, the bytes are copied to sealed memory.
 /// In a forked copy of the program its blocks are not used again; the copy must not read those that it has.
 /// *Lifetime:* the values may outlive this object.
 /// *Threads:* any.
 class SharedBlocks {
  public:
-  /// `most_kept`: bytes of free blocks that are kept, at most.
+  /// `most_kept`: bytes of free blocks that are kept, at most; of blocks, at most 64. Each has a descriptor.
   explicit SharedBlocks(std::size_t most_kept = std::size_t{256} << 20);
   /// Both have the same blocks.
   SharedBlocks(const SharedBlocks&) = default;

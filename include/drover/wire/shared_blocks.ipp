@@ -1,9 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -26,38 +28,40 @@ class BlockStore {
   explicit BlockStore(std::size_t most_kept) noexcept : most_kept_(most_kept) {}
 
   /// Returns the smallest one that is large enough, and not far too large; of equal ones the one that was used last.
-  /// Null if there is none.
+  /// Null if there is none. The program may have closed its descriptor.
   Block take(std::size_t size) noexcept {
-    const std::unique_lock held(mutex_, std::try_to_lock);  // in a forked copy it may be taken for ever
-    if (!held || process_ != ::getpid()) return nullptr;
-    auto best = free_.end();
-    for (auto each = free_.begin(); each != free_.end(); ++each)
-      if ((*each)->size() >= size && (*each)->size() / 2 <= std::max(size, granule) && (*each)->has_file() &&
-          (best == free_.end() || (*each)->size() <= (*best)->size()))
+    if (process_ != ::getpid()) return nullptr;  // and another thread may have held the mutex
+    const std::lock_guard held(mutex_);
+    auto best = free_.rend();
+    for (auto each = free_.rbegin(); each != free_.rend(); ++each)
+      if ((*each)->size() >= size && (*each)->size() / 2 <= std::max(size, granule) &&
+          (best == free_.rend() || (*each)->size() < (*best)->size()))
         best = each;
-    if (best == free_.end()) return nullptr;
+    if (best == free_.rend()) return nullptr;
     Block taken = std::move(*best);
-    free_.erase(best);
+    free_.erase(std::prev(best.base()));
     kept_ -= taken->size();
     return taken;
   }
 
-  /// The block is free. The one that was used least recently is destroyed if they are too many.
+  /// The block is free. Those that were used least recently are destroyed if they are too many.
   void give_back(Block block) noexcept {
-    std::vector<Block> destroyed;  // without the lock
-    const std::unique_lock held(mutex_, std::try_to_lock);
-    if (!held || process_ != ::getpid() || block->size() > most_kept_) return;
+    if (process_ != ::getpid() || block->is_retired() || block->size() > most_kept_) return;
+    std::array<Block, most_blocks + 1> destroyed;  // without the lock
+    const std::lock_guard held(mutex_);
     try {
-      free_.reserve(free_.size() + 1);
-      kept_ += block->size();
-      free_.push_back(std::move(block));
-      std::size_t too_many = 0;
-      for (; kept_ > most_kept_; ++too_many) kept_ -= free_[too_many]->size();
-      const auto end = free_.begin() + static_cast<std::ptrdiff_t>(too_many);
-      if (too_many != 0) destroyed.assign(std::make_move_iterator(free_.begin()), std::make_move_iterator(end));
-      free_.erase(free_.begin(), end);
-    } catch (const std::bad_alloc&) {  // then it is destroyed, or is kept although there are too many
+      free_.reserve(most_blocks);
+    } catch (const std::bad_alloc&) {
+      return;
     }
+    const std::size_t with_it = kept_ + block->size();
+    std::size_t too_many = free_.size() == most_blocks ? 1 : 0;
+    kept_ = too_many != 0 ? with_it - free_.front()->size() : with_it;
+    while (kept_ > most_kept_) kept_ -= free_[too_many++]->size();
+    const auto end = free_.begin() + static_cast<std::ptrdiff_t>(too_many);
+    std::move(free_.begin(), end, destroyed.begin());
+    free_.erase(free_.begin(), end);
+    free_.push_back(std::move(block));
   }
 
   /// So large that lengths which differ a little take the same block.
@@ -69,6 +73,7 @@ class BlockStore {
 
  private:
   static constexpr std::size_t granule = std::size_t{64} << 10;
+  static constexpr std::size_t most_blocks = 64;
 
   const pid_t process_ = ::getpid();
   const std::size_t most_kept_;
@@ -84,6 +89,7 @@ DROVER_INLINE SharedBlocks::SharedBlocks(std::size_t most_kept)
 
 DROVER_INLINE std::shared_ptr<detail::SharedMemory> SharedBlocks::take(std::size_t size) {
   auto block = store_->take(size);
+  while (block && !block->has_file()) block = store_->take(size);
   if (!block) block = detail::SharedMemory::block(detail::BlockStore::rounded(size));
   return {block.release(),
           [store = store_](detail::SharedMemory* memory) { store->give_back(detail::BlockStore::Block(memory)); }};

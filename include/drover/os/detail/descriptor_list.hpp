@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cerrno>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include <drover/os/detail/descriptor_disposal.hpp>
+#include <drover/os/detail/shared_memory.hpp>
 #include <drover/os/fd.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -48,12 +50,18 @@ class DescriptorList {
     descriptors_.push_back(descriptor.get());
     (void)descriptor.release();
   }
-  /// The same for the descriptor of an object that stays open as long as this list. Nothing is taken from such a list.
-  void add_lent(int descriptor, std::shared_ptr<const void> owner) {
+  /// The same for the descriptor of memory, which stays open as long as this list. Nothing is taken from such a list.
+  void add_lent(std::shared_ptr<const SharedMemory> memory) {
     lent_.reserve(lent_.size() + 1);
+    const int descriptor = memory->file();
     descriptors_.push_back(descriptor);
-    lent_.push_back({descriptor, std::move(owner)});
+    lent_.push_back({descriptor, std::move(memory)});
   }
+  /// Whoever has got the memory may read it for as long as it likes.
+  void retire_lent() const noexcept {
+    for (const Lent& each : lent_) each.memory->retire();
+  }
+  bool has_lent() const noexcept { return !lent_.empty(); }
   /// The first one of those that are left. There must be one.
   UniqueFd take() noexcept { return UniqueFd(descriptors_[taken_++]); }
 
@@ -66,6 +74,7 @@ class DescriptorList {
 
   /// Closes what is left. Preserves errno.
   void clear() noexcept {
+    const int saved = errno;
     for (const Lent& each : lent_) std::erase(descriptors_, each.descriptor);
     lent_.clear();
     if (close_ == Close::elsewhere)
@@ -75,12 +84,13 @@ class DescriptorList {
     descriptors_.clear();
     taken_ = 0;
     incomplete_ = false;
+    errno = saved;
   }
 
  private:
   struct Lent {
     int descriptor;
-    std::shared_ptr<const void> owner;
+    std::shared_ptr<const SharedMemory> memory;
   };
 
   std::vector<int> descriptors_;

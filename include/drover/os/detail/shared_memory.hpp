@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -54,8 +55,13 @@ class SharedMemory {
   static std::shared_ptr<SharedMemory> draft(std::size_t size);
   static std::unique_ptr<SharedMemory> block(std::size_t size);
 
-  /// Seals a draft, of which the first `size` bytes stay, at least one. Throws std::system_error.
+  /// Seals a draft, of which the first `size` bytes stay, at least one. It must have its file. Throws
+  /// std::system_error.
   void seal(std::size_t size);
+
+  /// A process may read it for as long as it likes, so it is not to be filled again.
+  void retire() const noexcept { retired_.store(true, std::memory_order_relaxed); }
+  bool is_retired() const noexcept { return retired_.load(std::memory_order_relaxed); }
 
   std::byte* data() const noexcept { return mapping_.data(); }
   std::size_t size() const noexcept { return mapping_.size(); }
@@ -68,6 +74,7 @@ class SharedMemory {
   KeptFd file_;
   Mapping mapping_;
   Sealing sealing_;
+  mutable std::atomic<bool> retired_{false};
 };
 
 }}}  // namespace drover::v1::detail

@@ -9,6 +9,8 @@
 #include <span>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 #include <utility>
 
@@ -43,10 +45,35 @@ inline UniqueFd create_memory_file() {
   return above_stdio(std::move(file));
 }
 
+[[noreturn]] inline void throw_size_error(std::size_t size, int error) {
+  throw_errno("shared memory cannot have " + std::to_string(size) + " bytes", error);
+}
+
+/// The kernel would send SIGXFSZ to a thread that makes a file larger than that.
+inline void check_file_limit(std::size_t size) {
+  rlimit limit{};
+  const bool limited = ::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  if (size > PTRDIFF_MAX || (limited && size > limit.rlim_cur)) throw_size_error(size, EFBIG);
+}
+
 inline void set_size(int file, std::size_t size) {
-  if (size > PTRDIFF_MAX) throw_errno("shared memory cannot have " + std::to_string(size) + " bytes", EFBIG);
-  if (::ftruncate(file, static_cast<off_t>(size)) != 0)
-    throw_errno("shared memory cannot have " + std::to_string(size) + " bytes");
+  check_file_limit(size);
+  if (::ftruncate(file, static_cast<off_t>(size)) != 0) throw_size_error(size, errno);
+}
+
+/// Gets all of its memory from the kernel. If there were none left later, writing would be a SIGBUS.
+inline void allocate(int file, std::size_t size) {
+  constexpr std::size_t most_at_once = std::size_t{16} << 20;  // a signal undoes the piece that it interrupts
+  struct sysinfo machine{};
+  if (size > most_at_once && ::sysinfo(&machine) == 0 && size / machine.mem_unit > machine.totalram + machine.totalswap)
+    throw_size_error(size, ENOMEM);  // rather than have processes killed to make room for it
+  for (std::size_t done = 0; done < size;) {
+    const std::size_t piece = std::min(size - done, most_at_once);
+    if (::fallocate(file, 0, static_cast<off_t>(done), static_cast<off_t>(piece)) == 0)
+      done += piece;
+    else if (errno != EINTR)
+      throw_size_error(size, errno);
+  }
 }
 
 inline void add_seals(int file, int write_seal) {
@@ -59,6 +86,7 @@ inline Mapping map_sealed(int file, std::size_t size) { return Mapping(file, siz
 
 /// write(2) takes a quarter of the time that writing to fresh memory through a mapping takes.
 DROVER_INLINE std::shared_ptr<const SharedMemory> SharedMemory::copy_of(std::span<const std::byte> bytes) {
+  check_file_limit(bytes.size());
   UniqueFd file = create_memory_file();
   for (std::span<const std::byte> rest = bytes; !rest.empty();) {
     const ssize_t written = ::write(file.get(), rest.data(), rest.size());
@@ -73,19 +101,24 @@ DROVER_INLINE std::shared_ptr<const SharedMemory> SharedMemory::copy_of(std::spa
   return std::make_shared<SharedMemory>(std::move(file), std::move(mapping), Sealing::sealed);
 }
 
-inline SharedMemory create_writable(std::size_t size, Sealing sealing) {
-  UniqueFd file = create_memory_file();
-  set_size(file.get(), size);
-  Mapping mapping(file.get(), size, PROT_READ | PROT_WRITE, MAP_SHARED);
-  return {std::move(file), std::move(mapping), sealing};
+/// The mapping of a new file that this process can write to.
+inline Mapping map_writable(int file, std::size_t size) {
+  set_size(file, size);
+  Mapping mapping(file, size, PROT_READ | PROT_WRITE, MAP_SHARED);
+  allocate(file, size);  // last: a size for which there are no addresses costs nothing
+  return mapping;
 }
 
 DROVER_INLINE std::shared_ptr<SharedMemory> SharedMemory::draft(std::size_t size) {
-  return std::make_shared<SharedMemory>(create_writable(size, Sealing::draft));
+  UniqueFd file = create_memory_file();
+  Mapping mapping = map_writable(file.get(), size);
+  return std::make_shared<SharedMemory>(std::move(file), std::move(mapping), Sealing::draft);
 }
 
 DROVER_INLINE std::unique_ptr<SharedMemory> SharedMemory::block(std::size_t size) {
-  auto made = std::make_unique<SharedMemory>(create_writable(size, Sealing::block));
+  UniqueFd file = create_memory_file();
+  Mapping mapping = map_writable(file.get(), size);
+  auto made = std::make_unique<SharedMemory>(std::move(file), std::move(mapping), Sealing::block);
   add_seals(made->file(), F_SEAL_FUTURE_WRITE);
   return made;
 }

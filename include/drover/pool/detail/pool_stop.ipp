@@ -26,6 +26,7 @@ inline std::exception_ptr pool_stops() {
 
 inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
   CallQueue dropped;
+  std::vector<SharedDescriptors> descriptors;  // without the mutex
   PoolSlots::Sessions all;
   Cause refusal;
   {
@@ -36,6 +37,7 @@ inline void PoolImpl::begin_stop(Timeout grace, Clock::time_point since) {
       dispatcher_->cancel_idle_timer();
     }
     refusal = dispatcher_->refusal();
+    descriptors = dispatcher_->take_dropped();
     all = sessions_of(*slots_);
   }
   for (const auto& session : all) {
@@ -100,13 +102,16 @@ inline void PoolImpl::context_destroyed() noexcept {
 
 inline void PoolImpl::detach(const Cause& gone) noexcept {
   CallQueue dropped;
+  std::vector<SharedDescriptors> descriptors;  // without the mutex
   {
     const auto held = lock();
     if (foreign()) slots_->release_timers();
     slots_->stop_starting(gone);
     dispatcher_->refuse_for_good(gone);
     dropped.append(dispatcher_->take_queued_calls());
+    descriptors = dispatcher_->take_dropped();
   }
+  descriptors.clear();
   complete_all_with_error(std::move(dropped), gone);
 }
 

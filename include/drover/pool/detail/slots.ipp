@@ -191,12 +191,15 @@ inline void PoolSlots::has_changed(const std::exception_ptr& cause, std::optiona
 
 inline void PoolSlots::complete_dropped_calls() {
   CallQueue dropped;
+  std::vector<SharedDescriptors> descriptors;  // without the mutex
   Cause refusal;
   {
     const auto held = lock();
     dropped_.swap(dropped);
+    descriptors = dispatcher_->take_dropped();
     refusal = dispatcher_->refusal();
   }
+  descriptors.clear();
   complete_all_with_error(std::move(dropped), refusal);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -234,7 +235,9 @@ DROVER_INLINE const Outcome* PendingCall::outcome() const noexcept { return outc
 
 DROVER_INLINE std::size_t PendingCall::spare_memory() const noexcept { return ended_->spare_memory; }
 
-DROVER_INLINE std::size_t PendingCall::most_shared() const noexcept { return ended_->most_shared; }
+DROVER_INLINE std::size_t PendingCall::most_shared() const noexcept {
+  return ended_->most_shared - std::min(ended_->most_shared, outcome_->body.size());
+}
 
 DROVER_INLINE DescriptorList& PendingCall::descriptors() noexcept { return ended_->descriptors(); }
 

@@ -2,6 +2,9 @@
 
 #include <cstddef>
 #include <memory>
+#include <new>
+#include <utility>
+#include <vector>
 
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/call_timer.hpp>
@@ -35,10 +38,13 @@ class CallLedger {
   /// Applies step(). What else the step says is for the caller of this function.
   CallStep advance(Call& call, CallEvent event) noexcept {
     const CallStep todo = step(call.state, event);
+    const bool may_still_be_read = event == CallEvent::worker_ended || event == CallEvent::retried;
+    if (may_still_be_read && call.request.has_descriptors() && call.link != nullptr && !call.link->process_has_ended())
+      call.request.descriptors()->retire_lent();
     change(call, todo.next);
     if (todo.next == CallState::ended) {
       keyed_.ended(call, event);
-      if (call.request.has_descriptors()) call.request.drop_descriptors();
+      if (call.request.has_descriptors()) drop_descriptors(call);
     }
     if (todo.next == CallState::ended || todo.cancels_in_worker) timer_.remove(call);
     // A worker that has exited reads nothing more, and its channel is being closed.
@@ -57,11 +63,22 @@ class CallLedger {
     timer_.remove(call);
   }
 
+  /// The descriptors of calls that have ended. To be destroyed without the mutex: to unmap memory may take long.
+  std::vector<SharedDescriptors> take_dropped() noexcept { return std::exchange(dropped_, {}); }
+
   /// Calls in a worker whose callers wait; those that were sent ahead included.
   std::size_t awaited() const noexcept { return counts_.awaited; }
   std::size_t ahead() const noexcept { return counts_.ahead; }
 
  private:
+  void drop_descriptors(Call& call) noexcept {
+    SharedDescriptors descriptors = call.request.take_descriptors();
+    if (!descriptors->has_lent()) return;  // DescriptorDisposal closes them
+    try {
+      dropped_.push_back(std::move(descriptors));
+    } catch (const std::bad_alloc&) {  // then it takes long
+    }
+  }
   void change(Call& call, CallState next) noexcept {
     counts_.changed(call.state, next);
     if (call.state == CallState::ahead && next != CallState::ahead && !call.recalled) sent_ahead_.remove(call);
@@ -69,6 +86,7 @@ class CallLedger {
   }
 
   CallCounts counts_;
+  std::vector<SharedDescriptors> dropped_;
   KeyedCalls& keyed_;
   CallsAhead& sent_ahead_;
   CallTimer& timer_;

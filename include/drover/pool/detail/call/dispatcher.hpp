@@ -164,6 +164,9 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     return completions_.run(*this, inside, std::move(held));
   }
 
+  /// See CallLedger. run_completions() destroys them, too.
+  std::vector<SharedDescriptors> take_dropped() noexcept { return records_.ledger.take_dropped(); }
+
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
   void flush_soon(DataLink& link) noexcept { sender_.flush_soon(link); }
   std::size_t max_message_size() const noexcept { return admission_.max_message_size(); }

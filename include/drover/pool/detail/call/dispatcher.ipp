@@ -4,6 +4,7 @@
 #include <memory>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/call/expired_calls.hpp>
@@ -92,9 +93,12 @@ inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome
 inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {
   if (foreign()) return;
   std::shared_ptr<Call> keep_alive = call.shared_from_this();
+  std::vector<SharedDescriptors> dropped;  // without the mutex
   {
     const auto held = lock();
-    if (!end_for_caller(call, event)) return;
+    const bool answers_caller = end_for_caller(call, event);
+    dropped = take_dropped();
+    if (!answers_caller) return;
   }
   Call::complete_with_error(std::move(keep_alive), std::move(failure));
 }

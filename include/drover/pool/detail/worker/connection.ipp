@@ -170,6 +170,8 @@ inline void WorkerConnection::describe_calls(WorkerFigures& figures, Clock::time
 
 inline void WorkerConnection::end_calls(CallQueue& ended) {
   dispatcher_.remove_link(data_);
+  if (worker_.child && !worker_.child->running() && control_.handshake().sender() == worker_.child->pid())
+    data_.set_process_has_ended();
   if (Call* const ahead = data_.ahead()) {  // first: its turn has not come
     const std::shared_ptr<Call> call = ahead->shared_from_this();
     if (dispatcher_.end_ahead(*ahead, data_.has_read_all())) ended.push(call);

@@ -98,6 +98,9 @@ class DataLink {
   void assume_unread() noexcept { has_read_all_ = false; }
   /// The worker can't send any more. What it has sent can still be read.
   void shut_down_reading() noexcept { ::shutdown(channel_->fd(), SHUT_RD); }
+  /// The process that was sent calls has been reaped. Behind a wrapper nobody knows.
+  bool process_has_ended() const noexcept { return process_has_ended_; }
+  void set_process_has_ended() noexcept { process_has_ended_ = true; }
   CallSlots& slots() noexcept { return slots_; }
   const CallSlots& slots() const noexcept { return slots_; }
   /// Should the program have closed the socket, its number may be another file's.
@@ -385,6 +388,7 @@ class DataLink {
   bool takes_calls_ = false;
   bool quick_ = false;  // its last result had the quick_flag
   bool has_read_all_ = false;
+  bool process_has_ended_ = false;
   bool gathered_ = false;  // frames wait for flush_gathered()
   bool failed_ = false;
   bool on_context_ = false;  // in a handler of the worker's context

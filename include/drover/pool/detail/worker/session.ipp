@@ -64,6 +64,7 @@ inline void WorkerSession::complete(const WorkerLifecycle::Actions& actions) {
 template <class Decide>
 void WorkerSession::change(Decide decide) {
   CallQueue refused;
+  std::vector<SharedDescriptors> dropped;  // without the mutex
   Cause refusal;
   {
     const auto held = lock();
@@ -72,7 +73,9 @@ void WorkerSession::change(Decide decide) {
     if (!actions.begin_stop) return;
     take_queued().swap(refused);
     refusal = dispatcher_->refusal();
+    dropped = dispatcher_->take_dropped();
   }
+  dropped.clear();
   complete_all_with_error(std::move(refused), refusal);
 }
 

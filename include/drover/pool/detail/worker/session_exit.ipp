@@ -104,6 +104,7 @@ inline void WorkerSession::owner_destroyed() noexcept {
 /// Hands the process to the reaper thread, and completes all pending operations with `gone`.
 inline void WorkerSession::detach(const Cause& gone) noexcept {
   CallQueue calls;
+  std::vector<SharedDescriptors> dropped;  // without the mutex
   WorkerLifecycle::Actions actions;
   {
     const auto held = lock();
@@ -119,7 +120,9 @@ inline void WorkerSession::detach(const Cause& gone) noexcept {
     if (mode_.owns_dispatcher) dispatcher_->refuse(gone);
     if (starting && !worker_.start_failure) worker_.start_failure = failure_of(gone);
     connection_.fail_status(gone);
+    dropped = dispatcher_->take_dropped();
   }
+  dropped.clear();
   complete_all_with_error(std::move(calls), gone);
   complete(actions);
 }

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <gtest/gtest.h>
+#include <string>
+
+#include <drover/pool/local_worker.hpp>
+#include <drover/pool/worker_pool.hpp>
+
+#include "support/calls.hpp"
+#include "support/shared_memory.hpp"
+#include "support/shared_routines.hpp"
+
+/// Calls of workers with shared memory.
+namespace support {
+
+inline WorkerOptions shared_worker(std::size_t max_in_flight = 1) {
+  WorkerOptions options;
+  options.command.program = DROVER_HELPER_SHARED_WORKER;
+  options.max_in_flight = max_in_flight;
+  return options;
+}
+inline PoolOptions shared_pool(std::size_t size) {
+  PoolOptions options;
+  options.size = size;
+  options.worker = shared_worker();
+  options.restart.backoff = 1ms;
+  return options;
+}
+inline std::string letters(std::size_t size) {
+  std::string text(size, 'a');
+  for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>('a' + i % 23);
+  return text;
+}
+
+/// Each test ends with as many descriptors and mappings as it began with, here (see Processes) and in its worker.
+class SharedMemoryOfACall : public Calls {
+ protected:
+  void SetUp() override {
+    Calls::SetUp();
+    mappings_ = shared_mappings().size();
+  }
+  void TearDown() override {
+    EXPECT_EQ(shared_mappings().size(), mappings_);
+    Calls::TearDown();
+  }
+  static void with_worker(std::function<asio::awaitable<void>(LocalWorker&)> body, std::size_t max_in_flight = 1) {
+    on_one_thread([&]() -> asio::awaitable<void> {
+      LocalWorker worker(co_await asio::this_coro::executor, shared_worker(max_in_flight));
+      co_await worker.start();
+      const auto before = co_await worker.call<std::size_t>("open_descriptors");
+      co_await body(worker);
+      std::size_t after = 0;
+      for (int tries = 0; tries < 100 && after != before; ++tries) {
+        after = co_await worker.call<std::size_t>("open_descriptors");
+        if (after != before) co_await pause_for(10ms);
+      }
+      EXPECT_EQ(after, before);
+      co_await worker.stop();
+    });
+  }
+  static void with_pool_of(std::size_t size, std::function<asio::awaitable<void>(WorkerPool&)> body) {
+    on_one_thread([&]() -> asio::awaitable<void> {
+      WorkerPool pool = co_await WorkerPool::start(shared_pool(size));
+      co_await body(pool);
+      co_await pool.stop();
+    });
+  }
+
+ private:
+  std::size_t mappings_ = 0;
+};
+
+}  // namespace support
