@@ -74,6 +74,12 @@ class DescriptorList {
 
   /// Closes what is left. Preserves errno.
   void clear() noexcept {
+    incomplete_ = false;
+    if (!descriptors_.empty()) clear_all();
+  }
+
+ private:
+  void clear_all() noexcept {
     const int saved = errno;
     for (const Lent& each : lent_) std::erase(descriptors_, each.descriptor);
     lent_.clear();
@@ -83,11 +89,9 @@ class DescriptorList {
       while (!empty()) (void)take();
     descriptors_.clear();
     taken_ = 0;
-    incomplete_ = false;
     errno = saved;
   }
 
- private:
   struct Lent {
     int descriptor;
     std::shared_ptr<const SharedMemory> memory;
