@@ -314,9 +314,7 @@ TEST_F(OneStreamEnds, EndsWithItsPoolAndWithItsContext) {
   // The pool's context is destroyed, the reader's lives on.
   std::optional<asio::io_context> lost(std::in_place, 1);
   std::optional<WorkerPool> pool;
-  const auto start = [&]() -> asio::awaitable<void> {
-    pool.emplace(co_await WorkerPool::start(stream_pool(1)));
-  };
+  const auto start = [&]() -> asio::awaitable<void> { pool.emplace(co_await WorkerPool::start(stream_pool(1))); };
   asio::co_spawn(*lost, start(), asio::detached);
   while (!pool) lost->run_one();
   auto stream = pool->stream<long, int>("count", 1'000'000'000);
