@@ -188,7 +188,7 @@ TEST_F(RunMain, SecondSignalStillStopsTheWorkers) {
   Host host("spins", 2);
   EXPECT_EQ(host.told->line(), "spinning");
   const auto began = Clock::now();
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 3; ++i) {  // a later one may come when run_main() has returned
     ::kill(host.process.pid(), SIGINT);
     ::poll(nullptr, 0, 20);
   }
