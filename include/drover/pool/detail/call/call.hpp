@@ -51,7 +51,7 @@ std::exception_ptr forked_copy();
 
 /// How a call ended: a failure on the parent's side, or the worker's RESULT, whose bytes are only borrowed.
 struct Outcome {
-  std::exception_ptr failure;
+  mutable std::exception_ptr failure;  // a stream takes it: one thread alone destroys it, see Cause
   ResultStatus status{};
   std::span<const std::byte> body;
 };

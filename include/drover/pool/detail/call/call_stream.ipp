@@ -38,7 +38,9 @@ class StreamCompletion final : public Completion {
   void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
-    stream->end(failure_of(*call, outcome), call->take_body());
+    std::exception_ptr failure = failure_of(*call, outcome);
+    outcome.failure = nullptr;  // the stream alone has it: see Cause
+    stream->end(std::move(failure), call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }
 
