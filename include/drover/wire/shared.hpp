@@ -90,7 +90,7 @@ class Shared {
 
 namespace detail {
 
-/// What drover itself does with a Shared.
+/// The codec creates a Shared, and takes its memory to send it.
 struct SharedAccess {
   template <class T>
   static Shared<T> make(std::shared_ptr<const SharedMemory> memory, std::size_t size) noexcept {

@@ -57,7 +57,7 @@ class DescriptorList {
     descriptors_.push_back(descriptor);
     lent_.push_back({descriptor, std::move(memory)});
   }
-  /// Whoever has got the memory may read it for as long as it likes.
+  /// The receiver may still read the memory: it is not filled again, see SharedMemory::retire().
   void retire_lent() const noexcept {
     for (const Lent& each : lent_) each.memory->retire();
   }

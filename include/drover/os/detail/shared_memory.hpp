@@ -35,7 +35,7 @@ class Mapping {
   std::size_t size_ = 0;
 };
 
-/// What may still become of memory that two processes share.
+/// Who can write to memory that two processes share.
 enum class Sealing {
   draft,   // its creator writes to it, and has not sent it yet
   sealed,  // nobody can write to it any more

@@ -121,8 +121,8 @@ inline void check_allocated(std::size_t size, const struct stat& status) {
                   std::to_string(allocated));
 }
 
-/// What the memory has beyond its end may hide holes in it. An error here would be a SIGBUS later. Whoever reads the
-/// memory would enter its pages into the page table anyway.
+/// Pages beyond the end of the memory may hide holes in it, see check_allocated(). A hole that cannot be filled is an
+/// error here, and would be a SIGBUS later. The reader would enter the pages into the page table anyway.
 inline void fill_holes(const Mapping& mapping) {
   constexpr int populate_read = 22;  // MADV_POPULATE_READ, since Linux 5.14
   while (::madvise(mapping.data(), mapping.size(), populate_read) != 0)

@@ -40,7 +40,7 @@ consteval auto signature_for() {
     return std::type_identity<void>();
 }
 
-/// What a function is called with: a Sink or a Source by reference.
+/// The type of a call's argument for a parameter. A Sink or a Source is passed by reference.
 template <class P>
 using PassedAs = std::conditional_t<is_for_items<std::decay_t<P>>, std::decay_t<P>&, std::decay_t<P>>;
 

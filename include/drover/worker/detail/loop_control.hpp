@@ -7,7 +7,7 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// What the control thread and the data socket have told the main thread so far. The parts of the main loop look here.
+/// The state that the control thread and the data socket have set for the main loop. Each part of the loop reads it.
 class LoopControl {
  public:
   LoopControl(const LoopControl&) = delete;

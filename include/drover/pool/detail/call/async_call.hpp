@@ -58,7 +58,7 @@ class HandlerCompletion final : public Completion {
 
   void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
 
-  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
+  void resume(std::shared_ptr<Call> call, Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     if (slot_.is_connected()) slot_.clear();
     deliver<R>(Handler(std::move(handler_)), PendingCall(std::move(call), outcome));  // destroys this object

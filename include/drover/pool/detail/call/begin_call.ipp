@@ -142,7 +142,7 @@ class CallCompletion final : public Completion {
 
   void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
 
-  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
+  void resume(std::shared_ptr<Call> call, Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     Thread thread(std::move(thread_));
     call_.ended_ = std::move(call);

@@ -51,7 +51,7 @@ std::exception_ptr forked_copy();
 
 /// How a call ended: a failure on the parent's side, or the worker's RESULT, whose bytes are only borrowed.
 struct Outcome {
-  mutable std::exception_ptr failure;  // a stream takes it: one thread alone destroys it, see Cause
+  std::exception_ptr failure;
   ResultStatus status{};
   std::span<const std::byte> body;
 };
@@ -65,7 +65,7 @@ class Completion {
   virtual ~Completion() = default;
 
   /// On the handler's executor: decodes, destroys this object, returns the call for reuse and invokes the handler.
-  virtual void resume(std::shared_ptr<class Call> call, const Outcome& outcome) = 0;
+  virtual void resume(std::shared_ptr<class Call> call, Outcome& outcome) = 0;
   /// Posts a PostedCompletion to the handler's executor. Only enqueues.
   virtual void post(std::shared_ptr<class Call> call) = 0;
 };

@@ -109,7 +109,7 @@ DROVER_INLINE void Call::complete_with_error(std::shared_ptr<Call> call, std::ex
 }
 
 DROVER_INLINE void Call::complete_with_kept_outcome(std::shared_ptr<Call> call) {
-  const Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
+  Outcome outcome{std::exchange(call->failure_, nullptr), call->status_, call->body_.view()};
   Completion* const completion = call->completion_;
   completion->resume(std::move(call), outcome);
 }

@@ -35,11 +35,11 @@ class StreamCompletion final : public Completion {
 
   void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
 
-  void resume(std::shared_ptr<Call> call, const Outcome& outcome) override {
+  void resume(std::shared_ptr<Call> call, Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
     std::exception_ptr failure = failure_of(*call, outcome);
-    outcome.failure = nullptr;  // the stream alone has it: see Cause
+    outcome.failure = nullptr;  // the stream alone has it: one thread destroys it, see Cause
     stream->end(std::move(failure), call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }

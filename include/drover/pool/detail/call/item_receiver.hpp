@@ -9,7 +9,7 @@ class DataLink;
 class Call;
 struct Frame;
 
-/// What a link, and the recovery of calls, see of a call's stream. They hold the dispatcher's mutex.
+/// A call's stream, as its link and the recovery of calls use it. They hold the dispatcher's mutex.
 class ItemReceiver {
  public:
   ItemReceiver(const ItemReceiver&) = delete;
