@@ -9,25 +9,15 @@
 
 #include <drover/pool/local_worker.hpp>
 
-#include "support/calls.hpp"
-#include "support/shared_memory.hpp"
+#include "support/mappings.hpp"
 #include "support/shared_routines.hpp"
 
 namespace {
 
 using namespace support;
 
-/// Each test ends with as many descriptors (see Processes) and mappings as it began with.
-class HostileMemory : public Calls {
+class HostileMemory : public CallsWithMemory {
  protected:
-  void SetUp() override {
-    Calls::SetUp();
-    mappings_ = shared_mappings().size();
-  }
-  void TearDown() override {
-    EXPECT_EQ(shared_mappings().size(), mappings_);
-    Calls::TearDown();
-  }
   static void with_hostile(std::string how, std::function<asio::awaitable<void>(LocalWorker&)> body) {
     SCOPED_TRACE(how);
     on_one_thread([&]() -> asio::awaitable<void> {
@@ -45,9 +35,6 @@ class HostileMemory : public Calls {
       EXPECT_LT(ticker.longest_gap(), 500ms);
     });
   }
-
- private:
-  std::size_t mappings_ = 0;
 };
 
 TEST_F(HostileMemory, FailsItsCallOnly) {

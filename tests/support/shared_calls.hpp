@@ -8,8 +8,7 @@
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
 
-#include "support/calls.hpp"
-#include "support/shared_memory.hpp"
+#include "support/mappings.hpp"
 #include "support/shared_routines.hpp"
 
 /// Calls of workers with shared memory.
@@ -34,17 +33,9 @@ inline std::string letters(std::size_t size) {
   return text;
 }
 
-/// Each test ends with as many descriptors and mappings as it began with, here (see Processes) and in its worker.
-class SharedMemoryOfACall : public Calls {
+/// A test's worker ends with as many descriptors as it began with, too.
+class SharedMemoryOfACall : public CallsWithMemory {
  protected:
-  void SetUp() override {
-    Calls::SetUp();
-    mappings_ = shared_mappings().size();
-  }
-  void TearDown() override {
-    EXPECT_EQ(shared_mappings().size(), mappings_);
-    Calls::TearDown();
-  }
   static void with_worker(std::function<asio::awaitable<void>(LocalWorker&)> body, std::size_t max_in_flight = 1) {
     on_one_thread([&]() -> asio::awaitable<void> {
       LocalWorker worker(co_await asio::this_coro::executor, shared_worker(max_in_flight));
@@ -67,9 +58,6 @@ class SharedMemoryOfACall : public Calls {
       co_await pool.stop();
     });
   }
-
- private:
-  std::size_t mappings_ = 0;
 };
 
 }  // namespace support
