@@ -220,10 +220,9 @@ class RawDecoder {
     if (size > most_shared_)
       decode_failed("shared memory of " + std::to_string(size) + " bytes, where at most " +
                     std::to_string(most_shared_) + " are allowed");
-    most_shared_ -= static_cast<std::size_t>(size);
+    most_shared_ -= size;
     const bool untrusted = descriptors_ != nullptr && descriptors_->is_of_untrusted();
-    return receive_memory(take_descriptor(), static_cast<std::size_t>(size),
-                          untrusted ? Sender::untrusted : Sender::trusted);
+    return receive_memory(take_descriptor(), size, untrusted ? Sender::untrusted : Sender::trusted);
   }
   /// All shared memory of the message together may have so many bytes.
   void limit_shared(std::size_t most) noexcept { most_shared_ = most; }
