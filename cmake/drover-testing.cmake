@@ -26,6 +26,9 @@ if(DROVER_DEVELOP_PRECOMPILE)
   set_target_properties(drover_precompiled PROPERTIES PCH_INSTANTIATE_TEMPLATES ON)
 endif()
 
+option(DROVER_DEVELOP_UNITY "Developer: the sources of a test program are compiled together" ON)
+mark_as_advanced(DROVER_DEVELOP_UNITY)
+
 # drover_helper(support/name.cpp [library...] [PLAIN] [AS_USED]): a program that tests start. A test that has it among its HELPERS
 # finds its path in the macro DROVER_HELPER_NAME.
 #   AS_USED  compiled header-only, see drover_as_used.
@@ -52,9 +55,11 @@ endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [library...] [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED]
-#             [TIMEOUT seconds])
-# name.cpp is one test program and may have a main() of its own; CTest sees each of its cases.
+# drover_test(name.cpp [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED] [TIMEOUT seconds])
+# name.cpp is the test program test_name, and may have a main() of its own; CTest sees each of its cases.
+# drover_tests(name source.cpp... [options as above])
+# Several sources are one test program. They are compiled together, four at a time: most of a test's time are the templates
+# of Asio and of coroutines that all tests share.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
 #   NO_PIDFD  run once more, as one test, where pidfd_open() fails.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
@@ -62,6 +67,11 @@ add_custom_target(drover_tests)  # all that is declared by drover_test()
 #   ONE_THREAD  ThreadSanitizer has nothing to see there: under it the test is left out.
 #   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
 function(drover_test source)
+  get_filename_component(name ${source} NAME_WE)
+  drover_tests(${name} ${source} ${ARGN})
+endfunction()
+
+function(drover_tests name)
   cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED" "TIMEOUT" "HELPERS" ${ARGN})
   if(arg_ONE_THREAD AND CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
     return()
@@ -69,16 +79,21 @@ function(drover_test source)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
-  get_filename_component(name ${source} NAME_WE)
   set(target test_${name})
 
-  add_executable(${target} ${source})
+  add_executable(${target} ${arg_UNPARSED_ARGUMENTS})
+  list(LENGTH arg_UNPARSED_ARGUMENTS sources)
+  if(sources GREATER 1 AND DROVER_DEVELOP_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
+    # GCC tells of a template of support/ that a test instantiates with a type of its own, since both are in "headers".
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
   add_dependencies(drover_tests ${target})
   set(library drover_develop)
   if(arg_AS_USED)
     set(library drover_as_used)
   endif()
-  target_link_libraries(${target} PRIVATE ${library} GTest::gtest_main ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${target} PRIVATE ${library} GTest::gtest_main)
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   if(DROVER_DEVELOP_PRECOMPILE)
     target_precompile_headers(${target} REUSE_FROM drover_precompiled)

@@ -33,7 +33,7 @@ namespace {
 
 using namespace support;
 
-class Reap : public Processes {};
+class ReapGroup : public Processes {};
 
 /// Its leader exits at SIGTERM; the rest of the group, whose pid it says, does not.
 Command leader_with_survivor(const ReadPipe& pipe) {
@@ -44,7 +44,7 @@ Command leader_with_survivor(const ReadPipe& pipe) {
 
 // In `sh -c 'program; true'` the shell exits at SIGTERM at once. The program still has term_grace to clean up, and
 // wait() reports the shell's exit without waiting for the program.
-TEST_F(Reap, GroupKeepsItsGraceAfterTheLeadersExit) {
+TEST_F(ReapGroup, GroupKeepsItsGraceAfterTheLeadersExit) {
   for (const char* then : {"sleep", "ignore"}) {
     SCOPED_TRACE(then);
     const bool stubborn = std::string(then) == "ignore";
@@ -71,7 +71,7 @@ TEST_F(Reap, GroupKeepsItsGraceAfterTheLeadersExit) {
 }
 
 // The rest of a group whose leader exited by itself gets SIGTERM and Command::group_grace, if that is set.
-TEST_F(Reap, GroupGraceIsForTheRestOfTheGroup) {
+TEST_F(ReapGroup, GroupGraceIsForTheRestOfTheGroup) {
   for (const Duration grace : {Duration(0ms), Duration(200ms), Duration(5s)}) {
     ReadPipe pipe;
     Command command =
@@ -99,7 +99,7 @@ TEST_F(Reap, GroupGraceIsForTheRestOfTheGroup) {
 
 // Two survivors of a group exit one after the other, long before their grace is over. The exit of the second one is
 // noticed at once, although its descriptor usually has the number that the first one's had.
-TEST_F(Reap, NoticesTheExitOfEachSurvivor) {
+TEST_F(ReapGroup, NoticesTheExitOfEachSurvivor) {
   ReadPipe pipe;
   Command command = child({"fork", "exit-on", "15", "100", "7", "say-pid", "pause", "end",  //
                            "fork", "exit-on", "15", "400", "7", "say-pid", "pause", "end", "pause"});
@@ -113,7 +113,7 @@ TEST_F(Reap, NoticesTheExitOfEachSurvivor) {
 }
 
 // Without a free descriptor drover cannot look who is left of a group. It takes nobody for gone, and kills the group.
-TEST_F(Reap, KillsSurvivorsWithoutAFreeDescriptor) {
+TEST_F(ReapGroup, KillsSurvivorsWithoutAFreeDescriptor) {
   rlimit before{};
   ::getrlimit(RLIMIT_NOFILE, &before);
   ReadPipe pipe;
@@ -129,7 +129,7 @@ TEST_F(Reap, KillsSurvivorsWithoutAFreeDescriptor) {
 }
 
 // A second reap may shorten the grace of the rest of the group, even after the leader has been collected.
-TEST_F(Reap, SecondReapShortensTheGroupsGrace) {
+TEST_F(ReapGroup, SecondReapShortensTheGroupsGrace) {
   ReadPipe pipe;
   auto process = Process::spawn(leader_with_survivor(pipe));
   const pid_t grandchild = pipe.pid();
@@ -146,7 +146,7 @@ TEST_F(Reap, SecondReapShortensTheGroupsGrace) {
 }
 
 // The owner is destroyed while the rest of the group has a long grace, so that no later reap can shorten it.
-TEST_F(Reap, OfADestroyedOwnerKillsTheRestOfTheGroup) {
+TEST_F(ReapGroup, OfADestroyedOwnerKillsTheRestOfTheGroup) {
   ReadPipe pipe;
   drover::detail::SpawnOptions extras;
   extras.term_grace = 100ms;
@@ -161,7 +161,7 @@ TEST_F(Reap, OfADestroyedOwnerKillsTheRestOfTheGroup) {
 }
 
 // The rest of a group may still write during its grace: its pipe is not closed.
-TEST_F(Reap, RestOfTheGroupMayWriteInItsGrace) {
+TEST_F(ReapGroup, RestOfTheGroupMayWriteInItsGrace) {
   asio::io_context context;
   std::vector<std::string> lines;
   Command command;

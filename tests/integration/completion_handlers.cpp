@@ -15,7 +15,7 @@ namespace {
 
 using namespace support;
 
-class Completion : public Calls {};
+class CompletionHandler : public Calls {};
 
 asio::awaitable<LocalWorker> one_worker() {
   LocalWorker worker(co_await asio::this_coro::executor, call_worker());
@@ -24,7 +24,7 @@ asio::awaitable<LocalWorker> one_worker() {
 }
 
 // An exception from a completion handler propagates out of run() and harms no worker.
-TEST_F(Completion, ThatThrowsHarmsNoWorker) {
+TEST_F(CompletionHandler, ThatThrowsHarmsNoWorker) {
   asio::io_context context;
   auto starting = asio::co_spawn(context, one_worker(), asio::use_future);
   while (starting.wait_for(0s) != std::future_status::ready) context.run_one();
@@ -66,7 +66,7 @@ TEST_F(Completion, ThatThrowsHarmsNoWorker) {
 
 // A deadline's timer delivers the results that have arrived by then. An exception from one of their handlers must not
 // cost other calls their deadlines.
-TEST_F(Completion, ThatThrowsDelaysNoDeadline) {
+TEST_F(CompletionHandler, ThatThrowsDelaysNoDeadline) {
   asio::io_context context(1);
   LocalWorker worker;
   const auto start = [&]() -> asio::awaitable<void> {
@@ -115,7 +115,7 @@ TEST_F(Completion, ThatThrowsDelaysNoDeadline) {
 }
 
 // A continuation that keeps its thread does not delay the calls of others.
-TEST_F(Completion, ThatBlocksDelaysNoOtherCall) {
+TEST_F(CompletionHandler, ThatBlocksDelaysNoOtherCall) {
   on_four_threads([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
     options.worker.max_in_flight = 2;

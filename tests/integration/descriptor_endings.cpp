@@ -14,27 +14,11 @@
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
 
-#include "support/calls.hpp"
-#include "support/descriptor_routines.hpp"
-#include "support/descriptors.hpp"
+#include "support/descriptor_calls.hpp"
 
 namespace {
 
 using namespace support;
-
-WorkerOptions descriptor_worker(std::size_t max_in_flight = 1) {
-  WorkerOptions options;
-  options.command.program = DROVER_HELPER_DESCRIPTOR_WORKER;
-  options.max_in_flight = max_in_flight;
-  return options;
-}
-PoolOptions descriptor_pool(std::size_t size) {
-  PoolOptions options;
-  options.size = size;
-  options.worker = descriptor_worker();
-  options.restart.backoff = 1ms;
-  return options;
-}
 
 /// The writing end is closed soon, while the loop goes on.
 asio::awaitable<void> expect_end(const UniqueFd& reading) {

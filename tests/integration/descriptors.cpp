@@ -21,19 +21,11 @@
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
 
-#include "support/calls.hpp"
-#include "support/descriptor_routines.hpp"
+#include "support/descriptor_calls.hpp"
 
 namespace {
 
 using namespace support;
-
-WorkerOptions descriptor_worker(std::size_t max_in_flight = 1) {
-  WorkerOptions options;
-  options.command.program = DROVER_HELPER_DESCRIPTOR_WORKER;
-  options.max_in_flight = max_in_flight;
-  return options;
-}
 
 class Descriptors : public Calls {
  protected:

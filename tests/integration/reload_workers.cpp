@@ -16,10 +16,10 @@ namespace {
 using namespace support;
 using drover::ReloadReport;
 
-class OneReload : public Calls {};
+class WorkerReload : public Calls {};
 
 // A call that has begun is finished by its worker, however long it takes; others go to the successor.
-TEST_F(OneReload, WaitsForCallsThatHaveBegun) {
+TEST_F(WorkerReload, WaitsForCallsThatHaveBegun) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     options.worker.max_in_flight = 4;
@@ -47,7 +47,7 @@ TEST_F(OneReload, WaitsForCallsThatHaveBegun) {
 }
 
 // With RecyclePolicy::drain a call that takes longer is cancelled.
-TEST_F(OneReload, CancelsCallsThatTakeTooLong) {
+TEST_F(WorkerReload, CancelsCallsThatTakeTooLong) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     options.recycle.drain = 50ms;
@@ -66,7 +66,7 @@ TEST_F(OneReload, CancelsCallsThatTakeTooLong) {
 }
 
 // The worker dies while its successor starts: that takes the place.
-TEST_F(OneReload, OutlivesTheWorkerThatItReplaces) {
+TEST_F(WorkerReload, OutlivesTheWorkerThatItReplaces) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;
     PoolOptions options = logged_pool(1, log);
@@ -91,7 +91,7 @@ TEST_F(OneReload, OutlivesTheWorkerThatItReplaces) {
 }
 
 // Both die: the slot is restarted as after any crash, with the old command.
-TEST_F(OneReload, FailsIfBothWorkersDie) {
+TEST_F(WorkerReload, FailsIfBothWorkersDie) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;
     PoolOptions options = logged_pool(1, log);
@@ -118,7 +118,7 @@ TEST_F(OneReload, FailsIfBothWorkersDie) {
 }
 
 // A pool whose slots are all given up: calls fail until a reload brings a program that works.
-TEST_F(OneReload, BringsBackAPoolThatHasGivenUp) {
+TEST_F(WorkerReload, BringsBackAPoolThatHasGivenUp) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
     const EventLog log;
@@ -145,7 +145,7 @@ TEST_F(OneReload, BringsBackAPoolThatHasGivenUp) {
 }
 
 // The pool's context is busy while a caller on another one gives up: the successor has not been started yet.
-TEST_F(OneReload, CancelledBeforeASuccessorIsStartedStartsNone) {
+TEST_F(WorkerReload, CancelledBeforeASuccessorIsStartedStartsNone) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;
     WorkerPool pool = co_await WorkerPool::start(logged_pool(1, log));
@@ -173,7 +173,7 @@ TEST_F(OneReload, CancelledBeforeASuccessorIsStartedStartsNone) {
 }
 
 // The successor has the slot already, so the slot keeps the new command.
-TEST_F(OneReload, CancelledWhileTheOldWorkerDrainsKeepsTheNewCommand) {
+TEST_F(WorkerReload, CancelledWhileTheOldWorkerDrainsKeepsTheNewCommand) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     options.restart.backoff = 1ms;
@@ -204,7 +204,7 @@ TEST_F(OneReload, CancelledWhileTheOldWorkerDrainsKeepsTheNewCommand) {
 }
 
 // A worker that is killed by its last call has crashed, although it was asked to stop.
-TEST_F(OneReload, CountsTheCrashOfAWorkerThatDrains) {
+TEST_F(WorkerReload, CountsTheCrashOfAWorkerThatDrains) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
     const auto told = std::make_shared<ReadPipe>();

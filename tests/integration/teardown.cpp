@@ -27,7 +27,7 @@ using drover::Timeout;
 
 class Teardown : public Workers {};
 
-class Stop : public Workers {};
+class TornDownStop : public Workers {};
 
 WorkerOptions brief() {
   WorkerOptions options = plain_worker();
@@ -193,7 +193,7 @@ TEST_F(Teardown, ByCancellationAtAnyStepLeavesNoProcess) {
 }
 
 // A stop that is cancelled once terminates the worker and waits for that; cancelled again it returns at once.
-TEST_F(Stop, CancelledOnceTerminatesAndTwiceReturns) {
+TEST_F(TornDownStop, CancelledOnceTerminatesAndTwiceReturns) {
   const auto cancelled = [](int times, std::vector<std::string> steps, Duration at_most,
                             std::optional<int> signo) -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -235,7 +235,7 @@ TEST_F(Stop, CancelledOnceTerminatesAndTwiceReturns) {
 }
 
 // A stop() in the catch block of a cancelled coroutine throws at once and still stops the worker.
-TEST_F(Stop, InACancelledCoroutineStillStopsTheWorker) {
+TEST_F(TornDownStop, InACancelledCoroutineStillStopsTheWorker) {
   run_together({[]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
     const auto worker = std::make_shared<LocalWorker>(executor, brief());
@@ -260,7 +260,7 @@ TEST_F(Stop, InACancelledCoroutineStillStopsTheWorker) {
 }
 
 // stop() is awaited on one context while the worker's own context is destroyed; it still waits for the exit.
-TEST_F(Stop, SurvivesTheWorkersContext) {
+TEST_F(TornDownStop, SurvivesTheWorkersContext) {
   auto workers = std::make_unique<asio::io_context>(1);
   WorkerOptions options = brief();
   options.term_grace = 300ms;

@@ -60,8 +60,8 @@ TEST_F(TypedCall, HasTheResultOfItsRoutine) {
     EXPECT_EQ(page, expected);
     const auto six = co_await worker.call(increment, std::make_unique<int>(5));
     EXPECT_EQ(*six, 6);
-    const std::string echo = co_await worker.call(later, "echo");
-    EXPECT_EQ(echo, "echo");
+    const std::string same = co_await worker.call(later, "echo");
+    EXPECT_EQ(same, "echo");
     const long four = co_await worker.call(twice, 2);
     EXPECT_EQ(four, 4);
     const int explicitly = co_await worker.call<int>(word_count, text);
