@@ -65,6 +65,7 @@ class CallLedger {
 
   /// The descriptors of calls that have ended. To be destroyed without the mutex: to unmap memory may take long.
   std::vector<SharedDescriptors> take_dropped() noexcept { return std::exchange(dropped_, {}); }
+  bool has_dropped() const noexcept { return !dropped_.empty(); }
 
   /// Calls in a worker whose callers wait; those that were sent ahead included.
   std::size_t awaited() const noexcept { return counts_.awaited; }

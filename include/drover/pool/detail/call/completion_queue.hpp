@@ -50,12 +50,11 @@ class CompletionQueue {
       std::shared_ptr<Call> call;
       if (!held.owns_lock()) held = owner.lock();
       if (owner.foreign()) return false;
-      auto dropped = owner.take_dropped();
-      if (!dropped.empty()) {  // they are free before their callers go on
+      if (owner.has_dropped()) {  // they are free before their callers go on
+        const auto dropped = owner.take_dropped();
         held.unlock();
-        dropped.clear();
-        held = owner.lock();
       }
+      if (!held.owns_lock()) held = owner.lock();
       if (!others_.empty()) {
         call = others_.pop();
         held.unlock();

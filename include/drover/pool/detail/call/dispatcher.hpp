@@ -166,6 +166,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// See CallLedger. run_completions() destroys them, too.
   std::vector<SharedDescriptors> take_dropped() noexcept { return records_.ledger.take_dropped(); }
+  bool has_dropped() const noexcept { return records_.ledger.has_dropped(); }
 
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
   void flush_soon(DataLink& link) noexcept { sender_.flush_soon(link); }
