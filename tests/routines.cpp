@@ -315,6 +315,9 @@ TEST(TypeName, ReadsAsInSourceCode) {
   EXPECT_NE(type_name<std::vector<int>>().find("std::vector<int"), std::string::npos);
   EXPECT_NE(type_name<Point>().find("Point"), std::string::npos);
   EXPECT_EQ(readable(type_name<std::string(std::string_view)>()), "std::string(std::string_view)");
+  EXPECT_EQ(readable(type_name<long(unsigned long, short)>()), "long(unsigned long, short)");
+  EXPECT_EQ(readable(type_name<long long(unsigned long long, unsigned short)>()),
+            "long long(unsigned long long, unsigned short)");
 }
 
 TEST(IdQueue, KeepsTheOrderAcrossThreadsAndBlocks) {

@@ -22,13 +22,19 @@ constexpr std::string_view type_name() noexcept {
   return type_in(__PRETTY_FUNCTION__);
 }
 
-/// The same, with the names that are used for the standard library's strings and for drover's own types, and without
-/// the spaces that only one of the compilers writes.
+/// The same, with the names that are used for the standard library's strings and for drover's own types, and with the
+/// words and spaces that are the same for each compiler.
 inline std::string readable(std::string_view type) {
   constexpr std::string_view long_names[][2] = {{"std::__cxx11::", "std::"},
                                                 {"std::basic_string<char>", "std::string"},
                                                 {"std::basic_string_view<char>", "std::string_view"},
                                                 {"drover::v1::", "drover::"},
+                                                {"long long unsigned int", "unsigned long long"},
+                                                {"long unsigned int", "unsigned long"},
+                                                {"short unsigned int", "unsigned short"},
+                                                {"long long int", "long long"},
+                                                {"long int", "long"},
+                                                {"short int", "short"},
                                                 {" >", ">"},
                                                 {" &", "&"},
                                                 {" *", "*"}};
