@@ -188,6 +188,33 @@ TEST_F(OneAsyncOperation, OnAnEmptyWorkerFailsLater) {
   EXPECT_TRUE(promise.get_future().get() == Errc::not_running);
 }
 
+TEST_F(OneAsyncOperation, StopsAWorkerWhoseStartHasBegun) {
+  asio::io_context context(1);
+  LocalWorker worker(context.get_executor(), call_worker());
+  std::optional<Failure> start, stop;
+  bool ran = false;
+  worker.async_start([&](const std::exception_ptr& failure) { start = describe(failure); });
+  EXPECT_TRUE(worker.alive()) << "the start begins at once";
+  worker.async_stop([&](const std::exception_ptr& failure, const StopReport& report) {
+    stop = describe(failure);
+    ran = report.elapsed.count() > 0;
+  });
+  context.run();
+  EXPECT_TRUE(start && start->aborted());
+  EXPECT_TRUE(stop && !*stop && ran);
+  EXPECT_FALSE(worker.alive());
+}
+
+TEST_F(OneAsyncOperation, StartThatNobodyAwaitsIsAborted) {
+  asio::io_context context(1);
+  LocalWorker worker(context.get_executor(), call_worker());
+  {
+    const auto dropped = worker.async_start(lazy);
+  }
+  context.run();
+  EXPECT_FALSE(worker.alive());
+}
+
 TEST_F(OneAsyncOperation, StartsAndStopsAWorker) {
   asio::io_context context(1);
   LocalWorker worker(context.get_executor(), call_worker());

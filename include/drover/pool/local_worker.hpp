@@ -2,6 +2,7 @@
 
 #include <drover/detail/platform.hpp>
 
+#include <chrono>
 #include <utility>
 
 #include <asio/any_io_executor.hpp>
@@ -61,14 +62,15 @@ class [[nodiscard]] LocalWorker {
   /// The same with another time-out, which must be positive; nullopt is no bound.
   [[nodiscard]] asio::awaitable<void> start(Timeout timeout);
   /// The same for a completion token: a handler void(std::exception_ptr), which is never invoked by this function and
-  /// runs on its own executor, or on the worker's if it has none. The start begins at once, whatever the token.
+  /// runs on its own executor, or on the worker's if it has none. The start begins at once, whatever the token; a
+  /// deferred operation that is dropped ends it again.
   template <class Token>
   auto async_start(Timeout timeout, Token&& token) {
-    return detail::as_async(start(timeout), executor(), std::forward<Token>(token));
+    return detail::as_async(begin_start(timeout), executor(), std::forward<Token>(token));
   }
   template <class Token>
   auto async_start(Token&& token) {
-    return detail::as_async(start(), executor(), std::forward<Token>(token));
+    return detail::as_async(begin_start(std::chrono::seconds(30)), executor(), std::forward<Token>(token));
   }
 
   /// Stops the worker, waits until it has been reaped, and reports how that went. The stop begins when stop() is
@@ -187,6 +189,7 @@ class [[nodiscard]] LocalWorker {
   const WorkerMetadata& metadata() const;
 
  private:
+  asio::awaitable<void> begin_start(Timeout timeout);
   asio::any_io_executor executor() const { return detail::executor_of(detail::dispatcher_of(worker_)); }
   std::shared_ptr<detail::WorkerSession> worker_;  // see create_worker()
 };

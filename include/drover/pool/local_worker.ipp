@@ -19,6 +19,10 @@ DROVER_INLINE asio::awaitable<void> LocalWorker::start(Timeout timeout) {
   return detail::start_worker(detail::session_of(worker_), detail::reason_to_refuse(worker_), timeout);
 }
 
+DROVER_INLINE asio::awaitable<void> LocalWorker::begin_start(Timeout timeout) {
+  return detail::begin_start(detail::session_of(worker_), detail::reason_to_refuse(worker_), timeout);
+}
+
 DROVER_INLINE asio::awaitable<StopReport> LocalWorker::stop() {
   return stop(worker_ ? Timeout(worker_->options().shutdown_grace) : Timeout());
 }

@@ -47,6 +47,46 @@ inline asio::awaitable<void> start_worker(std::shared_ptr<WorkerSession> session
   co_await await_start(session);
 }
 
+/// A start that has begun. If nobody awaits its end any more, it is aborted.
+class BegunStart {
+ public:
+  explicit BegunStart(std::shared_ptr<WorkerSession> session) noexcept : session_(std::move(session)) {}
+  BegunStart(BegunStart&&) noexcept = default;
+  BegunStart& operator=(BegunStart&&) = delete;
+  ~BegunStart() {
+    if (!session_) return;
+    try {
+      session_->abort_stop();
+    } catch (...) {  // no memory: the owner of the worker ends it
+    }
+  }
+
+  const std::shared_ptr<WorkerSession>& session() const noexcept { return session_; }
+  void has_succeeded() noexcept { session_.reset(); }
+
+ private:
+  std::shared_ptr<WorkerSession> session_;
+};
+
+inline asio::awaitable<void> await_begun_start(BegunStart start) {
+  asio::awaitable<void> wait = await_start(start.session());
+  co_await std::move(wait);
+  start.has_succeeded();
+}
+
+/// As start_worker(), but the start begins now.
+inline asio::awaitable<void> begin_start(std::shared_ptr<WorkerSession> session, std::exception_ptr refusal,
+                                         Timeout timeout) {
+  if (refusal) return failed<void>(refusal);
+  try {
+    session->start(timeout);
+  } catch (...) {
+    return failed<void>(std::current_exception());
+  }
+  BegunStart start(std::move(session));
+  return await_begun_start(std::move(start));
+}
+
 DROVER_INLINE std::exception_ptr reason_to_refuse(const std::shared_ptr<WorkerSession>& worker) {
   if (!worker) return empty_handle();
   return worker->foreign() ? forked_copy() : nullptr;
