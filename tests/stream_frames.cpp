@@ -350,6 +350,25 @@ TEST_F(StreamFrames, WriterWaitsForCreditAndSendsNoMore) {
   EXPECT_EQ(start(stream.result())->value, 10);
 }
 
+// The awaitable of a coroutine that is cancelled already is dropped in the same way.
+TEST_F(StreamFrames, WriterThatDoesNotWaitSendsNothing) {
+  FakeWorker worker(context_, dispatcher_);
+  auto stream = this->stream<void, std::string>();
+  const auto call = worker.next();
+  ASSERT_TRUE(call);
+  (void)stream.send("one");
+  const auto second = start(stream.send("two"));
+  EXPECT_FALSE(second->over);
+  ASSERT_TRUE(worker.send(for_call(FrameType::credit, call->header), credit_of(1000)));
+  run();
+  EXPECT_EQ(second->value, true);
+  const auto frame = worker.next_frame();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->second, encoded(std::string("two")));
+  worker.answer(*call);
+  EXPECT_EQ(start(stream.result())->value, 10);
+}
+
 TEST_F(StreamFrames, WriterIsToldThatTheRoutineHasReturned) {
   FakeWorker worker(context_, dispatcher_);
   auto stream = this->stream<void, std::string>();

@@ -28,6 +28,7 @@
 #include <drover/os/process.ipp>
 #include <drover/pool/broadcast.ipp>
 #include <drover/pool/detail/call/begin_call.ipp>
+#include <drover/pool/detail/call/begin_stream.ipp>
 #include <drover/pool/detail/call/call.ipp>
 #include <drover/pool/detail/call/call_stream.ipp>
 #include <drover/pool/detail/call/map_window.ipp>

@@ -49,6 +49,30 @@ TEST_F(OneStreamEnds, FailureFollowsTheItems) {
   });
 }
 
+// It need not wait for that: 512 KiB of small items may take it an hour.
+TEST_F(OneStreamEnds, CancellationReachesARoutineThatHasRoomOrItems) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
+    auto writes = pool.stream<void, int>("count_slowly", 1'000'000);
+    const std::optional<int> first = co_await writes.next();
+    EXPECT_EQ(first, 0);
+    writes.cancel();
+    auto after_writes = pool.stream<long, int>({.deadline = 20s}, "count_plain", 3);
+    const long three = co_await after_writes.result();
+    EXPECT_EQ(three, 3);
+    auto reads = pool.stream<void, void, int>("sum_slowly");
+    for (int i = 0; i < 3000; ++i) {
+      const bool sent = co_await reads.send(i);
+      EXPECT_TRUE(sent);
+    }
+    reads.cancel();
+    auto after_reads = pool.stream<long, int>({.deadline = 20s}, "count_plain", 3);
+    const long again = co_await after_reads.result();
+    EXPECT_EQ(again, 3);
+    co_await pool.stop();
+  });
+}
+
 TEST_F(OneStreamEnds, DeathOfTheWorkerFollowsTheItems) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));

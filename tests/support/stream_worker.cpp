@@ -49,6 +49,14 @@ long count_plain(int n, Sink<int>& out) {
   return sum;
 }
 
+/// As one that computes between its items.
+void count_slowly(int n, Sink<int>& out) {
+  for (int i = 0; i < n; ++i) {
+    out.write(i);
+    ::usleep(20'000);
+  }
+}
+
 asio::awaitable<long> sum(Source<int>& in) {
   long sum = 0;
   for (;;) {
@@ -62,6 +70,10 @@ long sum_plain(Source<int>& in) {
   long sum = 0;
   while (const std::optional<int> item = in.read()) sum += *item;
   return sum;
+}
+
+void sum_slowly(Source<int>& in) {
+  while (in.read()) ::usleep(20'000);
 }
 
 asio::awaitable<int> echo(Source<std::string> in, Sink<std::string> out) {
@@ -198,6 +210,7 @@ int main() {
   routines.add(support::count_items, count).add("count_plain", count_plain);
   routines.add(support::sum_items, sum).add("sum_plain", sum_plain);
   routines.add(support::echo_items, echo).add("echo_plain", echo_plain);
+  routines.add("count_slowly", count_slowly).add("sum_slowly", sum_slowly);
   routines.add("blocks", blocks).add("blocks_plain", blocks_plain);
   routines.add("progress", [](int n, Sink<int>& out) {
     for (int i = 1; i <= n; ++i) out.latest(i);

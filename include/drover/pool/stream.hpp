@@ -45,7 +45,7 @@ template <class R, class Out = void, class In = void>
 class [[nodiscard]] Stream {
   static_assert(!std::is_void_v<Out> || !std::is_void_v<In>, "a call without items is made by call()");
   static_assert(!detail::refers_to_message<R> && !detail::refers_to_message<Out>,
-                "items and results can't be views: what they view is gone; use std::string or std::vector");
+                "items and results can't be or contain views: what they view is gone; use std::string or std::vector");
   static_assert(!detail::carries_descriptors<R>() && !detail::carries_descriptors<Out>() &&
                     !detail::carries_descriptors<In>(),
                 "items of a stream, and its result, can't have descriptors or shared memory: use call()");
@@ -83,10 +83,11 @@ class [[nodiscard]] Stream {
   /// False: the routine has returned and takes no more items.
   ///
   /// *Errors:* that of the call. Errc::message_too_large. std::logic_error after finish(), and if another send() waits.
-  /// *Cancellation:* ends the wait with operation_aborted. The item is not sent, and the stream goes on.
+  /// *Cancellation:* ends the wait with operation_aborted: an item that had to wait is not sent. If the coroutine was
+  /// cancelled before, the item is sent where there is room, although operation_aborted is thrown. The stream goes on.
   template <class T = In>
     requires(!std::is_void_v<In>)
-  asio::awaitable<bool> send(T&& item) {
+  [[nodiscard]] asio::awaitable<bool> send(T&& item) {
     static_assert(detail::passing<In, T>() != detail::Passing::refused, "this is no item of the stream");
     detail::FrameBody& body = stream()->begin_item();
     Encoder encoder(body.buffer());

@@ -25,7 +25,7 @@ namespace drover { inline namespace v1 {
 /// *Errors:* std::logic_error if the call has ended, or if another send() waits; Error with Errc::message_too_large for
 /// an item that is larger than WorkerOptions::max_message_size. The caller has not got that item.
 /// *Cancellation:* once the call is cancelled, write() throws operation_aborted, as send() does where it waits. So they
-/// do when the parent has died.
+/// do when the parent has died. An item that waited is not sent then.
 /// *Threads:* the main thread of the worker.
 template <class T>
 class Sink {
@@ -38,11 +38,11 @@ class Sink {
   explicit Sink(std::shared_ptr<detail::StreamPort> port) noexcept : port_(std::move(port)) {}
 
   /// The item is encoded before send() returns. The awaitable only waits for the caller.
-  asio::awaitable<void> send(const T& item) {
+  [[nodiscard]] asio::awaitable<void> send(const T& item) {
     encode(port_->begin_item(), item);
     return port_->send();
   }
-  asio::awaitable<void> send(T&& item) {
+  [[nodiscard]] asio::awaitable<void> send(T&& item) {
     encode(port_->begin_item(), std::move(item));
     return port_->send();
   }

@@ -33,14 +33,15 @@ namespace drover { inline namespace v1 {
 ///
 /// *Errors:* std::logic_error if the call has ended, or if another next() waits. For an item that is no T, the call
 /// ends with Errc::bad_arguments unless the routine catches the exception.
-/// *Cancellation:* once the call is cancelled, next() and read() throw operation_aborted where they would wait. So they
+/// *Cancellation:* once the call is cancelled, read() throws operation_aborted, as next() does where it waits. So they
 /// do when the parent has died.
 /// *Threads:* the main thread of the worker.
 template <class T>
 class Source {
-  static_assert(!detail::refers_to_message<T>,
-                "the items of a Source can't be views: what they view is gone with the next item; use std::string or "
-                "std::vector");
+  static_assert(
+      !detail::refers_to_message<T>,
+      "the items of a Source can't be or contain views: what they view is gone with the next item; use std::string or "
+      "std::vector");
 
   static_assert(!detail::carries_descriptors<T>(),
                 "an item can't have descriptors or shared memory: pass them as arguments");
@@ -59,7 +60,7 @@ class Source {
   /// The same for a plain function: blocks until there is an item. Only for the routine itself.
   std::optional<T> read() {
     for (;;) {
-      const auto next = port_->look();
+      const auto next = port_->look_here();
       if (next == detail::StreamPort::Next::item) return take(*port_, detail::StreamPort::Flush::now);
       if (next == detail::StreamPort::Next::end) return std::nullopt;
       port_->wait_here();

@@ -13,11 +13,14 @@ class LoopControl {
   LoopControl(const LoopControl&) = delete;
   LoopControl& operator=(const LoopControl&) = delete;
 
-  /// Carries out what the control thread has asked for since the last time.
-  void poll_flags() {
+  /// The control thread may have asked for something since the last time.
+  bool has_news() const noexcept {
     const std::uint32_t seen = state_.flags.load(std::memory_order_acquire);
-    if (seen == flags_ && (seen & WorkerFlag::stop) == 0 && noticed_.empty() && state_.cancelled_calls.empty()) return;
-    carry_out_flags();
+    return seen != flags_ || (seen & WorkerFlag::stop) != 0 || !noticed_.empty() || !state_.cancelled_calls.empty();
+  }
+  /// Carries that out.
+  void poll_flags() {
+    if (has_news()) carry_out_flags();
   }
   /// The data socket has failed: nothing can be sent or received any more.
   virtual void connection_lost() = 0;

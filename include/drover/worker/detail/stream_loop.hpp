@@ -86,11 +86,24 @@ class StreamLoop final : StreamPort::Loop {
     if (plain) state_.late_flush.begin();
   }
 
+  void look_in_routine(std::uint64_t call) override {
+    if (control_.has_news()) {
+      const bool plain = state_.late_flush.active();
+      if (plain) state_.late_flush.end();
+      control_.poll_flags();
+      if (plain) state_.late_flush.begin();
+    }
+    require_call(call);
+  }
+  void require_call(std::uint64_t call) const {
+    if (is_cut_off() || cancellations_.is_cancelled(call)) throw_stream_aborted();
+  }
+
   void wait_for_frames(std::uint64_t call) {
     if (outgoing_.has_unsent()) outgoing_.flush();
     streams_.send_latest();
     control_.poll_flags();
-    if (is_cut_off() || cancellations_.is_cancelled(call)) throw_stream_aborted();
+    require_call(call);
     if (take_frames()) return;
     const bool pauses = data_.short_of_memory();  // it would be readable again and again
     const int events = pauses ? 0 : POLLIN | (outgoing_.has_unsent() ? POLLOUT : 0);

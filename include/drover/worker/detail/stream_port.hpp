@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include <asio/awaitable.hpp>
 
@@ -39,6 +40,8 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
     /// Blocks until the parent or the control thread has sent something, and takes that. Throws operation_aborted if
     /// the call is cancelled, or if its items can't be sent any more.
     virtual void wait_in_routine(std::uint64_t call) = 0;
+    /// The same without waiting.
+    virtual void look_in_routine(std::uint64_t call) = 0;
 
    protected:
     ~Loop() = default;
@@ -85,7 +88,8 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   Next look();
   /// Waits until look() says something else. Throws operation_aborted.
   static asio::awaitable<void> wait(std::shared_ptr<StreamPort> port);
-  /// The same for a routine that blocks.
+  /// The same for a routine that blocks. Both throw operation_aborted if the call is cancelled.
+  Next look_here();
   void wait_here();
   /// The first item. There is one.
   std::span<const std::byte> front() const noexcept { return items_.front(); }
@@ -93,8 +97,24 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   std::size_t limit() const noexcept { return limit_; }
 
  private:
+  /// Nobody waits for the item any more that waits for credit: it is not sent.
+  class WaitingItem {
+   public:
+    WaitingItem(std::shared_ptr<StreamPort> of, std::shared_ptr<AsyncEvent> set) noexcept
+        : port(std::move(of)), event(std::move(set)) {}
+    WaitingItem(WaitingItem&&) noexcept = default;
+    WaitingItem& operator=(WaitingItem&&) = delete;
+    ~WaitingItem() {
+      if (port) port->withdraw(*event);
+    }
+
+    std::shared_ptr<StreamPort> port;
+    std::shared_ptr<AsyncEvent> event;
+  };
+
   static asio::awaitable<void> nothing();
-  static asio::awaitable<void> await_credit(std::shared_ptr<StreamPort> port, std::shared_ptr<AsyncEvent> event);
+  static asio::awaitable<void> await_credit(WaitingItem item);
+  void withdraw(const AsyncEvent& event) noexcept;
   FrameHeader header(FrameType type) const noexcept;
   Loop& loop() const;
   void require_routine() const;

@@ -106,7 +106,8 @@ DROVER_INLINE asio::awaitable<void> StreamPort::send() {
     return sent;
   }
   auto event = std::make_shared<AsyncEvent>();
-  asio::awaitable<void> wait = await_credit(shared_from_this(), event);
+  WaitingItem item(shared_from_this(), event);
+  asio::awaitable<void> wait = await_credit(std::move(item));
   sent_ = std::move(event);
   waits_for_credit_ = true;
   return wait;
@@ -114,24 +115,23 @@ DROVER_INLINE asio::awaitable<void> StreamPort::send() {
 
 DROVER_INLINE asio::awaitable<void> StreamPort::nothing() { co_return; }
 
-DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(std::shared_ptr<StreamPort> port,
-                                                             std::shared_ptr<AsyncEvent> event) {
-  try {
-    asio::awaitable<void> wait = AsyncEvent::wait(event);
-    co_await std::move(wait);
-  } catch (...) {
-    if (port->sent_ == event) {  // not sent, and never will be
-      port->waits_for_credit_ = false;
-      port->sent_.reset();
-    }
-    throw;
-  }
+DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(WaitingItem item) {
+  const std::shared_ptr<StreamPort> port = item.port;
+  asio::awaitable<void> wait = AsyncEvent::wait(item.event);
+  co_await std::move(wait);
   if (port->waits_for_credit_) (void)port->loop();  // throws: it was not sent
+}
+
+DROVER_INLINE void StreamPort::withdraw(const AsyncEvent& event) noexcept {
+  if (sent_.get() != &event) return;
+  waits_for_credit_ = false;
+  sent_.reset();
 }
 
 DROVER_INLINE void StreamPort::write() {
   require_routine();
   check_size(outgoing_);
+  loop().look_in_routine(id_);
   while (!send_credit_.may_send()) loop().wait_in_routine(id_);
   if (lost_) throw_stream_aborted();
   transmit(Flush::now);
@@ -177,6 +177,12 @@ DROVER_INLINE asio::awaitable<void> StreamPort::wait(std::shared_ptr<StreamPort>
     throw;
   }
   if (port->lost_) throw_stream_aborted();
+}
+
+DROVER_INLINE StreamPort::Next StreamPort::look_here() {
+  require_routine();
+  loop().look_in_routine(id_);
+  return look();
 }
 
 DROVER_INLINE void StreamPort::wait_here() {

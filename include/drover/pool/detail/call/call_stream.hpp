@@ -94,10 +94,30 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
     bool credit_is_due = false;  // there was no memory to grant it
   };
 
+  /// Set when the item that waits for credit has been sent, or never will be.
+  struct ItemEvent final : AsyncEvent {
+    bool sent = false;  // guarded by the stream's mutex
+  };
+  /// Nobody waits for that item any more: it is not sent.
+  class WaitingItem {
+   public:
+    WaitingItem(std::shared_ptr<CallStream> of, std::shared_ptr<ItemEvent> set) noexcept
+        : stream(std::move(of)), event(std::move(set)) {}
+    WaitingItem(WaitingItem&&) noexcept = default;
+    WaitingItem& operator=(WaitingItem&&) = delete;
+    ~WaitingItem() {
+      if (stream) (void)stream->withdraw(*event);
+    }
+
+    std::shared_ptr<CallStream> stream;
+    std::shared_ptr<ItemEvent> event;
+  };
+
   static asio::awaitable<bool> ready(bool value);
-  /// `before`: items transmitted before the one that waits.
-  static asio::awaitable<bool> await_credit(std::shared_ptr<CallStream> stream, std::shared_ptr<AsyncEvent> event,
-                                            std::uint64_t before);
+  static asio::awaitable<bool> await_credit(WaitingItem item);
+  /// False: it has been sent.
+  bool withdraw(const ItemEvent& event) noexcept;
+  bool may_send_locked() const noexcept;
   /// The event that the reader waits for. Null if there is an item, or the call has ended.
   std::shared_ptr<AsyncEvent> reader_event(bool for_end);
   void receive_item_locked(DataLink& link, Call& call, const Frame& frame);
@@ -128,11 +148,10 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
   bool result_taken_ = false;
 
   SendCredit send_credit_{0};
-  FrameBody outgoing_;             // the writer's, unless it waits for credit
-  std::uint64_t transmitted_ = 0;  // items
+  FrameBody outgoing_;  // the writer's, unless it waits for credit
   bool credit_came_ = false;
   bool waits_for_credit_ = false;
-  std::shared_ptr<AsyncEvent> writer_;
+  std::shared_ptr<ItemEvent> writer_;
   bool finished_ = false;
   bool finish_is_due_ = false;
 };
@@ -145,5 +164,6 @@ std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& disp
 }}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
+#include <drover/pool/detail/call/begin_stream.ipp>
 #include <drover/pool/detail/call/call_stream.ipp>
 #endif

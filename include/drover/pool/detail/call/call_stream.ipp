@@ -8,46 +8,17 @@
 #include <string>
 #include <utility>
 
-#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/execution.hpp>
-#include <asio/prefer.hpp>
 
 #include <drover/detail/what_of.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/call_stream.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
-#include <drover/pool/detail/call/map_window.hpp>
 #include <drover/pool/detail/worker/data_link.hpp>
 #include <drover/wire/protocol.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
-
-/// Tells a stream that its call has ended.
-class StreamCompletion final : public Completion {
- public:
-  StreamCompletion(std::shared_ptr<CallStream> stream, const asio::any_io_executor& executor)
-      : stream_(std::move(stream)), work_(asio::prefer(executor, asio::execution::outstanding_work.tracked)) {}
-  ~StreamCompletion() override {
-    if (stream_) stream_->end(lost_context());
-  }
-
-  void post(std::shared_ptr<Call> call) override { Call::enqueue_completion(std::move(call), work_); }
-
-  void resume(std::shared_ptr<Call> call, Outcome& outcome) override {
-    const asio::any_io_executor work = std::move(work_);
-    const auto stream = std::exchange(stream_, nullptr);
-    std::exception_ptr failure = failure_of(*call, outcome);
-    outcome.failure = nullptr;  // the stream alone has it: one thread destroys it, see Cause
-    stream->end(std::move(failure), call->take_body());
-    Call::give_back(std::move(call));  // destroys this object
-  }
-
- private:
-  std::shared_ptr<CallStream> stream_;
-  asio::any_io_executor work_;
-};
 
 DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags,
                                      const char* declaration) noexcept
@@ -55,19 +26,6 @@ DROVER_INLINE CallStream::CallStream(std::shared_ptr<Dispatcher> dispatcher, std
       dispatcher_(std::move(dispatcher)),
       spare_memory_(dispatcher_ ? drover::detail::spare_memory(dispatcher_->max_message_size()) : usual_spare_memory),
       declaration_(declaration) {}
-
-DROVER_INLINE std::shared_ptr<CallStream> begin_stream(const std::shared_ptr<Dispatcher>& dispatcher,
-                                                       const CallOptions& options, RoutineName routine,
-                                                       ArgumentWriter writer, std::uint8_t flags,
-                                                       const char* declaration) {
-  auto stream = std::make_shared<CallStream>(dispatcher, flags, declaration);
-  if (has_context(dispatcher))
-    stream->begin(
-        send_call(dispatcher, options, routine, writer, {.declaration = declaration, .stream = stream.get()}));
-  else
-    stream->end(lost_context());
-  return stream;
-}
 
 DROVER_INLINE void CallStream::throw_undecodable(const char* what) const {
   std::string why;
@@ -82,23 +40,10 @@ DROVER_INLINE void CallStream::throw_undecodable(const char* what) const {
               std::string(what) + " is not of the type that stream() asked for: " + why + declared_text(declaration_));
 }
 
-DROVER_INLINE void CallStream::begin(PendingCall call) {
-  if (call.failure()) return end(call.failure());
-  const asio::any_io_executor executor = executor_of(dispatcher_);
-  {
-    const std::lock_guard held(mutex_);
-    call_ = call.call();
-  }
-  try {
-    call.await(call.construct_completion<StreamCompletion>(shared_from_this(), executor), {}, executor);
-  } catch (...) {  // no memory
-    end(std::current_exception());
-  }
-}
-
 DROVER_INLINE void CallStream::end(std::exception_ptr failure, ByteBuffer body) noexcept {
   std::shared_ptr<Call> call;
-  std::shared_ptr<AsyncEvent> reader, writer;
+  std::shared_ptr<AsyncEvent> reader;
+  std::shared_ptr<ItemEvent> writer;
   {
     const std::lock_guard held(mutex_);
     if (std::exchange(ended_, true)) return;
@@ -162,6 +107,7 @@ DROVER_INLINE void CallStream::receive_credit_locked(DataLink& link, const Call&
   if (waits_for_credit_ && send_credit_.may_send()) {
     transmit_locked(link, call);
     waits_for_credit_ = false;
+    if (writer_) writer_->sent = true;
     if (writer_ && writer_->try_set()) writer_.reset();
   }
   if (!waits_for_credit_ && std::exchange(finish_is_due_, false)) finish_locked(link, call);
@@ -299,47 +245,62 @@ DROVER_INLINE asio::awaitable<bool> CallStream::send() {
     throw Error(Errc::message_too_large, "an item takes " + std::to_string(outgoing_.size()) +
                                              " bytes, WorkerOptions::max_message_size allows " +
                                              std::to_string(dispatcher->max_message_size()));
-  std::unique_lock<std::mutex> held;
-  if (dispatcher) held = dispatcher->lock();
-  const std::lock_guard mine(mutex_);
-  if (ended_) {
-    if (failure_) std::rethrow_exception(failure_);
-    return ready(false);
+  asio::awaitable<bool> wait;  // destroyed without the mutex, which it takes
+  for (std::shared_ptr<ItemEvent> event;;) {
+    {
+      std::unique_lock<std::mutex> held;
+      if (dispatcher) held = dispatcher->lock();
+      const std::lock_guard mine(mutex_);
+      if (ended_) {
+        if (failure_) std::rethrow_exception(failure_);
+        return ready(false);
+      }
+      if (may_send_locked()) {
+        asio::awaitable<bool> sent = ready(true);  // before the item is: there may be no memory
+        transmit_locked(*call_->link, *call_);
+        return sent;
+      }
+      if (event) {
+        writer_ = std::move(event);
+        waits_for_credit_ = true;
+        return wait;
+      }
+    }
+    event = std::make_shared<ItemEvent>();
+    WaitingItem item(shared_from_this(), event);
+    wait = await_credit(std::move(item));
   }
-  if (send_credit_.may_send() && call_ && call_->link != nullptr && call_->state == CallState::running) {
-    asio::awaitable<bool> sent = ready(true);  // before the item is: there may be no memory
-    transmit_locked(*call_->link, *call_);
-    return sent;
-  }
-  auto event = std::make_shared<AsyncEvent>();
-  asio::awaitable<bool> wait = await_credit(shared_from_this(), event, transmitted_);
-  writer_ = std::move(event);
-  waits_for_credit_ = true;
-  return wait;
+}
+
+DROVER_INLINE bool CallStream::may_send_locked() const noexcept {
+  return send_credit_.may_send() && call_ && call_->link != nullptr && call_->state == CallState::running;
 }
 
 DROVER_INLINE asio::awaitable<bool> CallStream::ready(bool value) { co_return value; }
 
-DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(std::shared_ptr<CallStream> stream,
-                                                             std::shared_ptr<AsyncEvent> event, std::uint64_t before) {
+DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(WaitingItem item) {
+  const std::shared_ptr<CallStream> stream = item.stream;
+  const std::shared_ptr<ItemEvent> event = item.event;
   try {
     asio::awaitable<void> wait = AsyncEvent::wait(event);
     co_await std::move(wait);
   } catch (...) {
-    const std::lock_guard held(stream->mutex_);
-    if (stream->writer_ == event) {  // not sent, and never will be
-      stream->writer_.reset();
-      stream->waits_for_credit_ = false;
-    }
-    throw;
+    if (stream->withdraw(*event)) throw;
+    co_return true;  // cancelled too late
   }
-  {
-    const std::lock_guard held(stream->mutex_);
-    if (stream->transmitted_ != before) co_return true;  // another send() may wait by now
-    stream->waits_for_credit_ = false;
-  }
+  if (!stream->withdraw(*event)) co_return true;
   stream->rethrow_failure();
   co_return false;
+}
+
+DROVER_INLINE bool CallStream::withdraw(const ItemEvent& event) noexcept {
+  const std::lock_guard held(mutex_);
+  if (event.sent) return false;
+  if (writer_.get() == &event) {
+    writer_.reset();
+    waits_for_credit_ = false;
+  }
+  return true;
 }
 
 DROVER_INLINE void CallStream::finish() {
@@ -359,7 +320,6 @@ DROVER_INLINE void CallStream::transmit_locked(DataLink& link, const Call& call)
   const std::uint64_t cost = cost_of_item(outgoing_.size());
   if (link.send_for_stream(FrameType::item, call, outgoing_)) dispatcher_->flush_soon(link);
   send_credit_.sent(cost);
-  ++transmitted_;
   outgoing_.clear();
 }
 
