@@ -1,9 +1,12 @@
 // WorkerPool::map(): each input once, in bounded memory, whatever range, reader and workers do.
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <ranges>
 #include <signal.h>
@@ -226,6 +229,45 @@ TEST_F(OneMap, StopsAtTheFirstErrorIfItIsToldTo) {
   });
 }
 
+// Later items may build on the one that has failed.
+TEST_F(OneMap, BeginsNothingAfterTheFirstError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(quick_pool(1));
+    for (const std::size_t in_flight : {1u, 2u}) {
+      const std::uint64_t before = pool.stats().calls;
+      const MapOptions options{.in_flight = in_flight, .stop_on_error = true};
+      auto map = pool.map<void>(options, "throw", std::vector<std::string>(5, "x"));
+      const bool ended = co_await until_idle(pool);  // the reader knows of no error yet
+      EXPECT_TRUE(ended);
+      auto first = co_await map.next();
+      EXPECT_TRUE(first && !first->ok());
+      auto end = co_await map.next();
+      EXPECT_FALSE(end);
+      const bool idle = co_await until_idle(pool);
+      EXPECT_TRUE(idle);
+      EXPECT_EQ(pool.stats().calls - before, in_flight);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneMap, EndsItsReaderWhenItIsDestroyed) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(quick_pool(1));
+    const auto executor = co_await asio::this_coro::executor;
+    std::optional<Failure> failure;
+    auto map = std::make_optional(pool.map<std::string>({}, "doze", std::vector<int>{60'000}));
+    asio::co_spawn(executor, map->next(),
+                   [&](const std::exception_ptr& thrown, const auto&) { failure = describe(thrown); });
+    const bool runs = co_await soon([&] { return pool.stats().in_flight == 1; });
+    EXPECT_TRUE(runs);
+    map.reset();
+    const bool ended = co_await soon([&] { return failure.has_value(); });
+    EXPECT_TRUE(ended && failure->aborted());
+    co_await pool.stop();
+  });
+}
+
 TEST_F(OneMap, ErrorOfItsRangeComesBehindTheResultsBefore) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(2));
@@ -332,6 +374,32 @@ TEST_F(OneMap, CancelsItsOwnCallsOnly) {
       EXPECT_TRUE(done);
     }
     EXPECT_EQ(wrong, 0);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(OneMap, EachItemFailsWithThePoolThatGivesUp) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    const Folder folder;
+    const std::string broken = folder.file("broken");
+    PoolOptions options = call_pool(2, {"exit-if", broken, "23"});
+    options.restart.backoff = 1ms;
+    options.restart.max_restarts = 3;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    std::ofstream(broken).put('!');
+    auto map = pool.map<void>({.in_flight = 4}, "exit", std::vector<int>(50, 1));
+    int died = 0, refused = 0;
+    for (;;) {
+      auto done = co_await map.next();
+      if (!done) break;
+      const Failure failure = describe(done->error);
+      died += failure == Errc::worker_exited;
+      refused += failure == Errc::pool_failed;
+      EXPECT_TRUE(failure.exit && (failure.exit->value == 23 || failure.exit->value == 1)) << failure;
+    }
+    EXPECT_GE(died, 1);
+    EXPECT_EQ(died + refused, 50);
+    EXPECT_GE(refused, 40) << "the pool has given up";
     co_await pool.stop();
   });
 }

@@ -29,7 +29,8 @@ struct MapOptions {
   bool ordered = false;
   /// Of each call. A full queue does not refuse them, see CallOptions::when_full.
   CallOptions call{};
-  /// After the first item that has failed, the others are cancelled, and no further result comes.
+  /// Once an item has failed, no further one begins. With its result the others are cancelled, and no further result
+  /// comes.
   bool stop_on_error = false;
 };
 
@@ -65,33 +66,47 @@ class MapResult {
 /// as long as the map.
 template <class R, std::ranges::view Range>
 class [[nodiscard]] Map {
+  static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
+                "the results of a map have to be default-constructible: a call that fails has one, too");
+  static_assert(
+      !detail::refers_to_message<R>,
+      "the results of a map can't be or contain views: what they view is gone; use std::string or std::vector");
+
  public:
   using Input = std::ranges::range_value_t<Range>;
   using Result = MapResult<R, Input>;
 
   Map(std::shared_ptr<detail::Dispatcher> dispatcher, MapOptions options, std::string routine, Range range,
       detail::MapEncoder<Input> encode)
-      : work_(std::make_unique<Work>(std::move(dispatcher), std::move(options), std::move(routine), std::move(range),
+      : work_(std::make_shared<Work>(std::move(dispatcher), std::move(options), std::move(routine), std::move(range),
                                      std::move(encode))) {
     work_->fill();
+  }
+  Map(Map&&) noexcept = default;
+  Map& operator=(Map&& other) noexcept {
+    Map(std::move(other)).work_.swap(work_);
+    return *this;
+  }
+  ~Map() {
+    if (work_) work_->window->close();
   }
 
   /// The next result; nullopt once all have come.
   ///
   /// *Errors:* an exception of the range, after the results of all inputs before it; std::logic_error if another next()
   /// waits. A call that fails is no error of next(): see MapResult::value().
-  /// *Cancellation:* cancels what is in work, and throws operation_aborted.
+  /// *Cancellation:* cancels what is in work, and throws operation_aborted. So does a next() whose map is destroyed.
   asio::awaitable<std::optional<Result>> next() {
     if (!work_) throw std::logic_error("next() on a map that was moved from");
-    return next(work_.get());
+    return next(work_);
   }
 
  private:
   struct Work;
 
-  static asio::awaitable<std::optional<Result>> next(Work* work);
+  static asio::awaitable<std::optional<Result>> next(std::shared_ptr<Work> work);
 
-  std::unique_ptr<Work> work_;
+  std::shared_ptr<Work> work_;
 };
 
 /// Reads the range and makes the calls, on the thread of its reader.
@@ -106,19 +121,19 @@ struct Map<R, Range>::Work {
         routine(std::move(name)),
         range(std::move(items)),
         encode(std::move(encoder)),
-        window(std::make_shared<detail::MapWindow>(options.ordered)) {
+        window(std::make_shared<detail::MapWindow>(options.ordered, options.stop_on_error)) {
     options.call.when_full = WhenFull::wait;
   }
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
-  ~Work() { window->cancel(); }
+  ~Work() { window->close(); }
 
   /// Begins calls while there is room.
   void fill() {
     if (over) return;
     const std::size_t most = options.in_flight != 0 ? options.in_flight : detail::calls_to_keep_busy(dispatcher);
     try {
-      while (window->size() < most) {
+      while (window->has_room(most)) {
         if (!at)
           at.emplace(std::ranges::begin(range));
         else
@@ -140,7 +155,7 @@ struct Map<R, Range>::Work {
     if (!detail::has_context(dispatcher)) {  // no call can end there
       item->result.error = detail::lost_context();
       window->add(item);
-      return window->ended(std::move(item));
+      return window->ended(std::move(item), true);
     }
     const auto write = [&](Encoder& out, detail::FrameBody& body) { encode.write(item->result.input, out, body); };
     auto call =
@@ -161,7 +176,7 @@ struct Map<R, Range>::Work {
     ~End() {
       if (!item_) return;
       item_->result.error = detail::lost_context();
-      window_->ended(std::move(item_));
+      window_->ended(std::move(item_), true);
     }
 
     void operator()(std::exception_ptr thrown)
@@ -169,17 +184,22 @@ struct Map<R, Range>::Work {
     {
       item_->result.error = std::move(thrown);
       item_->result.value_.emplace();
-      window_->ended(std::move(item_));
+      end();
     }
     void operator()(std::exception_ptr thrown, typename Result::Value value)
       requires(!std::is_void_v<R>)
     {
       item_->result.error = std::move(thrown);
       item_->result.value_.emplace(std::move(value));
-      window_->ended(std::move(item_));
+      end();
     }
 
    private:
+    void end() {
+      const bool failed = !item_->result.ok();
+      window_->ended(std::move(item_), failed);
+    }
+
     std::shared_ptr<detail::MapWindow> window_;
     std::shared_ptr<Item> item_;
   };
@@ -197,17 +217,16 @@ struct Map<R, Range>::Work {
 };
 
 template <class R, std::ranges::view Range>
-asio::awaitable<std::optional<typename Map<R, Range>::Result>> Map<R, Range>::next(Work* work) {
+asio::awaitable<std::optional<typename Map<R, Range>::Result>> Map<R, Range>::next(std::shared_ptr<Work> work) {
   for (;;) {
     work->fill();
     const std::shared_ptr<detail::MapItemBase> ended = work->window->take();
     if (ended) {
-      work->fill();  // the workers go on while the reader looks at this one
       Result result = std::move(static_cast<typename Work::Item&>(*ended).result);
-      if (!result.ok() && work->options.stop_on_error) {
-        work->over = true;
-        work->window->cancel();
-      }
+      if (!result.ok() && work->options.stop_on_error)
+        work->window->close();
+      else
+        work->fill();  // the workers go on while the reader looks at this one
       co_return std::move(result);
     }
     if (work->window->size() == 0) {
@@ -217,8 +236,7 @@ asio::awaitable<std::optional<typename Map<R, Range>::Result>> Map<R, Range>::ne
     asio::awaitable<bool> wait = detail::await_map(work->window);
     const bool cancelled = co_await std::move(wait);
     if (cancelled) {
-      work->over = true;
-      work->window->cancel();
+      work->window->close();
       detail::throw_aborted();
     }
   }

@@ -18,10 +18,11 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-DROVER_INLINE void MapWindow::ended(std::shared_ptr<MapItemBase> item) noexcept {
+DROVER_INLINE void MapWindow::ended(std::shared_ptr<MapItemBase> item, bool failed) noexcept {
   std::shared_ptr<AsyncEvent> waiter;
   {
     const std::lock_guard held(mutex_);
+    if (failed && stop_on_error_) begins_no_more_ = true;
     auto node = running_.extract(item->index);
     if (node.empty()) return;  // cancelled
     node.mapped()->call.reset();
@@ -39,14 +40,23 @@ DROVER_INLINE std::shared_ptr<MapItemBase> MapWindow::take() {
   return std::move(ended_.extract(ended_.begin()).mapped());
 }
 
-DROVER_INLINE void MapWindow::cancel() noexcept {
+DROVER_INLINE void MapWindow::close() noexcept {
   std::map<std::size_t, std::shared_ptr<MapItemBase>> running, ended;
+  std::shared_ptr<AsyncEvent> waiter;
   {
     const std::lock_guard held(mutex_);
+    begins_no_more_ = closed_ = true;
     running.swap(running_);
     ended.swap(ended_);
+    waiter = waiter_;
   }
-  for (const auto& [index, item] : running) PendingCall::cancel(item->call);
+  for (const auto& [index, item] : running) {
+    try {
+      PendingCall::cancel(item->call);
+    } catch (...) {  // no memory: the call goes on, and its result is dropped
+    }
+  }
+  if (waiter) (void)waiter->try_set();
 }
 
 DROVER_INLINE std::shared_ptr<AsyncEvent> MapWindow::begin_wait() {
@@ -78,7 +88,7 @@ DROVER_INLINE asio::awaitable<bool> await_map(std::shared_ptr<MapWindow> window)
     if (error.code() != asio::error::operation_aborted) throw;
     co_return true;
   }
-  co_return false;
+  co_return window->closed();
 }
 
 DROVER_INLINE std::size_t calls_to_keep_busy(const std::shared_ptr<Dispatcher>& dispatcher) {
@@ -93,8 +103,12 @@ DROVER_INLINE bool has_context(const std::shared_ptr<Dispatcher>& dispatcher) {
   return dispatcher->executor().has_value();
 }
 
-DROVER_INLINE std::exception_ptr lost_context() {
-  return std::make_exception_ptr(Error(Errc::connection_lost, "the io_context of the pool is destroyed"));
+DROVER_INLINE std::exception_ptr lost_context() noexcept {
+  try {
+    return std::make_exception_ptr(Error(Errc::connection_lost, "the io_context of the pool is destroyed"));
+  } catch (...) {  // no memory for the text
+    return std::current_exception();
+  }
 }
 
 DROVER_INLINE void throw_aborted() { std::rethrow_exception(aborted()); }
