@@ -115,7 +115,7 @@ inline void CallRunner::accept(const Frame& frame) {
   const FrameHeader& call = frame.header;
   loop_.outgoing.flush_if_late(now_);
   current_ = call.id;
-  current_cancelled_ = early_cancels_.erase(call.id) != 0;
+  current_cancelled_ = !early_cancels_.empty() && early_cancels_.erase(call.id) != 0;
   loop_.state.last_read.store(call.id, std::memory_order_release);
   add_one(loop_.state.read);
   if ((call.status & ahead_flag) != 0 && !loop_.state.gate.begin(call.id)) return given_back(call.id);

@@ -51,7 +51,7 @@ inline void add_facts(Call& call, const CallOptions& options) {
 /// out of range.
 inline std::shared_ptr<Call> allocate_call(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options) {
   if (!dispatcher) std::rethrow_exception(empty_handle());
-  check(options);
+  if (&options != &usual_options()) check(options);
   auto call = dispatcher->allocate_call();
   if (options.deadline || options.run_for || current_call != nullptr || !options.context.value().empty())
     add_facts(*call, options);
