@@ -1,18 +1,22 @@
 // What can't be encoded or decoded fails to compile, with a sentence that says so. REFUSED is set by the test.
+#include <array>
 #include <atomic>
 #include <locale>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
 
-#if REFUSED == 26 || REFUSED == 44
+#if REFUSED == 26 || REFUSED == 44 || REFUSED == 46 || REFUSED == 47
 #include <drover/pool/local_worker.hpp>
 #elif REFUSED == 43
 #include <drover/wire/shared_blocks.hpp>
-#elif REFUSED == 40 || REFUSED == 41
+#elif REFUSED == 40 || REFUSED == 41 || REFUSED == 45 || REFUSED == 49
 #include <drover/pool/worker_pool.hpp>
+#elif REFUSED == 48
+#include <drover/worker/source.hpp>
 #endif
 #include <drover/wire/codec.hpp>
 
@@ -65,6 +69,10 @@ struct Small {
 };
 struct Inherits : Small {
   int more = 0;
+};
+struct HoldsView {
+  int number = 0;
+  std::string_view text{};
 };
 struct HoldsThread {
   Small small;
@@ -199,5 +207,15 @@ int main() {
   (void)drover::SharedBlocks().draft<std::vector<int>>(1);
 #elif REFUSED == 44
   (void)drover::LocalWorker().stream<drover::Shared<std::string>, int>("name");
+#elif REFUSED == 45
+  (void)drover::WorkerPool().map<std::string_view>({}, "name", std::vector<int>());
+#elif REFUSED == 46
+  (void)drover::LocalWorker().call<HoldsView>("name");
+#elif REFUSED == 47
+  (void)drover::LocalWorker().stream<void, std::array<HoldsView, 2>>("name");
+#elif REFUSED == 48
+  (void)sizeof(drover::Source<HoldsView>);
+#elif REFUSED == 49
+  (void)drover::WorkerPool().map<NoDefault>({}, "name", std::vector<int>());
 #endif
 }

@@ -98,6 +98,14 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
 #elif REFUSED == 34
   constexpr drover::Routine<NoDefault(drover::Sink<int>&)> no_default{"no_default"};
   (void)pool.stream(no_default);
+#elif REFUSED == 35
+  constexpr drover::Routine<std::vector<std::string_view>(int)> views{"views"};
+  (void)pool.broadcast(views, 1);
+#elif REFUSED == 36
+  constexpr drover::Routine<std::string_view(int)> view{"view"};
+  (void)pool.map({}, view, std::vector<int>());
+#elif REFUSED == 37
+  (void)pool.map({}, word_count, std::vector<int>());
 #elif REFUSED == 32
   (void)pool.broadcast(grep, "pattern");
 #elif REFUSED == 25

@@ -106,9 +106,10 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_pt
   static_assert(!(std::is_same_v<A, CallOptions> || ...),
                 "CallOptions come before the routine's name: broadcast(options, name, arguments...)");
   if constexpr (!std::is_void_v<R>)
-    static_assert(!refers_to_message<R>,
-                  "the result of broadcast<R>() can't be a view: what it views is gone when broadcast() returns; use "
-                  "std::string");
+    static_assert(
+        !refers_to_message<R>,
+        "the result of broadcast<R>() can't be or contain a view: what it views is gone when broadcast() returns; use "
+        "std::string");
   const auto write = [&](Encoder& out, FrameBody& body) { (detail::put_argument(out, body, arguments), ...); };
   try {
     return await_broadcast<R>(send_to_all(dispatcher, options, routine, ArgumentWriter::of(write),
@@ -123,7 +124,8 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const std::sha
                                                                   const CallOptions& options,
                                                                   const drover::Routine<R(P...)>& routine,
                                                                   const A&... arguments) {
-  if constexpr (arguments_fit(std::type_identity<R(P...)>(), std::type_identity<void(const A&...)>())) {
+  if constexpr (can_be_awaited<R>() &&
+                arguments_fit(std::type_identity<R(P...)>(), std::type_identity<void(const A&...)>())) {
     const auto write = [&](Encoder& out, FrameBody& body) {
       (detail::put_typed_argument<P>(out, body, arguments), ...);
     };

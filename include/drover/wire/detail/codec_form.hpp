@@ -352,17 +352,8 @@ concept Decodable = requires(Decoder& in) {
   { Wire<T>::decode(in) } -> std::same_as<T>;
 };
 
-/// True if a decoded T refers to the message it came from; so do containers of such types.
+/// A value of this type, or a value in it, may be a descriptor, see codec_parts.hpp.
 template <class T>
-inline constexpr bool refers_to_message = std::same_as<T, std::string_view>;
-template <class T, std::size_t Extent>
-inline constexpr bool refers_to_message<std::span<T, Extent>> = true;
-template <template <class...> class Template, class... Args>
-  requires(!std::same_as<Template<Args...>, std::string_view>)
-inline constexpr bool refers_to_message<Template<Args...>> = (refers_to_message<Args> || ...);
-
-/// A value of this type, or a value in it, may be a descriptor, see codec_descriptor.hpp. `Outer`: structs around it.
-template <class T, class... Outer>
 consteval bool carries_descriptors();
 
 template <class T>

@@ -17,6 +17,7 @@
 #include <drover/wire/detail/codec_descriptor.hpp>
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_number.hpp>
+#include <drover/wire/detail/codec_parts.hpp>
 
 /// Strings, paths, bytes, and messages that serialise themselves.
 namespace drover { inline namespace v1 { namespace detail {

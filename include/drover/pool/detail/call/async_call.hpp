@@ -153,7 +153,8 @@ auto begin_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallOptions
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of async_call<R>() has to be default-constructible: a handler gets one beside an error");
   if constexpr (!std::is_void_v<R>)
-    static_assert(!refers_to_message<R>, "the result of async_call<R>() can't be a view: what it views is gone");
+    static_assert(!refers_to_message<R>,
+                  "the result of async_call<R>() can't be or contain a view: what it views is gone");
   constexpr std::size_t token = sizeof...(A) - 1;
   auto all = std::forward_as_tuple(std::forward<A>(arguments_and_token)...);
   return [&]<std::size_t... At>(std::index_sequence<At...>) {

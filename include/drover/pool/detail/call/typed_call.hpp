@@ -56,9 +56,10 @@ consteval bool can_be_awaited() {
   static_assert(!awaitable, "the result of a drover::Routine is declared without asio::awaitable");
   static_assert(std::is_void_v<R> || std::is_default_constructible_v<R>,
                 "the result of a drover::Routine has to be default-constructible: asio::awaitable needs it");
-  static_assert(!refers_to_message<R>,
-                "the result of a drover::Routine can't be a view: what it views is gone when call() returns; use "
-                "std::string or std::vector");
+  static_assert(
+      !refers_to_message<R>,
+      "the result of a drover::Routine can't be or contain a view: what it views is gone when call() returns; use "
+      "std::string or std::vector");
   return !awaitable && (std::is_void_v<R> || std::is_default_constructible_v<R>) && !refers_to_message<R>;
 }
 
