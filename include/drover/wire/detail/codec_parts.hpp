@@ -84,15 +84,16 @@ struct IsDescriptor {
   }
 };
 
+template <class T>
+inline constexpr bool is_span = false;
+template <class T, std::size_t Extent>
+inline constexpr bool is_span<std::span<T, Extent>> = true;
+
 struct IsView {
   template <class T>
   static consteval bool of() {
     return std::same_as<T, std::string_view> || is_span<T>;
   }
-  template <class T>
-  static constexpr bool is_span = false;
-  template <class T, std::size_t Extent>
-  static constexpr bool is_span<std::span<T, Extent>> = true;
 };
 
 /// A decoded T refers to the message it came from.
