@@ -14,7 +14,7 @@ namespace drover { inline namespace v1 { namespace detail {
 class Growth {
  public:
   /// `from`: the number of slots before, or the least number of active ones. `count`: of those whose workers are not
-  /// ready yet. `before`: one that has ended, and whose caller may still have to be told.
+  /// ready yet. `before`: one that has ended, and whose caller may not have been completed.
   Growth(std::size_t from, std::size_t count, std::shared_ptr<Growth> before)
       : from_(from), left_(count), before_(std::move(before)) {}
 
