@@ -21,14 +21,14 @@ class Growth {
   std::size_t from() const noexcept { return from_; }
   /// True if that was the last one.
   bool one_is_ready() noexcept { return --left_ == 0; }
-  /// Null: with success. try_tell() has to follow.
+  /// Null: with success. try_complete_caller() has to follow.
   void end(std::exception_ptr failure) noexcept {
     ended_ = true;
     failure_ = std::move(failure);
   }
-  /// Tells the caller. False if there is no memory for it, to be tried again.
-  bool try_tell() noexcept {
-    if (before_ && before_->try_tell()) before_.reset();
+  /// Completes the caller, if the growth has ended. Returns false if there was not enough memory; call it again then.
+  bool try_complete_caller() noexcept {
+    if (before_ && before_->try_complete_caller()) before_.reset();
     return (!ended_ || over_->try_set()) && !before_;
   }
   bool ended() const noexcept { return ended_; }
