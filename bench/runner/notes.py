@@ -20,7 +20,7 @@ SIZE = ("Parent and workers share one core. One caller, 64 B, p50. raw is a pool
 POOL_KEYS = ("1000 std::string keys in random order, one thread, CPU time. raw is the least that an acquire and a "
              "release take: a lock, a look-up and a count, then a lock and a count. `lock + look-up` does not count.")
 COMPILE = ("The sources are in bench/compile/. The target holds for programs that compile drover/src.hpp once. "
-           "Without that, every file compiles all of drover. The whole program has both sides in one file.")
+           "Without that, every file reads all of drover's code. The whole program has both sides in one file.")
 MEMORY = ("Private pages, for workers that have run a call. The kernel's memory, such as that of sockets, is not "
           "counted.")
 DEATH = ("raw children are forked copies that call _exit(). drover's workers return from serve() and run the "

@@ -19,9 +19,9 @@ namespace drover { inline namespace v1 {
 /// `reaped` is the last one. `terminate_sent` and `kill_sent` also arrive without `stopping`: after a failed start,
 /// after kill_after, after a stall with kill_stalled, or after bytes that are not a message. `stopped` and `continued`
 /// arrive in between, when job control or a SIGSTOP suspends the process; so does `stalled`, with WorkerOptions::stall.
-/// A pool adds `restarting` before it replaces a worker that has gone, `replacing` before it starts the successor of
-/// one that is well, `gave_up` when too many workers of a pool slot have crashed, and `recovered` when a worker of that
-/// pool slot has proved itself since.
+/// A pool adds `restarting` before it replaces a worker that has exited, drains by itself or did not start, `replacing`
+/// before it starts the successor of one that is well, `gave_up` when too many workers of a pool slot have crashed, and
+/// `recovered` when a worker of that pool slot has proved itself since.
 struct Event {
   enum class Kind {
     spawned,         ///< the process exists

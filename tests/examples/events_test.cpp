@@ -2,7 +2,7 @@
 
 namespace {
 
-// B-04, L-09
+// The example prints each step of a stop that ends with SIGKILL, in order, then the reports of the stop and the call.
 TEST(Timeline, ShowsEachStepOfAnEscalation) {
   const Program::Result result = Program::run({DROVER_EXAMPLE});
   EXPECT_EQ(result.code, 0) << result.err;

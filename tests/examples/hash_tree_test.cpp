@@ -67,7 +67,7 @@ class HashTree : public testing::Test {
   fs::path root_;
 };
 
-// B-04
+// Of a tree of the system the hashes are those of sha256sum, and no worker dies.
 TEST_F(HashTree, PrintsWhatSha256sumPrints) {
   const Program::Result result = run({"/usr/include/linux"});
   EXPECT_EQ(result.code, 0) << result.err;
@@ -193,7 +193,7 @@ TEST_F(HashTree, ReportsThatItsOutputIsLost) {
   EXPECT_NE(result.err.find("hash_tree: standard output: "), std::string::npos) << result.err;
 }
 
-// D-07
+// SIGINT ends the program with 130 within 2.5 s, and leaves none of its processes.
 TEST_F(HashTree, CtrlCEndsItAndLeavesNothing) {
   const std::unique_ptr<Program> program = start_and_get_busy();
   const Clock::time_point start = Clock::now();
@@ -203,7 +203,7 @@ TEST_F(HashTree, CtrlCEndsItAndLeavesNothing) {
   EXPECT_TRUE(program->processes().empty());
 }
 
-// D-01
+// Within a second of the SIGKILL its busy workers have exited, too.
 TEST_F(HashTree, LeavesNothingWhenItIsKilled) {
   const std::unique_ptr<Program> program = start_and_get_busy();
   ::kill(program->pid(), SIGKILL);

@@ -6,7 +6,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// B-04
+// The first program of the README prints its result and nothing else.
 TEST(Quickstart, PrintsTheSquareOfSeven) {
   const Program::Result result = Program::run({DROVER_EXAMPLE});
   EXPECT_EQ(result.code, 0);
@@ -14,7 +14,7 @@ TEST(Quickstart, PrintsTheSquareOfSeven) {
   EXPECT_EQ(result.err, "");
 }
 
-// B-04, D-01
+// However many workers it has started by then, all have exited within a second.
 TEST(Quickstart, LeavesNothingWhenItIsKilledAtAnyTime) {
   ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // LeakSanitizer takes longer than they have
   for (int round = 0; round < 10; ++round) {

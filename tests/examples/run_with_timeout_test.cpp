@@ -12,7 +12,7 @@ Program::Result run(std::vector<std::string> arguments) {
   return Program::run(std::move(arguments));
 }
 
-// B-04
+// The exit code is that of the command, or 128 + the signal that killed it; its output goes through.
 TEST(RunWithTimeout, PassesOnWhatTheCommandSaysAndHowItEnds) {
   EXPECT_EQ(run({"10", "true"}).code, 0);
   EXPECT_EQ(run({"10", "sh", "-c", "exit 7"}).code, 7);

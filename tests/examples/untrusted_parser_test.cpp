@@ -27,7 +27,7 @@ class UntrustedParser : public testing::Test {
   std::filesystem::path folder_;
 };
 
-// B-04, C-04, C-07
+// A parser that aborts, crashes, exits, hangs or takes all memory costs its own file only; no process is left.
 TEST_F(UntrustedParser, EveryFileGetsItsVerdictWhateverTheParserDoes) {
   for (const char* name : {"abort", "crash", "exit", "good", "hang", "leak", "well"})
     write(name, "key=value\nother=one\n");

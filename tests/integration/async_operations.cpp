@@ -55,6 +55,7 @@ class OneAsyncOperation : public Calls {
 INSTANTIATE_TEST_SUITE_P(On, AsyncCall, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// Each call has its one completion, whether it succeeds or is refused, and never inside async_call().
 TEST_P(AsyncCall, InvokesItsHandlerLaterAndOnce) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
@@ -87,6 +88,7 @@ TEST_P(AsyncCall, InvokesItsHandlerLaterAndOnce) {
   });
 }
 
+// use_awaitable, as_tuple, use_future and deferred complete the call. With deferred it begins when it is awaited.
 TEST_F(OneAsyncOperation, OfACallTakesAnyToken) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
@@ -116,6 +118,7 @@ TEST_F(OneAsyncOperation, OfACallTakesAnyToken) {
   });
 }
 
+// The handler runs on the strand of another thread pool to which it is bound.
 TEST_F(OneAsyncOperation, OfACallCompletesOnTheExecutorOfItsHandler) {
   asio::thread_pool others(2);
   const auto strand = asio::make_strand(others);
@@ -133,6 +136,7 @@ TEST_F(OneAsyncOperation, OfACallCompletesOnTheExecutorOfItsHandler) {
   others.join();
 }
 
+// A signal of the handler's slot ends the call with operation_aborted, after emit() has returned.
 TEST_F(OneAsyncOperation, OfACallIsCancelledByItsSlot) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(1));
@@ -177,6 +181,7 @@ TEST_F(OneAsyncOperation, OfACallIsDroppedWithItsContext) {
   EXPECT_EQ(owned.use_count(), 1);
 }
 
+// A call of a LocalWorker that is empty invokes its handler with Errc::not_running, on the handler's executor.
 TEST_F(OneAsyncOperation, OnAnEmptyWorkerFailsLater) {
   asio::io_context context(1);
   LocalWorker none;
@@ -215,6 +220,7 @@ TEST_F(OneAsyncOperation, StartThatNobodyAwaitsIsAborted) {
   EXPECT_FALSE(worker.alive());
 }
 
+// The handlers of start, call and stop follow one another. A start that fails passes the reason to its handler.
 TEST_F(OneAsyncOperation, StartsAndStopsAWorker) {
   asio::io_context context(1);
   LocalWorker worker(context.get_executor(), call_worker());
@@ -253,6 +259,7 @@ TEST_F(OneAsyncOperation, StartsAndStopsAWorker) {
   EXPECT_TRUE(refused && refused->argument) << *refused;
 }
 
+// async_wait() has the exit code of a process that exits; async_reap() ends one that would stay.
 TEST_F(OneAsyncOperation, WaitsForAProcessAndReapsIt) {
   asio::io_context context(1);
   Process quick = Process::spawn(child({"exit", "3"})), slow = Process::spawn(child({"stay"}));
@@ -273,6 +280,7 @@ TEST_F(OneAsyncOperation, WaitsForAProcessAndReapsIt) {
   EXPECT_FALSE(reaped->exit.success());
 }
 
+// The handler of async_acquire() gets the lease, after async_acquire() has returned.
 TEST_F(OneAsyncOperation, AcquiresALease) {
   asio::io_context context(1);
   drover::ResourcePool<int, int> pool(context.get_executor(), [](int key) { return key + 1; });
@@ -286,6 +294,7 @@ TEST_F(OneAsyncOperation, AcquiresALease) {
   EXPECT_EQ(value, 4);
 }
 
+// The handler of async_stop() gets one report for each worker.
 TEST_F(OneAsyncOperation, StopsAPool) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));

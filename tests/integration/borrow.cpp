@@ -51,6 +51,7 @@ std::string unsent(FrameWriter& writer) {
   return bytes;
 }
 
+// The writer reads the lent string itself: what the caller changes is sent.
 TEST(BorrowedBody, IsSentFromWhereItIs) {
   std::string lent(1 << 20, 'a');
   FrameBody body;
@@ -62,6 +63,7 @@ TEST(BorrowedBody, IsSentFromWhereItIs) {
   EXPECT_EQ(unsent(writer).back(), 'z');
 }
 
+// The bytes that are not sent yet are copied, so that the caller may change its string.
 TEST(BorrowedBody, IsCopiedWhenTheCallerTakesItBack) {
   std::string lent(1 << 20, 'a');
   FrameBody body;
@@ -78,6 +80,7 @@ TEST(BorrowedBody, IsCopiedWhenTheCallerTakesItBack) {
   EXPECT_TRUE(writer.empty());
 }
 
+// When all bytes are sent, nothing is copied: a copy would fail here.
 TEST(BorrowedBody, IsDroppedIfNothingRefersToIt) {
   std::string lent(1 << 20, 'a');
   FrameBody body;
@@ -93,6 +96,7 @@ TEST(BorrowedBody, IsDroppedIfNothingRefersToIt) {
   EXPECT_FALSE(body.has_borrowed());
 }
 
+// If there is no memory for the copy, the bytes stay borrowed, and a later attempt succeeds.
 TEST(BorrowedBody, StaysBorrowedWithoutMemoryForACopy) {
   std::string lent(9 << 20, 'a');  // of a size that no earlier test has left a block of
   FrameBody body;

@@ -49,6 +49,7 @@ asio::awaitable<Failure> failure_of(WorkerPool& pool, CallOptions options, std::
 
 // ---- run_for --------------------------------------------------------------------------------------------------------
 
+// A routine knows what is left of run_for. A coroutine or a plain function that takes longer fails its call.
 TEST_P(OptionsOfCalls, RunForBoundsARoutineOfAnyKind) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(1));
@@ -74,6 +75,7 @@ TEST_P(OptionsOfCalls, RunForBoundsARoutineOfAnyKind) {
 
 // ---- retry ----------------------------------------------------------------------------------------------------------
 
+// The call succeeds in whatever attempt its worker does not exit; the last attempt's failure is that of the call.
 TEST_P(OptionsOfCalls, RetryOutlivesWorkersThatExit) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(2));
@@ -91,6 +93,7 @@ TEST_P(OptionsOfCalls, RetryOutlivesWorkersThatExit) {
   });
 }
 
+// Each attempt has the whole argument, moved in or borrowed.
 TEST_F(OptionsOfOneCall, RetryKeepsWhatWasMovedInAndBorrowed) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(2));
@@ -146,6 +149,7 @@ TEST_P(OptionsOfCalls, RetryLosesNoCallWhileWorkersAreKilled) {
   });
 }
 
+// A call that waits 30 s for its next attempt ends with the stop of its pool.
 TEST_F(OptionsOfOneCall, RetryEndsWithItsPool) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(1));
@@ -185,6 +189,7 @@ TEST_P(OptionsOfCalls, KeyStaysWithItsWorkerWhileThatLives) {
   });
 }
 
+// After three deaths calls with the key are refused and others are not; after poison_for they succeed again.
 TEST_P(OptionsOfCalls, KeyIsPoisonedByTheWorkersThatItKills) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = quick_pool(2);
@@ -208,6 +213,7 @@ TEST_P(OptionsOfCalls, KeyIsPoisonedByTheWorkersThatItKills) {
   });
 }
 
+// A reload fails no call that has a key, and later calls with the key have another worker.
 TEST_F(OptionsOfOneCall, KeysOfWorkersThatAreReplacedMove) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(2));
@@ -231,6 +237,7 @@ TEST_F(OptionsOfOneCall, KeysOfWorkersThatAreReplacedMove) {
 
 // ---- priority and when_full -----------------------------------------------------------------------------------------
 
+// Calls that wait for one worker run in the order of their priorities, and in turn where these are equal.
 TEST_F(OptionsOfOneCall, UrgentCallOvertakesThoseThatWait) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -254,6 +261,7 @@ TEST_F(OptionsOfOneCall, UrgentCallOvertakesThoseThatWait) {
   });
 }
 
+// The queue has room for two. At least 20 calls of 40 succeed, because 20 wait for room.
 TEST_P(OptionsOfCalls, WaitForRoomInAFullQueue) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = quick_pool(1);
@@ -300,6 +308,7 @@ TEST_F(OptionsOfOneCall, OutOfRangeAreErrorsThatNameThem) {
 
 // ---- broadcast ------------------------------------------------------------------------------------------------------
 
+// Each slot has its result or its error, in the order of the slots, though the workers have other calls.
 TEST_P(OptionsOfCalls, BroadcastReachesEachWorkerOnce) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(4));
@@ -332,6 +341,7 @@ TEST_P(OptionsOfCalls, BroadcastReachesEachWorkerOnce) {
   });
 }
 
+// Each slot whose worker exits has that error; without any worker, or after a stop, broadcast() itself fails.
 TEST_F(OptionsOfOneCall, BroadcastNamesTheSlotsWhoseWorkersDied) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = quick_pool(3);

@@ -48,6 +48,7 @@ class DescriptorsOfACall : public Calls {
 
 // ---- the end of the caller ------------------------------------------------------------------------------------------
 
+// Cancelled calls close their argument and their result, also one that the worker sends all the same.
 TEST_F(DescriptorsOfACall, ThatIsCancelledAreClosed) {
   with_worker(
       [](LocalWorker& worker) -> asio::awaitable<void> {
@@ -70,6 +71,7 @@ TEST_F(DescriptorsOfACall, ThatIsCancelledAreClosed) {
       8);
 }
 
+// The argument is closed of a call that is cancelled in the queue, never awaited, or late in the queue.
 TEST_F(DescriptorsOfACall, ThatNeverBeganAreClosed) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
@@ -94,6 +96,7 @@ TEST_F(DescriptorsOfACall, ThatNeverBeganAreClosed) {
   });
 }
 
+// A call before start(), and one with a tag that the worker lacks, close their argument.
 TEST_F(DescriptorsOfACall, ThatIsRefusedAreClosed) {
   on_one_thread([]() -> asio::awaitable<void> {
     LocalWorker worker(co_await asio::this_coro::executor, descriptor_worker());
@@ -128,6 +131,7 @@ TEST_F(DescriptorsOfACall, WhoseCallerIsDestroyedAreClosed) {
   EXPECT_TRUE(ends_within(reading, 10'000));
 }
 
+// Descriptors are closed of results that are not awaited, or are taken by a task that drops them.
 TEST_F(DescriptorsOfACall, OfAResultThatNobodyTakesAreClosed) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
@@ -144,6 +148,7 @@ TEST_F(DescriptorsOfACall, OfAResultThatNobodyTakesAreClosed) {
 
 // ---- the end of the worker ------------------------------------------------------------------------------------------
 
+// The argument is closed of the call in which the worker exits, and of a later one.
 TEST_F(DescriptorsOfACall, WhoseWorkerDiesAreClosed) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     auto [reading, writing] = pipe_ends();
@@ -157,6 +162,7 @@ TEST_F(DescriptorsOfACall, WhoseWorkerDiesAreClosed) {
   });
 }
 
+// The third attempt of a call reads from the descriptor that was moved into the call.
 TEST_F(DescriptorsOfACall, ThatIsMadeAgainAreSentAgain) {
   with_pool_of(1, [](WorkerPool& pool) -> asio::awaitable<void> {
     const CallOptions again{.retry = {.attempts = 3}};
@@ -208,6 +214,7 @@ TEST_F(DescriptorsOfACall, AreNotSentAheadOfIt) {
 
 // ---- pools ----------------------------------------------------------------------------------------------------------
 
+// Three workers write to one pipe, whose end stays open here. Each returns a pipe of its own.
 TEST_F(DescriptorsOfACall, OfABroadcastAreDuplicatedForEachWorker) {
   with_pool_of(3, [](WorkerPool& pool) -> asio::awaitable<void> {
     auto [reading, writing] = pipe_ends();
@@ -222,6 +229,7 @@ TEST_F(DescriptorsOfACall, OfABroadcastAreDuplicatedForEachWorker) {
   });
 }
 
+// map() passes a descriptor with each item, or returns one. A map() that is destroyed closes what is left.
 TEST_F(DescriptorsOfACall, OfAMapArriveWithTheirItems) {
   with_pool_of(2, [](WorkerPool& pool) -> asio::awaitable<void> {
     std::vector<std::string> texts;
@@ -266,6 +274,7 @@ class FewDescriptors {
   rlimit usual_{};
 };
 
+// A call fails if there is no room for its descriptors, here or in the worker; the next one succeeds.
 TEST_F(DescriptorsOfACall, WithoutRoomForThemFailIt) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     {

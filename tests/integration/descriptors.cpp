@@ -47,6 +47,7 @@ class Descriptors : public Calls {
   }
 };
 
+// A routine reads from a descriptor that it was passed, and that is closed on exec there.
 TEST_F(Descriptors, AreArguments) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (const std::string routine : {"read", "read_const"}) {
@@ -58,6 +59,7 @@ TEST_F(Descriptors, AreArguments) {
   });
 }
 
+// A returned descriptor is the same file here, is closed on exec, and is none of the standard ones.
 TEST_F(Descriptors, AreResults) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const UniqueFd file = co_await worker.call<UniqueFd>("open", std::string("/etc/passwd"));
@@ -74,6 +76,7 @@ TEST_F(Descriptors, AreResults) {
   });
 }
 
+// Descriptors in structs, vectors, tuples, variants, maps and optionals keep their places in both directions.
 TEST_F(Descriptors, AreWithinOtherValues) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     Job job{.name = "job", .in = pipe_with("in"), .log = pipe_with("log"), .more = {}};
@@ -112,6 +115,7 @@ TEST_F(Descriptors, AreWithinOtherValues) {
   });
 }
 
+// Coroutine routines read, return and forward their own descriptors while another call waits.
 TEST_F(Descriptors, AreThoseOfCoroutines) {
   with_worker(
       [](LocalWorker& worker) -> asio::awaitable<void> {
@@ -129,6 +133,7 @@ TEST_F(Descriptors, AreThoseOfCoroutines) {
       4);
 }
 
+// A descriptor arrives with an argument of 5 MB and with a result of 300,000 bytes.
 TEST_F(Descriptors, GoWithLargeMessages) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (const std::size_t size : {std::size_t{70'000}, std::size_t{5'000'000}}) {
@@ -177,6 +182,7 @@ TEST_F(Descriptors, AreThoseOfTheirOwnCall) {
 
 // ---- ownership ------------------------------------------------------------------------------------------------------
 
+// After the call nobody can write to the pipe any more, and the caller's UniqueFd is empty.
 TEST_F(Descriptors, ThatAreMovedInAreClosedWhenTheCallHasEnded) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     auto [reading, writing] = pipe_ends();
@@ -190,6 +196,7 @@ TEST_F(Descriptors, ThatAreMovedInAreClosedWhenTheCallHasEnded) {
   });
 }
 
+// A descriptor can be passed to three calls, and stays open until the caller closes it.
 TEST_F(Descriptors, ThatAreNotMovedInStayTheCallers) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     auto [reading, writing] = pipe_ends();
@@ -200,6 +207,7 @@ TEST_F(Descriptors, ThatAreNotMovedInStayTheCallers) {
   });
 }
 
+// An empty or closed descriptor, or more than 64, fails the call as an argument and as a result.
 TEST_F(Descriptors, ThatCannotBeSentFailTheirCall) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const Failure empty = co_await failure_of(worker.call<std::string>("read", UniqueFd()));
@@ -228,6 +236,7 @@ TEST_F(Descriptors, ThatCannotBeSentFailTheirCall) {
 
 // ---- types ----------------------------------------------------------------------------------------------------------
 
+// A descriptor in place of a number, or a number in place of a descriptor, is an error that names both.
 TEST_F(Descriptors, ThatNobodyTakesAreBadArguments) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const Failure result = co_await failure_of(worker.call<int>("open", std::string("/etc/passwd")));
@@ -271,6 +280,7 @@ TEST_F(Descriptors, ForAWorkerThatTakesNoneAreBadArguments) {
   });
 }
 
+// A declared routine takes descriptors, moved or copied, and returns them.
 TEST_F(Descriptors, AreThoseOfTypedRoutines) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const UniqueFd file = co_await worker.call(open_typed, "/etc/passwd");
@@ -287,6 +297,7 @@ TEST_F(Descriptors, AreThoseOfTypedRoutines) {
   });
 }
 
+// async_call() takes and returns descriptors with use_awaitable and with a handler.
 TEST_F(Descriptors, AreThoseOfCompletionTokens) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const UniqueFd pipe =

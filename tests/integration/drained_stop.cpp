@@ -300,6 +300,7 @@ TEST_P(DrainedStop, EndsWithThePool) {
   });
 }
 
+// A negative grace is an error that stops nothing; an empty pool is not running.
 TEST_P(DrainedStop, RefusesANegativeGraceAndAnEmptyPool) {
   run_scenario([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(1));

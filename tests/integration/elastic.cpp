@@ -26,6 +26,7 @@ INSTANTIATE_TEST_SUITE_P(On, Elastic, ::testing::Values(Where::one_thread, Where
 
 // ---- growth ---------------------------------------------------------------------------------------------------------
 
+// A worker is started for each call that waits, up to max_size: nine calls have four workers.
 TEST_P(Elastic, GrowsWhileCallsWaitAndNoFurther) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -74,6 +75,7 @@ TEST_F(OneElastic, StartsNoMoreWorkersThanTheCallsNeed) {
   });
 }
 
+// Calls that are made one after another need no second worker.
 TEST_P(Elastic, IsNotGrownByOneCallAfterAnother) {
   run_scenario([]() -> asio::awaitable<void> {
     EventLog log;
@@ -230,6 +232,7 @@ TEST_F(OneElastic, GrowsForACallAfterOneThatWasCancelled) {
   });
 }
 
+// Sizes, queues and times of no elastic pool are errors that name the option.
 TEST_F(OneElastic, RefusesNonsense) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto refusal = [](PoolOptions options) -> asio::awaitable<Failure> {
@@ -261,6 +264,7 @@ TEST_F(OneElastic, RefusesNonsense) {
   });
 }
 
+// slot_env is called once for each slot, however often the slot has a worker again.
 TEST_F(OneElastic, AsksForTheVariablesOfEachSlotOnce) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = elastic_pool(1, 2, 20ms);
@@ -285,6 +289,7 @@ TEST_F(OneElastic, AsksForTheVariablesOfEachSlotOnce) {
 
 // ---- shrinking ------------------------------------------------------------------------------------------------------
 
+// Two of four workers exit with code 0, and not before idle_after has passed.
 TEST_P(Elastic, GoesBackOnceItsWorkersHaveBeenIdle) {
   run_in_strand([]() -> asio::awaitable<void> {
     constexpr Duration idle_after = 200ms;
@@ -340,6 +345,7 @@ TEST_F(OneElastic, LetsTheIdleWorkersGo) {
   });
 }
 
+// The idle workers exit, while the one that has a call stays.
 TEST_F(OneElastic, TakesNoWorkerThatHasACall) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(elastic_pool(1, 3, 20ms));

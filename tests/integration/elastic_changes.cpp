@@ -29,6 +29,7 @@ class OneElasticChange : public Calls {};
 INSTANTIATE_TEST_SUITE_P(On, ElasticChange, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// resize() sets the least number of workers, and the greatest as well if that would be less.
 TEST_P(ElasticChange, ResizeChangesTheLeastNumber) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(elastic_pool(1, 3, 30ms));
@@ -159,6 +160,7 @@ TEST_F(OneElasticChange, ResizeEndsThePredecessors) {
   });
 }
 
+// Each reload replaces all workers that there are, and no call fails.
 TEST_P(ElasticChange, IsReloadedWhileItGrowsAndShrinks) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -270,6 +272,7 @@ TEST_F(OneElasticChange, WakesSlotsAheadOfAReload) {
   });
 }
 
+// Workers are recycled after five calls or so, and no call fails.
 TEST_P(ElasticChange, RecyclesWhileItGrowsAndShrinks) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = elastic_pool(1, 5, 10ms);

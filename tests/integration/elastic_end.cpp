@@ -51,6 +51,7 @@ TEST_F(OneElasticEnd, ReplacesADeadWorker) {
   });
 }
 
+// A stop also ends the workers that are not ready. Each call has its result or Errc::stopping.
 TEST_P(ElasticEnd, StopsWhileItGrows) {
   run_in_strand([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -96,6 +97,7 @@ TEST_P(ElasticEnd, DrainsItsQueueWhileItGrows) {
   });
 }
 
+// The context runs out of work after the stop, although idle_after is an hour.
 TEST_F(OneElasticEnd, StoppedPoolKeepsNoContextBusy) {
   std::shared_ptr<WorkerPool> pool;  // it outlives the context
   on_one_thread(

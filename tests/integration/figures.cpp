@@ -299,6 +299,7 @@ TEST_P(PoolFigures, AreReadWhileWorkersDie) {
   });
 }
 
+// A pool that has never been started has no figures.
 TEST(EmptyPoolFigures, AreEmpty) {
   const WorkerPool pool;
   EXPECT_TRUE(pool.stats().per_worker.empty());

@@ -21,6 +21,7 @@ INSTANTIATE_TEST_SUITE_P(On, ForkServer, ::testing::Values(Where::one_thread, Wh
 
 // ---- replacements ---------------------------------------------------------------------------------------------------
 
+// Five replacements, a spare worker and the workers of two new slots are copies of one server.
 TEST_P(ForkServer, MakesReplacementsToo) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -46,6 +47,7 @@ TEST_P(ForkServer, MakesReplacementsToo) {
   });
 }
 
+// Each SIGKILL of the server is one event. Its workers go on; the next ones are copies of a new server.
 TEST_P(ForkServer, IsStartedAgainWhenItHasDied) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -75,6 +77,7 @@ TEST_P(ForkServer, IsStartedAgainWhenItHasDied) {
   });
 }
 
+// After more deaths than RestartPolicy::max_restarts no server is started, and workers are executed.
 TEST_F(OneForkServer, RestsWhenItDiesTooOften) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -105,6 +108,7 @@ TEST_F(OneForkServer, RestsWhenItDiesTooOften) {
   });
 }
 
+// A suspended server is killed after 500 ms. One worker is executed; a new server is started for the next one.
 TEST_F(OneForkServer, ThatDoesNotAnswerIsKilled) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -150,6 +154,7 @@ TEST_F(OneForkServer, IsNotNeededForASpareWorker) {
   });
 }
 
+// When a reload is cancelled, one of the two servers ends: nobody needs that of the new command.
 TEST_F(OneForkServer, OfACancelledReloadEnds) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -219,6 +224,7 @@ TEST_F(OneForkServer, HoldsUpNoSlotThatHasAnother) {
 
 // ---- planned changes ------------------------------------------------------------------------------------------------
 
+// The new workers are copies of a new server, and the old server has exited.
 TEST_P(ForkServer, IsAnotherOneAfterAReload) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -240,6 +246,7 @@ TEST_P(ForkServer, IsAnotherOneAfterAReload) {
   });
 }
 
+// If the new command exits before it is ready, the old server makes the next worker.
 TEST_P(ForkServer, StaysWhenAReloadFails) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -266,6 +273,7 @@ TEST_P(ForkServer, StaysWhenAReloadFails) {
 
 // ---- what is prepared once ------------------------------------------------------------------------------------------
 
+// prepare runs once for all copies, and once in each worker that is executed.
 TEST_P(ForkServer, PreparesOnceForAllWorkers) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(2, {"prepare"});
@@ -301,6 +309,7 @@ TEST_F(OneForkServer, PreparesOutsideOfAnyWorker) {
   });
 }
 
+// The start of the pool fails with the type and the text of what prepare throws, forked or executed.
 TEST_F(OneForkServer, TellsWhatItsPreparationHasThrown) {
   for (const Launch launch : {Launch::fork, Launch::exec}) {
     on_one_thread([launch]() -> asio::awaitable<void> {
@@ -344,6 +353,7 @@ TEST_F(OneForkServer, MakesWorkersOfAnElasticPool) {
 
 // ---- all at once ----------------------------------------------------------------------------------------------------
 
+// Each call ends with its result or with the exit of its worker, and no more fail than workers are killed.
 TEST_P(ForkServer, LosesNoCallWhileServersAndWorkersAreKilled) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;

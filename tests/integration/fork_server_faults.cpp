@@ -36,6 +36,7 @@ asio::awaitable<void> executes(PoolOptions options, std::string cause) {
   co_await pool.stop();
 }
 
+// The workers of a program with several threads are executed, and one event has the reason.
 TEST_P(ForkServer, IsRefusedByAProgramWithThreads) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(2, {"thread"});
@@ -44,6 +45,7 @@ TEST_P(ForkServer, IsRefusedByAProgramWithThreads) {
   });
 }
 
+// A shell between parent and program would be the parent of the copies: the workers are executed.
 TEST_F(OneForkServer, IsRefusedBehindACommandThatForks) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(2);
@@ -55,6 +57,7 @@ TEST_F(OneForkServer, IsRefusedBehindACommandThatForks) {
   });
 }
 
+// A shell that becomes the program by exec is no hindrance: both workers are copies of one process.
 TEST_F(OneForkServer, IsPossibleBehindACommandThatExecutes) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(2);
@@ -67,6 +70,7 @@ TEST_F(OneForkServer, IsPossibleBehindACommandThatExecutes) {
   });
 }
 
+// Without clone3(2), or without knowing where a thread's id is kept, the workers are executed.
 TEST_F(OneForkServer, IsRefusedWhereTheKernelLacksWhatItNeeds) {
   for (const auto& lack : std::map<std::string, std::string>{{"clone3", "clone3(2) is not available"},
                                                              {"thread-id", "where the id of a thread is kept"}}) {
@@ -80,6 +84,7 @@ TEST_F(OneForkServer, IsRefusedWhereTheKernelLacksWhatItNeeds) {
   }
 }
 
+// The error of start() has the exit code of the program, or says that there is no such program.
 TEST_F(OneForkServer, OfAProgramThatDoesNotStartFailsTheStartOfThePool) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -94,6 +99,7 @@ TEST_F(OneForkServer, OfAProgramThatDoesNotStartFailsTheStartOfThePool) {
   });
 }
 
+// start() fails after start_timeout if the program runs and never calls in_worker().
 TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(1, {"parent"});
@@ -105,6 +111,7 @@ TEST_F(OneForkServer, OfAProgramThatIsNoWorkerFailsTheStartOfThePool) {
 
 // ---- hostile ones ---------------------------------------------------------------------------------------------------
 
+// Whatever a fork server does wrong, calls succeed, dead workers are replaced, and the event names the fault.
 TEST_F(OneForkServer, ThatIsHostileHurtsNobodyElse) {
   const std::string late = "it did not answer within 500 ms", wrong = "it did not answer as it should";
   for (const auto& way : std::map<std::string, std::string>{{"exits", "ended while it made"},
@@ -160,6 +167,7 @@ TEST_F(OneForkServer, WhoseSocketIsClosedIsGivenUp) {
 
 // ---- ends -----------------------------------------------------------------------------------------------------------
 
+// The destructor of the pool ends its fork server.
 TEST_P(ForkServer, EndsWithItsPool) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -178,6 +186,7 @@ TEST_P(ForkServer, EndsWithItsPool) {
   });
 }
 
+// A stop does not wait out its grace for a fork server that is suspended by SIGSTOP.
 TEST_F(OneForkServer, HoldsUpNoStopWhenItIsSuspended) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -193,6 +202,7 @@ TEST_F(OneForkServer, HoldsUpNoStopWhenItIsSuspended) {
   });
 }
 
+// The fork server exits when its io_context is destroyed, although the pool still exists.
 TEST_F(OneForkServer, EndsWithItsContext) {
   EventLog log;
   std::optional<WorkerPool> pool;
@@ -209,6 +219,7 @@ TEST_F(OneForkServer, EndsWithItsContext) {
   pool.reset();
 }
 
+// A start that is cancelled at one of 40 moments leaves no process: the fixture looks for them.
 TEST_F(OneForkServer, EndsWithAStartThatIsCancelled) {
   for (int step = 0; step < 40; ++step) {
     on_one_thread([step]() -> asio::awaitable<void> {
@@ -223,6 +234,7 @@ TEST_F(OneForkServer, EndsWithAStartThatIsCancelled) {
   }
 }
 
+// After SIGKILL of the parent its fork server and workers exit, although a forked copy of the parent lives.
 TEST_F(OneForkServer, EndsWithItsParent) {
   ReadPipe pipe;
   Command command;
@@ -240,6 +252,7 @@ TEST_F(OneForkServer, EndsWithItsParent) {
   EXPECT_TRUE(soon_gone(found[3]));
 }
 
+// SIGKILL of the parent ends a fork server that is still busy in its prepare function.
 TEST_F(OneForkServer, EndsWithItsParentWhileItPrepares) {
   ReadPipe pipe;
   Command command;

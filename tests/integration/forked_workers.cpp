@@ -16,6 +16,7 @@ class OneForkedWorker : public Calls {};
 INSTANTIATE_TEST_SUITE_P(On, ForkedWorker, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// Three workers are copies of one server and children of the pool's process. All exit with code 0.
 TEST_P(ForkedWorker, SharesTheStartOfItsProgram) {
   run_in_strand([]() -> asio::awaitable<void> {
     EventLog log;
@@ -69,6 +70,7 @@ asio::awaitable<Surroundings> surroundings(PoolOptions options) {
   co_return found;
 }
 
+// A copy has the environment, folder, signals, limits, descriptors and slot of an executed worker.
 TEST_P(ForkedWorker, LooksLikeAnExecutedOne) {
   run_scenario([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -96,6 +98,7 @@ TEST_P(ForkedWorker, LooksLikeAnExecutedOne) {
   });
 }
 
+// In a copy mutexes know their thread, variables can be set, and a shell and drover::run() work.
 TEST_F(OneForkedWorker, HasThreadsAndLocksThatWork) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(2);
@@ -119,6 +122,7 @@ TEST_F(OneForkedWorker, HasThreadsAndLocksThatWork) {
   });
 }
 
+// A counter of the program begins at one in each replacement.
 TEST_F(OneForkedWorker, SharesNothingThatItChanges) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = forking_pool(1);
@@ -135,6 +139,7 @@ TEST_F(OneForkedWorker, SharesNothingThatItChanges) {
   });
 }
 
+// A replacement has the environment that the parent has when it starts; 800,000 bytes are not too many.
 TEST_F(OneForkedWorker, HasTheEnvironmentOfItsStart) {
   on_one_thread([]() -> asio::awaitable<void> {
     // More than a socket takes at once.
@@ -158,6 +163,7 @@ TEST_F(OneForkedWorker, HasTheEnvironmentOfItsStart) {
   });
 }
 
+// Lines from before in_worker() arrive once, and those of each worker arrive, too.
 TEST_F(OneForkedWorker, HasItsOwnLines) {
   on_one_thread([]() -> asio::awaitable<void> {
     std::multiset<std::string> lines;

@@ -38,6 +38,7 @@ TEST_F(StartHook, RunsBeforeTheWorkerIsReady) {
   }});
 }
 
+// A coroutine that an on_start() has spawned goes on between the calls.
 TEST_F(StartHook, LeavesItsCoroutinesRunning) {
   on_one_thread([]() -> asio::awaitable<void> {
     const WorkerOptions options = life_worker({"start-ticker"});
@@ -115,6 +116,7 @@ TEST_F(StartHook, ThatThrowsIsTheLast) {
   }});
 }
 
+// An exception of on_start() is the error of WorkerPool::start(), with its text.
 TEST_F(StartHook, FailsTheStartOfAPool) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(3);
@@ -304,6 +306,7 @@ TEST_F(HostileWorker, StartFailedIsBelievedOnce) {
   });
 }
 
+// A START_FAILED of a wrong size, content or version fails the start in time, with an error that says which.
 TEST_F(HostileWorker, MalformedStartFailedIsAProtocolError) {
   const auto failing = [](const char* mode, Errc expected, const char* text) -> asio::awaitable<void> {
     const auto start = Clock::now();
@@ -323,6 +326,7 @@ TEST_F(HostileWorker, MalformedStartFailedIsAProtocolError) {
   });
 }
 
+// START_FAILED of a worker that is ready fails its call with Errc::protocol_error.
 TEST_F(HostileWorker, StartFailedAfterHelloIsAProtocolError) {
   on_one_thread([]() -> asio::awaitable<void> {
     const WorkerOptions options = hostile_worker("start_failed_when_ready");

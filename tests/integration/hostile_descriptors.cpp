@@ -103,6 +103,7 @@ TEST_F(HostileDescriptors, OfAWrongResultAreBadArguments) {
   for (const std::string how : {"malformed", "half", "without a value"}) expect_failure(how, Errc::bad_arguments);
 }
 
+// An exception arrives although descriptors come with it. The fixture looks for open ones.
 TEST_F(HostileDescriptors, OfAnErrorAreClosed) {
   without_blocking([]() -> asio::awaitable<void> {
     LocalWorker worker(co_await asio::this_coro::executor, hostile_worker("with an error"));

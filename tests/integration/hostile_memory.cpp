@@ -37,6 +37,7 @@ class HostileMemory : public CallsWithMemory {
   }
 };
 
+// Memory that is unsealed, of another size, too large or none at all fails its call with the reason, not the worker.
 TEST_F(HostileMemory, FailsItsCallOnly) {
   const std::string size = "shared memory of 4 bytes was sent as ", other = "found a descriptor of something else",
                     change = "shared memory was sent that its sender can still change";
@@ -66,6 +67,7 @@ TEST_F(HostileMemory, FailsItsCallOnly) {
     });
 }
 
+// The same worker's memory is accepted when it is as it should be: the other tests refuse nothing else.
 TEST_F(HostileMemory, ThatIsSealedIsAccepted) {
   with_hostile("honest", [](LocalWorker& worker) -> asio::awaitable<void> {
     const Text text = co_await worker.call<Text>("x");
@@ -80,6 +82,7 @@ TEST_F(HostileMemory, OutlivesItsWorker) {
   EXPECT_EQ(kept.view(), "text");
 }
 
+// The worker exits in the middle of a result. The fixture looks for what is left of its memory.
 TEST_F(HostileMemory, OfACutOffResultIsFreed) {
   with_hostile("cut off", [](LocalWorker& worker) -> asio::awaitable<void> {
     const Failure failure = co_await failure_of(worker.call<Text>("x"));

@@ -13,6 +13,7 @@ using namespace support;
 class Recycle : public Calls {};
 class SlotEnvironment : public Calls {};
 
+// The tenth answer of a worker has it replaced, not the ninth. Its successor counts from zero.
 TEST_F(Recycle, AfterSoManyCalls) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -35,6 +36,7 @@ TEST_F(Recycle, AfterSoManyCalls) {
   });
 }
 
+// All calls succeed while workers are recycled, one at a time.
 TEST_F(Recycle, LosesNoCallUnderLoad) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -54,6 +56,7 @@ TEST_F(Recycle, LosesNoCallUnderLoad) {
   });
 }
 
+// Workers are replaced at an age of 100 ms, and so are their successors.
 TEST_F(Recycle, AtAnAge) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
@@ -92,6 +95,7 @@ TEST_F(Recycle, ByResidentSet) {
   });
 }
 
+// A limit below the memory of a new worker would recycle it for ever: the start fails.
 TEST_F(Recycle, RefusesAResidentSetThatNoWorkerKeeps) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
@@ -102,6 +106,7 @@ TEST_F(Recycle, RefusesAResidentSetThatNoWorkerKeeps) {
   });
 }
 
+// An age of zero, a jitter that is no share and a negative drain are errors that name the option.
 TEST_F(Recycle, RefusesNonsense) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
@@ -184,6 +189,7 @@ TEST_F(SlotEnvironment, IsKeptByReplacements) {
   });
 }
 
+// An empty name, a name with '=' and a value with NUL are refused at the start.
 TEST_F(SlotEnvironment, RefusesWhatNoEnvironmentHolds) {
   on_one_thread([]() -> asio::awaitable<void> {
     for (const auto& [name, value] : {std::pair<std::string, std::string>{"", "x"}, {"a=b", "x"}, {"a", {"x\0y", 3}}}) {
@@ -195,6 +201,7 @@ TEST_F(SlotEnvironment, RefusesWhatNoEnvironmentHolds) {
   });
 }
 
+// An exception of PoolOptions::slot_env is that of start().
 TEST_F(SlotEnvironment, ThrowsWhatItsFunctionThrows) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);

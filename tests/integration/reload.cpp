@@ -22,6 +22,7 @@ class OneReload : public Calls {};
 INSTANTIATE_TEST_SUITE_P(On, Reload, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// Three workers exit well and are replaced, one at a time. None of them counts as a crash.
 TEST_P(Reload, ReplacesAllWorkers) {
   run_scenario([]() -> asio::awaitable<void> {
     const EventLog log;
@@ -77,14 +78,17 @@ asio::awaitable<void> reload_under_load(std::size_t max_in_flight) {
   co_await pool.stop();
 }
 
+// All calls succeed while the pool is reloaded again and again, and three workers are ready all the time.
 TEST_P(Reload, LosesNoCallUnderLoad) {
   run_in_strand([] { return reload_under_load(1); });
 }
 
+// The same with up to eight calls in flight in each worker.
 TEST_P(Reload, LosesNoCallOfManyInFlight) {
   run_in_strand([] { return reload_under_load(8); });
 }
 
+// The new command is also that of replacements of killed workers, and of a later reload().
 TEST_F(OneReload, WithACommandRunsThatOneFromThenOn) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
@@ -110,6 +114,7 @@ TEST_F(OneReload, WithACommandRunsThatOneFromThenOn) {
   });
 }
 
+// If the successor exits before it is ready, the old workers go on, and a later reload() succeeds.
 TEST_F(OneReload, StopsAtTheFirstSuccessorThatDoesNotGetReady) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -165,6 +170,7 @@ TEST_F(OneReload, ThatFailsInTheMiddleLeavesTheOthersAsTheyWere) {
   });
 }
 
+// A command that is empty, missing or no worker fails the reload, and the old workers go on.
 TEST_F(OneReload, ToAProgramThatIsNoWorkerFails) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
@@ -191,6 +197,7 @@ TEST_F(OneReload, ToAProgramThatIsNoWorkerFails) {
   });
 }
 
+// Cancelling a reload stops its successor. The old workers and their command stay.
 TEST_F(OneReload, CancelledOneLeavesTheWorkersThatAreThere) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;
@@ -238,6 +245,7 @@ TEST_F(OneReload, LaterOnesWaitAndMayBeCancelled) {
   });
 }
 
+// A stop ends a reload that waits for a successor with Errc::stopping, and the successor with it.
 TEST_F(OneReload, EndsWithTheStop) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;
@@ -254,6 +262,7 @@ TEST_F(OneReload, EndsWithTheStop) {
   });
 }
 
+// The destructor of the pool ends a reload with operation_aborted.
 TEST_F(OneReload, EndsWithThePool) {
   on_one_thread([]() -> asio::awaitable<void> {
     const EventLog log;

@@ -23,6 +23,7 @@ class OneResize : public Calls {};
 INSTANTIATE_TEST_SUITE_P(On, Resize, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// resize() returns when the new workers are ready, or when those that it removes have exited.
 TEST_P(Resize, AddsAndRemovesWorkers) {
   run_scenario([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
@@ -44,6 +45,7 @@ TEST_P(Resize, AddsAndRemovesWorkers) {
   });
 }
 
+// All calls succeed while the pool has between one and five workers, in turn.
 TEST_P(Resize, LosesNoCallUnderLoad) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(3));
@@ -78,6 +80,7 @@ TEST_F(OneResize, WaitsForCallsThatHaveBegun) {
   });
 }
 
+// If new workers exit before they are ready, resize() fails and the pool has the workers that it had.
 TEST_F(OneResize, AddsAllOrNone) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -97,6 +100,7 @@ TEST_F(OneResize, AddsAllOrNone) {
   });
 }
 
+// A size of zero, an exception of slot_env, a stopped pool and an empty one fail resize().
 TEST_F(OneResize, RefusesNonsense) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
@@ -119,6 +123,7 @@ TEST_F(OneResize, RefusesNonsense) {
   });
 }
 
+// A growth that is cancelled, or ended by another resize(), leaves the old workers; a stop ends it, too.
 TEST_F(OneResize, CancelledGrowthLeavesThePoolAsItWas) {
   on_one_thread([]() -> asio::awaitable<void> {
     const Folder folder;
@@ -285,6 +290,7 @@ TEST_F(OneResize, EndsThePredecessorsOfARemovedSlot) {
   });
 }
 
+// More than 1,048,576 workers are refused by resize() and by start().
 TEST_F(OneResize, RefusesMoreThanAnyMachineHas) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(1));

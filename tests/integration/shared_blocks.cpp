@@ -31,6 +31,7 @@ TEST_F(SharedMemoryOfACall, OfABlockIsUsedAgain) {
   });
 }
 
+// A result does not change when the block from which it came is filled again.
 TEST_F(SharedMemoryOfACall, OfABlockIsCopiedIntoAResult) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     SharedBlocks blocks;

@@ -24,6 +24,7 @@ using namespace support;
 using drover::SharedBlocks;
 using drover::SharedDraft;
 
+// Text and bytes arrive, of 0 to 5,000,000 bytes, and the worker has none of them mapped afterwards.
 TEST_F(SharedMemoryOfACall, IsAnArgument) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{70'000}, std::size_t{5'000'000}}) {
@@ -42,6 +43,7 @@ TEST_F(SharedMemoryOfACall, IsAnArgument) {
   });
 }
 
+// Plain, declared and coroutine routines return shared text.
 TEST_F(SharedMemoryOfACall, IsAResult) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{5'000'000}}) {
@@ -57,6 +59,7 @@ TEST_F(SharedMemoryOfACall, IsAResult) {
   });
 }
 
+// Shared members of structs, vectors and tuples keep their places in both directions.
 TEST_F(SharedMemoryOfACall, IsWithinOtherValues) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     Page page{.name = "page", .text = Text::copy_of("abc"), .parts = {}};
@@ -83,6 +86,7 @@ TEST_F(SharedMemoryOfACall, GoesFromWorkerToWorker) {
   });
 }
 
+// Shared memory that the other side does not take is Errc::bad_arguments.
 TEST_F(SharedMemoryOfACall, ThatNobodyTakesIsBadArguments) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const Failure result = co_await failure_of(worker.call<int>("make", std::size_t{3}, 'x'));
@@ -95,6 +99,7 @@ TEST_F(SharedMemoryOfACall, ThatNobodyTakesIsBadArguments) {
   });
 }
 
+// 10,000 shared bytes are above a max_message_size of 10,000, as an argument and as a result; 9,900 are not.
 TEST_F(SharedMemoryOfACall, CountsTowardsTheSizeOfAMessage) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerOptions options = shared_worker();
@@ -140,6 +145,7 @@ TEST_F(SharedMemoryOfACall, IsFreedWithoutTheLockOfItsWorker) {
   });
 }
 
+// Calls that are cancelled, and one that is never awaited, leave no mapping in the parent.
 TEST_F(SharedMemoryOfACall, ThatIsCancelledIsFreed) {
   with_worker(
       [](LocalWorker& worker) -> asio::awaitable<void> {
@@ -164,6 +170,7 @@ TEST_F(SharedMemoryOfACall, ThatIsCancelledIsFreed) {
       4);
 }
 
+// The block of a call whose worker has exited is used again. The fixture looks for what is left of other memory.
 TEST_F(SharedMemoryOfACall, WhoseWorkerDiesIsFreed) {
   with_pool_of(1, [](WorkerPool& pool) -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
@@ -186,6 +193,7 @@ TEST_F(SharedMemoryOfACall, WhoseWorkerDiesIsFreed) {
   });
 }
 
+// The third attempt of a call has its text, in sealed memory and in a block.
 TEST_F(SharedMemoryOfACall, ThatIsMadeAgainIsSentAgain) {
   with_pool_of(1, [](WorkerPool& pool) -> asio::awaitable<void> {
     const CallOptions again{.retry = {.attempts = 3}};
@@ -199,6 +207,7 @@ TEST_F(SharedMemoryOfACall, ThatIsMadeAgainIsSentAgain) {
 
 // ---- pools ----------------------------------------------------------------------------------------------------------
 
+// Each of three workers reads the text of a broadcast, and returns shared memory of its own.
 TEST_F(SharedMemoryOfACall, OfABroadcastIsTheSameForEachWorker) {
   with_pool_of(3, [](WorkerPool& pool) -> asio::awaitable<void> {
     SharedBlocks blocks;
@@ -212,6 +221,7 @@ TEST_F(SharedMemoryOfACall, OfABroadcastIsTheSameForEachWorker) {
   });
 }
 
+// An ordered map() returns each of 60 texts, every other one in a block.
 TEST_F(SharedMemoryOfACall, OfAMapArrivesWithItsItems) {
   with_pool_of(2, [](WorkerPool& pool) -> asio::awaitable<void> {
     SharedBlocks blocks;

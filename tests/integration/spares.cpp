@@ -30,6 +30,7 @@ asio::awaitable<void> until_spares(WorkerPool& pool, std::size_t count) {
   EXPECT_TRUE(ready);
 }
 
+// With a backoff of 60 s only the spare worker can take the slot. Another spare worker is started then.
 TEST_P(Spares, TakeTheSlotOfADeadWorkerAtOnce) {
   run_scenario([]() -> asio::awaitable<void> {
     EventLog log;
@@ -65,6 +66,7 @@ TEST_P(Spares, TakeTheSlotOfADeadWorkerAtOnce) {
   });
 }
 
+// No more calls fail than workers are killed, and all others succeed.
 TEST_P(Spares, KeepAPoolAliveUnderLoad) {
   run_in_strand([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(3);
@@ -112,6 +114,7 @@ TEST_F(OneSpare, KnowsItsSlotOnceItHasOne) {
   });
 }
 
+// A spare worker that is killed counts as a crash, is replaced, and is no restart of a slot.
 TEST_F(OneSpare, ThatDiesIsReplaced) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);
@@ -195,6 +198,7 @@ TEST_F(OneSpare, FillsANewSlot) {
   });
 }
 
+// The destructor of the pool ends its spare workers.
 TEST_F(OneSpare, EndsWithThePool) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);

@@ -84,6 +84,7 @@ asio::awaitable<void> call_during_a_spawn(WorkerPool& pool) {
   gate.open();
 }
 
+// The other worker answers while the replacement of a killed one is stuck in posix_spawn().
 TEST_F(ReplacementSpawn, HoldsUpNoCallWhenAWorkerHasDied) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(2);
@@ -98,6 +99,7 @@ TEST_F(ReplacementSpawn, HoldsUpNoCallWhenAWorkerHasDied) {
   });
 }
 
+// Calls are answered while the first successor of a reload is stuck in posix_spawn().
 TEST_F(ReplacementSpawn, HoldsUpNoCallDuringAReload) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(2));
@@ -117,6 +119,7 @@ TEST_F(ReplacementSpawn, HoldsUpNoCallDuringAReload) {
   });
 }
 
+// The spare worker that has taken the slot answers while the next spare is stuck in posix_spawn().
 TEST_F(ReplacementSpawn, HoldsUpNoCallForASpare) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = call_pool(1);

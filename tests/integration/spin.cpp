@@ -36,6 +36,7 @@ TEST(SpinDecision, EndsWithTheMessage) {
   EXPECT_FALSE(spin.goes_on(zero + 1ms, false));
 }
 
+// A further call moves the end of the polling, and does not post the handler again.
 TEST(SpinDecision, IsExtendedByAFurtherCall) {
   Spin spin(10ms);
   EXPECT_TRUE(spin.expect(zero));

@@ -184,6 +184,7 @@ TEST_F(Stall, IsNotReportedIfTheLoopTurns) {
   });
 }
 
+// kill_stalled without stall, or a stall below 1 ms, fails the start; 1 ms and the longest time do not.
 TEST_F(Stall, BadOptionsAreRefusedByName) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
@@ -218,6 +219,7 @@ void expect_killed(const Failure& failure, const std::string& who, const std::st
   EXPECT_TRUE(failure.exit && failure.exit->value == SIGKILL) << failure;
 }
 
+// All calls of the worker, a later one and status() fail with the routine's name. The kill is an expected exit.
 TEST_F(KillStalled, FailsTheCallsOfTheWorkerWithTheReason) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
@@ -331,6 +333,7 @@ asio::awaitable<Failure> after(Frames frames, drover::Timeout bound, std::shared
   co_return failure;
 }
 
+// A report that may be true is an event, without a routine if its call has ended. The call has its result.
 TEST_F(HostileStall, OneThatIsPossibleIsBelieved) {
   const auto believed = [](Frames frames, std::string routine) -> asio::awaitable<void> {
     const auto log = std::make_shared<EventLog>();
@@ -349,6 +352,7 @@ TEST_F(HostileStall, OneThatIsPossibleIsBelieved) {
   });
 }
 
+// A report that nobody has asked for, or that cannot be true, ends the worker with Errc::protocol_error.
 TEST_F(HostileStall, OneThatIsImpossibleIsAProtocolError) {
   const auto refused = [](Frames frames, drover::Timeout bound = 1ms,
                           std::size_t believed = 0) -> asio::awaitable<void> {

@@ -30,6 +30,7 @@ class OneStream : public Calls {};
 INSTANTIATE_TEST_SUITE_P(On, Streams, ::testing::Values(Where::one_thread, Where::four_threads, Where::two_pools),
                          name_of);
 
+// Up to 50,000 items of a coroutine or of a plain function arrive in order; then comes the end, then the result.
 TEST_P(Streams, GiveEachItemOnceAndInOrder) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(2));
@@ -47,6 +48,7 @@ TEST_P(Streams, GiveEachItemOnceAndInOrder) {
   });
 }
 
+// The routine's sum shows that each of up to 50,000 items of the caller has arrived once.
 TEST_P(Streams, SendEachItemOnceAndInOrder) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(2));
@@ -65,6 +67,7 @@ TEST_P(Streams, SendEachItemOnceAndInOrder) {
   });
 }
 
+// Each item, of 0 bytes to 1 MB, returns from a routine before the next one is sent.
 TEST_P(Streams, GoInBothDirectionsAtOnce) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -88,6 +91,7 @@ TEST_P(Streams, GoInBothDirectionsAtOnce) {
   });
 }
 
+// One coroutine sends all items while another one reads what the routine sends back.
 TEST_P(Streams, CanBeWrittenAndReadByTwoCoroutines) {
   run_in_strand([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -108,6 +112,7 @@ TEST_P(Streams, CanBeWrittenAndReadByTwoCoroutines) {
   });
 }
 
+// result() after one of 100,000 items still has the routine's result, and can be taken once.
 TEST_F(OneStream, ResultDropsWhatWasNotRead) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -124,6 +129,7 @@ TEST_F(OneStream, ResultDropsWhatWasNotRead) {
   });
 }
 
+// While nobody reads, the worker answers other calls and its memory does not grow; cancel() ends the routine.
 TEST_F(OneStream, ReaderThatStopsStopsTheRoutine) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1, 4));
@@ -150,6 +156,7 @@ TEST_F(OneStream, ReaderThatStopsStopsTheRoutine) {
   });
 }
 
+// send() returns false soon after the routine has returned, though the caller would send for ever.
 TEST_F(OneStream, RoutineThatStopsStopsTheWriter) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -167,6 +174,7 @@ TEST_F(OneStream, RoutineThatStopsStopsTheWriter) {
   });
 }
 
+// A reader of latest() misses values, but the last one always arrives. Items among them are never missed.
 TEST_F(OneStream, LatestKeepsTheLastValueOnly) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -198,6 +206,7 @@ TEST_F(OneStream, LatestKeepsTheLastValueOnly) {
   });
 }
 
+// The last value arrives while the plain routine blocks, until the test has seen the value.
 TEST_F(OneStream, LatestArrivesWhileAPlainRoutineGoesOn) {
   const std::string fifo = ::testing::TempDir() + "drover_progress." + std::to_string(::getpid());
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
@@ -216,6 +225,7 @@ TEST_F(OneStream, LatestArrivesWhileAPlainRoutineGoesOn) {
   ::unlink(fifo.c_str());
 }
 
+// The error of a wrong direction, item or result names what the routine has and what its caller asks for.
 TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -247,6 +257,7 @@ TEST_F(OneStream, MismatchIsAnErrorThatSaysSo) {
   });
 }
 
+// Misuse throws std::logic_error: a send after finish(), a second reader, the Sink of a call that has ended.
 TEST_F(OneStream, MisuseIsALogicError) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1, 2));
@@ -290,6 +301,7 @@ TEST_F(OneStream, MisuseIsALogicError) {
   });
 }
 
+// An item above max_message_size fails the caller's send(), not the stream; in the routine it fails the call.
 TEST_F(OneStream, ItemsOverTheLimitAreRefused) {
   on_one_thread([]() -> asio::awaitable<void> {
     PoolOptions options = stream_pool(1);
@@ -314,6 +326,7 @@ TEST_F(OneStream, ItemsOverTheLimitAreRefused) {
   });
 }
 
+// A thousand streams share one worker at once, and each has all of its items.
 TEST_F(OneStream, ThousandOverOneWorker) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1, 1000));
@@ -332,6 +345,7 @@ TEST_F(OneStream, ThousandOverOneWorker) {
   });
 }
 
+// Calls that arrive while a plain routine reads and writes its stream all have their results in the end.
 TEST_F(OneStream, OtherCallsOfItsWorkerAreKeptMeanwhile) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1, 8));

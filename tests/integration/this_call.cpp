@@ -77,6 +77,7 @@ std::vector<Event> about_calls(const EventLog& log) {
   return found;
 }
 
+// kill_sent and exited name the routine and the context of the oldest call; without a call they name none.
 TEST_F(ThisCall, IsNamedByTheEventsOfItsWorker) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto executor = co_await asio::this_coro::executor;
@@ -180,6 +181,7 @@ TEST_F(ThisCall, EndsWithTheRoutine) {
   });
 }
 
+// A context of 4,096 bytes arrives; one of 4,097 is an error that names the option.
 TEST_F(ThisCall, BoundsTheContext) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto worker = co_await started_worker();

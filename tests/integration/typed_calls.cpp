@@ -47,6 +47,7 @@ class TypedCall : public Calls {
   }
 };
 
+// call() of a declared routine has the type of result that the routine declares.
 TEST_F(TypedCall, HasTheResultOfItsRoutine) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const std::string text = "one two  three ";
@@ -69,6 +70,7 @@ TEST_F(TypedCall, HasTheResultOfItsRoutine) {
   });
 }
 
+// CallOptions come before a declared routine as before a name, and have their effect.
 TEST_F(TypedCall, HasOptions) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(call_pool(1));
@@ -83,6 +85,7 @@ TEST_F(TypedCall, HasOptions) {
   });
 }
 
+// Arguments are converted to the declared parameters: views, literals, durations, spans and numbers.
 TEST_F(TypedCall, ConvertsItsArguments) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     using namespace std::literals;
@@ -103,6 +106,7 @@ TEST_F(TypedCall, ConvertsItsArguments) {
   });
 }
 
+// A number that does not fit its declared parameter is an error that names the number.
 TEST_F(TypedCall, CutsNoNumber) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     const std::string large = co_await mismatch(worker.call(numbers, 256, 0, 0.0));
@@ -113,6 +117,7 @@ TEST_F(TypedCall, CutsNoNumber) {
   });
 }
 
+// borrow() lends text and bytes to a declared routine; lent bytes are no text.
 TEST_F(TypedCall, LendsText) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (const std::size_t size : {10u, 1000000u}) {
@@ -131,6 +136,7 @@ TEST_F(TypedCall, LendsText) {
   });
 }
 
+// The error of a call that does not fit has the worker's type, and the caller's if it has declared one.
 TEST_F(TypedCall, OfAnotherTypeNamesBothTypes) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     for (int round = 0; round < 2; ++round) {  // a call that is reused has forgotten the declaration
@@ -154,6 +160,7 @@ TEST_F(TypedCall, OfAnotherTypeNamesBothTypes) {
 
 // ---- with items -----------------------------------------------------------------------------------------------------
 
+// stream() of a declared routine has the types of items and result that the routine declares.
 TEST_F(TypedCall, StreamHasTheItemsOfItsRoutine) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -184,6 +191,7 @@ TEST_F(TypedCall, StreamHasTheItemsOfItsRoutine) {
   });
 }
 
+// LocalWorker::stream() takes a declared routine, with CallOptions and without.
 TEST_F(TypedCall, StreamOfAWorker) {
   on_one_thread([]() -> asio::awaitable<void> {
     LocalWorker worker(co_await asio::this_coro::executor, stream_pool(1).worker);
@@ -198,6 +206,7 @@ TEST_F(TypedCall, StreamOfAWorker) {
   });
 }
 
+// The error of a stream that does not fit has the caller's type: arguments, direction, items and result.
 TEST_F(TypedCall, StreamOfAnotherTypeNamesBothTypes) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
@@ -228,6 +237,7 @@ TEST_F(TypedCall, StreamOfAnotherTypeNamesBothTypes) {
   });
 }
 
+// An unknown routine, an empty worker and an exception fail a typed call like any other one.
 TEST_F(TypedCall, FailsAsOthersDo) {
   with_worker([](LocalWorker& worker) -> asio::awaitable<void> {
     constexpr drover::Routine<int()> unknown{"unknown"};

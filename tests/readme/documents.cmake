@@ -1,6 +1,7 @@
 # cmake -DSOURCE_DIR=... -P: the files, names and links in the documents are there.
 file(GLOB_RECURSE documents ${SOURCE_DIR}/docs/*.md)
-list(APPEND documents ${SOURCE_DIR}/README.md ${SOURCE_DIR}/CONTRIBUTING.md ${SOURCE_DIR}/SECURITY.md ${SOURCE_DIR}/bench/README.md)
+list(APPEND documents ${SOURCE_DIR}/README.md ${SOURCE_DIR}/CHANGELOG.md ${SOURCE_DIR}/CONTRIBUTING.md
+     ${SOURCE_DIR}/SECURITY.md ${SOURCE_DIR}/bench/README.md)
 
 file(GLOB_RECURSE sources ${SOURCE_DIR}/include/*.hpp ${SOURCE_DIR}/include/*.ipp ${SOURCE_DIR}/tests/*.cpp
      ${SOURCE_DIR}/tests/*.hpp ${SOURCE_DIR}/tests/*CMakeLists.txt)

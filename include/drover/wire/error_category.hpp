@@ -11,7 +11,7 @@ namespace drover { inline namespace v1 {
 
 /// A std::error_code is sent as its value and the name of its category. It arrives in the category that has this name
 /// in the receiving program: the generic and the system category, those of iostreams, of drover and of Asio, and those
-/// that this function was told. Call it once for each category of yours, on both sides, before the first call.
+/// that were given to this function. Call it once for each category of yours, on both sides, before the first call.
 ///
 /// A code of any other category arrives with its value, and with a category that only has the name: it equals neither a
 /// code of the original category nor a std::error_condition. A program keeps 64 such names; codes of further ones

@@ -42,15 +42,16 @@ class Waiter : public ContextBound, public std::enable_shared_from_this<Waiter> 
     }
   }
 
-  /// Registers the waiter. Returns false if the context is destroyed; the waiter is then never completed.
-  bool settle() {
+  /// Registers the waiter with its context. Returns false if the context is destroyed; the waiter is then never
+  /// completed.
+  bool add_to_registry() {
     const auto held = registry_->lock();
     if (registry_->closed()) return false;
     registry_->add(shared_from_this());
     return true;
   }
 
-  /// Reverses settle(). Returns false if the waiter has been completed, or its context is destroyed.
+  /// Reverses add_to_registry(). Returns false if the waiter has been completed, or its context is destroyed.
   bool forget() noexcept {
     std::shared_ptr<ContextBound> self;  // released after the lock
     const auto held = registry_->lock();

@@ -33,7 +33,7 @@ class HandlerWaiter final : public Waiter {
   /// Completes at once, on the waiting coroutine's executor, after forget().
   void fail(std::error_code ec) { finish(ec); }
 
-  /// On the waiting coroutine's executor, after settle().
+  /// On the waiting coroutine's executor, after add_to_registry().
   void watch_cancellation() {
     if (!slot_.is_connected()) return;
     slot_.assign([weak = this->weak_from_this()](asio::cancellation_type type) {
@@ -95,7 +95,7 @@ struct AsyncEvent::Initiation {
       asio::any_io_executor work = asio::prefer(executor, asio::execution::outstanding_work.tracked);
       auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
       waiter = std::make_shared<HandlerWaiter<Handler>>(std::move(registry), std::move(handler), std::move(work));
-      if (!waiter->settle()) return;
+      if (!waiter->add_to_registry()) return;
       waiter->watch_cancellation();
       event->add(waiter);
     } catch (...) {

@@ -38,8 +38,8 @@ inline void ChildProcess::start(SpawnRequest& launch, const SpawnOptions& extras
   if (const Deadline look_again = suspension_.look(Clock::now())) entry_.arm(look_again);
 }
 
-/// The start has failed. A thread that waits for the lock finds nothing to do: there is no process, and nobody is told
-/// of its end. The lock is held.
+/// The start has failed. A thread that waits for the lock finds nothing to do: there is no process, and no exit is
+/// reported. The lock is held.
 inline void ChildProcess::forget_start() noexcept {
   suspension_.release_terminal();
   phase_ = Phase::over;

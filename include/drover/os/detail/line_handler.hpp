@@ -54,12 +54,14 @@ class LineHandler final : public ContextBound, public std::enable_shared_from_th
   LineHandler(std::shared_ptr<ContextRegistry> registry, asio::any_io_executor executor, Function function)
       : registry_(std::move(registry)), executor_(std::move(executor)), function_(std::move(function)) {}
 
-  void settle() {
+  /// Does nothing if the context is destroyed.
+  void add_to_registry() {
     const auto held = registry_->lock();
     if (!registry_->closed()) registry_->add(shared_from_this());
   }
 
-  void leave() noexcept {
+  /// Reverses add_to_registry(). Nothing happens if the context has been destroyed meanwhile.
+  void remove_from_registry() noexcept {
     std::shared_ptr<ContextBound> self;
     const auto held = registry_->lock();
     self = registry_->remove(*this);
@@ -180,9 +182,9 @@ class LineTarget {
     if (!function) throw std::invalid_argument("Stdio::lines needs a handler");
     auto registry = ContextRegistry::of(asio::query(executor, asio::execution::context));
     handler_ = std::make_shared<LineHandler>(std::move(registry), std::move(executor), std::move(function));
-    handler_->settle();
+    handler_->add_to_registry();
   }
-  ~LineTarget() { handler_->leave(); }
+  ~LineTarget() { handler_->remove_from_registry(); }
   LineTarget(const LineTarget&) = delete;
   LineTarget& operator=(const LineTarget&) = delete;
 

@@ -106,8 +106,8 @@ class PoolChanges {
   const RecyclePolicy policy_;
   Slot::Options latest_;
   Reloads reloads_;                 // the first one is under way
-  Reloads ended_;                   // their callers are to be told, if there was no memory for it
-  std::shared_ptr<Growth> growth_;  // null: there is none. It has ended: its caller is to be told
+  Reloads ended_;                   // there was no memory to complete their callers: advance() tries again
+  std::shared_ptr<Growth> growth_;  // null: there is none. One that has ended is kept until its caller is completed
   std::unique_ptr<asio::steady_timer> memory_timer_;
   // See next_random(). (<random> is slow to compile.)
   std::uint64_t random_ = static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());

@@ -42,7 +42,7 @@ inline void PoolChanges::successor_failed(const Slot& slot, const Slot::Options&
 
 inline void PoolChanges::advance() {
   std::erase_if(ended_, [](const auto& ended) { return ended->over()->try_set(); });
-  if (growth_ && growth_->try_tell() && growth_->ended()) growth_.reset();
+  if (growth_ && growth_->try_complete_caller() && growth_->ended()) growth_.reset();
   while (!slots_.stopping() && !reloads_.empty()) {
     const auto reload = reloads_.front();
     const bool complete = advance(*reload);

@@ -125,7 +125,7 @@ inline void PoolChanges::undo(const Growth& growth, Sessions& removed) {
 
 inline void PoolChanges::end_growth(std::exception_ptr failure) noexcept {
   growth_->end(std::move(failure));
-  if (growth_->try_tell()) growth_.reset();
+  if (growth_->try_complete_caller()) growth_.reset();
 }
 
 inline void PoolChanges::cancel(const std::shared_ptr<Growth>& growth) {

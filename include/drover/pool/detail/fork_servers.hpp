@@ -70,7 +70,7 @@ class ForkServers final : public WorkerSupervision {
   void ended(Server& server, const std::exception_ptr& cause);
   void report(Server& server, const std::exception_ptr& cause);
   void look_at(Server& server);
-  void tell_waiting(Server& server);
+  void continue_waiting(Server& server);
   std::function<void()> next_waiting(const Slot::Options& options);
   void retire(Server& server);
 

@@ -26,7 +26,7 @@ inline bool ForkServers::may_start(const Slot::Options& options, std::function<v
     if (server.state.state() == ForkServerState::State::ready) look_at(server);
     const auto decision = server.state.worker_due(Clock::now());
     if (decision.launch != ForkServerState::Launch::wait) {
-      tell_waiting(server);  // if there was no memory for that before
+      continue_waiting(server);  // if there was no memory for that before
       return true;
     }
     server.waiting.push_back(std::move(again));
@@ -94,7 +94,7 @@ inline void ForkServers::worker_ready(WorkerSession& session) {
   const WorkerRecord& record = session.record();
   if (record.metadata->pid == record.child->pid()) {
     server->state.server_ready(Clock::now());
-    return server->waiting.empty() ? end_unused() : tell_waiting(*server);
+    return server->waiting.empty() ? end_unused() : continue_waiting(*server);
   }
   session.drop();
   if (server->state.server_unfit())
@@ -129,7 +129,7 @@ inline void ForkServers::ended(Server& server, const std::exception_ptr& cause) 
 
 /// Workers are executed for the time being, or another server is started.
 inline void ForkServers::report(Server& server, const std::exception_ptr& cause) {
-  tell_waiting(server);
+  continue_waiting(server);
   std::string text;
   try {
     std::rethrow_exception(cause);
@@ -153,17 +153,18 @@ inline void ForkServers::report_refusals() {
     if (server.state.state() == ForkServerState::State::ready) look_at(server);
 }
 
-/// Those who wait go on after other handlers have run. If there is no memory for that, the next start tells them.
-inline void ForkServers::tell_waiting(Server& server) {
+/// The starts that wait go on after other handlers have run. If there is no memory for that, the next start continues
+/// them.
+inline void ForkServers::continue_waiting(Server& server) {
   if (server.waiting.empty()) return;
-  // Not more: they wait anew if the server has ended meanwhile.
+  // Those of now only: a start waits anew if the server has exited meanwhile.
   (void)slots_.try_post([this, options = server.options, count = server.waiting.size()] {
     try {
-      for (std::size_t told = 0; told < count; ++told)
+      for (std::size_t continued = 0; continued < count; ++continued)
         if (const auto again = next_waiting(options)) again();
       const auto held = slots_.lock();
       end_unused();
-    } catch (const std::bad_alloc&) {  // the next start calls the others
+    } catch (const std::bad_alloc&) {  // the next start continues the others
     }
   });
 }

@@ -14,21 +14,21 @@ namespace drover { inline namespace v1 { namespace detail {
 class Growth {
  public:
   /// `from`: the number of slots before, or the least number of active ones. `count`: of those whose workers are not
-  /// ready yet. `before`: one that has ended, and whose caller may still have to be told.
+  /// ready yet. `before`: one that has ended, and whose caller may not have been completed.
   Growth(std::size_t from, std::size_t count, std::shared_ptr<Growth> before)
       : from_(from), left_(count), before_(std::move(before)) {}
 
   std::size_t from() const noexcept { return from_; }
   /// True if that was the last one.
   bool one_is_ready() noexcept { return --left_ == 0; }
-  /// Null: with success. try_tell() has to follow.
+  /// Null: with success. try_complete_caller() has to follow.
   void end(std::exception_ptr failure) noexcept {
     ended_ = true;
     failure_ = std::move(failure);
   }
-  /// Tells the caller. False if there is no memory for it, to be tried again.
-  bool try_tell() noexcept {
-    if (before_ && before_->try_tell()) before_.reset();
+  /// Completes the caller, if the growth has ended. Returns false if there was not enough memory; call it again then.
+  bool try_complete_caller() noexcept {
+    if (before_ && before_->try_complete_caller()) before_.reset();
     return (!ended_ || over_->try_set()) && !before_;
   }
   bool ended() const noexcept { return ended_; }

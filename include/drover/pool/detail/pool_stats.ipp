@@ -10,7 +10,7 @@
 #include <drover/os/detail/process_figures.hpp>
 #include <drover/pool/detail/pool.hpp>
 
-/// What a pool tells about itself.
+/// The figures of a pool and of its workers.
 namespace drover { inline namespace v1 { namespace detail {
 
 /// Without the mutex. If the process has exited, its id may be another one's by now.

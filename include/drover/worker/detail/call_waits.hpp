@@ -182,7 +182,7 @@ class CallWaits {
       listener_.notified();
     }
     const int data = watched[1].revents;
-    constexpr int end = POLLHUP | POLLERR | POLLNVAL;  // the next system call tells which
+    constexpr int end = POLLHUP | POLLERR | POLLNVAL;  // the next system call reports which
     if (!shared_ && awaits_room_ && ((data & (POLLOUT | end)) != 0 || (pauses && found == 0 && patience != 0))) {
       awaits_room_ = false;
       listener_.writable();

@@ -32,9 +32,9 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Gives calls to workers, and sees to it that each call ends exactly once. A LocalWorker has a dispatcher with one
-/// data link, a pool has one with a link for each worker. One mutex guards the dispatcher, its parts, its links and the
-/// sessions behind them. User code never runs under it.
+/// Gives calls to workers, and ends each call exactly once. A LocalWorker has a dispatcher with one data link, a pool
+/// has one with a link for each worker. One mutex guards the dispatcher, its parts, its links and the sessions behind
+/// them. User code never runs under it.
 ///
 /// Its parts have one job each: CallAdmission refuses calls, CallScheduler decides which call is next and which worker
 /// gets it, CallSender sends it, CallRecovery deals with workers that exit or give calls back, CallRecords has what is

@@ -123,7 +123,7 @@ class ForkServer final : public ProcessSource {
     if (reply.error != 0 || !sender || !is_new_copy(*sender) || ::setpgid(*sender, *sender) != 0)
       return give_up(wrong_answer);
     const char go = 1;
-    (void)!::send(handshake, &go, sizeof go, MSG_NOSIGNAL | MSG_DONTWAIT);  // it may have been killed: its exit tells
+    (void)!::send(handshake, &go, sizeof go, MSG_NOSIGNAL | MSG_DONTWAIT);  // if it has exited, that is reported
     return sender;
   }
 
