@@ -357,10 +357,13 @@ TEST(CallScheduler, RandomSequencesLoseNothing) {
       give_out();
       EXPECT_EQ(made, running.size() + ended + failed + scheduler.queued()) << "seed " << seed << ", step " << step;
       EXPECT_EQ(alive.size(), running.size() + scheduler.queued());
+      std::size_t to_keep_busy = 0;
       for (const auto& link : links) {
+        to_keep_busy += link->data.slots().capacity() + 1;
         const bool takes = link->data.load().ready && link->data.in_flight() < link->data.slots().capacity();
         EXPECT_FALSE(takes && (scheduler.waiting() != 0 || !link->data.pinned.empty())) << "seed " << seed;
       }
+      EXPECT_EQ(scheduler.calls_to_keep_busy(), to_keep_busy);
     }
     while (const auto call = scheduler.take_any()) end(*call, CallEvent::cancelled);
     while (!links.empty()) {

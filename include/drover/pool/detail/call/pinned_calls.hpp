@@ -21,10 +21,11 @@ class PinnedCalls {
   void add(DataLink& link) {
     links_.emplace_hint(links_.end(), last_ + 1, &link);
     link.number = ++last_;
+    slots_ += link.slots().capacity();
   }
   /// Returns the calls that wait for it.
   CallQueue remove(DataLink& link) noexcept {
-    links_.erase(link.number);
+    if (links_.erase(link.number) != 0) slots_ -= link.slots().capacity();
     return take(link);
   }
   /// The calls that wait for it, the most urgent ones first.
@@ -52,6 +53,9 @@ class PinnedCalls {
     }
     return nullptr;
   }
+  std::size_t links() const noexcept { return links_.size(); }
+  /// The slots of all links.
+  std::size_t slots() const noexcept { return slots_; }
   template <class F>
   void for_each_link(F f) const {
     for (const auto& [number, link] : links_) f(*link);
@@ -101,6 +105,7 @@ class PinnedCalls {
   }
 
   std::map<std::uint64_t, DataLink*> links_;
+  std::size_t slots_ = 0;
   std::uint64_t last_ = 0;
   std::uint64_t last_home_ = 0;
   std::size_t size_ = 0;
