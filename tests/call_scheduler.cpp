@@ -249,6 +249,19 @@ TEST(CallScheduler, WorkerThatGoesReleasesWhatOthersMayRun) {
   }
 }
 
+TEST(CallScheduler, TakesCallsOfTheFirstWorkerThatHasAny) {
+  Scheduler with(Home::busy, Other::busy);  // the other one was added first
+  const auto push = [&](Link& link) {
+    auto call = std::make_shared<Call>();
+    with.scheduler.push(call, &link.data);
+    return call;
+  };
+  const auto second = push(*with.home_), first = push(*with.other_);
+  for (const auto& call : {first, second}) EXPECT_EQ(with.scheduler.take_any(), call);
+  const auto later = push(*with.home_), last = push(*with.home_), next = push(*with.other_);
+  for (const auto& call : {next, later, last, std::shared_ptr<Call>()}) EXPECT_EQ(with.scheduler.take_any(), call);
+}
+
 // ---- random sequences -----------------------------------------------------------------------------------------------
 
 /// Calls of all kinds, workers that come, close and go: none is lost or given out twice, none goes where it may not,

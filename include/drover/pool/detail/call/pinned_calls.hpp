@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -63,13 +64,11 @@ class PinnedCalls {
 
   std::size_t size() const noexcept { return size_; }
   void push(DataLink& link, std::shared_ptr<Call> call) noexcept {
-    ++size_;
-    call->pinned_at = &link;
+    pin(*call, link);
     link.pinned.push(std::move(call));
   }
   void push_front(DataLink& link, std::shared_ptr<Call> call) noexcept {
-    ++size_;
-    call->pinned_at = &link;
+    pin(*call, link);
     link.pinned.push_front(std::move(call));
   }
   /// The link has room: the call whose turn it is among those that wait for it, of which there are some, and those that
@@ -88,15 +87,22 @@ class PinnedCalls {
     std::exchange(call.pinned_at, nullptr)->pinned.remove(call);
     --size_;
   }
-  /// Null if there is none.
+  /// Null if there is none. To take all of them visits each link once.
   std::shared_ptr<Call> take_any() noexcept {
     if (size_ == 0) return nullptr;
-    for (const auto& [number, link] : links_)
-      if (!link->pinned.empty()) return unpinned(link->pinned.take_any());
+    for (auto at = links_.lower_bound(first_with_calls_); at != links_.end(); ++at) {
+      first_with_calls_ = at->first;
+      if (!at->second->pinned.empty()) return unpinned(at->second->pinned.take_any());
+    }
     return nullptr;
   }
 
  private:
+  void pin(Call& call, DataLink& link) noexcept {
+    ++size_;
+    call.pinned_at = &link;
+    first_with_calls_ = std::min(first_with_calls_, link.number);
+  }
   std::shared_ptr<Call> unpinned(std::shared_ptr<Call> call) noexcept {
     if (!call) return nullptr;
     call->pinned_at = nullptr;
@@ -108,6 +114,7 @@ class PinnedCalls {
   std::size_t slots_ = 0;
   std::uint64_t last_ = 0;
   std::uint64_t last_home_ = 0;
+  std::uint64_t first_with_calls_ = 0;  // no link with a lower number has calls
   std::size_t size_ = 0;
 };
 
