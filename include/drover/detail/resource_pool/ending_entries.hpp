@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/intrusive_list.hpp>
 #include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -77,7 +77,7 @@ class EndingEntries {
     over_ = 0;
   }
 
-  List<Entry> entries_;
+  IntrusiveList<Entry> entries_;
   std::uint32_t round_ = 0;
   std::size_t in_round_ = 0;  // the entries of this round that are ending
   std::vector<Round> rounds_;
