@@ -249,6 +249,19 @@ TEST(CallScheduler, WorkerThatGoesReleasesWhatOthersMayRun) {
   }
 }
 
+TEST(CallScheduler, TakesCallsOfTheFirstWorkerThatHasAny) {
+  Scheduler with(Home::busy, Other::busy);  // the other one was added first
+  const auto push = [&](Link& link) {
+    auto call = std::make_shared<Call>();
+    with.scheduler.push(call, &link.data);
+    return call;
+  };
+  const auto second = push(*with.home_), first = push(*with.other_);
+  for (const auto& call : {first, second}) EXPECT_EQ(with.scheduler.take_any(), call);
+  const auto later = push(*with.home_), last = push(*with.home_), next = push(*with.other_);
+  for (const auto& call : {next, later, last, std::shared_ptr<Call>()}) EXPECT_EQ(with.scheduler.take_any(), call);
+}
+
 // ---- random sequences -----------------------------------------------------------------------------------------------
 
 /// Calls of all kinds, workers that come, close and go: none is lost or given out twice, none goes where it may not,
@@ -357,10 +370,13 @@ TEST(CallScheduler, RandomSequencesLoseNothing) {
       give_out();
       EXPECT_EQ(made, running.size() + ended + failed + scheduler.queued()) << "seed " << seed << ", step " << step;
       EXPECT_EQ(alive.size(), running.size() + scheduler.queued());
+      std::size_t to_keep_busy = 0;
       for (const auto& link : links) {
+        to_keep_busy += link->data.slots().capacity() + 1;
         const bool takes = link->data.load().ready && link->data.in_flight() < link->data.slots().capacity();
         EXPECT_FALSE(takes && (scheduler.waiting() != 0 || !link->data.pinned.empty())) << "seed " << seed;
       }
+      EXPECT_EQ(scheduler.calls_to_keep_busy(), to_keep_busy);
     }
     while (const auto call = scheduler.take_any()) end(*call, CallEvent::cancelled);
     while (!links.empty()) {

@@ -188,6 +188,35 @@ TEST_F(Pinned, CallsOfAWorkerThatClosesWaitForOthersVisibly) {
   answer_all(old);
 }
 
+// A map begins as many: it asks before each of them.
+TEST_F(Pinned, CallsToKeepBusyAreThoseOfAllWorkers) {
+  const auto calls_to_keep_busy = [&] {
+    const auto held = dispatcher_->lock();
+    return dispatcher_->calls_to_keep_busy();
+  };
+  Watcher watcher;
+  const auto watch = [&](Watcher* by) {
+    const auto held = dispatcher_->lock();
+    dispatcher_->watch_queue(by);
+  };
+  EXPECT_EQ(calls_to_keep_busy(), 0u);
+  auto small = std::make_unique<FakeWorker>(context_, dispatcher_);
+  EXPECT_EQ(calls_to_keep_busy(), 2u);
+  auto large = std::make_unique<FakeWorker>(context_, dispatcher_, 5);
+  EXPECT_EQ(calls_to_keep_busy(), 8u);
+  watch(&watcher);
+  EXPECT_EQ(calls_to_keep_busy(), 11u) << "an elastic pool has to see one more wait for each worker, and one";
+  watch(nullptr);
+  close_link(*small);
+  EXPECT_EQ(calls_to_keep_busy(), 8u) << "it is counted until it is removed";
+  small->die();
+  EXPECT_EQ(calls_to_keep_busy(), 6u);
+  small.reset();
+  EXPECT_EQ(calls_to_keep_busy(), 6u) << "it was removed before";
+  large.reset();
+  EXPECT_EQ(calls_to_keep_busy(), 0u);
+}
+
 // ---- none is starved ------------------------------------------------------------------------------------------------
 
 TEST_F(Pinned, CallIsNotOvertakenByCallsAhead) {

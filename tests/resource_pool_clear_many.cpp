@@ -1,11 +1,16 @@
 // A clear() of many keys returns at once; its values end in pieces. Whatever happens to a key between is as if all
 // values had begun to end at the call.
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <gtest/gtest.h>
+#include <limits>
+#include <map>
 #include <memory>
 #include <optional>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -13,6 +18,8 @@
 #include <asio/co_spawn.hpp>
 #include <asio/io_context.hpp>
 
+#include <drover/detail/resource_pool/ending_entries.hpp>
+#include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/resource_pool.hpp>
 
 #include "support/resource_pool_fixture.hpp"
@@ -230,5 +237,64 @@ TEST_P(ResourcePoolClearMany, ReportsEveryEnd) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Finalizer, ResourcePoolClearMany, testing::Bool());
+
+// ---- rounds ---------------------------------------------------------------------------------------------------------
+
+struct EndingItem {
+  EndingItem *previous = nullptr, *next = nullptr;
+  std::uint32_t round = 0;
+};
+
+// Many clears overlap. Each ends once all entries of its round and of those before have ended.
+TEST(EndingEntries, RandomRoundsMatchAModel) {
+  using drover::detail::resource_pool::ChainedEvent;
+  using Event = std::shared_ptr<ChainedEvent>;
+  std::mt19937 random(17);
+  drover::detail::resource_pool::EndingEntries<EndingItem> ending;
+  std::vector<std::unique_ptr<EndingItem>> alive;
+  std::map<std::uint32_t, Event> waiting;  // by their rounds
+  std::size_t most_waiting = 0;
+  for (int step = 0; step < 20'000; ++step) {
+    const bool grows = step / 200 % 2 == 0;
+    const auto what = random() % 8;
+    if (what < (grows ? 4U : 2U)) {
+      alive.push_back(std::make_unique<EndingItem>());
+      alive.back()->round = ending.round();
+      ending.add(*alive.back());
+    } else if (alive.empty()) {
+      continue;
+    } else if (what == 7) {
+      const std::uint32_t round = ending.round();
+      const std::size_t to_add = random() % 3;
+      const Event& event = waiting.emplace(round, std::make_shared<ChainedEvent>()).first->second;
+      ending.reserve_round();
+      ending.end_round(to_add, event);
+      for (std::size_t added = 0; added < to_add; ++added) {
+        alive.push_back(std::make_unique<EndingItem>());
+        alive.back()->round = round;
+        ending.add_counted(*alive.back());
+      }
+    } else {
+      std::swap(alive[random() % alive.size()], alive.back());
+      const auto ended = std::move(alive.back());
+      alive.pop_back();
+      std::vector<Event> woken, expected;
+      ending.remove(*ended, [&](Event& event) { woken.push_back(event); });
+      std::uint32_t oldest = std::numeric_limits<std::uint32_t>::max();
+      for (const auto& item : alive) oldest = std::min(oldest, item->round);
+      while (!waiting.empty() && waiting.begin()->first < oldest) {
+        expected.push_back(waiting.begin()->second);
+        waiting.erase(waiting.begin());
+      }
+      // The entry of a round that goes on leaves the others as they are.
+      if (ended->round == ending.round()) {
+        EXPECT_TRUE(woken.empty());
+      }
+      ASSERT_EQ(woken, expected) << "step " << step;
+    }
+    most_waiting = std::max(most_waiting, waiting.size());
+  }
+  EXPECT_GT(most_waiting, 20u);
+}
 
 }  // namespace

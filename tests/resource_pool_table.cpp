@@ -12,7 +12,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/key_table.hpp>
+#include <drover/detail/resource_pool/lookup.hpp>
 
 namespace {
 
@@ -45,7 +46,7 @@ struct CountMoves {
   void entry_moved() noexcept { ++moved; }
 };
 
-using Table = drover::detail::resource_pool::KeyTable<Item, Lookup, CountMoves>;
+using Table = drover::detail::KeyTable<Item, Lookup, CountMoves>;
 
 class Items {
  public:

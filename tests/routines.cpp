@@ -352,4 +352,27 @@ TEST(StopSources, StopOneOrAllThatAreRegistered) {
   EXPECT_TRUE(third.stop_requested());
 }
 
+// A call may use the memory of one that has ended.
+TEST(StopSources, StopNoCallThatFollowsAnEndedOne) {
+  StopSources sources;
+  const auto ended = sources.add(1);
+  sources.remove(1);
+  const auto next = sources.add(2);
+  sources.stop(1);
+  EXPECT_FALSE(ended.stop_requested());
+  EXPECT_FALSE(next.stop_requested());
+  sources.stop(2);
+  EXPECT_FALSE(ended.stop_requested());
+  EXPECT_TRUE(next.stop_requested());
+}
+
+TEST(StopSources, StopEachOfManyAlone) {
+  StopSources sources;
+  std::map<std::uint64_t, std::stop_token> calls;
+  for (std::uint64_t id = 1; id <= 200; ++id) calls.emplace(id, sources.add(id));
+  for (std::uint64_t id = 1; id <= 200; id += 3) sources.remove(id);
+  for (std::uint64_t id = 1; id <= 200; id += 2) sources.stop(id);
+  for (const auto& [id, token] : calls) EXPECT_EQ(token.stop_requested(), id % 2 == 1 && id % 3 != 1) << id;
+}
+
 }  // namespace

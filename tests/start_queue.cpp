@@ -1,4 +1,4 @@
-// StartQueue decides which workers of a pool may start when many are due at once.
+// StartQueue decides which workers of a pool may start when many are due at once; SlotQueue keeps their order.
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -9,10 +9,12 @@
 #include <set>
 #include <vector>
 
+#include <drover/pool/detail/slot_queue.hpp>
 #include <drover/pool/detail/start_queue.hpp>
 
 namespace {
 
+using drover::detail::SlotQueue;
 using drover::detail::StartQueue;
 
 TEST(StartQueue, StartsALoneWorkerAtOnce) {
@@ -96,7 +98,7 @@ TEST(StartQueue, RandomSequencesMatchAModel) {
     for (std::size_t i = 0; i < slots; ++i) idle.insert(i);
     bool turn_taken = false;
     for (int step = 0; step < 60; ++step) {
-      switch (random() % 3) {
+      switch (random() % 4) {
         case 0:
           if (!idle.empty()) {
             const std::size_t slot = *std::next(idle.begin(), static_cast<std::ptrdiff_t>(random() % idle.size()));
@@ -118,6 +120,13 @@ TEST(StartQueue, RandomSequencesMatchAModel) {
           ASSERT_EQ(*next, waiting.front());
           waiting.pop_front();
           starting.insert(*next);
+          break;
+        }
+        case 2: {
+          const std::size_t slot = random() % slots;
+          const bool starts = starting.erase(slot) != 0;
+          if (starts || std::erase(waiting, slot) != 0) idle.insert(slot);
+          ASSERT_EQ(queue.forget(slot), starts && !waiting.empty() && !turn_taken);
           break;
         }
         default:
@@ -143,6 +152,42 @@ TEST(StartQueue, ForgetsSlotsThatAreNotDueAnyMore) {
   EXPECT_EQ(queue.next(), std::optional<std::size_t>(3));
   EXPECT_EQ(queue.next(), std::nullopt);
   EXPECT_TRUE(queue.begin(2)) << "it is due again";
+}
+
+// ---- the order ------------------------------------------------------------------------------------------------------
+
+TEST(SlotQueue, RandomSequencesMatchAModel) {
+  std::mt19937 random(13);
+  SlotQueue queue;
+  std::deque<std::size_t> model;
+  std::size_t slots = 0;
+  for (int step = 0; step < 20'000; ++step) {
+    const std::size_t slot = random() % 12;
+    switch (random() % 8) {
+      case 0:
+        slots = random() % 12;
+        queue.resize(slots);
+        std::erase_if(model, [&](std::size_t queued) { return queued >= slots; });
+        break;
+      case 1:
+      case 2:
+        queue.remove(slot);
+        std::erase(model, slot);
+        break;
+      case 3:
+        if (model.empty()) break;
+        ASSERT_EQ(queue.pop(), model.front());
+        model.pop_front();
+        break;
+      default:
+        if (slot >= slots) break;
+        queue.push(slot);
+        if (std::find(model.begin(), model.end(), slot) == model.end()) model.push_back(slot);
+    }
+    ASSERT_EQ(queue.slots(), slots);
+    ASSERT_EQ(queue.empty(), model.empty());
+    ASSERT_EQ(queue.contains(slot), std::find(model.begin(), model.end(), slot) != model.end());
+  }
 }
 
 }  // namespace

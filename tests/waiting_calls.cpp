@@ -1,7 +1,9 @@
 // The calls that wait for a worker: by priority, with a key, for a second attempt, for one certain worker.
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <gtest/gtest.h>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -137,6 +139,45 @@ TEST(CallKeys, WithCallsAreNeverForgotten) {
   for (int i = 0; i < 100; ++i) keys.end_call(keys.begin_call(std::to_string(i)));
   keys.end_call(first);
   EXPECT_EQ(keys.begin_call("first").link, 7u);
+}
+
+TEST(CallKeys, RandomCallsMatchAModel) {
+  constexpr std::size_t most = 50;
+  std::mt19937 random(19);
+  CallKeys keys({}, most);
+  struct KnownKey {
+    std::uint64_t link = 0;
+    std::vector<CallKey*> calls;
+  };
+  std::map<std::string, KnownKey> model;
+  std::vector<std::string> idle;  // the one used least recently first
+  std::size_t largest = 0;
+  for (std::uint64_t step = 1; step <= 20'000; ++step) {
+    const std::string name = "key " + std::to_string(random() % 300);
+    const bool grows = step / 1000 % 2 == 0;
+    if (random() % 4 < (grows ? 3U : 1U)) {
+      CallKey& key = keys.begin_call(name);
+      KnownKey& known = model[name];
+      std::erase(idle, name);
+      known.calls.push_back(&key);
+      ASSERT_EQ(key.link, known.link) << name;
+      ASSERT_EQ(key.calls, known.calls.size());
+      key.link = known.link = step;
+    } else if (const auto found = model.find(name); found != model.end() && !found->second.calls.empty()) {
+      keys.end_call(*found->second.calls.back());
+      found->second.calls.pop_back();
+      if (!found->second.calls.empty()) continue;
+      idle.push_back(name);
+      if (model.size() > most) {
+        model.erase(idle.front());
+        idle.erase(idle.begin());
+      }
+    }
+    ASSERT_EQ(keys.size(), model.size());
+    ASSERT_EQ(keys.in_use(), model.size() - idle.size());
+    largest = std::max(largest, keys.size());
+  }
+  EXPECT_GT(largest, 2 * most) << "keys with calls are not forgotten";
 }
 
 TEST(CallKeys, ArePoisonedByDeathsInARow) {

@@ -1,6 +1,6 @@
 # cmake -DFOLDER=.../include/drover -P: fails if a folder includes what lies above it. The parent's side (pool) and the
 # worker's side (worker) never see each other. Public files at the top that everybody may use are listed as "base".
-set(base "detail/config.hpp;detail/platform.hpp;detail/keep_loaded.hpp;detail/what_of.hpp;detail/brace_safe.hpp;detail/current_call.hpp;detail/deadlines.hpp;detail/report_text.hpp;detail/type_name.hpp;routine.hpp;error.hpp;exit_status.hpp;timeout.hpp")
+set(base "detail/config.hpp;detail/platform.hpp;detail/keep_loaded.hpp;detail/what_of.hpp;detail/brace_safe.hpp;detail/current_call.hpp;detail/deadlines.hpp;detail/intrusive_list.hpp;detail/key_table.hpp;detail/report_text.hpp;detail/type_name.hpp;routine.hpp;error.hpp;exit_status.hpp;timeout.hpp")
 set(layers detail/context detail/resource_pool os wire worker pool)
 set(may_detail/context "")
 set(may_detail/resource_pool detail/context)

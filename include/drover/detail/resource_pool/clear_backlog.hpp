@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include <drover/detail/intrusive_list.hpp>
 #include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/entry.hpp>
 
@@ -28,7 +29,7 @@ class ClearBacklog {
   }
 
   /// All entries of the lists, which are then empty, and this number of entries that are leased or being created.
-  void add(List<Entry>& idle, List<Entry>& discarded, std::size_t in_use) noexcept {
+  void add(IntrusiveList<Entry>& idle, IntrusiveList<Entry>& discarded, std::size_t in_use) noexcept {
     idle_.append(idle);
     discarded_.append(discarded);
     in_use_ += in_use;
@@ -69,7 +70,7 @@ class ClearBacklog {
   }
 
  private:
-  List<Entry> idle_, discarded_;
+  IntrusiveList<Entry> idle_, discarded_;
   std::size_t in_use_ = 0;  // leased or being created; they are found in the table
   std::size_t next_bucket_ = 0;
 };

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <drover/detail/resource_pool/entry.hpp>
+#include <drover/detail/intrusive_list.hpp>
 #include <drover/detail/resource_pool/event_chain.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -37,14 +37,21 @@ class EndingEntries {
     }
     const auto first = round_ - static_cast<std::uint32_t>(rounds_.size());
     --rounds_[entry.round - first].left;
-    while (!rounds_.empty() && rounds_.front().left == 0) {
-      wake(rounds_.front().event);
-      rounds_.erase(rounds_.begin());
+    for (; over_ < rounds_.size() && rounds_[over_].left == 0; ++over_) {
+      wake(rounds_[over_].event);
+      rounds_[over_].event.reset();
     }
+    if (over_ == rounds_.size()) drop_those_over();
   }
 
-  /// Makes room for the next end_round().
-  void reserve_round() { rounds_.reserve(rounds_.size() + 1); }
+  /// Makes room for the next end_round(). Throws std::bad_alloc; then nothing has changed.
+  void reserve_round() {
+    if (rounds_.size() < rounds_.capacity()) return;
+    if (over_ > rounds_.size() / 2)
+      drop_those_over();
+    else
+      rounds_.reserve(2 * rounds_.size() + 1);
+  }
 
   /// This number of entries will be added, with add_counted(). The event is set when they and all that are ending now
   /// have ended. There is at least one. Call reserve_round() before.
@@ -65,10 +72,16 @@ class EndingEntries {
     std::shared_ptr<ChainedEvent> event;
   };
 
-  List<Entry> entries_;
+  void drop_those_over() noexcept {
+    rounds_.erase(rounds_.begin(), rounds_.begin() + static_cast<std::ptrdiff_t>(over_));
+    over_ = 0;
+  }
+
+  IntrusiveList<Entry> entries_;
   std::uint32_t round_ = 0;
   std::size_t in_round_ = 0;  // the entries of this round that are ending
   std::vector<Round> rounds_;
+  std::size_t over_ = 0;  // the first ones of them, whose entries have ended
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

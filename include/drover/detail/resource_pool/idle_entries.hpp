@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include <drover/detail/resource_pool/actions.hpp>
+#include <drover/detail/intrusive_list.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail { namespace resource_pool {
@@ -19,7 +19,7 @@ class IdleEntries {
   void for_each(F f) const {
     list_.for_each(std::move(f));
   }
-  List<Entry>& list() noexcept { return list_; }
+  IntrusiveList<Entry>& list() noexcept { return list_; }
 
   /// When the first entry expires.
   Deadline next_due() const noexcept {
@@ -37,7 +37,7 @@ class IdleEntries {
   void erase(Entry& entry) noexcept { list_.erase(entry); }
 
  private:
-  List<Entry> list_;
+  IntrusiveList<Entry> list_;
 };
 
 }}}}  // namespace drover::v1::detail::resource_pool

@@ -15,7 +15,7 @@
 #include <drover/detail/resource_pool/entry.hpp>
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/idle_timer.hpp>
-#include <drover/detail/resource_pool/key_table.hpp>
+#include <drover/detail/resource_pool/lookup.hpp>
 #include <drover/detail/resource_pool/pending_keys.hpp>
 #include <drover/detail/resource_pool/shards.hpp>
 #include <drover/detail/resource_pool/state_machine.hpp>

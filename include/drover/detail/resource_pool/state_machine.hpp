@@ -5,6 +5,8 @@
 #include <memory>
 #include <utility>
 
+#include <drover/detail/intrusive_list.hpp>
+#include <drover/detail/key_table.hpp>
 #include <drover/detail/resource_pool/actions.hpp>
 #include <drover/detail/resource_pool/clear_backlog.hpp>
 #include <drover/detail/resource_pool/ending_entries.hpp>
@@ -12,7 +14,6 @@
 #include <drover/detail/resource_pool/event_chain.hpp>
 #include <drover/detail/resource_pool/event_queue.hpp>
 #include <drover/detail/resource_pool/idle_entries.hpp>
-#include <drover/detail/resource_pool/key_table.hpp>
 #include <drover/detail/resource_pool/rules.hpp>
 #include <drover/detail/resource_pool/state_counts.hpp>
 #include <drover/timeout.hpp>
@@ -386,7 +387,7 @@ class StateMachine {
   KeyTable<Entry, Lookup> table_;
   ActionCollector<Entry> actions_;
   Rules rules_;
-  List<Entry> discarded_;  // in State::discarded
+  IntrusiveList<Entry> discarded_;  // in State::discarded
   EndingEntries<Entry> ending_;
   ClearBacklog<Entry> backlog_;
   std::size_t to_keep_ = 0;   // in State::creating and not cleared

@@ -50,9 +50,13 @@ class CallStreams {
   void lose_all() noexcept {
     for (const auto& [call, port] : ports_) port->lose();
   }
-  /// The values of Sink::latest() that had to wait for the socket.
-  void send_latest() {
-    for (const auto& [call, port] : ports_) port->send_latest();
+  /// The values of Sink::latest() that had to wait for the socket, until it is full. True if one still waits.
+  bool send_latest() {
+    for (const auto& [call, port] : ports_) {
+      port->send_latest();
+      if (port->has_latest()) return true;
+    }
+    return false;
   }
 
  private:

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -18,18 +18,23 @@ class StopSources {
     std::stop_source source;
     std::stop_token token = source.get_token();
     const std::lock_guard held(mutex_);
-    sources_.emplace_back(call, std::move(source));
+    if (spare_.empty()) {
+      sources_.emplace_hint(sources_.end(), call, std::move(source));
+    } else {
+      spare_.key() = call;
+      spare_.mapped() = std::move(source);
+      sources_.insert(sources_.end(), std::move(spare_));
+    }
     return token;
   }
 
   void remove(std::uint64_t call) noexcept {
-    std::optional<std::stop_source> removed;  // destroyed without the lock
+    std::stop_source removed(std::nostopstate);  // destroyed without the lock
     const std::lock_guard held(mutex_);
-    const auto found = find(call);
-    if (found == sources_.end()) return;
-    removed = std::move(found->second);
-    if (found != sources_.end() - 1) *found = std::move(sources_.back());
-    sources_.pop_back();
+    auto node = sources_.extract(call);
+    if (node.empty()) return;
+    removed.swap(node.mapped());
+    spare_ = std::move(node);
   }
 
   /// Runs the stop callbacks of that call on this thread. Does nothing if the call has ended.
@@ -37,27 +42,27 @@ class StopSources {
     std::optional<std::stop_source> source;
     {
       const std::lock_guard held(mutex_);
-      if (const auto found = find(call); found != sources_.end()) source = found->second;
+      if (const auto found = sources_.find(call); found != sources_.end()) source = found->second;
     }
     if (source) source->request_stop();
   }
 
   void stop_all() {
-    std::vector<std::pair<std::uint64_t, std::stop_source>> sources;
+    std::vector<std::stop_source> sources;
     {
       const std::lock_guard held(mutex_);
-      sources = sources_;
+      sources.reserve(sources_.size());
+      for (const auto& [call, source] : sources_) sources.push_back(source);
     }
-    for (auto& [call, source] : sources) source.request_stop();
+    for (auto& source : sources) source.request_stop();
   }
 
  private:
-  std::vector<std::pair<std::uint64_t, std::stop_source>>::iterator find(std::uint64_t call) noexcept {
-    return std::find_if(sources_.begin(), sources_.end(), [&](const auto& entry) { return entry.first == call; });
-  }
+  using Sources = std::map<std::uint64_t, std::stop_source>;
 
   std::mutex mutex_;
-  std::vector<std::pair<std::uint64_t, std::stop_source>> sources_;
+  Sources sources_;           // by call: ids only grow, so a new one is the last
+  Sources::node_type spare_;  // of a call that has ended: calls one after another need no memory for a node
 };
 
 }}}  // namespace drover::v1::detail

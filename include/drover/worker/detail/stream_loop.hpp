@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <poll.h>
+#include <utility>
 
 #include <drover/error.hpp>
 #include <drover/wire/channel.hpp>
@@ -67,16 +68,23 @@ class StreamLoop final : StreamPort::Loop {
   void lose_all() noexcept { streams_.lose_all(); }
   /// The values of Sink::latest() that had to wait for the socket.
   void send_latest() {
-    if (!streams_.empty()) streams_.send_latest();
+    if (!latest_may_wait_ || outgoing_.has_unsent()) return;
+    latest_may_wait_ = streams_.send_latest();
   }
 
  private:
   bool is_cut_off() const noexcept { return control_.lost() || control_.parent_gone(); }
 
   void queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush) override {
+    const bool waited = std::exchange(latest_may_wait_, true);  // if there is no memory for it
     outgoing_.queue_for_stream(header, body, flush);
+    latest_may_wait_ = waited;
   }
-  bool has_sent_all() override { return outgoing_.has_sent_all(); }
+  bool has_sent_all() override {
+    if (outgoing_.has_sent_all()) return true;
+    latest_may_wait_ = true;
+    return false;
+  }
 
   /// CALLs that arrive meanwhile are put aside.
   void wait_in_routine(std::uint64_t call) override {
@@ -101,7 +109,7 @@ class StreamLoop final : StreamPort::Loop {
 
   void wait_for_frames(std::uint64_t call) {
     if (outgoing_.has_unsent()) outgoing_.flush();
-    streams_.send_latest();
+    send_latest();
     control_.poll_flags();
     require_call(call);
     if (take_frames()) return;
@@ -163,6 +171,7 @@ class StreamLoop final : StreamPort::Loop {
   const Cancellations& cancellations_;
   const std::size_t limit_;
   CallStreams streams_;
+  bool latest_may_wait_ = false;  // a value of Sink::latest() has had to wait: only then the streams are visited
 };
 
 }}}  // namespace drover::v1::detail

@@ -2,13 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <list>
-#include <memory>
+#include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 
+#include <drover/detail/intrusive_list.hpp>
+#include <drover/detail/key_table.hpp>
 #include <drover/timeout.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -27,54 +27,63 @@ struct BroadcastPlace {
 
 /// The record of a CallOptions::key.
 struct CallKey {
+  CallKey(std::string_view name, std::size_t hashed) : hash(hashed), key(name) {}
+
   std::uint64_t link = 0;  ///< the number of the link to which its calls go; 0: none yet
   unsigned deaths = 0;     ///< of workers under its calls, since one was answered
   std::uint64_t dead = 0;  ///< the link of the worker that died last under one of its calls
   Deadline poisoned_until{};
   std::size_t calls = 0;  ///< that wait or run
-  std::list<CallKey*>::iterator place{};
-  const std::string* name = nullptr;
+
+  const std::size_t hash;
+  const std::string key;
+  CallKey* chain = nullptr;                      // in its bucket of the table
+  CallKey *previous = nullptr, *next = nullptr;  // while it has no calls: in the list of those
 };
 
 /// The keys of calls. Those without a call are kept too, up to a bound: the one used least recently is forgotten first.
 ///
-/// Pure: no I/O, no clock. Each operation takes constant time on average.
+/// Pure: no I/O, no clock. Each operation takes constant time on average, and no new key moves all others, see
+/// KeyTable.
 class CallKeys {
  public:
   static constexpr std::size_t usual_most = 65536;
 
   explicit CallKeys(PoisonPolicy poison, std::size_t most = usual_most) noexcept : most_(most), poison_(poison) {}
+  CallKeys(const CallKeys&) = delete;
+  CallKeys& operator=(const CallKeys&) = delete;
+  ~CallKeys() {
+    for (std::size_t bucket = 0; bucket < keys_.buckets(); ++bucket)
+      for (CallKey* key = keys_.first_in(bucket); key != nullptr;) delete std::exchange(key, key->chain);
+  }
 
   std::size_t size() const noexcept { return keys_.size(); }
   /// Those that have calls.
-  std::size_t in_use() const noexcept { return busy_.size(); }
+  std::size_t in_use() const noexcept { return in_use_; }
   unsigned poison_after() const noexcept { return poison_.after; }
 
   /// For another call. Throws std::bad_alloc; then nothing has changed.
   CallKey& begin_call(std::string_view name) {
-    auto found = keys_.find(name);
-    if (found == keys_.end()) {
-      found = keys_.emplace(std::string(name), CallKey()).first;
-      found->second.name = &found->first;
-      try {
-        found->second.place = idle_.insert(idle_.end(), &found->second);
-      } catch (...) {
-        keys_.erase(found);
-        throw;
-      }
+    const std::size_t hash = Lookup::hash(name);
+    CallKey* key = keys_.find(Lookup(), hash, name);
+    if (key == nullptr) {
+      key = new CallKey(name, hash);
+      keys_.insert(*key);
+    } else if (key->calls == 0) {
+      idle_.erase(*key);
     }
-    CallKey& key = found->second;
-    // It keeps its place in a list, so that no memory is needed when it becomes idle again.
-    if (++key.calls == 1) busy_.splice(busy_.end(), idle_, key.place);
-    return key;
+    if (++key->calls == 1) ++in_use_;
+    return *key;
   }
   void end_call(CallKey& key) noexcept {
     if (--key.calls != 0) return;
-    idle_.splice(idle_.end(), busy_, key.place);
+    --in_use_;
+    idle_.push_back(key);
     if (keys_.size() <= most_) return;
-    const std::string* const oldest = idle_.front()->name;
-    idle_.pop_front();
-    keys_.erase(keys_.find(*oldest));
+    CallKey& oldest = idle_.front();
+    idle_.erase(oldest);
+    keys_.erase(oldest);
+    delete &oldest;
   }
 
   /// A call of the key was answered.
@@ -95,15 +104,16 @@ class CallKeys {
   }
 
  private:
-  struct Hash : std::hash<std::string_view> {
-    using is_transparent = void;
+  struct Lookup {
+    static std::size_t hash(std::string_view key) noexcept { return std::hash<std::string_view>{}(key); }
+    static bool equal(std::string_view a, std::string_view b) noexcept { return a == b; }
   };
 
   const std::size_t most_;
   const PoisonPolicy poison_;
-  std::unordered_map<std::string, CallKey, Hash, std::equal_to<>> keys_;
-  std::list<CallKey*> idle_;  // no call; the one used least recently first
-  std::list<CallKey*> busy_;
+  KeyTable<CallKey, Lookup> keys_;  // which it owns
+  IntrusiveList<CallKey> idle_;     // no call; the one used least recently first
+  std::size_t in_use_ = 0;
 };
 
 }}}  // namespace drover::v1::detail

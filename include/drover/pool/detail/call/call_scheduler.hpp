@@ -81,8 +81,7 @@ class CallScheduler {
   std::size_t in_flight() const noexcept { return chooser_.in_flight(); }
   /// See Dispatcher::calls_to_keep_busy().
   std::size_t calls_to_keep_busy() const noexcept {
-    std::size_t calls = 0;
-    pinned_.for_each_link([&](const DataLink& link) { calls += link.slots().capacity() + 1; });
+    const std::size_t calls = pinned_.slots() + pinned_.links();
     return watcher_ == nullptr ? calls : calls + chooser_.size() + 1;
   }
   std::vector<BroadcastPlace> broadcast_places() const {

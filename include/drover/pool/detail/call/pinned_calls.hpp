@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,10 +22,11 @@ class PinnedCalls {
   void add(DataLink& link) {
     links_.emplace_hint(links_.end(), last_ + 1, &link);
     link.number = ++last_;
+    slots_ += link.slots().capacity();
   }
   /// Returns the calls that wait for it.
   CallQueue remove(DataLink& link) noexcept {
-    links_.erase(link.number);
+    if (links_.erase(link.number) != 0) slots_ -= link.slots().capacity();
     return take(link);
   }
   /// The calls that wait for it, the most urgent ones first.
@@ -52,6 +54,9 @@ class PinnedCalls {
     }
     return nullptr;
   }
+  std::size_t links() const noexcept { return links_.size(); }
+  /// The slots of all links.
+  std::size_t slots() const noexcept { return slots_; }
   template <class F>
   void for_each_link(F f) const {
     for (const auto& [number, link] : links_) f(*link);
@@ -59,13 +64,11 @@ class PinnedCalls {
 
   std::size_t size() const noexcept { return size_; }
   void push(DataLink& link, std::shared_ptr<Call> call) noexcept {
-    ++size_;
-    call->pinned_at = &link;
+    pin(*call, link);
     link.pinned.push(std::move(call));
   }
   void push_front(DataLink& link, std::shared_ptr<Call> call) noexcept {
-    ++size_;
-    call->pinned_at = &link;
+    pin(*call, link);
     link.pinned.push_front(std::move(call));
   }
   /// The link has room: the call whose turn it is among those that wait for it, of which there are some, and those that
@@ -84,15 +87,22 @@ class PinnedCalls {
     std::exchange(call.pinned_at, nullptr)->pinned.remove(call);
     --size_;
   }
-  /// Null if there is none.
+  /// Null if there is none. To take all of them visits each link once.
   std::shared_ptr<Call> take_any() noexcept {
     if (size_ == 0) return nullptr;
-    for (const auto& [number, link] : links_)
-      if (!link->pinned.empty()) return unpinned(link->pinned.take_any());
+    for (auto at = links_.lower_bound(first_with_calls_); at != links_.end(); ++at) {
+      first_with_calls_ = at->first;
+      if (!at->second->pinned.empty()) return unpinned(at->second->pinned.take_any());
+    }
     return nullptr;
   }
 
  private:
+  void pin(Call& call, DataLink& link) noexcept {
+    ++size_;
+    call.pinned_at = &link;
+    first_with_calls_ = std::min(first_with_calls_, link.number);
+  }
   std::shared_ptr<Call> unpinned(std::shared_ptr<Call> call) noexcept {
     if (!call) return nullptr;
     call->pinned_at = nullptr;
@@ -101,8 +111,10 @@ class PinnedCalls {
   }
 
   std::map<std::uint64_t, DataLink*> links_;
+  std::size_t slots_ = 0;
   std::uint64_t last_ = 0;
   std::uint64_t last_home_ = 0;
+  std::uint64_t first_with_calls_ = 0;  // no link with a lower number has calls
   std::size_t size_ = 0;
 };
 
