@@ -1,4 +1,6 @@
 // Streams against a worker that sends whatever the test wants: what is legal, and what ends the worker.
+#include "support/stream_frames.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -11,93 +13,11 @@
 #include <utility>
 #include <vector>
 
-#include <asio/bind_cancellation_slot.hpp>
-#include <asio/cancellation_signal.hpp>
-#include <asio/co_spawn.hpp>
-
-#include <drover/pool/stream.hpp>
-#include <drover/wire/detail/stream_credit.hpp>
-
-#include "support/fake_worker.hpp"
-
 namespace {
 
 using namespace support;
-using drover::Stream;
-using drover::detail::CreditBody;
-using drover::detail::stream_window;
-
-struct End {  // of an operation
-  bool over = false;
-  std::string error{};
-  std::error_code code{};
-  asio::cancellation_signal cancellation{};
-};
 
 std::size_t open_memory() { return ::mallinfo2().uordblks + ::mallinfo2().hblkhd; }
-
-class StreamFrames : public FakeWorkers {
- protected:
-  template <class Out, class In = void>
-  Stream<int, Out, In> stream(CallOptions options = {}) {
-    return drover::detail::begin_stream_of<Stream<int, Out, In>>(dispatcher_, options, "f", 1);
-  }
-  template <class T>
-  struct Operation : End {
-    std::optional<T> value{};
-  };
-  template <class T>
-  std::shared_ptr<Operation<T>> start(asio::awaitable<T> work) {
-    auto operation = std::make_shared<Operation<T>>();
-    const auto ended = [operation](std::exception_ptr failure, T value) {
-      operation->over = true;
-      failure ? note(*operation, failure) : void(operation->value = std::move(value));
-    };
-    asio::co_spawn(context_, std::move(work), asio::bind_cancellation_slot(operation->cancellation.slot(), ended));
-    run();
-    return operation;
-  }
-  static void note(End& end, std::exception_ptr failure) {
-    try {
-      std::rethrow_exception(failure);
-    } catch (const std::system_error& e) {
-      end.code = e.code();
-      end.error = e.what();
-    } catch (const std::exception& e) {
-      end.error = e.what();
-    }
-  }
-
-  static FrameHeader for_call(FrameType type, const FrameHeader& call) {
-    return {.type = type, .slot = call.slot, .id = call.id};
-  }
-  static std::vector<std::byte> encoded(const auto& value) {
-    drover::detail::ByteBuffer buffer;
-    drover::Encoder(buffer).put(value);
-    return {buffer.view().begin(), buffer.view().end()};
-  }
-  static std::vector<std::byte> credit_of(std::uint64_t bytes) {
-    const CreditBody credit{.bytes = bytes};
-    const auto body = drover::detail::encode_body(credit);
-    return {body.begin(), body.end()};
-  }
-  /// The credit that the parent has granted.
-  static std::uint64_t granted_by(FakeWorker& worker) {
-    std::uint64_t bytes = 0;
-    while (const auto frame = worker.next_frame()) {
-      EXPECT_EQ(frame->first.type, FrameType::credit);
-      bytes += drover::detail::decode_body<CreditBody>(frame->second).value().bytes;
-    }
-    return bytes;
-  }
-  /// The text of a protocol_error.
-  static std::string why(const FakeWorker& worker) {
-    End end;
-    if (worker.failure) note(end, worker.failure);
-    EXPECT_EQ(end.code, Errc::protocol_error) << end.error;
-    return end.error;
-  }
-};
 
 TEST_F(StreamFrames, ItemsComeInOrderAndCreditGoesBack) {
   FakeWorker worker(context_, dispatcher_);
@@ -313,106 +233,6 @@ TEST_F(StreamFrames, IsMadeAgainOnlyIfNothingHasComeAndGone) {
     const auto result = start(stream.result());
     EXPECT_TRUE(again ? result->value == 10 : result->code == Errc::worker_exited) << result->error;
   }
-}
-
-// ---- the caller's items ---------------------------------------------------------------------------------------------
-
-TEST_F(StreamFrames, WriterWaitsForCreditAndSendsNoMore) {
-  FakeWorker worker(context_, dispatcher_);
-  auto stream = this->stream<void, std::string>();
-  const auto call = worker.next();
-  ASSERT_TRUE(call);
-  const auto first = start(stream.send("one"));
-  EXPECT_FALSE(first->over);
-  EXPECT_THROW((void)stream.send("two"), std::logic_error);
-  ASSERT_TRUE(worker.send(for_call(FrameType::credit, call->header), credit_of(1)));
-  run();
-  EXPECT_EQ(first->value, true);
-  const auto frame = worker.next_frame();
-  ASSERT_TRUE(frame);
-  EXPECT_EQ(frame->first.type, FrameType::item);
-  EXPECT_EQ(frame->second, encoded(std::string("one")));
-  const auto second = start(stream.send("two"));
-  EXPECT_FALSE(second->over);
-  second->cancellation.emit(asio::cancellation_type::terminal);
-  run();
-  EXPECT_EQ(second->code, asio::error::operation_aborted);
-  const auto third = start(stream.send("three"));
-  stream.finish();
-  ASSERT_TRUE(worker.send(for_call(FrameType::credit, call->header), credit_of(1000)));
-  run();
-  EXPECT_EQ(third->value, true);
-  const auto item = worker.next_frame(), end = worker.next_frame();
-  ASSERT_TRUE(item && end);
-  EXPECT_EQ(item->second, encoded(std::string("three"))) << "the cancelled one is not sent";
-  EXPECT_EQ(end->first.type, FrameType::finish);
-  worker.answer(*call);
-  EXPECT_EQ(start(stream.result())->value, 10);
-}
-
-// The awaitable of a coroutine that is cancelled already is dropped in the same way.
-TEST_F(StreamFrames, WriterThatDoesNotWaitSendsNothing) {
-  FakeWorker worker(context_, dispatcher_);
-  auto stream = this->stream<void, std::string>();
-  const auto call = worker.next();
-  ASSERT_TRUE(call);
-  (void)stream.send("one");
-  const auto second = start(stream.send("two"));
-  EXPECT_FALSE(second->over);
-  ASSERT_TRUE(worker.send(for_call(FrameType::credit, call->header), credit_of(1000)));
-  run();
-  EXPECT_EQ(second->value, true);
-  const auto frame = worker.next_frame();
-  ASSERT_TRUE(frame);
-  EXPECT_EQ(frame->second, encoded(std::string("two")));
-  worker.answer(*call);
-  EXPECT_EQ(start(stream.result())->value, 10);
-}
-
-TEST_F(StreamFrames, WriterIsToldThatTheRoutineHasReturned) {
-  FakeWorker worker(context_, dispatcher_);
-  auto stream = this->stream<void, std::string>();
-  const auto call = worker.next();
-  ASSERT_TRUE(call);
-  const auto waits = start(stream.send("one"));
-  worker.answer(*call);
-  run();
-  EXPECT_EQ(waits->value, false);
-  EXPECT_EQ(start(stream.send("two"))->value, false);
-  stream.finish();
-  EXPECT_FALSE(worker.next_frame());
-  EXPECT_EQ(start(stream.result())->value, 10);
-}
-
-// A decoded item may take as much memory as a result, also while the call runs.
-TEST_F(StreamFrames, ItemMayTakeTheMemoryThatAResultMay) {
-  using Sparse = std::vector<std::optional<std::array<std::uint64_t, 256>>>;
-  drover::WorkerOptions options;
-  options.max_message_size = 1u << 30;
-  const auto dispatcher = Dispatcher::create(context_.get_executor(), options, std::nullopt);
-  {
-    FakeWorker worker(context_, dispatcher);
-    auto stream = drover::detail::begin_stream_of<Stream<int, Sparse>>(dispatcher, CallOptions{}, "f", 1);
-    const auto call = worker.next();
-    ASSERT_TRUE(call);
-    const auto item = encoded(Sparse(20'000));  // 40 MB
-    ASSERT_LT(item.size(), 100'000u);
-    ASSERT_TRUE(worker.send(for_call(FrameType::item, call->header), item));
-    const auto next = start(stream.next());
-    EXPECT_EQ(next->error, "");
-    worker.answer(*call);
-    EXPECT_EQ(start(stream.result())->value, 10);
-  }
-  dispatcher->close();
-}
-
-TEST_F(StreamFrames, OfAnEmptyHandleFails) {
-  auto stream = drover::detail::begin_stream_of<Stream<int, int, int>>(nullptr, CallOptions{}, "f", 1);
-  EXPECT_EQ(start(stream.next())->code, Errc::not_running);
-  EXPECT_EQ(start(stream.result())->code, Errc::not_running);
-  EXPECT_THROW((void)stream.send(1), drover::Error);
-  stream.finish();
-  stream.cancel();
 }
 
 }  // namespace
