@@ -235,4 +235,26 @@ TEST_F(StreamFrames, IsMadeAgainOnlyIfNothingHasComeAndGone) {
   }
 }
 
+// A decoded item may take as much memory as a result, also while the call runs.
+TEST_F(StreamFrames, ItemMayTakeTheMemoryThatAResultMay) {
+  using Sparse = std::vector<std::optional<std::array<std::uint64_t, 256>>>;
+  drover::WorkerOptions options;
+  options.max_message_size = 1u << 30;
+  const auto dispatcher = Dispatcher::create(context_.get_executor(), options, std::nullopt);
+  {
+    FakeWorker worker(context_, dispatcher);
+    auto stream = drover::detail::begin_stream_of<Stream<int, Sparse>>(dispatcher, CallOptions{}, "f", 1);
+    const auto call = worker.next();
+    ASSERT_TRUE(call);
+    const auto item = encoded(Sparse(20'000));  // 40 MB
+    ASSERT_LT(item.size(), 100'000u);
+    ASSERT_TRUE(worker.send(for_call(FrameType::item, call->header), item));
+    const auto next = start(stream.next());
+    EXPECT_EQ(next->error, "");
+    worker.answer(*call);
+    EXPECT_EQ(start(stream.result())->value, 10);
+  }
+  dispatcher->close();
+}
+
 }  // namespace

@@ -83,28 +83,6 @@ TEST_F(StreamWriter, LearnsThatTheRoutineHasReturned) {
   EXPECT_EQ(start(stream.result())->value, 10);
 }
 
-// A decoded item may take as much memory as a result, also while the call runs.
-TEST_F(StreamWriter, SendsItemsOfAsMuchMemoryAsAResult) {
-  using Sparse = std::vector<std::optional<std::array<std::uint64_t, 256>>>;
-  drover::WorkerOptions options;
-  options.max_message_size = 1u << 30;
-  const auto dispatcher = Dispatcher::create(context_.get_executor(), options, std::nullopt);
-  {
-    FakeWorker worker(context_, dispatcher);
-    auto stream = drover::detail::begin_stream_of<Stream<int, Sparse>>(dispatcher, CallOptions{}, "f", 1);
-    const auto call = worker.next();
-    ASSERT_TRUE(call);
-    const auto item = encoded(Sparse(20'000));  // 40 MB
-    ASSERT_LT(item.size(), 100'000u);
-    ASSERT_TRUE(worker.send(for_call(FrameType::item, call->header), item));
-    const auto next = start(stream.next());
-    EXPECT_EQ(next->error, "");
-    worker.answer(*call);
-    EXPECT_EQ(start(stream.result())->value, 10);
-  }
-  dispatcher->close();
-}
-
 TEST_F(StreamWriter, OfAnEmptyHandleFails) {
   auto stream = drover::detail::begin_stream_of<Stream<int, int, int>>(nullptr, CallOptions{}, "f", 1);
   EXPECT_EQ(start(stream.next())->code, Errc::not_running);
