@@ -210,6 +210,40 @@ TEST_F(OneAsyncOperation, StopsAWorkerWhoseStartHasBegun) {
   EXPECT_FALSE(worker.alive());
 }
 
+// A program without coroutines has a pool, too.
+TEST_F(OneAsyncOperation, StartsAndStopsAPool) {
+  asio::io_context context(1);
+  WorkerPool pool;
+  int nine = 0;
+  bool initiating = true, stopped = false;
+  const auto stop = [&](const std::exception_ptr& failure, const std::vector<StopReport>& reports) {
+    stopped = !failure && reports.size() == 2;
+  };
+  WorkerPool::async_start(context.get_executor(), call_pool(2),
+                          [&](const std::exception_ptr& failure, WorkerPool started) {
+                            EXPECT_EQ(failure, nullptr);
+                            EXPECT_FALSE(initiating);
+                            pool = std::move(started);
+                            pool.async_call<int>("square", 3, [&](const std::exception_ptr&, int result) {
+                              nine = result;
+                              pool.async_stop(stop);
+                            });
+                          });
+  initiating = false;
+  context.run();
+  EXPECT_EQ(nine, 9);
+  EXPECT_TRUE(stopped);
+}
+
+TEST_F(OneAsyncOperation, StartOfAPoolThatFailsLeavesAnEmptyOne) {
+  asio::io_context context(1);
+  PoolOptions options = call_pool(2);
+  options.worker.command.program = "/no/such/program";
+  std::future<WorkerPool> future = WorkerPool::async_start(context.get_executor(), options, asio::use_future);
+  context.run();
+  EXPECT_THROW((void)future.get(), std::system_error);
+}
+
 TEST_F(OneAsyncOperation, StartThatNobodyAwaitsIsAborted) {
   asio::io_context context(1);
   LocalWorker worker(context.get_executor(), call_worker());
