@@ -312,7 +312,9 @@ asio::awaitable<void> ctrl_c(std::string routine, std::string sign, int times, D
     if (host.running()) ::kill(-host.pid(), SIGINT);
   }
   const ExitStatus status = co_await host.wait();
-  EXPECT_EQ(status.value, 128 + SIGINT) << status.to_string();
+  // The third one ends run_main(). A later one may come when that has given the signals back.
+  const bool later = times > 3 && status.to_string() == "killed by SIGINT";
+  EXPECT_TRUE(later || status.value == 128 + SIGINT) << status.to_string();
   EXPECT_EQ(workers.size(), 2u);
   for (const pid_t pid : workers) EXPECT_TRUE(gone(pid)) << "it outlived with_pool";
   EXPECT_LT(since(start), at_most + slack);
