@@ -1,5 +1,6 @@
 // Operations for any completion token: async_call() and its like.
 #include <chrono>
+#include <exception>
 #include <future>
 #include <gtest/gtest.h>
 #include <memory>
@@ -7,6 +8,8 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
@@ -14,9 +17,11 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/strand.hpp>
 #include <asio/system_executor.hpp>
+#include <asio/this_coro.hpp>
 #include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -271,6 +276,74 @@ TEST_F(OneAsyncOperation, StopsAPool) {
     EXPECT_TRUE(ended);
     EXPECT_EQ(reports, 2u);
   });
+}
+
+// Coroutines of a program that names the type of its executor. drover's own coroutines have asio::any_io_executor.
+using IoExecutor = asio::io_context::executor_type;
+constexpr asio::use_awaitable_t<IoExecutor> use_io_awaitable{};
+
+asio::awaitable<void, IoExecutor> use_worker_and_pool(LocalWorker& worker, WorkerPool& pool) {
+  co_await worker.async_start(use_io_awaitable);
+  const int from_worker = co_await worker.async_call<int>("square", 5, use_io_awaitable);
+  EXPECT_EQ(from_worker, 25);
+  const CallOptions options{.deadline = 30s};
+  const int from_pool = co_await pool.async_call<int>(options, "square", 6, use_io_awaitable);
+  EXPECT_EQ(from_pool, 36);
+  co_await pool.async_call("nothing", use_io_awaitable);
+  const std::string text = "thrown in the worker";
+  std::exception_ptr failure;
+  try {
+    co_await worker.async_call("throw", text, use_io_awaitable);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  EXPECT_EQ(describe(failure).text, text);
+  const StopReport report = co_await worker.async_stop(use_io_awaitable);
+  EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  const std::vector<StopReport> reports = co_await pool.async_stop(use_io_awaitable);
+  EXPECT_EQ(reports.size(), 2u);
+}
+
+TEST_F(OneAsyncOperation, IsAwaitedOnAnotherTypeOfExecutor) {
+  asio::io_context context(1);
+  LocalWorker worker(context.get_executor(), call_worker());
+  WorkerPool pool;
+  bool done = false;
+  const auto ended = [&](const std::exception_ptr& failure) {
+    EXPECT_EQ(failure, nullptr) << describe(failure);
+    done = true;
+    context.stop();
+  };
+  asio::co_spawn(context, WorkerPool::start(call_pool(2)), [&](const std::exception_ptr& failure, WorkerPool ready) {
+    EXPECT_EQ(failure, nullptr) << describe(failure);
+    pool = std::move(ready);
+    asio::co_spawn(context, use_worker_and_pool(worker, pool), ended);
+  });
+  context.run_for(60s);
+  EXPECT_TRUE(done);
+}
+
+asio::awaitable<void, IoExecutor> cancel_own_call(LocalWorker& worker, asio::cancellation_signal& signal) {
+  co_await worker.async_start(use_io_awaitable);
+  const IoExecutor executor = co_await asio::this_coro::executor;
+  asio::post(executor, [&signal] { signal.emit(asio::cancellation_type::terminal); });
+  const std::string text = "x";
+  co_await worker.async_call<std::string>("slow_echo", text, 60'000, use_io_awaitable);
+}
+
+TEST_F(OneAsyncOperation, IsCancelledOnAnotherTypeOfExecutor) {
+  asio::cancellation_signal signal;
+  std::optional<Failure> failure;
+  asio::io_context context(1);
+  LocalWorker worker(context.get_executor(), call_worker());
+  asio::co_spawn(context, cancel_own_call(worker, signal),
+                 asio::bind_cancellation_slot(signal.slot(), [&](const std::exception_ptr& thrown) {
+                   failure = describe(thrown);
+                   context.stop();
+                 }));
+  context.run_for(60s);
+  ASSERT_TRUE(failure);
+  EXPECT_TRUE(failure->aborted()) << *failure;
 }
 
 }  // namespace
