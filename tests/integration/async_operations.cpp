@@ -251,6 +251,51 @@ TEST_F(OneAsyncOperation, WaitsForAProcessAndReapsIt) {
   EXPECT_FALSE(reaped->exit.success());
 }
 
+TEST_F(OneAsyncOperation, ReapsAProcessWithoutAPlan) {
+  asio::io_context context(1);
+  Process quick = Process::spawn(child({"exit", "3"}));
+  std::optional<drover::ReapReport> reaped;
+  quick.async_reap(
+      asio::bind_executor(context, [&](const std::exception_ptr& failure, const drover::ReapReport& report) {
+        EXPECT_EQ(failure, nullptr);
+        reaped = report;
+      }));
+  EXPECT_FALSE(reaped);
+  context.run_for(30s);
+  ASSERT_TRUE(reaped);
+  EXPECT_EQ(reaped->exit.value, 3);
+  EXPECT_FALSE(reaped->terminated);
+}
+
+TEST_F(OneAsyncOperation, StartsAndReapsAWorkerProcess) {
+  asio::io_context context(1);
+  WorkerOptions options = call_worker();
+  options.shutdown_grace = 0s;
+  drover::WorkerProcess first(context.get_executor(), options), second(context.get_executor(), call_worker());
+  int starts = 0, reaps = 0;
+  const auto on_reap = [&](const std::exception_ptr& failure, const drover::ReapReport& report) {
+    EXPECT_EQ(failure, nullptr);
+    EXPECT_TRUE(report.terminated && report.exit.success()) << report.to_string();
+    ++reaps;
+  };
+  first.async_start([&](const std::exception_ptr& failure, const drover::WorkerMetadata& metadata) {
+    EXPECT_EQ(failure, nullptr);
+    EXPECT_EQ(metadata.pid, first.pid());
+    ++starts;
+    first.async_reap(on_reap);
+  });
+  second.async_start(20s, [&](const std::exception_ptr& failure, const drover::WorkerMetadata&) {
+    EXPECT_EQ(failure, nullptr);
+    ++starts;
+    second.async_reap(0s, on_reap);
+  });
+  EXPECT_EQ(starts, 0);
+  context.run_for(30s);
+  EXPECT_EQ(starts, 2);
+  EXPECT_EQ(reaps, 2);
+  EXPECT_FALSE(first.alive() || second.alive());
+}
+
 TEST_F(OneAsyncOperation, AcquiresALease) {
   asio::io_context context(1);
   drover::ResourcePool<int, int> pool(context.get_executor(), [](int key) { return key + 1; });

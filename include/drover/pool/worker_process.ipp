@@ -4,6 +4,7 @@
 #include <exception>
 #include <optional>
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -33,6 +34,10 @@ DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap() {
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
   if (const auto refusal = detail::reason_to_refuse(worker_)) return detail::failed<ReapReport>(refusal);
   return detail::await_reap(worker_->reap(patience) ? detail::session_of(worker_) : nullptr);
+}
+
+DROVER_INLINE asio::any_io_executor WorkerProcess::executor() const {
+  return detail::executor_of(detail::dispatcher_of(worker_));
 }
 
 DROVER_INLINE pid_t WorkerProcess::pid() const { return detail::pid_of(worker_); }
