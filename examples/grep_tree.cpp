@@ -2,9 +2,14 @@
 // which workers find it. Matches are streamed: no file's matches are kept in memory. A pattern that takes for ever on
 // some file costs that file only: its worker is killed and replaced.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <clocale>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cwchar>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -34,7 +39,7 @@ struct Match {
 
 struct Found {
   std::uint64_t lines = 0;
-  bool binary = false;
+  bool binary = false;  // some of them were not sent, since they are no text
 };
 
 // ---- in a worker ----------------------------------------------------------------------------------------------------
@@ -58,30 +63,53 @@ class Pattern {
   regex_t compiled_;
 };
 
-/// As grep does: a NUL in the first block.
-bool is_binary(std::istream& file) {
-  std::string block(32 * 1024, '\0');
-  file.read(block.data(), static_cast<std::streamsize>(block.size()));
-  block.resize(static_cast<std::size_t>(file.gcount()));
-  file.clear();
-  file.seekg(0);
-  return block.find('\0') != std::string::npos;
+/// The line, which has no NULs, is text in the locale.
+bool is_text(const std::string& line) {
+  if (MB_CUR_MAX == 1) return true;
+  const char* at = line.c_str();
+  std::mbstate_t state{};
+  return std::mbsrtowcs(nullptr, &at, 0, &state) != static_cast<std::size_t>(-1);
 }
 
+/// As grep does it. From the first block with a NUL on, the file is binary: its lines end at NULs, too, and the first
+/// match is reported without its text.
 Found grep(const std::string& pattern, const fs::path& path, drover::Sink<Match>& out) {
+  constexpr std::size_t block = 96 * 1024;
   const Pattern compiled(pattern);
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::system_error(errno, std::system_category());
-  Found found{.binary = is_binary(file)};
+  Found found;
   Match match;
-  while (std::getline(file, match.text)) {
-    ++match.line;
-    if (!compiled.matches(match.text)) continue;
-    ++found.lines;
-    if (found.binary) break;  // it is not printed
-    out.write(match);         // waits while the parent prints
+  bool binary = false;
+  std::string text;  // the beginning of a line, and a block
+  while (file) {
+    const std::size_t kept = text.size();
+    text.resize(kept + block);
+    file.read(text.data() + kept, static_cast<std::streamsize>(block));
+    if (file.bad()) throw std::system_error(errno, std::system_category());
+    text.resize(kept + static_cast<std::size_t>(file.gcount()));
+    binary = binary || text.find('\0', kept) != std::string::npos;
+    if (binary) std::replace(text.begin(), text.end(), '\0', '\n');
+    std::size_t begin = 0;
+    for (std::size_t end = text.find('\n', kept);; end = text.find('\n', begin)) {
+      if (end == std::string::npos) {
+        if (file || begin >= text.size()) break;
+        end = text.size();  // the last line may have no end
+      }
+      match.text.assign(text, begin, end - begin);
+      begin = end + 1;
+      ++match.line;
+      if (!compiled.matches(match.text)) continue;
+      ++found.lines;
+      if (!binary && is_text(match.text)) {
+        out.write(match);  // waits while the parent prints
+        continue;
+      }
+      found.binary = true;
+      if (binary) return found;
+    }
+    text.erase(0, begin);
   }
-  if (file.bad()) throw std::system_error(errno, std::system_category());
   return found;
 }
 
@@ -131,7 +159,7 @@ asio::awaitable<void> search_file(Search& search, drover::WorkerPool& pool, std:
     }
     const Found found = co_await matches.result();
     if (found.lines != 0) search.matched = true;
-    if (found.lines != 0 && found.binary) std::cerr << "grep_tree: " << file << ": binary file matches\n";
+    if (found.binary) std::cerr << "grep_tree: " << file << ": binary file matches\n";
   } catch (const drover::RemoteError& error) {
     search.complain(file, error.what());
   } catch (const drover::Error& error) {
@@ -154,6 +182,8 @@ asio::awaitable<void> search_all(Search& search, drover::WorkerPool& pool) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::setlocale(LC_ALL, "");       // says what a character is, in the workers as well
+  std::setlocale(LC_NUMERIC, "C");  // --seconds 0.5
   drover::Routines routines;
   routines.add("grep", grep);
   if (drover::in_worker()) return drover::serve(routines);

@@ -5,11 +5,13 @@
 #include <filesystem>
 #include <gtest/gtest.h>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include <asio/io_context.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
@@ -17,6 +19,7 @@
 #include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
+#include "support/streams.hpp"
 #include "support/typed_routines.hpp"
 
 namespace {
@@ -33,6 +36,12 @@ asio::awaitable<std::string> text_of(drover::CallOptions given) {
   std::string text = options.deadline ? std::to_string(options.deadline->count()) : "none";
   for (const auto& tag : options.tags) text += " " + tag;
   if (!options.context.empty()) text += " in " + options.context;
+  if (options.run_for) text += " runs " + std::to_string(options.run_for->count());
+  if (options.retry.attempts != 1)
+    text += " retry " + std::to_string(options.retry.attempts) + "/" + std::to_string(options.retry.backoff.count());
+  if (!options.key.empty()) text += " key " + options.key;
+  if (options.priority != 1) text += " priority " + std::to_string(options.priority);
+  if (options.when_full == drover::WhenFull::wait) text += " waits";
   co_return text;
 }
 
@@ -58,6 +67,32 @@ TEST_F(BracedOptions, ForACallKeepTheirMembers) {
       EXPECT_EQ(all, "3 gpu " + long_text);
       const std::string with_context = co_await text_of({.deadline = 4ns, .context = long_text});
       EXPECT_EQ(with_context, "4 in " + long_text);
+    }
+  });
+}
+
+TEST_F(BracedOptions, ForACallKeepKeyAndRetry) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    for (int round = 0; round < 3; ++round) {
+      const std::string keyed = co_await text_of({.key = long_text});
+      EXPECT_EQ(keyed, "none key " + long_text);
+      const std::string short_key = co_await text_of({.key = "k"});
+      EXPECT_EQ(short_key, "none key k");
+      const std::string again = co_await text_of({.run_for = 5ns, .retry = {.attempts = 3, .backoff = 7ns}});
+      EXPECT_EQ(again, "none runs 5 retry 3/7");
+      const std::string urgent = co_await text_of({.priority = 3, .when_full = drover::WhenFull::wait});
+      EXPECT_EQ(urgent, "none priority 3 waits");
+      const std::set<std::string> tags{"gpu", long_text};
+      const std::string all = co_await text_of({.deadline = 6ns,
+                                                .run_for = 5ns,
+                                                .retry = {.attempts = 2},
+                                                .key = long_text,
+                                                .priority = 0,
+                                                .when_full = drover::WhenFull::wait,
+                                                .tags = tags,
+                                                .context = long_text});
+      EXPECT_EQ(all,
+                "6 gpu " + long_text + " in " + long_text + " runs 5 retry 2/0 key " + long_text + " priority 0 waits");
     }
   });
 }
@@ -92,6 +127,99 @@ TEST_F(BracedOptions, WorkInACall) {
       EXPECT_EQ(std::vector({first, second, third}), std::vector({i * i, i * i, i * i}));
     }
     co_await worker.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkWithKeyAndRetryInACall) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const int home = co_await pool.call<int>({.key = long_text}, "pid");
+    for (int i = 0; i < 3; ++i) {
+      const int again = co_await pool.call<int>({.run_for = 20s, .key = long_text}, "pid");
+      EXPECT_EQ(again, home);
+      const int first = co_await pool.call<int>({.retry = {.attempts = 3, .backoff = 1ms}}, "square", i);
+      const int second = co_await pool.call<int>({.priority = 3, .when_full = drover::WhenFull::wait}, "square", i);
+      EXPECT_EQ(std::vector({first, second}), std::vector({i * i, i * i}));
+      const int words = co_await pool.call({.key = long_text, .priority = 2}, word_count, "one two");
+      EXPECT_EQ(words, 2);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkInABroadcast) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const std::set<std::string> tags;
+    for (int i = 0; i < 3; ++i) {
+      const auto squares = co_await pool.broadcast<int>({.deadline = 20s, .context = long_text}, "square", i);
+      EXPECT_EQ(squares.size(), 2u);
+      for (const auto& square : squares) EXPECT_EQ(square.value(), i * i);
+      const auto words = co_await pool.broadcast({.run_for = 20s, .tags = tags}, word_count, "one two");
+      EXPECT_EQ(words.size(), 2u);
+      for (const auto& count : words) EXPECT_EQ(count.value(), 2);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkInAStream) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(stream_pool(1));
+    for (int round = 0; round < 3; ++round) {
+      auto items = pool.stream<long, int>({.deadline = 20s, .key = long_text}, "count", 3);
+      const int read = co_await read_all(items);
+      EXPECT_EQ(read, 3);
+      const long untyped = co_await pool.stream<long, int>({.run_for = 20s, .key = long_text}, "count", 4).result();
+      EXPECT_EQ(untyped, 6);
+      const long typed = co_await pool.stream({.key = long_text, .priority = 2}, count_items, 5).result();
+      EXPECT_EQ(typed, 10);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkInAMap) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
+    const std::vector<int> inputs{3, 4, 5};
+    const std::vector<std::string> texts{"one", "one two", long_text};
+    for (int round = 0; round < 3; ++round) {
+      auto counts = pool.map({.call = {.retry = {.attempts = 3}}}, word_count, texts);
+      int words = 0;
+      for (;;) {
+        auto done = co_await counts.next();
+        if (!done) break;
+        words += done->value();
+      }
+      EXPECT_EQ(words, 4);
+      auto square = co_await pool
+                        .map<int>({.in_flight = 2, .ordered = true, .call = {.deadline = 20s, .key = long_text}},
+                                  "square", inputs)
+                        .next();
+      EXPECT_TRUE(square && square->value() == 9);
+    }
+    co_await pool.stop();
+  });
+}
+
+TEST_F(BracedOptions, WorkInAnAsyncCall) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    LocalWorker worker(co_await asio::this_coro::executor, call_worker());
+    co_await worker.start();
+    const std::string text = long_text + " " + long_text;
+    for (int i = 0; i < 3; ++i) {
+      const int first = co_await pool.async_call<int>({.deadline = 20s, .retry = {.attempts = 2}, .key = long_text},
+                                                      "square", i, asio::use_awaitable);
+      const int second =
+          co_await worker.async_call<int>({.run_for = 20s, .context = long_text}, "square", i, asio::use_awaitable);
+      EXPECT_EQ(std::vector({first, second}), std::vector({i * i, i * i}));
+      const int typed = co_await pool.async_call({.key = long_text}, word_count, text, asio::use_awaitable);
+      EXPECT_EQ(typed, 2);
+    }
+    co_await worker.stop();
+    co_await pool.stop();
   });
 }
 

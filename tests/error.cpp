@@ -1,3 +1,4 @@
+#include <cstddef>
 #include <gtest/gtest.h>
 #include <set>
 #include <string>
@@ -12,16 +13,20 @@ using drover::Error;
 using drover::ExitStatus;
 
 TEST(Error, EachCodeHasItsOwnSentence) {
+  const std::error_category& category = drover::make_error_code(Errc::stopping).category();
+  const std::string unknown = category.message(999);
   std::set<std::string> messages;
-  for (int value = 1; value <= static_cast<int>(Errc::pool_failed); ++value) {
-    const std::error_code code = static_cast<Errc>(value);
+  int codes = 0;
+  for (; category.message(codes + 1) != unknown; ++codes) {
+    const std::error_code code = static_cast<Errc>(codes + 1);
     EXPECT_STREQ(code.category().name(), "drover");
     EXPECT_GT(code.message().size(), 15u);
     EXPECT_EQ(code.message().back(), '.');
     messages.insert(code.message());
   }
-  EXPECT_EQ(messages.size(), 15u);
-  EXPECT_EQ(messages.count(std::error_code(999, drover::make_error_code(Errc::stopping).category()).message()), 0u);
+  // The compiler warns of a code that is added and has no sentence.
+  EXPECT_GE(codes, static_cast<int>(Errc::poisoned));
+  EXPECT_EQ(messages.size(), static_cast<std::size_t>(codes));
 }
 
 TEST(Error, ComparesWithItsCode) {

@@ -1,5 +1,6 @@
 // Operations for any completion token: async_call() and its like.
 #include <chrono>
+#include <exception>
 #include <future>
 #include <gtest/gtest.h>
 #include <memory>
@@ -7,6 +8,8 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
@@ -14,9 +17,11 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/strand.hpp>
 #include <asio/system_executor.hpp>
+#include <asio/this_coro.hpp>
 #include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
@@ -193,154 +198,72 @@ TEST_F(OneAsyncOperation, OnAnEmptyWorkerFailsLater) {
   EXPECT_TRUE(promise.get_future().get() == Errc::not_running);
 }
 
-TEST_F(OneAsyncOperation, StopsAWorkerWhoseStartHasBegun) {
-  asio::io_context context(1);
-  LocalWorker worker(context.get_executor(), call_worker());
-  std::optional<Failure> start, stop;
-  bool ran = false;
-  worker.async_start([&](const std::exception_ptr& failure) { start = describe(failure); });
-  EXPECT_TRUE(worker.alive()) << "the start begins at once";
-  worker.async_stop([&](const std::exception_ptr& failure, const StopReport& report) {
-    stop = describe(failure);
-    ran = report.elapsed.count() > 0;
-  });
-  context.run();
-  EXPECT_TRUE(start && start->aborted());
-  EXPECT_TRUE(stop && !*stop && ran);
-  EXPECT_FALSE(worker.alive());
-}
+// Coroutines of a program that names the type of its executor. drover's own coroutines have asio::any_io_executor.
+using IoExecutor = asio::io_context::executor_type;
+constexpr asio::use_awaitable_t<IoExecutor> use_io_awaitable{};
 
-// A program without coroutines has a pool, too.
-TEST_F(OneAsyncOperation, StartsAndStopsAPool) {
-  asio::io_context context(1);
-  WorkerPool pool;
-  int nine = 0;
-  bool initiating = true, stopped = false;
-  const auto stop = [&](const std::exception_ptr& failure, const std::vector<StopReport>& reports) {
-    stopped = !failure && reports.size() == 2;
-  };
-  WorkerPool::async_start(context.get_executor(), call_pool(2),
-                          [&](const std::exception_ptr& failure, WorkerPool started) {
-                            EXPECT_EQ(failure, nullptr);
-                            EXPECT_FALSE(initiating);
-                            pool = std::move(started);
-                            pool.async_call<int>("square", 3, [&](const std::exception_ptr&, int result) {
-                              nine = result;
-                              pool.async_stop(stop);
-                            });
-                          });
-  initiating = false;
-  context.run();
-  EXPECT_EQ(nine, 9);
-  EXPECT_TRUE(stopped);
-}
-
-TEST_F(OneAsyncOperation, StartOfAPoolThatFailsLeavesAnEmptyOne) {
-  asio::io_context context(1);
-  PoolOptions options = call_pool(2);
-  options.worker.command.program = "/no/such/program";
-  std::future<WorkerPool> future = WorkerPool::async_start(context.get_executor(), options, asio::use_future);
-  context.run();
-  EXPECT_THROW((void)future.get(), std::system_error);
-}
-
-TEST_F(OneAsyncOperation, StartThatNobodyAwaitsIsAborted) {
-  asio::io_context context(1);
-  LocalWorker worker(context.get_executor(), call_worker());
-  {
-    const auto dropped = worker.async_start(lazy);
+asio::awaitable<void, IoExecutor> use_worker_and_pool(LocalWorker& worker, WorkerPool& pool) {
+  co_await worker.async_start(use_io_awaitable);
+  const int from_worker = co_await worker.async_call<int>("square", 5, use_io_awaitable);
+  EXPECT_EQ(from_worker, 25);
+  const CallOptions options{.deadline = 30s};
+  const int from_pool = co_await pool.async_call<int>(options, "square", 6, use_io_awaitable);
+  EXPECT_EQ(from_pool, 36);
+  co_await pool.async_call("nothing", use_io_awaitable);
+  const std::string text = "thrown in the worker";
+  std::exception_ptr failure;
+  try {
+    co_await worker.async_call("throw", text, use_io_awaitable);
+  } catch (...) {
+    failure = std::current_exception();
   }
-  context.run();
-  EXPECT_FALSE(worker.alive());
+  EXPECT_EQ(describe(failure).text, text);
+  const StopReport report = co_await worker.async_stop(use_io_awaitable);
+  EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
+  const std::vector<StopReport> reports = co_await pool.async_stop(use_io_awaitable);
+  EXPECT_EQ(reports.size(), 2u);
 }
 
-// The handlers of start, call and stop follow one another. A start that fails passes the reason to its handler.
-TEST_F(OneAsyncOperation, StartsAndStopsAWorker) {
+TEST_F(OneAsyncOperation, IsAwaitedOnAnotherTypeOfExecutor) {
   asio::io_context context(1);
   LocalWorker worker(context.get_executor(), call_worker());
-  int steps = 0;
-  bool initiating = true;
-  worker.async_start([&](const std::exception_ptr& failure) {
-    EXPECT_EQ(failure, nullptr);
-    EXPECT_FALSE(initiating);
-    ++steps;
-    worker.async_call<int>("square", 5, [&](const std::exception_ptr&, int result) {
-      EXPECT_EQ(result, 25);
-      ++steps;
-      worker.async_stop(5s, [&](const std::exception_ptr& stopped, const drover::StopReport& report) {
-        EXPECT_EQ(stopped, nullptr);
-        EXPECT_TRUE(report.exit.success());
-        ++steps;
-      });
-    });
+  WorkerPool pool;
+  bool done = false;
+  const auto ended = [&](const std::exception_ptr& failure) {
+    EXPECT_EQ(failure, nullptr) << describe(failure);
+    done = true;
+    context.stop();
+  };
+  asio::co_spawn(context, WorkerPool::start(call_pool(2)), [&](const std::exception_ptr& failure, WorkerPool ready) {
+    EXPECT_EQ(failure, nullptr) << describe(failure);
+    pool = std::move(ready);
+    asio::co_spawn(context, use_worker_and_pool(worker, pool), ended);
   });
-  initiating = false;
-  context.run_for(30s);
-  EXPECT_EQ(steps, 3);
-  LocalWorker bad(context.get_executor(), [] {
-    WorkerOptions options;
-    options.command.program = "/no/such/program";
-    return options;
-  }());
-  std::optional<Failure> failure, refused;
-  LocalWorker unasked(context.get_executor(), call_worker());
-  unasked.async_start(0s, [&](const std::exception_ptr& thrown) { refused = describe(thrown); });
-  bad.async_start([&](const std::exception_ptr& thrown) { failure = describe(thrown); });
-  EXPECT_FALSE(failure || refused);
-  context.restart();
-  context.run_for(30s);
-  EXPECT_TRUE(failure && failure->code == std::errc::no_such_file_or_directory) << *failure;
-  EXPECT_TRUE(refused && refused->argument) << *refused;
+  context.run_for(60s);
+  EXPECT_TRUE(done);
 }
 
-// async_wait() has the exit code of a process that exits; async_reap() ends one that would stay.
-TEST_F(OneAsyncOperation, WaitsForAProcessAndReapsIt) {
+asio::awaitable<void, IoExecutor> cancel_own_call(LocalWorker& worker, asio::cancellation_signal& signal) {
+  co_await worker.async_start(use_io_awaitable);
+  const IoExecutor executor = co_await asio::this_coro::executor;
+  asio::post(executor, [&signal] { signal.emit(asio::cancellation_type::terminal); });
+  const std::string text = "x";
+  co_await worker.async_call<std::string>("slow_echo", text, 60'000, use_io_awaitable);
+}
+
+TEST_F(OneAsyncOperation, IsCancelledOnAnotherTypeOfExecutor) {
+  asio::cancellation_signal signal;
+  std::optional<Failure> failure;
   asio::io_context context(1);
-  Process quick = Process::spawn(child({"exit", "3"})), slow = Process::spawn(child({"stay"}));
-  std::optional<drover::ExitStatus> exit;
-  quick.async_wait(
-      asio::bind_executor(context, [&](const std::exception_ptr&, drover::ExitStatus status) { exit = status; }));
-  context.run_for(30s);
-  ASSERT_TRUE(exit);
-  EXPECT_EQ(exit->value, 3);
-  std::optional<drover::ReapReport> reaped;
-  slow.async_reap(0ms, asio::bind_executor(context, [&](const std::exception_ptr&, const drover::ReapReport& report) {
-                    reaped = report;
-                  }));
-  EXPECT_FALSE(reaped);
-  context.restart();
-  context.run_for(30s);
-  ASSERT_TRUE(reaped);
-  EXPECT_FALSE(reaped->exit.success());
-}
-
-// The handler of async_acquire() gets the lease, after async_acquire() has returned.
-TEST_F(OneAsyncOperation, AcquiresALease) {
-  asio::io_context context(1);
-  drover::ResourcePool<int, int> pool(context.get_executor(), [](int key) { return key + 1; });
-  int value = 0;
-  pool.async_acquire(3, asio::bind_executor(context, [&](const std::exception_ptr& failure, auto lease) {
-                       EXPECT_EQ(failure, nullptr);
-                       value = *lease;
-                     }));
-  EXPECT_EQ(value, 0);
-  context.run_for(30s);
-  EXPECT_EQ(value, 4);
-}
-
-// The handler of async_stop() gets one report for each worker.
-TEST_F(OneAsyncOperation, StopsAPool) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    WorkerPool pool = co_await WorkerPool::start(call_pool(2));
-    std::optional<std::size_t> reports;
-    pool.async_stop([&](const std::exception_ptr& failure, const std::vector<drover::StopReport>& stopped) {
-      EXPECT_EQ(failure, nullptr);
-      reports = stopped.size();
-    });
-    const bool ended = co_await soon([&] { return reports.has_value(); });
-    EXPECT_TRUE(ended);
-    EXPECT_EQ(reports, 2u);
-  });
+  LocalWorker worker(context.get_executor(), call_worker());
+  asio::co_spawn(context, cancel_own_call(worker, signal),
+                 asio::bind_cancellation_slot(signal.slot(), [&](const std::exception_ptr& thrown) {
+                   failure = describe(thrown);
+                   context.stop();
+                 }));
+  context.run_for(60s);
+  ASSERT_TRUE(failure);
+  EXPECT_TRUE(failure->aborted()) << *failure;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <gtest/gtest.h>
 #include <memory>
 #include <optional>
@@ -9,6 +10,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <asio/use_awaitable.hpp>
 
 #include <drover/pool/local_worker.hpp>
 #include <drover/pool/worker_pool.hpp>
@@ -81,6 +84,35 @@ TEST_F(TypedCall, HasOptions) {
     EXPECT_EQ(more, 3);
     const drover::CallOptions tagged{.tags = {"none"}};
     EXPECT_TRUE(co_await failure_of(pool.call(tagged, word_count, "a b")) == Errc::no_such_worker);
+    co_await pool.stop();
+  });
+}
+
+TEST_F(TypedCall, TakesAnyToken) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    WorkerPool pool = co_await WorkerPool::start(call_pool(1));
+    const int words = co_await pool.async_call(word_count, "a b", asio::use_awaitable);
+    EXPECT_EQ(words, 2);
+    const drover::CallOptions options{.deadline = 20s};
+    const std::string text = "a b c";
+    const int more = co_await pool.async_call(options, word_count, text, asio::use_awaitable);
+    EXPECT_EQ(more, 3);
+    std::optional<long> four;
+    bool nothing = false;
+    pool.async_call(twice, 2, [&](const std::exception_ptr& failure, long result) {
+      EXPECT_EQ(failure, nullptr);
+      four = result;
+    });
+    pool.async_call(options, do_nothing, [&](const std::exception_ptr& failure) {
+      EXPECT_EQ(failure, nullptr);
+      nothing = true;
+    });
+    EXPECT_FALSE(four || nothing) << "not by async_call()";
+    const bool came = co_await soon([&] { return four && nothing; });
+    EXPECT_TRUE(came);
+    EXPECT_EQ(four, 4);
+    const std::string wrong = co_await mismatch(pool.async_call(other::word_count, 1, text, asio::use_awaitable));
+    EXPECT_NE(wrong.find("the caller declares the routine as int(int, std::string_view)"), std::string::npos) << wrong;
     co_await pool.stop();
   });
 }

@@ -27,6 +27,8 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
   routines.add(grep, [](std::string_view, drover::Sink<int>& out) { out.write(1); });
   routines.add(grep, [](const auto&, auto& out) { out.write(1); });
   (void)pool.stream(grep, "pattern");
+  (void)pool.async_call(word_count, "text", asio::use_awaitable);
+  (void)pool.async_call(options, join, std::vector<int>(), 1, asio::use_awaitable);
 #elif REFUSED == 1
   (void)pool.call(word_count);
 #elif REFUSED == 2
@@ -111,5 +113,9 @@ void use(drover::Routines& routines, drover::WorkerPool& pool, drover::LocalWork
 #elif REFUSED == 25
   constexpr drover::Routine<asio::awaitable<int>()> coroutine{"coroutine"};
   (void)pool.call(coroutine);
+#elif REFUSED == 38
+  (void)pool.async_call(word_count, 7, asio::use_awaitable);
+#elif REFUSED == 39
+  (void)pool.async_call(options, word_count, asio::use_awaitable);
 #endif
 }

@@ -108,6 +108,10 @@ class Process {
   auto async_reap(Timeout patience, Token&& token) {
     return detail::as_async(reap(patience), asio::system_executor(), std::forward<Token>(token));
   }
+  template <class Token>
+  auto async_reap(Token&& token) {
+    return detail::as_async(reap(), asio::system_executor(), std::forward<Token>(token));
+  }
 
  private:
   explicit Process(std::shared_ptr<detail::ChildProcess> child) : child_(std::move(child)) {}

@@ -12,6 +12,7 @@
 #include <drover/detail/context/as_async.hpp>
 #include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/typed_async_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
@@ -41,6 +42,8 @@ namespace drover { inline namespace v1 {
 class [[nodiscard]] LocalWorker {
  public:
   LocalWorker() = default;
+  LocalWorker(LocalWorker&&) noexcept = default;
+  LocalWorker& operator=(LocalWorker&&) noexcept = default;
 
   /// Spawns nothing and checks nothing before start().
   LocalWorker(asio::any_io_executor executor) : LocalWorker(std::move(executor), WorkerOptions()) {}
@@ -167,6 +170,16 @@ class [[nodiscard]] LocalWorker {
   auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
     return detail::begin_async_call<R>(detail::dispatcher_of(worker_), std::move(options), routine,
                                        std::forward<A>(arguments_and_token)...);
+  }
+  template <class R, class... P, class... A>
+  auto async_call(const Routine<R(P...)>& routine, A&&... arguments_and_token) {
+    return detail::begin_typed_async_call(detail::dispatcher_of(worker_), CallOptions{}, routine,
+                                          std::forward<A>(arguments_and_token)...);
+  }
+  template <class R, class... P, class... A>
+  auto async_call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments_and_token) {
+    return detail::begin_typed_async_call(detail::dispatcher_of(worker_), std::move(options), routine,
+                                          std::forward<A>(arguments_and_token)...);
   }
 
   /// Asks the worker's control thread, which answers whatever user code does. Waits for at most 5 s, or `bound`.

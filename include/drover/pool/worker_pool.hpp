@@ -22,6 +22,7 @@
 #include <drover/pool/broadcast.hpp>
 #include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
+#include <drover/pool/detail/call/typed_async_call.hpp>
 #include <drover/pool/detail/call/typed_call.hpp>
 #include <drover/pool/map.hpp>
 #include <drover/pool/options.hpp>
@@ -134,6 +135,18 @@ class [[nodiscard]] WorkerPool {
   auto async_call(CallOptions options, RoutineName routine, A&&... arguments_and_token) {
     return detail::begin_async_call<R>(dispatcher(), std::move(options), routine,
                                        std::forward<A>(arguments_and_token)...);
+  }
+
+  /// The same for a routine that both sides have declared: a call with other arguments does not compile.
+  template <class R, class... P, class... A>
+  auto async_call(const Routine<R(P...)>& routine, A&&... arguments_and_token) {
+    return detail::begin_typed_async_call(dispatcher(), CallOptions{}, routine,
+                                          std::forward<A>(arguments_and_token)...);
+  }
+  template <class R, class... P, class... A>
+  auto async_call(CallOptions options, const Routine<R(P...)>& routine, A&&... arguments_and_token) {
+    return detail::begin_typed_async_call(dispatcher(), std::move(options), routine,
+                                          std::forward<A>(arguments_and_token)...);
   }
 
   /// Calls the routine with each item of an input range, as many at a time as keep all workers busy, or as

@@ -2,6 +2,7 @@
 
 #include <drover/detail/platform.hpp>
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include <asio/awaitable.hpp>
 
 #include <drover/detail/config.hpp>
+#include <drover/detail/context/as_async.hpp>
 #include <drover/os/reap.hpp>
 #include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/options.hpp>
@@ -20,6 +22,8 @@ namespace drover { inline namespace v1 {
 class [[nodiscard]] WorkerProcess {
  public:
   WorkerProcess() = default;
+  WorkerProcess(WorkerProcess&&) noexcept = default;
+  WorkerProcess& operator=(WorkerProcess&&) noexcept = default;
   WorkerProcess(asio::any_io_executor executor) : WorkerProcess(std::move(executor), WorkerOptions()) {}
   WorkerProcess(asio::any_io_executor executor, WorkerOptions options)
       : worker_(detail::create_worker(executor, std::move(options), false)) {}
@@ -30,6 +34,17 @@ class [[nodiscard]] WorkerProcess {
   /// *Cancellation:* as LocalWorker::start().
   [[nodiscard]] asio::awaitable<WorkerMetadata> start();
   [[nodiscard]] asio::awaitable<WorkerMetadata> start(Timeout timeout);
+  /// The same for a completion token: a handler void(std::exception_ptr, WorkerMetadata), which is never invoked by
+  /// this function and runs on its own executor, or on the worker's if it has none. The start begins at once, whatever
+  /// the token; a deferred operation that is dropped ends it again.
+  template <class Token>
+  auto async_start(Timeout timeout, Token&& token) {
+    return detail::as_async(begin_start(timeout), executor(), std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_start(Token&& token) {
+    return detail::as_async(begin_start(std::chrono::seconds(30)), executor(), std::forward<Token>(token));
+  }
 
   /// Waits for WorkerOptions::shutdown_grace until the process exits by itself, then sends SIGTERM, and after
   /// term_grace SIGKILL to its group. The reap begins when it is called. A second one joins the first and may only
@@ -39,6 +54,16 @@ class [[nodiscard]] WorkerProcess {
   /// *Cancellation:* ends the wait with operation_aborted, and nothing else.
   [[nodiscard]] asio::awaitable<ReapReport> reap();
   [[nodiscard]] asio::awaitable<ReapReport> reap(Timeout patience);
+  /// The same for a completion token: a handler void(std::exception_ptr, ReapReport), as with async_start(). The reap
+  /// begins at once, whatever the token.
+  template <class Token>
+  auto async_reap(Timeout patience, Token&& token) {
+    return detail::as_async(reap(patience), executor(), std::forward<Token>(token));
+  }
+  template <class Token>
+  auto async_reap(Token&& token) {
+    return detail::as_async(reap(), executor(), std::forward<Token>(token));
+  }
 
   /// 0 before it is started.
   pid_t pid() const;
@@ -48,6 +73,8 @@ class [[nodiscard]] WorkerProcess {
   const std::optional<WorkerMetadata>& metadata() const;
 
  private:
+  asio::awaitable<WorkerMetadata> begin_start(Timeout timeout);
+  asio::any_io_executor executor() const;
   std::shared_ptr<detail::WorkerSession> worker_;  // see create_worker()
 };
 

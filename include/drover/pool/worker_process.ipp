@@ -4,6 +4,7 @@
 #include <exception>
 #include <optional>
 
+#include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
 
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -20,11 +21,22 @@ inline asio::awaitable<WorkerMetadata> start_and_introduce(std::shared_ptr<Worke
   co_return *session->metadata();
 }
 
+inline asio::awaitable<WorkerMetadata> introduce(std::shared_ptr<WorkerSession> session,
+                                                 asio::awaitable<void> started) {
+  co_await std::move(started);
+  co_return *session->metadata();
+}
+
 }  // namespace detail
 
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start() { return start(std::chrono::seconds(30)); }
 DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::start(Timeout timeout) {
   return detail::start_and_introduce(detail::session_of(worker_), detail::reason_to_refuse(worker_), timeout);
+}
+
+DROVER_INLINE asio::awaitable<WorkerMetadata> WorkerProcess::begin_start(Timeout timeout) {
+  const std::shared_ptr<detail::WorkerSession> session = detail::session_of(worker_);
+  return detail::introduce(session, detail::begin_start(session, detail::reason_to_refuse(worker_), timeout));
 }
 
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap() {
@@ -33,6 +45,10 @@ DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap() {
 DROVER_INLINE asio::awaitable<ReapReport> WorkerProcess::reap(Timeout patience) {
   if (const auto refusal = detail::reason_to_refuse(worker_)) return detail::failed<ReapReport>(refusal);
   return detail::await_reap(worker_->reap(patience) ? detail::session_of(worker_) : nullptr);
+}
+
+DROVER_INLINE asio::any_io_executor WorkerProcess::executor() const {
+  return detail::executor_of(detail::dispatcher_of(worker_));
 }
 
 DROVER_INLINE pid_t WorkerProcess::pid() const { return detail::pid_of(worker_); }

@@ -145,6 +145,18 @@ class AsyncCall {
   std::string routine_;
 };
 
+/// The last argument is the completion token. R: the result of the call.
+template <class R, class Initiation, class... A>
+auto initiate_call(Initiation initiation, A&&... arguments_and_token) {
+  constexpr std::size_t token = sizeof...(A) - 1;
+  auto all = std::forward_as_tuple(std::forward<A>(arguments_and_token)...);
+  return [&]<std::size_t... At>(std::index_sequence<At...>) {
+    using Token = std::tuple_element_t<token, std::tuple<A...>>;
+    return asio::async_initiate<Token, typename CompletionSignature<R>::type>(
+        std::move(initiation), std::get<token>(all), std::get<At>(std::move(all))...);
+  }(std::make_index_sequence<token>());
+}
+
 /// The last argument is the completion token.
 template <class R, class... A>
 auto begin_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallOptions options, RoutineName routine,
@@ -155,14 +167,8 @@ auto begin_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallOptions
   if constexpr (!std::is_void_v<R>)
     static_assert(!refers_to_message<R>,
                   "the result of async_call<R>() can't be or contain a view: what it views is gone");
-  constexpr std::size_t token = sizeof...(A) - 1;
-  auto all = std::forward_as_tuple(std::forward<A>(arguments_and_token)...);
-  return [&]<std::size_t... At>(std::index_sequence<At...>) {
-    using Token = std::tuple_element_t<token, std::tuple<A...>>;
-    return asio::async_initiate<Token, typename CompletionSignature<R>::type>(
-        AsyncCall<R>(dispatcher, std::move(options), routine.view()), std::get<token>(all),
-        std::get<At>(std::move(all))...);
-  }(std::make_index_sequence<token>());
+  return initiate_call<R>(AsyncCall<R>(dispatcher, std::move(options), routine.view()),
+                          std::forward<A>(arguments_and_token)...);
 }
 
 }}}  // namespace drover::v1::detail
