@@ -213,6 +213,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
+  /// `todo`: what step() has answered for this event.
+  bool end_in_flight(Call& call, CallEvent event, CallStep todo);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
   void flush_gathered() { sender_.flush_gathered(); }
