@@ -166,7 +166,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// See CallLedger. run_completions() destroys them, too.
   std::vector<SharedDescriptors> take_dropped() noexcept { return records_.ledger.take_dropped(); }
-  bool has_dropped() const noexcept { return records_.ledger.has_dropped(); }
 
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
   void flush_soon(DataLink& link) noexcept { sender_.flush_soon(link); }
@@ -217,8 +216,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   bool end_in_flight(Call& call, CallEvent event, CallStep todo);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
-  void flush_gathered() { sender_.flush_gathered(); }
-  bool has_gathered() const noexcept { return sender_.has_gathered(); }
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
@@ -244,4 +241,5 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #include <drover/pool/detail/call/call_recovery.ipp>
 #include <drover/pool/detail/call/call_sender.ipp>
 #include <drover/pool/detail/call/call_timer.ipp>
+#include <drover/pool/detail/call/completion_queue.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>
