@@ -133,7 +133,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
 
-  /// Until end_batch(), frames for a busy worker are gathered. The mutex is held all the time. See ResultBatch.
+  /// See ResultBatch.
   void begin_batch() noexcept { records_.times.begin_batch(); }
   void end_batch() {
     records_.times.end_batch();
@@ -231,6 +231,19 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CompletionQueue completions_;
   CallSender sender_;
   CallRecovery recovery_{*this, records_, scheduler_, sender_, admission_};
+};
+
+/// While it exists, the results of a worker are read: frames for a busy worker are gathered until it is destroyed. The
+/// mutex is held all the time.
+class ResultBatch {
+ public:
+  explicit ResultBatch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) { dispatcher_.begin_batch(); }
+  ~ResultBatch() { dispatcher_.end_batch(); }
+  ResultBatch(const ResultBatch&) = delete;
+  ResultBatch& operator=(const ResultBatch&) = delete;
+
+ private:
+  Dispatcher& dispatcher_;
 };
 
 }}}  // namespace drover::v1::detail
