@@ -11,7 +11,6 @@
 #include <asio/steady_timer.hpp>
 
 #include <drover/os/detail/cpu.hpp>
-#include <drover/os/detail/spawn_thread.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/changes.hpp>
 #include <drover/pool/detail/elasticity.hpp>
@@ -147,24 +146,6 @@ class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<
 
   // ---- for its parts, without it ------------------------------------------------------------------------------------
 
-  /// Spawns a worker whose start has begun, on the SpawnThread. `failed(cause)` is called there, without the mutex.
-  template <class F>
-  void spawn(const std::shared_ptr<WorkerSession>& session, F failed) noexcept {
-    const auto spawn = [weak = weak_from_this(), session, failed, timeout = options_.start_timeout] {
-      try {
-        session->spawn(timeout);
-      } catch (...) {
-        if (const auto alive = weak.lock()) failed(std::current_exception());
-      }
-      session->release_context();
-    };
-    try {
-      session->keep_context();
-      SpawnThread::run(spawn);
-    } catch (const std::exception&) {  // no memory for it, or no thread
-      spawn();
-    }
-  }
   void complete_dropped_calls();
   /// False: `again` is called, without the mutex, when a worker of the slot may be started.
   template <class F>
