@@ -1,11 +1,10 @@
 #pragma once
 
-#include <algorithm>
+#include <exception>
+#include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
-
-#include <asio/execution.hpp>
-#include <asio/prefer.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/worker/session.hpp>
