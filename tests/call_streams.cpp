@@ -31,6 +31,7 @@ struct NarrowLoop final : StreamPort::Loop {
     return room != 0;
   }
   void wait_in_routine(std::uint64_t) override { ADD_FAILURE(); }
+  void look_in_routine(std::uint64_t) override { ADD_FAILURE(); }
 
   std::size_t room = 0, asked = 0;
   std::vector<std::uint64_t> sent;  // the calls

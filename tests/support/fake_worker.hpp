@@ -23,7 +23,6 @@
 #include <drover/os/credentials.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
-#include <drover/pool/detail/call/result_batch.hpp>
 #include <drover/pool/detail/worker/socket_watch.hpp>
 #include <drover/wire/protocol.hpp>
 

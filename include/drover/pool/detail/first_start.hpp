@@ -9,21 +9,36 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The first start of a pool: over when all workers are ready, or one has failed. Guarded by the dispatcher's mutex.
+class PoolSlots;
+
+/// The first start of a pool: adds its slots and starts a worker in each, a limited number at a time. It is over when
+/// all workers are ready, or one has failed. Guarded by the dispatcher's mutex.
 class FirstStart {
  public:
-  FirstStart(std::size_t size, std::size_t most) : size_(size), most_(most) {}
+  /// `most`: workers that start at a time.
+  FirstStart(PoolSlots& slots, std::size_t size, std::size_t most) : slots_(slots), size_(size), most_(most) {}
+  FirstStart(const FirstStart&) = delete;
+  FirstStart& operator=(const FirstStart&) = delete;
+  virtual ~FirstStart() = default;
 
-  bool under_way() const noexcept { return under_way_; }
-  bool failed() const noexcept { return failure_ != nullptr; }
+  // ---- without the mutex; virtual for start_pool(), see PoolImpl ----------------------------------------------------
+
+  /// Null if workers may be started. Otherwise it is to be awaited.
+  inline virtual std::shared_ptr<AsyncEvent> await_fork_server();
+  /// Null if another worker may be started now. Otherwise it is to be awaited.
+  inline virtual std::shared_ptr<AsyncEvent> await_room();
+  /// Adds the slot and starts its worker. False if a worker has failed to start.
+  inline virtual bool start_worker(std::size_t at);
+  /// Adds the dormant slots of an elastic pool, once all others have been added. Calls user code.
+  inline virtual void add_dormant_slots();
   /// Set when the start is over.
   const std::shared_ptr<AsyncEvent>& settled() const noexcept { return settled_; }
-  /// Null if another worker may be started, when `started` have been. Otherwise to be awaited.
-  std::shared_ptr<AsyncEvent> await_room(std::size_t started) {
-    if (failed() || started - ready_ < most_) return nullptr;
-    return room_ = std::make_shared<AsyncEvent>();
-  }
+  /// Workers that exit are replaced from now on. Returns the first failure of a start.
+  inline virtual std::exception_ptr end();
 
+  // ---- with it ------------------------------------------------------------------------------------------------------
+
+  bool under_way() const noexcept { return under_way_; }
   void one_is_ready() {
     if (++ready_ == size_) settled_->set();
     make_room();
@@ -33,11 +48,6 @@ class FirstStart {
     settled_->set();
     make_room();
   }
-  /// Returns the first failure.
-  std::exception_ptr end() noexcept {
-    under_way_ = false;
-    return std::exchange(failure_, nullptr);
-  }
 
  private:
   void make_room() {
@@ -46,8 +56,9 @@ class FirstStart {
     room_.reset();
   }
 
+  PoolSlots& slots_;
   const std::size_t size_;
-  const std::size_t most_;  // workers that start at a time
+  const std::size_t most_;
   bool under_way_ = true;
   std::size_t ready_ = 0;
   std::exception_ptr failure_;

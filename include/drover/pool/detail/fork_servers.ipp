@@ -80,7 +80,7 @@ inline std::shared_ptr<WorkerSession> ForkServers::put(Server& server) {
 }
 
 inline void ForkServers::spawn(const std::shared_ptr<WorkerSession>& session) {
-  slots_.spawn(session, [this, session](const std::exception_ptr& cause) {
+  slots_.factory().spawn(session, [this, session](const std::exception_ptr& cause) {
     const auto held = slots_.lock();
     if (Server* const server = server_with(*session)) ended(*server, cause);
   });

@@ -33,21 +33,21 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
   bool cancelled = false;
   std::exception_ptr failure;
   const asio::any_io_executor here = co_await asio::this_coro::executor;
+  FirstStart& start = pool->slots().first_start();
   try {
-    const auto fork_server = pool->slots().await_fork_server();
+    const auto fork_server = start.await_fork_server();
     if (fork_server) co_await AsyncEvent::wait(fork_server);
     for (std::size_t i = 0; i < pool->options().size && !cancelled; ++i) {
-      for (auto room = pool->slots().await_start_room(); room; room = pool->slots().await_start_room())
-        co_await AsyncEvent::wait(room);
-      if (!pool->slots().start_first(i)) break;
+      for (auto room = start.await_room(); room; room = start.await_room()) co_await AsyncEvent::wait(room);
+      if (!start.start_worker(i)) break;
       // A spawn takes up to a millisecond. Other handlers run in between.
       co_await asio::post(here, asio::use_awaitable);
       const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
       cancelled = state.cancelled() != asio::cancellation_type::none;
     }
     if (!cancelled) {
-      pool->slots().add_dormant_slots();
-      co_await AsyncEvent::wait(pool->slots().start_settled());
+      start.add_dormant_slots();
+      co_await AsyncEvent::wait(start.settled());
     }
   } catch (const std::system_error& error) {
     cancelled = error.code() == asio::error::operation_aborted;
@@ -55,7 +55,7 @@ inline asio::awaitable<void> start_pool(std::shared_ptr<PoolImpl> pool, bool lea
   } catch (...) {
     failure = std::current_exception();
   }
-  const std::exception_ptr of_a_worker = pool->slots().end_start();
+  const std::exception_ptr of_a_worker = start.end();
   if (!failure) failure = of_a_worker;
   if (failure || cancelled) {
     pool->abort_stop();

@@ -10,9 +10,7 @@
 
 #include <asio/steady_timer.hpp>
 
-#include <drover/detail/context/async_event.hpp>
 #include <drover/os/detail/cpu.hpp>
-#include <drover/os/detail/spawn_thread.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
 #include <drover/pool/detail/changes.hpp>
 #include <drover/pool/detail/elasticity.hpp>
@@ -46,7 +44,7 @@ class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<
         events_(std::move(events), options_.worker.name),
         factory_(*this, dispatcher_),
         starts_(*this, options_.size, StartQueue::limit(available_cores())),
-        first_start_(options_.size, StartQueue::limit(available_cores())) {}
+        first_start_(*this, options_.size, StartQueue::limit(available_cores())) {}
 
   const PoolOptions& options() const noexcept { return options_; }
   /// In a forked copy of the program.
@@ -54,20 +52,7 @@ class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<
   PoolChanges& changes() noexcept { return changes_; }
   Dispatcher& dispatcher() const noexcept { return *dispatcher_; }
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
-
-  // ---- the first start, without the mutex; virtual for its coroutine, see PoolImpl ----------------------------------
-
-  /// False if a worker has failed to start.
-  inline virtual bool start_first(std::size_t at);
-  /// Adds the dormant slots of an elastic pool, once all others have been added. Calls user code.
-  inline virtual void add_dormant_slots();
-  /// Null if another worker may be started now. Otherwise it is to be awaited.
-  inline virtual std::shared_ptr<AsyncEvent> await_start_room();
-  /// Null if workers may be started. Otherwise it is to be awaited.
-  inline virtual std::shared_ptr<AsyncEvent> await_fork_server();
-  const std::shared_ptr<AsyncEvent>& start_settled() const noexcept { return first_start_.settled(); }
-  /// Workers that exit are replaced from now on. Returns the first failure of a start.
-  inline virtual std::exception_ptr end_start();
+  FirstStart& first_start() noexcept { return first_start_; }
 
   // ---- with the mutex held ------------------------------------------------------------------------------------------
 
@@ -161,24 +146,6 @@ class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<
 
   // ---- for its parts, without it ------------------------------------------------------------------------------------
 
-  /// Spawns a worker whose start has begun, on the SpawnThread. `failed(cause)` is called there, without the mutex.
-  template <class F>
-  void spawn(const std::shared_ptr<WorkerSession>& session, F failed) noexcept {
-    const auto spawn = [weak = weak_from_this(), session, failed, timeout = options_.start_timeout] {
-      try {
-        session->spawn(timeout);
-      } catch (...) {
-        if (const auto alive = weak.lock()) failed(std::current_exception());
-      }
-      session->release_context();
-    };
-    try {
-      session->keep_context();
-      SpawnThread::run(spawn);
-    } catch (const std::exception&) {  // no memory for it, or no thread
-      spawn();
-    }
-  }
   void complete_dropped_calls();
   /// False: `again` is called, without the mutex, when a worker of the slot may be started.
   template <class F>
@@ -241,9 +208,10 @@ class PoolSlots : public WorkerSupervision, public std::enable_shared_from_this<
 #include <drover/pool/detail/changes_reload.ipp>
 #include <drover/pool/detail/changes_resize.ipp>
 #include <drover/pool/detail/elasticity.ipp>
+#include <drover/pool/detail/first_start.ipp>
 #include <drover/pool/detail/fork_servers.ipp>
 #include <drover/pool/detail/slots.ipp>
-#include <drover/pool/detail/slots_start.ipp>
+#include <drover/pool/detail/slots_lifetime.ipp>
 #include <drover/pool/detail/spares.ipp>
 #include <drover/pool/detail/successors.ipp>
 #include <drover/pool/detail/worker_factory.ipp>

@@ -20,6 +20,11 @@ inline std::shared_ptr<Slot> PoolSlots::slot_with(const WorkerSession& session) 
   return slot && slot->session.get() == &session ? slot : nullptr;
 }
 
+inline bool PoolSlots::uses(const Slot::Options& options) const noexcept {
+  return options == changes_.latest_options() ||
+         std::any_of(slots_.begin(), slots_.end(), [&](const auto& slot) { return slot->options == options; });
+}
+
 // ---- reports --------------------------------------------------------------------------------------------------------
 
 inline void PoolSlots::worker_ready(WorkerSession& session) {

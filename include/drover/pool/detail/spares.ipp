@@ -56,7 +56,7 @@ inline void Spares::start() {
   } catch (...) {
     return start_failed(nullptr);
   }
-  if (session) slots_.spawn(session, [this, session](const std::exception_ptr&) { start_failed(session); });
+  if (session) slots_.factory().spawn(session, [this, session](const std::exception_ptr&) { start_failed(session); });
 }
 
 /// It is tried again.

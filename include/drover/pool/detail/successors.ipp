@@ -59,8 +59,8 @@ inline void Successors::start(const std::shared_ptr<Slot>& slot) {
     return start_failed(slot, nullptr, std::current_exception());
   }
   if (session)
-    slots_.spawn(session,
-                 [this, slot, session](const std::exception_ptr& cause) { start_failed(slot, session, cause); });
+    slots_.factory().spawn(
+        session, [this, slot, session](const std::exception_ptr& cause) { start_failed(slot, session, cause); });
 }
 
 inline void Successors::start_failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,

@@ -15,7 +15,7 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class PoolSlots;
 
-/// Makes the sessions of a pool's workers. Their processes do not exist yet.
+/// Makes the sessions of a pool's workers, and spawns the processes of all but the first ones.
 class WorkerFactory {
  public:
   WorkerFactory(PoolSlots& slots, std::shared_ptr<Dispatcher> dispatcher)
@@ -31,6 +31,9 @@ class WorkerFactory {
 
   /// See PoolOptions::slot_env. Calls user code.
   Slot::Environment environment_of(std::size_t at) const;
+  /// Spawns a worker whose start has begun, on the SpawnThread. `failed(cause)` is called there, without the mutex.
+  template <class F>
+  void spawn(const std::shared_ptr<WorkerSession>& session, F failed) noexcept;
 
  private:
   asio::any_io_executor prepare();

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <exception>
 #include <string>
 #include <utility>
 
 #include <drover/error.hpp>
 #include <drover/os/detail/environment.hpp>
+#include <drover/os/detail/spawn_thread.hpp>
 #include <drover/pool/detail/slots.hpp>
 #include <drover/pool/detail/worker_factory.hpp>
 
@@ -50,6 +52,24 @@ inline Slot::Environment WorkerFactory::environment_of(std::size_t at) const {
     require_no_nul(value, "the value of a variable of PoolOptions::slot_env");
   }
   return environment;
+}
+
+template <class F>
+void WorkerFactory::spawn(const std::shared_ptr<WorkerSession>& session, F failed) noexcept {
+  const auto spawn = [weak = slots_.weak_from_this(), session, failed, timeout = slots_.options().start_timeout] {
+    try {
+      session->spawn(timeout);
+    } catch (...) {
+      if (const auto alive = weak.lock()) failed(std::current_exception());
+    }
+    session->release_context();
+  };
+  try {
+    session->keep_context();
+    SpawnThread::run(spawn);
+  } catch (const std::exception&) {  // no memory for it, or no thread
+    spawn();
+  }
 }
 
 }}}  // namespace drover::v1::detail

@@ -63,7 +63,8 @@ inline void WorkerStarts::launch(const std::shared_ptr<Slot>& slot) {
     return failed(slot, nullptr, std::current_exception());
   }
   if (session)
-    slots_.spawn(session, [this, slot, session](const std::exception_ptr& cause) { failed(slot, session, cause); });
+    slots_.factory().spawn(session,
+                           [this, slot, session](const std::exception_ptr& cause) { failed(slot, session, cause); });
 }
 
 inline void WorkerStarts::failed(const std::shared_ptr<Slot>& slot, const std::shared_ptr<WorkerSession>& session,

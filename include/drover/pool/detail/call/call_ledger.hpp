@@ -38,6 +38,11 @@ class CallLedger {
   /// Applies step(). What else the step says is for the caller of this function.
   CallStep advance(Call& call, CallEvent event) noexcept {
     const CallStep todo = step(call.state, event);
+    apply(call, event, todo);
+    return todo;
+  }
+  /// The same of what step() has answered for this event.
+  void apply(Call& call, CallEvent event, CallStep todo) noexcept {
     const bool may_still_be_read = event == CallEvent::worker_ended || event == CallEvent::retried;
     if (may_still_be_read && call.request.has_descriptors() && call.link != nullptr && !call.link->process_has_ended())
       call.request.descriptors()->retire_lent();
@@ -49,7 +54,6 @@ class CallLedger {
     if (todo.next == CallState::ended || todo.cancels_in_worker) timer_.remove(call);
     // A worker that has exited reads nothing more, and its channel is being closed.
     if (todo.answers_caller && call.request.has_borrowed() && event != CallEvent::worker_ended) return_borrowed(call);
-    return todo;
   }
   /// The call is sent to a worker. `ahead`: behind the one that runs there.
   void sent(const std::shared_ptr<Call>& call, bool ahead) noexcept {

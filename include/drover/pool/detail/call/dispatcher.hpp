@@ -133,7 +133,7 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// Removes all waiting calls. Complete them with complete_all_with_error() after unlocking.
   CallQueue take_queued_calls() noexcept;
 
-  /// Until end_batch(), frames for a busy worker are gathered. The mutex is held all the time. See ResultBatch.
+  /// See ResultBatch.
   void begin_batch() noexcept { records_.times.begin_batch(); }
   void end_batch() {
     records_.times.end_batch();
@@ -166,7 +166,6 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 
   /// See CallLedger. run_completions() destroys them, too.
   std::vector<SharedDescriptors> take_dropped() noexcept { return records_.ledger.take_dropped(); }
-  bool has_dropped() const noexcept { return records_.ledger.has_dropped(); }
 
   /// Frames of a stream wait in the link. They leave when the reading of results ends, or in a run of completions.
   void flush_soon(DataLink& link) noexcept { sender_.flush_soon(link); }
@@ -213,10 +212,10 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
     std::exchange(unawaited_event_, nullptr)->set();
   }
   void submit_or_throw(const std::shared_ptr<Call>& call, const CallOptions& options, Clock::time_point now);
+  /// `todo`: what step() has answered for this event.
+  bool end_in_flight(Call& call, CallEvent event, CallStep todo);
   bool end_for_caller(Call& call, CallEvent event);
   void cancel_in_worker(Call& call, CancelReason reason) noexcept;
-  void flush_gathered() { sender_.flush_gathered(); }
-  bool has_gathered() const noexcept { return sender_.has_gathered(); }
   inline void context_destroyed() noexcept override;
 
   const ForkEpoch epoch_;
@@ -234,6 +233,19 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   CallRecovery recovery_{*this, records_, scheduler_, sender_, admission_};
 };
 
+/// While it exists, the results of a worker are read: frames for a busy worker are gathered until it is destroyed. The
+/// mutex is held all the time.
+class ResultBatch {
+ public:
+  explicit ResultBatch(Dispatcher& dispatcher) noexcept : dispatcher_(dispatcher) { dispatcher_.begin_batch(); }
+  ~ResultBatch() { dispatcher_.end_batch(); }
+  ResultBatch(const ResultBatch&) = delete;
+  ResultBatch& operator=(const ResultBatch&) = delete;
+
+ private:
+  Dispatcher& dispatcher_;
+};
+
 }}}  // namespace drover::v1::detail
 
 #if !defined(DROVER_SEPARATE_COMPILATION)
@@ -242,4 +254,5 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
 #include <drover/pool/detail/call/call_recovery.ipp>
 #include <drover/pool/detail/call/call_sender.ipp>
 #include <drover/pool/detail/call/call_timer.ipp>
+#include <drover/pool/detail/call/completion_queue.ipp>
 #include <drover/pool/detail/call/dispatcher.ipp>

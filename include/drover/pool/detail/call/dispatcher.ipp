@@ -72,7 +72,11 @@ inline CallQueue Dispatcher::take_queued_calls() noexcept {
 }
 
 inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
-  const CallStep todo = records_.ledger.advance(call, event);
+  return end_in_flight(call, event, step(call.state, event));
+}
+
+inline bool Dispatcher::end_in_flight(Call& call, CallEvent event, CallStep todo) {
+  records_.ledger.apply(call, event, todo);
   if (todo.next == CallState::ended) call.request.clear();
   if (todo.releases_slot) {
     records_.times.ended(call);
@@ -85,9 +89,10 @@ inline bool Dispatcher::end_in_flight(Call& call, CallEvent event) {
 }
 
 inline void Dispatcher::record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader) {
+  const CallStep todo = step(call->state, CallEvent::answered);
   // First, because it may throw std::bad_alloc; the call is then unchanged.
-  if (step(call->state, CallEvent::answered).answers_caller) call->keep(std::move(outcome), &reader);
-  if (end_in_flight(*call, CallEvent::answered)) completions_.push(call);
+  if (todo.answers_caller) call->keep(std::move(outcome), &reader);
+  if (end_in_flight(*call, CallEvent::answered, todo)) completions_.push(call);
 }
 
 inline void Dispatcher::cancel(Call& call, CallEvent event, std::exception_ptr failure) {

@@ -11,7 +11,6 @@
 #include <drover/detail/context/when_due.hpp>
 #include <drover/os/detail/lineage.hpp>
 #include <drover/os/detail/process_figures.hpp>
-#include <drover/pool/detail/call/result_batch.hpp>
 #include <drover/pool/detail/worker/connection.hpp>
 #include <drover/wire/fork_request.hpp>
 

@@ -12,11 +12,11 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-/// Brings the reaper thread's events about a worker's process to where they are handled: its exit to the session, on
+/// Brings the reaper thread's events about a worker's process to where they are handled: its exit to the WorkerExit, on
 /// the worker's executor; everything else to the user's on_event. Any thread; takes no lock but its own.
 class ProcessEvents {
  public:
-  /// The session.
+  /// The session's WorkerExit.
   class Target {
    public:
     virtual void process_exit(bool on_executor) = 0;

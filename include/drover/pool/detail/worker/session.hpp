@@ -26,6 +26,7 @@
 #include <drover/pool/detail/worker/process_events.hpp>
 #include <drover/pool/detail/worker/status_requests.hpp>
 #include <drover/pool/detail/worker/supervision.hpp>
+#include <drover/pool/detail/worker/worker_exit.hpp>
 #include <drover/pool/detail/worker/worker_record.hpp>
 #include <drover/pool/options.hpp>
 #include <drover/pool/stats.hpp>
@@ -38,7 +39,6 @@ namespace drover { inline namespace v1 { namespace detail {
 /// Guarded by its dispatcher's mutex. Coroutines that wait for it are in waits.hpp. The functions that they call are
 /// virtual, which docs/internals/architecture.md explains under "Compile time".
 class WorkerSession : public ContextBound,
-                      public ProcessEvents::Target,
                       public WorkerConnection::Owner,
                       public std::enable_shared_from_this<WorkerSession> {
  public:
@@ -125,9 +125,8 @@ class WorkerSession : public ContextBound,
 
   /// The owner is destroyed: hands the process to the reaper thread, and fails what waits.
   void owner_destroyed() noexcept;
-  /// The process has been collected. Comes from the reaper thread by way of the worker's executor (`on_executor`), or
-  /// from a waiting coroutine if that executor does not run.
-  inline void process_exit(bool on_executor) override;
+  /// What follows the exit of its process.
+  WorkerExit& exit() noexcept { return exit_; }
 
   WorkerLifecycle lifecycle() const {
     const auto held = lock();
@@ -171,13 +170,24 @@ class WorkerSession : public ContextBound,
 
   std::unique_lock<std::mutex> lock() const { return dispatcher_->lock(); }
 
+  // ---- for its WorkerExit -------------------------------------------------------------------------------------------
+
+  bool owns_dispatcher() const noexcept { return mode_.owns_dispatcher; }
+  /// With the mutex held.
+  inline void carry_out(const WorkerLifecycle::Actions& actions) override;
+  /// With the mutex held. The calls that wait, if nobody else could take them.
+  CallQueue take_queued() noexcept;
+  /// The rest of it, without the mutex: a coroutine that is resumed, or destroyed, may own the worker.
+  void complete(const WorkerLifecycle::Actions& actions);
+  /// To the supervision, without the mutex.
+  void report_exit();
+
  private:
   WorkerSession(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher, std::shared_ptr<EventSink> events,
                 std::shared_ptr<ContextStrand> to_executor, Mode mode);
 
   // WorkerConnection::Owner
   std::shared_ptr<void> keep_alive() override { return shared_from_this(); }
-  inline void carry_out(const WorkerLifecycle::Actions& actions) override;
   inline void became_ready(const WorkerLifecycle::Actions& actions) override;
   inline void first_answer() override;
   inline void worn_out() override;
@@ -188,14 +198,12 @@ class WorkerSession : public ContextBound,
   // With the mutex held.
   void open_calls();
   void begin_calls();
-  CallQueue take_queued() noexcept;
 
   // Without.
-  void complete(const WorkerLifecycle::Actions& actions);
   template <class Decide>
   void change(Decide decide);
-  void calls_answered();
-  inline void group_over() override;
+  /// Keeps the session alive.
+  std::shared_ptr<WorkerExit> shared_exit() { return {shared_from_this(), &exit_}; }
   void detach(const Cause& gone) noexcept;
 
   const Mode mode_;
@@ -207,6 +215,7 @@ class WorkerSession : public ContextBound,
   WorkerRecord worker_;
   ProcessEvents process_events_;
   WorkerConnection connection_;
+  WorkerExit exit_;
   std::weak_ptr<void> place_;
   std::uint64_t answers_seen_ = 0;
   bool context_destroyed_ = false;
@@ -217,4 +226,4 @@ class WorkerSession : public ContextBound,
 }}}  // namespace drover::v1::detail
 
 #include <drover/pool/detail/worker/session.ipp>
-#include <drover/pool/detail/worker/session_exit.ipp>
+#include <drover/pool/detail/worker/worker_exit.ipp>

@@ -1,17 +1,16 @@
 #pragma once
 
-#include <algorithm>
+#include <exception>
+#include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
-
-#include <asio/execution.hpp>
-#include <asio/prefer.hpp>
 
 #include <drover/error.hpp>
 #include <drover/pool/detail/worker/session.hpp>
 #include <drover/pool/detail/worker/spawn_worker.hpp>
 
-/// Start and stop. Messages are in connection.ipp, the exit in session_exit.ipp.
+/// Start, stop and detach. Messages are in connection.ipp, the exit in worker_exit.ipp.
 namespace drover { inline namespace v1 { namespace detail {
 
 inline WorkerSession::WorkerSession(WorkerOptions options, std::shared_ptr<Dispatcher> dispatcher,
@@ -21,7 +20,8 @@ inline WorkerSession::WorkerSession(WorkerOptions options, std::shared_ptr<Dispa
       dispatcher_(std::move(dispatcher)),
       worker_(std::move(options), std::move(events)),
       process_events_(std::move(to_executor), worker_.events),
-      connection_(*this, worker_, *dispatcher_) {}
+      connection_(*this, worker_, *dispatcher_),
+      exit_(*this, worker_, connection_, *dispatcher_, process_events_) {}
 
 inline std::shared_ptr<WorkerSession> WorkerSession::create(const asio::any_io_executor& executor,
                                                             WorkerOptions options,
@@ -53,7 +53,6 @@ inline void WorkerSession::carry_out(const WorkerLifecycle::Actions& actions) {
   if (actions.complete_end && worker_.child) worker_.emit(Event::Kind::reaped, worker_.child->exit_status());
 }
 
-/// The rest of it, without the mutex: a coroutine that is resumed, or destroyed, may own the worker.
 inline void WorkerSession::complete(const WorkerLifecycle::Actions& actions) {
   if (actions.complete_start) started_->set();
   if (actions.complete_end) finished_->set();
@@ -79,7 +78,6 @@ void WorkerSession::change(Decide decide) {
   complete_all_with_error(std::move(refused), refusal);
 }
 
-/// If nobody else could take them.
 inline CallQueue WorkerSession::take_queued() noexcept {
   return mode_.owns_dispatcher ? dispatcher_->take_queued_calls() : CallQueue();
 }
@@ -108,7 +106,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
   try {
     const WorkerOrigin origin{.source = source_.get(), .is_fork_server = mode_.is_fork_server};
     spawned = spawn_worker(worker_.options, worker_.slot, origin, [weak = weak_from_this()](const ChildEvent& event) {
-      if (const auto session = weak.lock()) session->process_events_.handle(event, session);
+      if (const auto session = weak.lock()) session->process_events_.handle(event, session->shared_exit());
     });
     source_.reset();
   } catch (...) {
@@ -135,7 +133,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
     connection_.fail_start(std::current_exception());
   }
   // The reaper thread may have reported the exit before this session knew its process.
-  if (!worker_.child->running()) process_events_.exit_later(shared_from_this());
+  if (!worker_.child->running()) process_events_.exit_later(shared_exit());
 }
 
 inline void WorkerSession::start_timed_out() {
@@ -183,6 +181,10 @@ inline void WorkerSession::worn_out() {
 
 inline void WorkerSession::leaves() {
   if (const auto supervision = supervision_.lock()) supervision->worker_leaving(*this);
+}
+
+inline void WorkerSession::report_exit() {
+  if (const auto supervision = supervision_.lock()) supervision->worker_exited(*this);
 }
 
 // ---- stop -----------------------------------------------------------------------------------------------------------
@@ -255,6 +257,53 @@ inline void WorkerSession::end_status(const std::shared_ptr<StatusWaiter>& waite
   const auto held = lock();
   waiter->end_with(std::make_exception_ptr(worker_.errors.late_status(worker_.child.get())));
   connection_.probe();
+}
+
+// ---- its context or its owner is destroyed --------------------------------------------------------------------------
+
+inline void WorkerSession::context_destroyed() noexcept {
+  // It is kept as the reason why new calls fail, so it must own what it needs, without allocating now.
+  detach([self = weak_from_this()] {
+    const auto session = self.lock();
+    return std::make_exception_ptr(
+        Error(Errc::connection_lost,
+              "the io_context of worker '" + (session ? session->options().name.value() : "") + "' is destroyed"));
+  });
+}
+
+inline void WorkerSession::owner_destroyed() noexcept {
+  detach(aborted);
+  process_events_.close();
+  std::shared_ptr<ContextBound> self;
+  const auto& registry = dispatcher_->registry();
+  const auto registry_lock = registry->lock();
+  self = registry->remove(*this);
+}
+
+/// Hands the process to the reaper thread, and completes all pending operations with `gone`.
+inline void WorkerSession::detach(const Cause& gone) noexcept {
+  CallQueue calls;
+  std::vector<SharedDescriptors> dropped;  // without the mutex
+  WorkerLifecycle::Actions actions;
+  {
+    const auto held = lock();
+    context_destroyed_ = true;
+    const bool starting = worker_.lifecycle.state() != State::created && !worker_.lifecycle.was_ready() &&
+                          !worker_.lifecycle.has_exited();
+    actions = worker_.lifecycle.detached(Clock::now());
+    connection_.close_calls();
+    connection_.close();
+    if (worker_.child) worker_.child->abandon();
+    connection_.end_calls(calls);
+    calls.append(take_queued());
+    if (mode_.owns_dispatcher) dispatcher_->refuse(gone);
+    if (starting && !worker_.start_failure) worker_.start_failure = failure_of(gone);
+    connection_.fail_status(gone);
+    dropped = dispatcher_->take_dropped();
+  }
+  dropped.clear();
+  complete_all_with_error(std::move(calls), gone);
+  complete(actions);
 }
 
 }}}  // namespace drover::v1::detail

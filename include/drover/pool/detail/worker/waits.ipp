@@ -45,12 +45,12 @@ inline asio::awaitable<bool> await_processed(std::shared_ptr<WorkerSession> sess
   const auto taken = std::make_shared<std::atomic<bool>>(take_over);
   std::optional<asio::steady_timer> patience;
   if (take_over) {
-    session->process_exit(false);
+    session->exit().process_exit(false);
   } else if (!on_own_context(*session, executor) && !session->finished()->is_set()) {
     patience.emplace(executor, std::chrono::milliseconds(100));
     when_due(*patience, [session, taken] {
       *taken = true;
-      session->process_exit(false);
+      session->exit().process_exit(false);
     });
   }
   co_await AsyncEvent::wait(session->finished());
@@ -63,7 +63,8 @@ inline asio::awaitable<void> end_start(std::shared_ptr<WorkerSession> session) {
   if (session->started()->is_set()) co_return;
   const auto child = session->child();
   co_await AsyncEvent::wait(child->settled());
-  session->process_exit(false);  // not if the kernel refused to kill it: then it is still there, and the reaper waits
+  // Has no effect if the kernel refused to kill it: then it is still there, and the reaper waits.
+  session->exit().process_exit(false);
 }
 
 inline asio::awaitable<void> await_start(std::shared_ptr<WorkerSession> session) {

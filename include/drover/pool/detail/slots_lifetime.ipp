@@ -1,73 +1,12 @@
 #pragma once
 
-#include <algorithm>
-#include <new>
+#include <memory>
 #include <utility>
 
-#include <drover/error.hpp>
 #include <drover/pool/detail/slots.hpp>
 
-/// How the first workers are started. Slots that come and go.
+/// Slots that come and go, and slots that sleep.
 namespace drover { inline namespace v1 { namespace detail {
-
-inline bool PoolSlots::uses(const Slot::Options& options) const noexcept {
-  return options == changes_.latest_options() ||
-         std::any_of(slots_.begin(), slots_.end(), [&](const auto& slot) { return slot->options == options; });
-}
-
-// ---- at first -------------------------------------------------------------------------------------------------------
-
-inline bool PoolSlots::start_first(std::size_t at) {
-  Slot::Environment environment = factory_.environment_of(at);
-  std::shared_ptr<WorkerSession> session;
-  {
-    const auto held = lock();
-    if (first_start_.failed() || stopping_) return false;
-    reserve(options_.size);
-    Slot& slot = add(std::move(environment), changes_.latest_options());
-    session = factory_.worker(slot.options, &slot);
-    slot.session = session;
-    slot.session_options = slot.options;
-    slot.state.launched();
-  }
-  session->start(options_.start_timeout);
-  return true;
-}
-
-inline std::shared_ptr<AsyncEvent> PoolSlots::await_fork_server() {
-  if (options_.launch != Launch::fork) return nullptr;
-  const auto settled = std::make_shared<AsyncEvent>();
-  const Slot::Options options = [this] {
-    const auto held = lock();
-    return changes_.latest_options();
-  }();
-  return forks_.may_start(options, [settled] { settled->set(); }) ? nullptr : settled;
-}
-
-inline void PoolSlots::add_dormant_slots() {
-  for (std::size_t at = options_.size; at < options_.max_size; ++at) {
-    Slot::Environment environment = factory_.environment_of(at);
-    const auto held = lock();
-    if (first_start_.failed() || stopping_) return;
-    if (at == options_.size) reserve(options_.max_size);
-    add_dormant(std::move(environment));
-  }
-}
-
-inline std::shared_ptr<AsyncEvent> PoolSlots::await_start_room() {
-  const auto held = lock();
-  return first_start_.await_room(slots_.size());
-}
-
-inline std::exception_ptr PoolSlots::end_start() {
-  const auto held = lock();
-  std::exception_ptr failure = first_start_.end();
-  if (failure || stopping_) return failure;
-  changes_.begin_watching();
-  elasticity_.begin();
-  spares_.fill();
-  return nullptr;
-}
 
 // ---- slots that come and go -----------------------------------------------------------------------------------------
 
