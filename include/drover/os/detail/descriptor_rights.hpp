@@ -46,11 +46,12 @@ inline constexpr std::size_t most_attached = 253;
 inline void attach_descriptors(msghdr& message, std::span<char> room, std::span<const int> descriptors) noexcept {
   message.msg_control = room.data();
   message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
-  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
+  cmsghdr header{};
+  header.cmsg_level = SOL_SOCKET;
+  header.cmsg_type = SCM_RIGHTS;
+  header.cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(room.data(), &header, sizeof header);
+  std::memcpy(room.data() + CMSG_LEN(0), descriptors.data(), descriptors.size_bytes());
 }
 
 /// Puts descriptors that have arrived into the list. Without memory or a number for them, the rest is closed.
