@@ -1,6 +1,7 @@
 // T-10: how much a second worker on a second core adds. "raw" is a pool of one worker. "machine" is two processes that
 // do the work without being called, which shows what the machine can reach.
 // T-16: what one caller pays for the size of its pool. "raw" is a pool of one worker.
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <sys/wait.h>
@@ -39,16 +40,15 @@ void machine(benchmark::State& state, int processes) {
   samples.report(state);
 }
 
-asio::awaitable<void> caller(drover::WorkerPool* pool, int* left, std::uint64_t steps) {
-  while ((*left)-- > 0) co_await pool->call<std::uint64_t>("burn", steps);
-}
-
-/// Two callers for each worker, so that a worker that has finished a call finds the next one queued.
+/// Two calls for each worker at a time, so that a worker that has finished one finds the next one queued.
 asio::awaitable<void> do_all(drover::WorkerPool* pool, int workers, std::uint64_t steps) {
-  bench::Group callers(co_await asio::this_coro::executor);
-  int left = calls * workers;
-  for (int i = 0; i < 2 * workers; ++i) callers.spawn(caller(pool, &left, steps));
-  co_await callers.wait();
+  const auto size = static_cast<std::size_t>(workers);
+  auto burns = pool->map<std::uint64_t>({.in_flight = 2 * size}, "burn", std::vector(calls * size, steps));
+  for (;;) {
+    auto done = co_await burns.next();
+    if (!done) co_return;
+    benchmark::DoNotOptimize(done->value());
+  }
 }
 
 asio::awaitable<void> pool_of(benchmark::State* state, int workers) {
