@@ -117,6 +117,11 @@ inline void await_told_end(pid_t pid) {
   while (later.running()) pass();
 }
 
+/// No call runs or waits any more.
+inline asio::awaitable<bool> until_idle(WorkerPool& pool) {
+  co_return co_await soon([&] { return pool.stats().in_flight == 0 && pool.stats().queued == 0; });
+}
+
 /// A folder for one test.
 class Folder {
  public:

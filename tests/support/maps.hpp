@@ -2,8 +2,6 @@
 
 #include <cstddef>
 
-#include <asio/awaitable.hpp>
-
 #include <drover/pool/worker_pool.hpp>
 
 #include "support/calls.hpp"
@@ -16,10 +14,6 @@ inline PoolOptions quick_pool(std::size_t size) {
   options.restart.backoff = 1ms;
   options.restart.max_restarts = 10'000;
   return options;
-}
-
-inline asio::awaitable<bool> until_idle(WorkerPool& pool) {
-  co_return co_await soon([&] { return pool.stats().in_flight == 0 && pool.stats().queued == 0; });
 }
 
 }  // namespace support

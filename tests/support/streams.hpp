@@ -21,10 +21,6 @@ inline PoolOptions stream_pool(std::size_t size, std::size_t max_in_flight = 1) 
   return options;
 }
 
-inline asio::awaitable<bool> until_idle(WorkerPool& pool) {
-  co_return co_await soon([&] { return pool.stats().in_flight == 0 && pool.stats().queued == 0; });
-}
-
 /// Reads to the end, and checks that the items are 0, 1, 2, ...
 template <class R>
 asio::awaitable<int> read_all(Stream<R, int>& stream) {
