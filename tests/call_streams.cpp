@@ -85,4 +85,19 @@ TEST_F(LatestValue, WaitsNoMoreOnceTheConnectionIsLost) {
   EXPECT_TRUE(loop_.sent.empty());
 }
 
+TEST(SinkItem, IsNotSentIfItsWaitIsDropped) {
+  NarrowLoop loop;
+  loop.room = 10;
+  CallStreams streams;
+  const FrameHeader call{.type = FrameType::call, .status = drover::detail::items_out_flag, .id = 1};
+  const auto port = streams.add(loop, call, 1 << 20);
+  const std::vector<std::byte> large(600'000);
+  for (int i = 0; i < 2; ++i) {
+    port->begin_item().buffer().append(large);
+    (void)port->send();
+  }
+  EXPECT_EQ(loop.sent.size(), 1u) << "the second one has to wait for credit";
+  EXPECT_NO_THROW((void)port->begin_item());
+}
+
 }  // namespace

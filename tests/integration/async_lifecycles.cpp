@@ -67,44 +67,28 @@ TEST_F(AsyncLifecycle, StopsAWorkerWhoseStartHasBegun) {
     stop = describe(failure);
     ran = report.elapsed.count() > 0;
   });
-  context.run();
+  context.run_for(30s);
   EXPECT_TRUE(start && start->aborted());
   EXPECT_TRUE(stop && !*stop && ran);
   EXPECT_FALSE(worker.alive());
 }
 
-// A program without coroutines has a pool, too.
-TEST_F(AsyncLifecycle, StartsAndStopsAPool) {
+// The process has ended when the handler learns of it.
+TEST_F(AsyncLifecycle, StartIsCancelledBeforeItsWaitBegins) {
   asio::io_context context(1);
-  WorkerPool pool;
-  int nine = 0;
-  bool initiating = true, stopped = false;
-  const auto stop = [&](const std::exception_ptr& failure, const std::vector<StopReport>& reports) {
-    stopped = !failure && reports.size() == 2;
-  };
-  WorkerPool::async_start(context.get_executor(), call_pool(2),
-                          [&](const std::exception_ptr& failure, WorkerPool started) {
-                            EXPECT_EQ(failure, nullptr);
-                            EXPECT_FALSE(initiating);
-                            pool = std::move(started);
-                            pool.async_call<int>("square", 3, [&](const std::exception_ptr&, int result) {
-                              nine = result;
-                              pool.async_stop(stop);
-                            });
-                          });
-  initiating = false;
-  context.run();
-  EXPECT_EQ(nine, 9);
-  EXPECT_TRUE(stopped);
-}
-
-TEST_F(AsyncLifecycle, StartOfAPoolThatFailsLeavesAnEmptyOne) {
-  asio::io_context context(1);
-  PoolOptions options = call_pool(2);
-  options.worker.command.program = "/no/such/program";
-  std::future<WorkerPool> future = WorkerPool::async_start(context.get_executor(), options, asio::use_future);
-  context.run();
-  EXPECT_THROW((void)future.get(), std::system_error);
+  LocalWorker worker(context.get_executor(), call_worker());
+  asio::cancellation_signal signal;
+  std::optional<Failure> failure;
+  bool alive = true;
+  worker.async_start(asio::bind_cancellation_slot(signal.slot(), [&](const std::exception_ptr& thrown) {
+    failure = describe(thrown);
+    alive = worker.alive();
+  }));
+  EXPECT_TRUE(worker.alive());
+  signal.emit(asio::cancellation_type::terminal);
+  context.run_for(30s);
+  EXPECT_TRUE(failure && failure->aborted());
+  EXPECT_FALSE(alive);
 }
 
 TEST_F(AsyncLifecycle, StartThatNobodyAwaitsIsAborted) {
@@ -113,7 +97,7 @@ TEST_F(AsyncLifecycle, StartThatNobodyAwaitsIsAborted) {
   {
     const auto dropped = worker.async_start(lazy);
   }
-  context.run();
+  context.run_for(30s);
   EXPECT_FALSE(worker.alive());
 }
 

@@ -15,7 +15,6 @@
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 
-
 #include "support/calls.hpp"
 #include "support/maps.hpp"
 
@@ -81,6 +80,16 @@ TEST_F(OneMapEnds, EndsItsReaderWhenItIsDestroyed) {
     map.reset();
     const bool ended = co_await soon([&] { return failure.has_value(); });
     EXPECT_TRUE(ended && failure->aborted());
+    std::optional<Failure> later;
+    auto unread = std::make_optional(pool.map<int>({}, "square", std::vector<int>{1, 2}));
+    auto next = unread->next();
+    unread.reset();
+    try {
+      co_await std::move(next);
+    } catch (...) {
+      later = describe(std::current_exception());
+    }
+    EXPECT_TRUE(later && later->aborted()) << "it is not told that all have come";
     co_await pool.stop();
   });
 }

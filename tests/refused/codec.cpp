@@ -9,7 +9,9 @@
 #include <thread>
 #include <vector>
 
-#if REFUSED == 26 || REFUSED == 44 || REFUSED == 46 || REFUSED == 47
+#if REFUSED == 26 || REFUSED == 44 || REFUSED == 46 || REFUSED == 47 || REFUSED == 50 || REFUSED == 51
+#include <asio/use_awaitable.hpp>
+
 #include <drover/pool/local_worker.hpp>
 #elif REFUSED == 43
 #include <drover/wire/shared_blocks.hpp>
@@ -69,6 +71,15 @@ struct Small {
 };
 struct Inherits : Small {
   int more = 0;
+};
+template <class T>
+struct Boxed {
+  T value{};
+};
+template <class T>
+struct drover::Codec<Boxed<T>> {
+  static void encode(Encoder& out, const Boxed<T>& box) { out.put(box.value); }
+  static Boxed<T> decode(Decoder& in) { return {in.get<T>()}; }
 };
 struct HoldsView {
   int number = 0;
@@ -215,6 +226,11 @@ int main() {
   (void)drover::LocalWorker().stream<void, std::array<HoldsView, 2>>("name");
 #elif REFUSED == 48
   (void)sizeof(drover::Source<HoldsView>);
+#elif REFUSED == 50
+  (void)drover::LocalWorker().call<Boxed<std::string_view>>("name");
+#elif REFUSED == 51
+  int numbers[3] = {};
+  (void)drover::LocalWorker().async_call<int>("name", numbers, asio::use_awaitable);
 #elif REFUSED == 49
   (void)drover::WorkerPool().map<NoDefault>({}, "name", std::vector<int>());
 #endif

@@ -88,7 +88,7 @@ class [[nodiscard]] Map {
     return *this;
   }
   ~Map() {
-    if (work_) work_->window->close();
+    if (work_) work_->abandon();
   }
 
   /// The next result; nullopt once all have come.
@@ -127,6 +127,11 @@ struct Map<R, Range>::Work {
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
   ~Work() { window->close(); }
+
+  void abandon() noexcept {
+    abandoned = true;
+    window->close();
+  }
 
   /// Begins calls while there is room.
   void fill() {
@@ -213,6 +218,7 @@ struct Map<R, Range>::Work {
   std::optional<std::ranges::iterator_t<Range>> at;
   std::size_t taken = 0;
   bool over = false;           // the range has no further input
+  bool abandoned = false;      // the map is destroyed
   std::exception_ptr failure;  // of the range
 };
 
@@ -229,6 +235,7 @@ asio::awaitable<std::optional<typename Map<R, Range>::Result>> Map<R, Range>::ne
         work->fill();  // the workers go on while the reader looks at this one
       co_return std::move(result);
     }
+    if (work->abandoned) detail::throw_aborted();
     if (work->window->size() == 0) {
       if (work->failure) std::rethrow_exception(std::exchange(work->failure, nullptr));
       co_return std::nullopt;

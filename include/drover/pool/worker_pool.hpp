@@ -64,12 +64,6 @@ class [[nodiscard]] WorkerPool {
   /// does not wait for that.
   [[nodiscard]] static asio::awaitable<WorkerPool> start();
   [[nodiscard]] static asio::awaitable<WorkerPool> start(PoolOptions options);
-  /// The same on `executor`, for a completion token: a handler void(std::exception_ptr, WorkerPool), which is never
-  /// invoked by this function and runs on its own executor, or on `executor` if it has none.
-  template <class Token>
-  static auto async_start(asio::any_io_executor executor, PoolOptions options, Token&& token) {
-    return detail::as_async(start_on(executor, std::move(options)), executor, std::forward<Token>(token));
-  }
 
   /// Runs a routine in a worker with the fewest calls in flight: the one used last while fewer calls are in flight than
   /// there are cores, the one used least recently otherwise. If all are full, the call waits its turn. The rest is as
@@ -287,7 +281,6 @@ class [[nodiscard]] WorkerPool {
   /// `make`: make_pool(). The coroutine does not name it, so that it does not need the code of a pool.
   using MakePool = std::shared_ptr<detail::PoolImpl>(const asio::any_io_executor&, PoolOptions);
   static asio::awaitable<WorkerPool> start(PoolOptions options, MakePool* make);
-  static asio::awaitable<WorkerPool> start_on(asio::any_io_executor executor, PoolOptions options);
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
 
   std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()

@@ -8,9 +8,7 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/awaitable.hpp>
-#include <asio/co_spawn.hpp>
 #include <asio/this_coro.hpp>
-#include <asio/use_awaitable.hpp>
 
 #include <drover/detail/context/when_due.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -102,13 +100,6 @@ DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start() {
 
 DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options) {
   return start(std::move(options), detail::make_pool);
-}
-
-DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start_on(asio::any_io_executor executor, PoolOptions options) {
-  asio::awaitable<WorkerPool> work = start(std::move(options));
-  asio::awaitable<WorkerPool> there = asio::co_spawn(executor, std::move(work), asio::use_awaitable);
-  WorkerPool pool = co_await std::move(there);
-  co_return std::move(pool);
 }
 
 DROVER_INLINE asio::awaitable<WorkerPool> WorkerPool::start(PoolOptions options, MakePool* make) {

@@ -39,11 +39,13 @@ class [[nodiscard]] WorkerProcess {
   /// the token; a deferred operation that is dropped ends it again.
   template <class Token>
   auto async_start(Timeout timeout, Token&& token) {
-    return detail::as_async(begin_start(timeout), executor(), std::forward<Token>(token));
+    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(timeout), executor(),
+                                                               std::forward<Token>(token));
   }
   template <class Token>
   auto async_start(Token&& token) {
-    return detail::as_async(begin_start(std::chrono::seconds(30)), executor(), std::forward<Token>(token));
+    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(std::chrono::seconds(30)), executor(),
+                                                               std::forward<Token>(token));
   }
 
   /// Waits for WorkerOptions::shutdown_grace until the process exits by itself, then sends SIGTERM, and after

@@ -27,7 +27,7 @@ struct TypesOfMembers {
 };
 
 /// True if `Is::template of<Part>()` for T, or for a type of which a T has values: its elements, members, alternatives.
-/// `Outer`: the structs and containers around it. What is in a type with a Codec is not known.
+/// `Outer`: the structs and containers around it.
 template <class Is, class T, class... Outer>
 consteval bool has_part();
 
@@ -89,12 +89,22 @@ inline constexpr bool is_span = false;
 template <class T, std::size_t Extent>
 inline constexpr bool is_span<std::span<T, Extent>> = true;
 
+/// What is in a type with a Codec is not known. Views among its template arguments are taken to be.
+template <class T>
+inline constexpr bool has_view_argument = false;
+
 struct IsView {
   template <class T>
   static consteval bool of() {
-    return std::same_as<T, std::string_view> || is_span<T>;
+    if constexpr (std::same_as<T, std::string_view> || is_span<T>)
+      return true;
+    else
+      return form_of<T>() == Form::custom && has_view_argument<T>;
   }
 };
+
+template <template <class...> class Template, class... Types>
+inline constexpr bool has_view_argument<Template<Types...>> = (has_part<IsView, Types>() || ...);
 
 /// A decoded T refers to the message it came from.
 template <class T>

@@ -30,6 +30,13 @@ class LateFlush {
     const auto held = lock();
     active_ = false;
   }
+  /// begin() after an end() in the function's middle. Meanwhile the control thread may have looked in vain for what is
+  /// `unsent`. True if it is to be woken up.
+  bool resume(bool unsent, Clock::time_point now) {
+    const auto held = lock();
+    active_ = true;
+    return unsent && arm(now);
+  }
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
   /// Only the main thread changes it.
   bool active() const noexcept { return active_; }

@@ -73,6 +73,24 @@ class StreamLoop final : StreamPort::Loop {
   }
 
  private:
+  /// The loop has the channel for itself, in the middle of a plain function.
+  class LateFlushPause {
+   public:
+    explicit LateFlushPause(StreamLoop& loop) : loop_(loop), plain_(loop.state_.late_flush.active()) {
+      if (plain_) loop_.state_.late_flush.end();
+    }
+    LateFlushPause(const LateFlushPause&) = delete;
+    LateFlushPause& operator=(const LateFlushPause&) = delete;
+    ~LateFlushPause() {
+      if (plain_ && loop_.state_.late_flush.resume(loop_.outgoing_.has_unsent(), Clock::now()))
+        loop_.state_.control_wakeup.notify();
+    }
+
+   private:
+    StreamLoop& loop_;
+    const bool plain_;
+  };
+
   bool is_cut_off() const noexcept { return control_.lost() || control_.parent_gone(); }
 
   void queue_frame(FrameHeader header, FrameBody& body, StreamPort::Flush flush) override {
@@ -88,18 +106,14 @@ class StreamLoop final : StreamPort::Loop {
 
   /// CALLs that arrive meanwhile are put aside.
   void wait_in_routine(std::uint64_t call) override {
-    const bool plain = state_.late_flush.active();
-    if (plain) state_.late_flush.end();
+    const LateFlushPause pause(*this);
     wait_for_frames(call);
-    if (plain) state_.late_flush.begin();
   }
 
   void look_in_routine(std::uint64_t call) override {
     if (control_.has_news()) {
-      const bool plain = state_.late_flush.active();
-      if (plain) state_.late_flush.end();
+      const LateFlushPause pause(*this);
       control_.poll_flags();
-      if (plain) state_.late_flush.begin();
     }
     require_call(call);
   }

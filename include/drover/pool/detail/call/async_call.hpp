@@ -145,9 +145,16 @@ class AsyncCall {
   std::string routine_;
 };
 
+/// Some tokens take the arguments by value, and an array would become a pointer.
+template <class Array>
+inline constexpr bool outlives_decay =
+    !std::is_array_v<Array> || std::is_same_v<std::remove_extent_t<Array>, const char>;
+
 /// The last argument is the completion token. R: the result of the call.
 template <class R, class Initiation, class... A>
 auto initiate_call(Initiation initiation, A&&... arguments_and_token) {
+  static_assert((outlives_decay<std::remove_reference_t<A>> && ...),
+                "async_call() takes no array but a literal: pass std::array, std::vector or std::string");
   constexpr std::size_t token = sizeof...(A) - 1;
   auto all = std::forward_as_tuple(std::forward<A>(arguments_and_token)...);
   return [&]<std::size_t... At>(std::index_sequence<At...>) {

@@ -54,7 +54,7 @@ class BegunStart {
   BegunStart(BegunStart&&) noexcept = default;
   BegunStart& operator=(BegunStart&&) = delete;
   ~BegunStart() {
-    if (!session_) return;
+    if (!session_ || session_->foreign() || !session_->dispatcher()->context_lives()) return;
     try {
       session_->abort_stop();
     } catch (...) {  // no memory: the owner of the worker ends it
