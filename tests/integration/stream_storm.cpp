@@ -161,6 +161,7 @@ void storm(std::size_t max_in_flight) {
           running.push_back(asio::co_spawn(asio::make_strand(callers_threads.get_executor()), caller(pool, counts, i),
                                            asio::use_future));
         std::mt19937 random(99);
+        pid_t last = 0;  // that was killed
         const auto until = Clock::now() + 240s;
         const auto over = [&] {
           return std::all_of(running.begin(), running.end(),
@@ -171,7 +172,8 @@ void storm(std::size_t max_in_flight) {
           // As fast as the machine starts workers: otherwise none would live long enough to answer.
           const std::set<pid_t> there = pids(pool);
           if (there.empty() || pool.stats().ready < 3) continue;
-          ::kill(*std::next(there.begin(), static_cast<std::ptrdiff_t>(random() % there.size())), SIGKILL);
+          last = *std::next(there.begin(), static_cast<std::ptrdiff_t>(random() % there.size()));
+          ::kill(last, SIGKILL);
           ++killed;
         }
         EXPECT_TRUE(over()) << counts.ended() << " of " << total << " calls have ended";
@@ -179,7 +181,7 @@ void storm(std::size_t max_in_flight) {
         while (!over()) co_await pause_for(50ms);
         const bool whole = co_await soon([&] {
           const auto stats = pool.stats();
-          return stats.ready == 4 && stats.queued == 0 && stats.in_flight == 0;
+          return stats.ready == 4 && stats.queued == 0 && stats.in_flight == 0 && !pids(pool).contains(last);
         });
         EXPECT_TRUE(whole);
         for (int i = 0; i < 8; ++i) {
