@@ -180,6 +180,7 @@ DROVER_INLINE asio::awaitable<void> StreamPort::wait(std::shared_ptr<StreamPort>
 }
 
 DROVER_INLINE StreamPort::Next StreamPort::look_here() {
+  (void)loop();
   require_routine();
   loop().look_in_routine(id_);
   return look();
