@@ -344,8 +344,10 @@ DROVER_INLINE void CallStream::cancel() noexcept {
 }
 
 DROVER_INLINE void CallStream::abandon() noexcept {
+  std::exception_ptr failure;  // the reader's thread destroys what the reader has seen, see StreamCompletion
   {
     const std::lock_guard held(mutex_);
+    failure.swap(failure_);
     discards_ = true;
     arrived_.clear();
     latest_.reset();
