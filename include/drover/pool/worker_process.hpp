@@ -36,7 +36,8 @@ class [[nodiscard]] WorkerProcess {
   [[nodiscard]] asio::awaitable<WorkerMetadata> start(Timeout timeout);
   /// The same for a completion token: a handler void(std::exception_ptr, WorkerMetadata), which is never invoked by
   /// this function and runs on its own executor, or on the worker's if it has none. The start begins at once, whatever
-  /// the token; a deferred operation that is dropped ends it again.
+  /// the token; a deferred operation that is dropped ends it again. If it is cancelled before its wait has begun, the
+  /// handler may run before the process has exited.
   template <class Token>
   auto async_start(Timeout timeout, Token&& token) {
     return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(timeout), executor(),
