@@ -1,4 +1,4 @@
-// The streams of a worker's calls: the values of Sink::latest() that had to wait for the socket.
+// The streams of a worker's calls: values of Sink::latest() that wait for the socket, items that wait for credit.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -125,6 +125,19 @@ TEST_F(StreamFrames, ItemsWithoutCreditAreAProtocolError) {
   EXPECT_EQ(start(stream.result())->code, Errc::worker_exited);
 }
 
+// The reader must not take the items that it has for all of them.
+TEST_F(StreamFrames, ReaderWhoseStreamIsDestroyedIsAborted) {
+  const auto inside = std::make_shared<drover::detail::CallStream>(dispatcher_, drover::detail::items_out_flag);
+  auto stream = std::make_optional<Stream<int, int>>(inside);
+  const auto read = start(stream->next());
+  EXPECT_FALSE(read->over);
+  inside->end(std::make_exception_ptr(drover::Error(Errc::worker_exited, "the worker has exited")));
+  stream.reset();  // the reader has not resumed yet
+  run();
+  EXPECT_TRUE(read->over);
+  EXPECT_EQ(read->code, asio::error::operation_aborted);
+}
+
 // The flood is read, but the value that is kept is one.
 TEST_F(StreamFrames, FloodOfLatestValuesTakesNoMemory) {
   FakeWorker worker(context_, dispatcher_);

@@ -1,54 +1,27 @@
 // The life of workers, pools, processes and leases for any completion token: async_start() and its like.
 #include <chrono>
 #include <exception>
-#include <future>
 #include <gtest/gtest.h>
-#include <memory>
 #include <optional>
-#include <string>
-#include <thread>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
 #include <asio/cancellation_signal.hpp>
-#include <asio/co_spawn.hpp>
-#include <asio/detached.hpp>
 #include <asio/io_context.hpp>
-#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
-#include <asio/strand.hpp>
 #include <asio/system_executor.hpp>
-#include <asio/this_coro.hpp>
-#include <asio/thread_pool.hpp>
-#include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
-#include <asio/version.hpp>
-#if ASIO_VERSION < 102800
-#include <asio/experimental/as_tuple.hpp>
-#include <asio/experimental/deferred.hpp>
-#else
-#include <asio/as_tuple.hpp>
-#include <asio/deferred.hpp>
-#endif
 
 #include <drover/os/process.hpp>
 #include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
+#include "support/tokens.hpp"
 
 namespace {
 
 using namespace support;
-#if ASIO_VERSION < 102800
-constexpr auto lazy = asio::experimental::deferred;
-constexpr auto as_tuple = asio::experimental::as_tuple(asio::use_awaitable);
-#else
-constexpr auto lazy = asio::deferred;
-constexpr auto as_tuple = asio::as_tuple(asio::use_awaitable);
-#endif
 
 class AsyncLifecycle : public Calls {
  protected:

@@ -25,30 +25,13 @@
 #include <asio/thread_pool.hpp>
 #include <asio/use_awaitable.hpp>
 #include <asio/use_future.hpp>
-#include <asio/version.hpp>
-#if ASIO_VERSION < 102800
-#include <asio/experimental/as_tuple.hpp>
-#include <asio/experimental/deferred.hpp>
-#else
-#include <asio/as_tuple.hpp>
-#include <asio/deferred.hpp>
-#endif
-
-#include <drover/os/process.hpp>
-#include <drover/resource_pool.hpp>
 
 #include "support/calls.hpp"
+#include "support/tokens.hpp"
 
 namespace {
 
 using namespace support;
-#if ASIO_VERSION < 102800
-constexpr auto lazy = asio::experimental::deferred;
-constexpr auto as_tuple = asio::experimental::as_tuple(asio::use_awaitable);
-#else
-constexpr auto lazy = asio::deferred;
-constexpr auto as_tuple = asio::as_tuple(asio::use_awaitable);
-#endif
 
 class AsyncCall : public CallsAnywhere {};
 class OneAsyncOperation : public Calls {

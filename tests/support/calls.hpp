@@ -38,6 +38,22 @@ inline PoolOptions call_pool(std::size_t size, std::vector<std::string> steps = 
   return options;
 }
 
+/// A worker of another program of support/.
+inline WorkerOptions worker_of(const char* program, std::size_t max_in_flight) {
+  WorkerOptions options;
+  options.command.program = program;
+  options.max_in_flight = max_in_flight;
+  return options;
+}
+
+inline PoolOptions pool_of(WorkerOptions worker, std::size_t size) {
+  PoolOptions options;
+  options.size = size;
+  options.worker = std::move(worker);
+  options.restart.backoff = 1ms;
+  return options;
+}
+
 /// Where a scenario runs.
 enum class Where { one_thread, four_threads, two_pools };
 

@@ -13,17 +13,8 @@
 namespace support {
 
 inline WorkerOptions descriptor_worker(std::size_t max_in_flight = 1) {
-  WorkerOptions options;
-  options.command.program = DROVER_HELPER_DESCRIPTOR_WORKER;
-  options.max_in_flight = max_in_flight;
-  return options;
+  return worker_of(DROVER_HELPER_DESCRIPTOR_WORKER, max_in_flight);
 }
-inline PoolOptions descriptor_pool(std::size_t size) {
-  PoolOptions options;
-  options.size = size;
-  options.worker = descriptor_worker();
-  options.restart.backoff = 1ms;
-  return options;
-}
+inline PoolOptions descriptor_pool(std::size_t size) { return pool_of(descriptor_worker(), size); }
 
 }  // namespace support

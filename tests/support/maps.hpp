@@ -10,8 +10,7 @@
 namespace support {
 
 inline PoolOptions quick_pool(std::size_t size) {
-  PoolOptions options = call_pool(size);
-  options.restart.backoff = 1ms;
+  PoolOptions options = pool_of(call_worker(), size);
   options.restart.max_restarts = 10'000;
   return options;
 }

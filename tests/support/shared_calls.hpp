@@ -15,18 +15,9 @@
 namespace support {
 
 inline WorkerOptions shared_worker(std::size_t max_in_flight = 1) {
-  WorkerOptions options;
-  options.command.program = DROVER_HELPER_SHARED_WORKER;
-  options.max_in_flight = max_in_flight;
-  return options;
+  return worker_of(DROVER_HELPER_SHARED_WORKER, max_in_flight);
 }
-inline PoolOptions shared_pool(std::size_t size) {
-  PoolOptions options;
-  options.size = size;
-  options.worker = shared_worker();
-  options.restart.backoff = 1ms;
-  return options;
-}
+inline PoolOptions shared_pool(std::size_t size) { return pool_of(shared_worker(), size); }
 inline std::string letters(std::size_t size) {
   std::string text(size, 'a');
   for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>('a' + i % 23);

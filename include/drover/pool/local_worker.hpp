@@ -70,13 +70,11 @@ class [[nodiscard]] LocalWorker {
   /// run before the process has exited.
   template <class Token>
   auto async_start(Timeout timeout, Token&& token) {
-    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(timeout), executor(),
-                                                               std::forward<Token>(token));
+    return detail::as_async(begin_start(timeout), executor(), std::forward<Token>(token));
   }
   template <class Token>
   auto async_start(Token&& token) {
-    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(std::chrono::seconds(30)), executor(),
-                                                               std::forward<Token>(token));
+    return detail::as_async(begin_start(std::chrono::seconds(30)), executor(), std::forward<Token>(token));
   }
 
   /// Stops the worker, waits until it has been reaped, and reports how that went. The stop begins when stop() is

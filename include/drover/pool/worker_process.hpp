@@ -34,19 +34,15 @@ class [[nodiscard]] WorkerProcess {
   /// *Cancellation:* as LocalWorker::start().
   [[nodiscard]] asio::awaitable<WorkerMetadata> start();
   [[nodiscard]] asio::awaitable<WorkerMetadata> start(Timeout timeout);
-  /// The same for a completion token: a handler void(std::exception_ptr, WorkerMetadata), which is never invoked by
-  /// this function and runs on its own executor, or on the worker's if it has none. The start begins at once, whatever
-  /// the token; a deferred operation that is dropped ends it again. If it is cancelled before its wait has begun, the
-  /// handler may run before the process has exited.
+  /// The same for a completion token, as LocalWorker::async_start(): a handler void(std::exception_ptr,
+  /// WorkerMetadata).
   template <class Token>
   auto async_start(Timeout timeout, Token&& token) {
-    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(timeout), executor(),
-                                                               std::forward<Token>(token));
+    return detail::as_async(begin_start(timeout), executor(), std::forward<Token>(token));
   }
   template <class Token>
   auto async_start(Token&& token) {
-    return detail::as_async<detail::EarlyCancel::is_passed_on>(begin_start(std::chrono::seconds(30)), executor(),
-                                                               std::forward<Token>(token));
+    return detail::as_async(begin_start(std::chrono::seconds(30)), executor(), std::forward<Token>(token));
   }
 
   /// Waits for WorkerOptions::shutdown_grace until the process exits by itself, then sends SIGTERM, and after

@@ -12,7 +12,6 @@
 #include <asio/async_result.hpp>
 #include <asio/awaitable.hpp>
 #include <asio/system_executor.hpp>
-#include <asio/this_coro.hpp>
 
 #include <drover/detail/config.hpp>
 #include <drover/detail/context/completion_signature.hpp>
@@ -37,18 +36,10 @@ struct AwaitedEnd {
   std::optional<std::conditional_t<std::is_void_v<T>, char, T>> value{};
 };
 
-/// What becomes of an operation that is cancelled before the wait for it begins.
-enum class EarlyCancel {
-  drops_the_wait,
-  is_passed_on  // it looks by itself whether it is cancelled
-};
-
 /// The operation has begun. Its handler must not be invoked by the function that was given the token, so the wait for
 /// it begins with a post.
 template <class T, class Handler>
-asio::awaitable<void> await_into(std::shared_ptr<AwaitedEnd<T, Handler>> end, asio::awaitable<T> operation,
-                                 EarlyCancel early) {
-  if (early == EarlyCancel::is_passed_on) co_await asio::this_coro::throw_if_cancelled(false);
+asio::awaitable<void> await_into(std::shared_ptr<AwaitedEnd<T, Handler>> end, asio::awaitable<T> operation) {
   co_await after_post();
   if constexpr (std::is_void_v<T>) {
     co_await std::move(operation);
@@ -60,7 +51,7 @@ asio::awaitable<void> await_into(std::shared_ptr<AwaitedEnd<T, Handler>> end, as
 
 /// Completes any token with what the awaitable ends with, on the executor of its handler, or on `otherwise` if that has
 /// none that fits. T is default-constructible.
-template <EarlyCancel early = EarlyCancel::drops_the_wait, class T, class Token>
+template <class T, class Token>
 auto as_async(asio::awaitable<T> operation, asio::any_io_executor otherwise, Token&& token) {
   const auto initiate = [](auto handler, asio::awaitable<T> awaited, asio::any_io_executor executor) {
     using Handler = decltype(handler);
@@ -70,7 +61,7 @@ auto as_async(asio::awaitable<T> operation, asio::any_io_executor otherwise, Tok
     const asio::cancellation_slot slot = asio::get_associated_cancellation_slot(handler);
     const auto end = std::make_shared<AwaitedEnd<T, Handler>>(std::move(handler));
     detail::spawn(
-        executor, detail::await_into(end, std::move(awaited), early),
+        executor, detail::await_into(end, std::move(awaited)),
         [end](std::exception_ptr failure) { end->complete(std::move(failure)); }, slot);
   };
   return asio::async_initiate<Token, typename CompletionSignature<T>::type>(initiate, token, std::move(operation),

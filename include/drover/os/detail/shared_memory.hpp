@@ -35,7 +35,7 @@ class Mapping {
   std::size_t size_ = 0;
 };
 
-/// Who can write to memory that two processes share.
+/// Which processes can write to memory that two of them share.
 enum class Sealing {
   draft,   // its creator writes to it, and has not sent it yet
   sealed,  // nobody can write to it any more

@@ -12,7 +12,7 @@
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_members.hpp>
 
-/// Of which types the codec has a value in a value of another type.
+/// Which types are parts of a type that is sent: its elements, members and alternatives, and theirs.
 namespace drover { inline namespace v1 { namespace detail {
 
 struct TypesOfMembers {
@@ -89,10 +89,11 @@ inline constexpr bool is_span = false;
 template <class T, std::size_t Extent>
 inline constexpr bool is_span<std::span<T, Extent>> = true;
 
-/// What is in a type with a Codec is not known. Views among its template arguments are taken to be.
+/// The program's Codec of a class template may decode values of its template arguments, see IsView.
 template <class T>
 inline constexpr bool has_view_argument = false;
 
+/// The codec of drover decodes a view, or a Codec of the program may do so.
 struct IsView {
   template <class T>
   static consteval bool of() {

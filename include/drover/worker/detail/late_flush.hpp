@@ -30,8 +30,8 @@ class LateFlush {
     const auto held = lock();
     active_ = false;
   }
-  /// begin() after an end() in the function's middle. Meanwhile the control thread may have looked in vain for what is
-  /// `unsent`. True if it is to be woken up.
+  /// The function goes on after end(). The control thread sends what is `unsent`, which it leaves to the main thread
+  /// between end() and resume(). True if the control thread is to be woken up.
   bool resume(bool unsent, Clock::time_point now) {
     const auto held = lock();
     active_ = true;

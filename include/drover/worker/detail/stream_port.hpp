@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <utility>
 
 #include <asio/awaitable.hpp>
 
@@ -15,6 +14,7 @@
 #include <drover/wire/buffer.hpp>
 #include <drover/wire/detail/item_queue.hpp>
 #include <drover/wire/detail/stream_credit.hpp>
+#include <drover/wire/detail/waiting_item.hpp>
 #include <drover/wire/frame.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -75,6 +75,8 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   FrameBody& begin_item();
   /// Sends the item, or keeps it until there is credit. The awaitable waits for that.
   asio::awaitable<void> send();
+  /// The item that waits for credit is not sent. No effect if it has been sent.
+  void withdraw(const AsyncEvent& event) noexcept;
   /// Sends the item. Blocks until there is credit.
   void write();
   /// Empty, to encode a value for latest() into.
@@ -97,24 +99,8 @@ class StreamPort : public std::enable_shared_from_this<StreamPort> {
   std::size_t limit() const noexcept { return limit_; }
 
  private:
-  /// Nobody waits for the item any more that waits for credit: it is not sent.
-  class WaitingItem {
-   public:
-    WaitingItem(std::shared_ptr<StreamPort> of, std::shared_ptr<AsyncEvent> set) noexcept
-        : port(std::move(of)), event(std::move(set)) {}
-    WaitingItem(WaitingItem&&) noexcept = default;
-    WaitingItem& operator=(WaitingItem&&) = delete;
-    ~WaitingItem() {
-      if (port) port->withdraw(*event);
-    }
-
-    std::shared_ptr<StreamPort> port;
-    std::shared_ptr<AsyncEvent> event;
-  };
-
   static asio::awaitable<void> nothing();
-  static asio::awaitable<void> await_credit(WaitingItem item);
-  void withdraw(const AsyncEvent& event) noexcept;
+  static asio::awaitable<void> await_credit(WaitingItem<StreamPort, AsyncEvent> item);
   FrameHeader header(FrameType type) const noexcept;
   Loop& loop() const;
   void require_routine() const;

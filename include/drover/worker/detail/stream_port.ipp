@@ -106,7 +106,7 @@ DROVER_INLINE asio::awaitable<void> StreamPort::send() {
     return sent;
   }
   auto event = std::make_shared<AsyncEvent>();
-  WaitingItem item(shared_from_this(), event);
+  WaitingItem<StreamPort, AsyncEvent> item(shared_from_this(), event);
   asio::awaitable<void> wait = await_credit(std::move(item));
   sent_ = std::move(event);
   waits_for_credit_ = true;
@@ -115,9 +115,9 @@ DROVER_INLINE asio::awaitable<void> StreamPort::send() {
 
 DROVER_INLINE asio::awaitable<void> StreamPort::nothing() { co_return; }
 
-DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(WaitingItem item) {
-  const std::shared_ptr<StreamPort> port = item.port;
-  asio::awaitable<void> wait = AsyncEvent::wait(item.event);
+DROVER_INLINE asio::awaitable<void> StreamPort::await_credit(WaitingItem<StreamPort, AsyncEvent> item) {
+  const std::shared_ptr<StreamPort> port = item.sender();
+  asio::awaitable<void> wait = AsyncEvent::wait(item.event());
   co_await std::move(wait);
   if (port->waits_for_credit_) (void)port->loop();  // throws: it was not sent
 }

@@ -118,8 +118,18 @@ void complete_with(PendingCall call, Handler handler, const asio::any_io_executo
     complete_here<R>(std::move(call), std::move(handler), fallback);
 }
 
-/// The initiation of async_call(). With a lazy token it runs later, and has copies of the arguments.
-template <class R>
+/// The arguments of a call whose routine is given by its name.
+struct AnyArguments {
+  static const char* declaration() noexcept { return nullptr; }
+  template <class... A>
+  static void put(Encoder& out, FrameBody& body, A&&... arguments) {
+    (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
+  }
+};
+
+/// The initiation of async_call(). With a lazy token it runs later, and has copies of the arguments. `Arguments`
+/// encodes them.
+template <class R, class Arguments>
 class AsyncCall {
  public:
   using executor_type = asio::any_io_executor;
@@ -131,12 +141,11 @@ class AsyncCall {
 
   template <class Handler, class... A>
   void operator()(Handler&& handler, A&&... arguments) const {
-    const auto write = [&](Encoder& out, FrameBody& body) {
-      (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
-    };
-    complete_with<R>(send_call(dispatcher_, options_, routine_, ArgumentWriter::of(write),
-                               {.takes_descriptors = carries_descriptors<R>()}),
-                     std::decay_t<Handler>(std::forward<Handler>(handler)), get_executor());
+    const auto write = [&](Encoder& out, FrameBody& body) { Arguments::put(out, body, std::forward<A>(arguments)...); };
+    complete_with<R>(
+        send_call(dispatcher_, options_, routine_, ArgumentWriter::of(write),
+                  {.declaration = Arguments::declaration(), .takes_descriptors = carries_descriptors<R>()}),
+        std::decay_t<Handler>(std::forward<Handler>(handler)), get_executor());
   }
 
  private:
@@ -174,7 +183,7 @@ auto begin_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallOptions
   if constexpr (!std::is_void_v<R>)
     static_assert(!refers_to_message<R>,
                   "the result of async_call<R>() can't be or contain a view: what it views is gone");
-  return initiate_call<R>(AsyncCall<R>(dispatcher, std::move(options), routine.view()),
+  return initiate_call<R>(AsyncCall<R, AnyArguments>(dispatcher, std::move(options), routine.view()),
                           std::forward<A>(arguments_and_token)...);
 }
 

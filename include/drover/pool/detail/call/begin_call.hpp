@@ -212,8 +212,7 @@ asio::awaitable<R> begin_call(const std::shared_ptr<Dispatcher>& dispatcher, con
   if constexpr (!std::is_void_v<R>)
     static_assert(!refers_to_message<R>,
                   "the result of call<R>() can't be or contain a view: what it views is gone when call() returns; use "
-                  "std::string "
-                  "or std::vector");
+                  "std::string or std::vector");
   const auto write = [&](Encoder& out, FrameBody& body) {
     (detail::put_argument(out, body, std::forward<A>(arguments)), ...);
   };

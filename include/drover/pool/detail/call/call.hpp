@@ -45,7 +45,7 @@ inline std::exception_ptr failure_of(const Cause& cause) noexcept {
   }
 }
 
-std::exception_ptr aborted();
+std::exception_ptr aborted() noexcept;
 /// The failure of each operation on a worker or a pool in a forked copy of the program.
 std::exception_ptr forked_copy();
 

@@ -19,9 +19,13 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-DROVER_INLINE std::exception_ptr aborted() {
+DROVER_INLINE std::exception_ptr aborted() noexcept {
   const std::error_code code = asio::error::operation_aborted;
-  return std::make_exception_ptr(std::system_error(code));
+  try {
+    return std::make_exception_ptr(std::system_error(code));
+  } catch (...) {  // its text takes memory
+    return std::current_exception();
+  }
 }
 
 DROVER_INLINE std::exception_ptr forked_copy() {

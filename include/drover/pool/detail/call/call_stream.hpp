@@ -20,6 +20,7 @@
 #include <drover/wire/body.hpp>
 #include <drover/wire/detail/item_queue.hpp>
 #include <drover/wire/detail/stream_credit.hpp>
+#include <drover/wire/detail/waiting_item.hpp>
 #include <drover/wire/frame.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
@@ -33,6 +34,11 @@ struct ArgumentWriter;
 /// writer sends them. Its mutex comes after the dispatcher's.
 class CallStream final : public ItemReceiver, public std::enable_shared_from_this<CallStream> {
  public:
+  /// Of an item that waits for credit.
+  struct ItemEvent final : AsyncEvent {
+    bool sent = false;  // guarded by the stream's mutex
+  };
+
   /// `flags`: items_out_flag, items_in_flag. `declaration`: see Call.
   CallStream(std::shared_ptr<Dispatcher> dispatcher, std::uint8_t flags, const char* declaration = nullptr) noexcept;
 
@@ -77,6 +83,8 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
   FrameBody& begin_item();
   /// Sends the item, or keeps it until there is credit. The awaitable waits for that. False: the routine takes no more.
   asio::awaitable<bool> send();
+  /// The item that waits for credit is not sent. False: it has been sent already.
+  bool withdraw(const ItemEvent& event) noexcept;
   void finish();
 
   // ---- the owner's side ---------------------------------------------------------------------------------------------
@@ -94,29 +102,8 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
     bool credit_is_due = false;  // there was no memory to grant it
   };
 
-  /// Set when the item that waits for credit has been sent, or never will be.
-  struct ItemEvent final : AsyncEvent {
-    bool sent = false;  // guarded by the stream's mutex
-  };
-  /// Nobody waits for that item any more: it is not sent.
-  class WaitingItem {
-   public:
-    WaitingItem(std::shared_ptr<CallStream> of, std::shared_ptr<ItemEvent> set) noexcept
-        : stream(std::move(of)), event(std::move(set)) {}
-    WaitingItem(WaitingItem&&) noexcept = default;
-    WaitingItem& operator=(WaitingItem&&) = delete;
-    ~WaitingItem() {
-      if (stream) (void)stream->withdraw(*event);
-    }
-
-    std::shared_ptr<CallStream> stream;
-    std::shared_ptr<ItemEvent> event;
-  };
-
   static asio::awaitable<bool> ready(bool value);
-  static asio::awaitable<bool> await_credit(WaitingItem item);
-  /// False: it has been sent.
-  bool withdraw(const ItemEvent& event) noexcept;
+  static asio::awaitable<bool> await_credit(WaitingItem<CallStream, ItemEvent> item);
   bool may_send_locked() const noexcept;
   /// The event that the reader waits for. Null if there is an item, or the call has ended.
   std::shared_ptr<AsyncEvent> reader_event(bool for_end);
@@ -144,6 +131,7 @@ class CallStream final : public ItemReceiver, public std::enable_shared_from_thi
   std::shared_ptr<AsyncEvent> reader_;
   bool ended_ = false;
   std::exception_ptr failure_;
+  bool failure_dropped_ = false;  // by abandon()
   ByteBuffer result_;
   bool result_taken_ = false;
 

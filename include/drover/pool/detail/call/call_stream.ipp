@@ -178,7 +178,7 @@ DROVER_INLINE void CallStream::rethrow_failure() const {
   std::exception_ptr failure;
   {
     const std::lock_guard held(mutex_);
-    failure = failure_;
+    failure = failure_dropped_ ? aborted() : failure_;
   }
   if (failure) std::rethrow_exception(failure);
 }
@@ -267,7 +267,7 @@ DROVER_INLINE asio::awaitable<bool> CallStream::send() {
       }
     }
     event = std::make_shared<ItemEvent>();
-    WaitingItem item(shared_from_this(), event);
+    WaitingItem<CallStream, ItemEvent> item(shared_from_this(), event);
     wait = await_credit(std::move(item));
   }
 }
@@ -278,9 +278,9 @@ DROVER_INLINE bool CallStream::may_send_locked() const noexcept {
 
 DROVER_INLINE asio::awaitable<bool> CallStream::ready(bool value) { co_return value; }
 
-DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(WaitingItem item) {
-  const std::shared_ptr<CallStream> stream = item.stream;
-  const std::shared_ptr<ItemEvent> event = item.event;
+DROVER_INLINE asio::awaitable<bool> CallStream::await_credit(WaitingItem<CallStream, ItemEvent> item) {
+  const std::shared_ptr<CallStream> stream = item.sender();
+  const std::shared_ptr<ItemEvent> event = item.event();
   try {
     asio::awaitable<void> wait = AsyncEvent::wait(event);
     co_await std::move(wait);
@@ -347,6 +347,7 @@ DROVER_INLINE void CallStream::abandon() noexcept {
   std::exception_ptr failure;  // the reader's thread destroys what the reader has seen, see StreamCompletion
   {
     const std::lock_guard held(mutex_);
+    failure_dropped_ = failure_ != nullptr;
     failure.swap(failure_);
     discards_ = true;
     arrived_.clear();

@@ -53,13 +53,7 @@ DROVER_INLINE void MapWindow::close() noexcept {
   for (const auto& [index, item] : running) {
     try {
       PendingCall::cancel(item->call);
-    } catch (...) {  // no memory for the usual reason
-      const std::exception_ptr why = std::current_exception();
-      try {
-        if (const auto dispatcher = item->call->dispatcher.lock())
-          dispatcher->cancel(*item->call, CallEvent::cancelled, why);
-      } catch (...) {  // the call goes on, and its result is dropped
-      }
+    } catch (...) {  // no memory: the call goes on, and its result is dropped
     }
   }
   if (waiter) (void)waiter->try_set();

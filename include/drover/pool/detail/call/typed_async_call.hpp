@@ -2,13 +2,9 @@
 
 #include <cstddef>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
-
-#include <asio/any_io_executor.hpp>
 
 #include <drover/pool/detail/call/async_call.hpp>
 #include <drover/pool/detail/call/begin_call.hpp>
@@ -20,32 +16,14 @@
 /// Calls of a drover::Routine that complete any completion handler.
 namespace drover { inline namespace v1 { namespace detail {
 
-/// The initiation of async_call() for a drover::Routine<R(P...)>, as AsyncCall.
+/// The arguments of a call of a drover::Routine<R(P...)>.
 template <class R, class... P>
-class TypedAsyncCall {
- public:
-  using executor_type = asio::any_io_executor;
-
-  TypedAsyncCall(std::shared_ptr<Dispatcher> dispatcher, CallOptions options, std::string_view routine)
-      : dispatcher_(std::move(dispatcher)), options_(std::move(options)), routine_(routine) {}
-
-  executor_type get_executor() const { return executor_of(dispatcher_); }
-
-  template <class Handler, class... A>
-  void operator()(Handler&& handler, A&&... arguments) const {
-    const auto write = [&](Encoder& out, FrameBody& body) {
-      (detail::put_typed_argument<P>(out, body, std::forward<A>(arguments)), ...);
-    };
-    complete_with<R>(
-        send_call(dispatcher_, options_, routine_, ArgumentWriter::of(write),
-                  {.declaration = declaration_of<R(P...)>(), .takes_descriptors = carries_descriptors<R>()}),
-        std::decay_t<Handler>(std::forward<Handler>(handler)), get_executor());
+struct DeclaredArguments {
+  static const char* declaration() noexcept { return declaration_of<R(P...)>(); }
+  template <class... A>
+  static void put(Encoder& out, FrameBody& body, A&&... arguments) {
+    (detail::put_typed_argument<P>(out, body, std::forward<A>(arguments)), ...);
   }
-
- private:
-  std::shared_ptr<Dispatcher> dispatcher_;
-  CallOptions options_;
-  std::string routine_;
 };
 
 /// See arguments_fit(). `Given`: a tuple of the arguments' types, and then others.
@@ -61,7 +39,7 @@ auto begin_typed_async_call(const std::shared_ptr<Dispatcher>& dispatcher, CallO
   static_assert(sizeof...(A) != 0, "the last argument of async_call() is a completion token");
   if constexpr (sizeof...(A) != 0 && can_be_awaited<R>()) {
     if constexpr (first_arguments_fit<R(P...), std::tuple<A&&...>>(std::make_index_sequence<sizeof...(A) - 1>()))
-      return initiate_call<R>(TypedAsyncCall<R, P...>(dispatcher, std::move(options), routine.name()),
+      return initiate_call<R>(AsyncCall<R, DeclaredArguments<R, P...>>(dispatcher, std::move(options), routine.name()),
                               std::forward<A>(arguments_and_token)...);
   }
 }

@@ -125,7 +125,7 @@ class WorkerSession : public ContextBound,
 
   /// The owner is destroyed: hands the process to the reaper thread, and fails what waits.
   void owner_destroyed() noexcept;
-  /// What follows the exit of its process.
+  /// Processes the exit of its process.
   WorkerExit& exit() noexcept { return exit_; }
 
   WorkerLifecycle lifecycle() const {

@@ -76,14 +76,11 @@ inline asio::awaitable<void> await_start(std::shared_ptr<WorkerSession> session)
     own_limit.emplace(executor, *session->start_by());
     when_due(*own_limit, [session, executor] { spawn(executor, end_start(session)); });
   }
-  const asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
-  bool cancelled = state.cancelled() != asio::cancellation_type::none;  // before this coroutine had its turn
-  if (!cancelled) {
-    try {
-      co_await AsyncEvent::wait(session->started());
-    } catch (const std::system_error&) {
-      cancelled = true;
-    }
+  bool cancelled = false;
+  try {
+    co_await AsyncEvent::wait(session->started());
+  } catch (const std::system_error&) {
+    cancelled = true;
   }
   if (cancelled) {
     session->abort_stop();

@@ -9,8 +9,8 @@ namespace drover { inline namespace v1 { namespace detail {
 
 class WorkerSession;
 
-/// What follows the exit of a worker's process: its last messages are read, its calls end, and those that wait for the
-/// exit go on. Takes the dispatcher's mutex. Its functions are virtual for the coroutines in waits.hpp.
+/// Processes the exit of a worker's process: reads its last messages, ends its calls, and resumes those that wait for
+/// the exit. Takes the dispatcher's mutex. Its functions are virtual for the coroutines in waits.hpp.
 class WorkerExit : public ProcessEvents::Target {
  public:
   WorkerExit(WorkerSession& session, WorkerRecord& worker, WorkerConnection& connection, Dispatcher& dispatcher,
