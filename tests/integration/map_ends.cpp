@@ -67,6 +67,31 @@ TEST_F(OneMapEnds, BeginsNothingAfterTheFirstError) {
   });
 }
 
+// Not even while the reader takes the results before it.
+TEST_F(OneMapEnds, ReadsNoFurtherBehindAnError) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = quick_pool(1);
+    options.worker.max_message_size = 65'536;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    int read = 0;
+    auto texts = std::views::iota(0, 10) | std::views::transform([&read](int i) {
+                   ++read;
+                   return std::string(i == 1 ? 100'000 : 1, 'x');  // the second one is too large
+                 });
+    auto map = pool.map<std::string>({.in_flight = 2, .ordered = true, .stop_on_error = true}, "echo", texts);
+    const bool ended = co_await until_idle(pool);
+    EXPECT_TRUE(ended);
+    auto first = co_await map.next();
+    EXPECT_TRUE(first && first->ok());
+    auto second = co_await map.next();
+    EXPECT_TRUE(second && describe(second->error) == Errc::message_too_large);
+    auto end = co_await map.next();
+    EXPECT_FALSE(end);
+    EXPECT_EQ(read, 2);
+    co_await pool.stop();
+  });
+}
+
 TEST_F(OneMapEnds, EndsItsReaderWhenItIsDestroyed) {
   on_one_thread([]() -> asio::awaitable<void> {
     WorkerPool pool = co_await WorkerPool::start(quick_pool(1));
