@@ -84,13 +84,15 @@ TEST_F(SharedMemoryOfACall, OfABlockIsNotUsedAfterItsOwnerIsDestroyed) {
   on_one_thread([]() -> asio::awaitable<void> {
     const auto here = co_await asio::this_coro::executor;
     SharedBlocks blocks;
-    std::optional<LocalWorker> worker(std::in_place, here, shared_worker());
+    WorkerOptions options = shared_worker();
+    options.max_in_flight = 2;
+    std::optional<LocalWorker> worker(std::in_place, here, options);
     co_await worker->start();
     Text first = blocks.copy_of<std::string>("first");
     const auto lent = identity_of(first);
     {
-      const Task<std::string> reader(here, worker->call<std::string>("text_later", std::move(first), 60'000));
-      co_await pause_for(10ms);
+      const Task<void> busy(here, worker->call<void>("doze", 1000));  // it does not exit before that
+      const Task<std::string> reader(here, worker->call<std::string>("text", std::move(first)));
       worker.reset();
       EXPECT_TRUE((co_await reader.failure()).aborted());
     }

@@ -10,6 +10,7 @@
 #include <string>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -88,8 +89,11 @@ class Replacement {
       made = ::eventfd(3, EFD_CLOEXEC | EFD_NONBLOCK);
     } else if (kind == "pidfd") {
       bystander_ = ::fork();
-      if (bystander_ == 0)
-        for (;;) ::pause();
+      if (bystander_ == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // nobody waits for the output of a copy of a host that has failed
+        while (::getppid() == host_) ::pause();
+        ::_exit(0);
+      }
       made = static_cast<int>(::syscall(SYS_pidfd_open, bystander_, 0));
       if (made < 0) made = ::eventfd(3, EFD_CLOEXEC);  // an old kernel
     } else if (kind == "pipe") {
@@ -139,13 +143,12 @@ class Replacement {
  private:
   const std::string kind_;
   const int number_;
+  const pid_t host_ = ::getpid();
   int other_ = -1;
   pid_t bystander_ = 0;
   struct stat before_{};
 };
 
-// A process that ignores SIGTERM, and has lines, while the descriptor of that index (or all: -1) is lost at `moment`.
-// Code 9: there is no such descriptor.
 /// No descriptor is left to be had.
 class Exhaustion {
  public:
@@ -169,6 +172,8 @@ class Exhaustion {
   std::vector<int> fillers_;
 };
 
+// A process that ignores SIGTERM, and has lines, while the descriptor of that index (or all: -1) is lost at `moment`.
+// Code 9: there is no such descriptor.
 int loses(int index, const std::string& kind, const std::string& moment) {
   expect(::signal(SIGPIPE, SIG_IGN) != SIG_ERR, "signal()");
   asio::io_context context;

@@ -348,7 +348,7 @@ DROVER_INLINE void CallStream::abandon() noexcept {
   {
     const std::lock_guard held(mutex_);
     failure_dropped_ = failure_ != nullptr;
-    failure.swap(failure_);
+    swap(failure, failure_);
     discards_ = true;
     arrived_.clear();
     latest_.reset();
