@@ -1,5 +1,6 @@
 // 100,000 calls from four threads, streams and maps among them, while workers are killed at random: each ends exactly
 // once, with what it is to give or with worker_exited, and the pool is complete at the end.
+#include <cstdlib>
 #include <gtest/gtest.h>
 #include <optional>
 #include <random>
@@ -18,7 +19,14 @@ using namespace support;
 
 class StreamStorm : public Calls {};
 
-constexpr int callers = 32, total = sanitized ? 10'000 : 100'000;
+constexpr int callers = 32;
+
+/// DROVER_STORM_CALLS sets another number of calls.
+int calls_of_the_storm() {
+  const char* const wanted = std::getenv("DROVER_STORM_CALLS");
+  return wanted != nullptr ? std::atoi(wanted) : sanitized ? 10'000 : 100'000;
+}
+const int total = calls_of_the_storm();
 
 struct Counts {
   std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0}, streams{0}, items{0}, mapped{0};
