@@ -77,7 +77,7 @@ function(drover_tests name)
     return()
   endif()
   if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 120)
+    set(arg_TIMEOUT 240)
   endif()
   set(target test_${name})
 

@@ -7,6 +7,7 @@
 #include <asio/use_future.hpp>
 
 #include "support/calls.hpp"
+#include "support/storm.hpp"
 
 namespace {
 
@@ -14,7 +15,8 @@ using namespace support;
 
 class PoolStorm : public Calls {};
 
-constexpr int callers = 32, total = 100000;
+constexpr int callers = 32;
+const int total = calls_of_a_storm(25'000);
 
 struct Counts {
   std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0};

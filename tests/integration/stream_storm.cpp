@@ -1,6 +1,5 @@
 // 100,000 calls from four threads, streams and maps among them, while workers are killed at random: each ends exactly
 // once, with what it is to give or with worker_exited, and the pool is complete at the end.
-#include <cstdlib>
 #include <gtest/gtest.h>
 #include <optional>
 #include <random>
@@ -11,7 +10,7 @@
 #include <asio/use_future.hpp>
 
 #include "support/calls.hpp"
-#include "support/sanitizers.hpp"
+#include "support/storm.hpp"
 
 namespace {
 
@@ -20,13 +19,7 @@ using namespace support;
 class StreamStorm : public Calls {};
 
 constexpr int callers = 32;
-
-/// DROVER_STORM_CALLS sets another number of calls.
-int calls_of_the_storm() {
-  const char* const wanted = std::getenv("DROVER_STORM_CALLS");
-  return wanted != nullptr ? std::atoi(wanted) : sanitized ? 10'000 : 100'000;
-}
-const int total = calls_of_the_storm();
+const int total = calls_of_a_storm(10'000);
 
 struct Counts {
   std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0}, streams{0}, items{0}, mapped{0};
