@@ -1,4 +1,4 @@
-// What a plain function has written to its Sink, and does not follow up, is sent by the control thread.
+// The control thread sends the items that a plain function has written to its Sink and left unsent.
 #include <chrono>
 #include <gtest/gtest.h>
 

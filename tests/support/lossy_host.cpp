@@ -205,7 +205,7 @@ int loses(int index, const std::string& kind, const std::string& moment) {
   const Exhaustion exhaustion(kind == "exhausted");
   if (index < 0 && kind == "closed") close_all();
   if (moment == "before") reap();
-  expect(soon([&] { return !process->running(); }, 5s), "it is reaped in time");
+  expect(soon([&] { return !process->running(); }, 2s), "it is reaped in time");
   expect(Clock::now() - start >= 200ms, "and not before its time");
   const drover::ReapReport report = process->report();
   expect(report.terminated && report.killed, "by the signals that were due");

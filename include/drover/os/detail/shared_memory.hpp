@@ -35,7 +35,7 @@ class Mapping {
   std::size_t size_ = 0;
 };
 
-/// Which processes can write to memory that two of them share.
+/// Says which processes can write to a block of shared memory.
 enum class Sealing {
   draft,   // its creator writes to it, and has not sent it yet
   sealed,  // nobody can write to it any more

@@ -12,7 +12,7 @@
 #include <drover/wire/detail/codec_form.hpp>
 #include <drover/wire/detail/codec_members.hpp>
 
-/// Which types are parts of a type that is sent: its elements, members and alternatives, and theirs.
+/// Finds the parts of a type that is sent: the types of its elements, members and alternatives, and their parts.
 namespace drover { inline namespace v1 { namespace detail {
 
 struct TypesOfMembers {
