@@ -71,22 +71,22 @@ int null_device(const std::string& where, bool opens) {
   return 0;
 }
 
-// What the host puts under the number of a descriptor that it has closed; it must find it as it was.
+// What the host puts under the number of a descriptor that is not its own; it must find it as it was. It is made before
+// that, because drover closes its own descriptors as time goes by.
 class Replacement {
  public:
   Replacement(const std::string& kind, int number) : kind_(kind), number_(number) {
-    int made = -1;
     if (kind == "epoll") {
-      made = ::epoll_create1(EPOLL_CLOEXEC);
+      made_ = ::epoll_create1(EPOLL_CLOEXEC);
       other_ = ::eventfd(0, EFD_CLOEXEC);
       epoll_event event{};
       event.events = EPOLLIN;
       event.data.u64 = 77;
-      expect(::epoll_ctl(made, EPOLL_CTL_ADD, other_, &event) == 0, "the host's epoll set");
+      expect(::epoll_ctl(made_, EPOLL_CTL_ADD, other_, &event) == 0, "the host's epoll set");
     } else if (kind == "timer") {
-      made = ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+      made_ = ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
     } else if (kind == "event") {
-      made = ::eventfd(3, EFD_CLOEXEC | EFD_NONBLOCK);
+      made_ = ::eventfd(3, EFD_CLOEXEC | EFD_NONBLOCK);
     } else if (kind == "pidfd") {
       bystander_ = ::fork();
       if (bystander_ == 0) {
@@ -94,18 +94,22 @@ class Replacement {
         while (::getppid() == host_) ::pause();
         ::_exit(0);
       }
-      made = static_cast<int>(::syscall(SYS_pidfd_open, bystander_, 0));
-      if (made < 0) made = ::eventfd(3, EFD_CLOEXEC);  // an old kernel
+      made_ = static_cast<int>(::syscall(SYS_pidfd_open, bystander_, 0));
+      if (made_ < 0) made_ = ::eventfd(3, EFD_CLOEXEC);  // an old kernel
     } else if (kind == "pipe") {
       int ends[2];
       expect(::pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0, "the host's pipe");
       expect(::write(ends[1], "mine\n", 5) == 5, "the host's bytes");
-      made = ends[0];
+      made_ = ends[0];
       other_ = ends[1];
     }
-    expect(made >= 0 && ::dup2(made, number) == number, "the host's file under the number");
-    ::close(made);
-    expect(::fstat(number, &before_) == 0, "the host's file");
+    expect(made_ >= 0 && made_ != number_, "a file of the host's");
+  }
+
+  void put() {
+    expect(::dup2(made_, number_) == number_, "the host's file under the number");
+    ::close(made_);
+    expect(::fstat(number_, &before_) == 0, "the host's file is there");
   }
 
   void expect_untouched() {
@@ -144,6 +148,7 @@ class Replacement {
   const std::string kind_;
   const int number_;
   const pid_t host_ = ::getpid();
+  int made_ = -1;
   int other_ = -1;
   pid_t bystander_ = 0;
   struct stat before_{};
@@ -190,18 +195,17 @@ int loses(int index, const std::string& kind, const std::string& moment) {
     ::kill(process->pid(), SIGKILL);
     return 9;
   }
+  const std::vector<int> lost = index < 0 ? drovers : std::vector{drovers[static_cast<std::size_t>(index)]};
+  std::vector<Replacement> replacements;
+  if (kind != "closed" && kind != "exhausted")
+    for (const int fd : lost) replacements.emplace_back(kind, fd);
   const auto reap = [&] { process->reap({.patience = 100ms, .term_grace = 100ms}); };
   const auto start = Clock::now();
   if (moment != "before") reap();
   if (moment == "grace") expect(soon([&] { return process->report().terminated; }, 5s), "SIGTERM has been sent");
-  std::vector<Replacement> replacements;
-  const std::vector<int> lost = index < 0 ? drovers : std::vector{drovers[static_cast<std::size_t>(index)]};
-  for (const int fd : lost) {
-    if (kind == "closed" || kind == "exhausted")
-      ::close(fd);
-    else
-      replacements.emplace_back(kind, fd);
-  }
+  for (Replacement& replacement : replacements) replacement.put();
+  if (replacements.empty())
+    for (const int fd : lost) ::close(fd);
   const Exhaustion exhaustion(kind == "exhausted");
   if (index < 0 && kind == "closed") close_all();
   if (moment == "before") reap();
@@ -246,6 +250,7 @@ int ends(bool replaced) {
     else
       ::close(fd);
   }
+  for (Replacement& replacement : replacements) replacement.put();
   waits.join();
   expect(done, "its end is told");
   for (Replacement& replacement : replacements) replacement.expect_untouched();
