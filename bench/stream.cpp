@@ -99,30 +99,42 @@ asio::awaitable<void> send_items(benchmark::State* state, Placement placement) {
 
 // Items of 64 KiB -----------------------------------------------------------------------------------------------------
 
-/// Writes all blocks for each byte that it receives.
+/// Writes all blocks for each byte that it receives. `copies`: each is a string of its own first.
+template <bool copies>
 void write_blocks(int fd) {
   const int send_buffer = 1 << 20;
   ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
   const std::vector<char> block(block_size, 'x');
   for (char byte = 0; ::read(fd, &byte, 1) == 1;)
-    for (std::uint64_t i = 0; i < blocks; ++i)
+    for (std::uint64_t i = 0; i < blocks; ++i) {
+      const std::string copy = copies ? std::string(block.data(), block.size()) : std::string();
+      const char* const bytes = copies ? copy.data() : block.data();
       for (std::size_t sent = 0; sent < block_size;) {
-        const ssize_t more = ::write(fd, block.data() + sent, block_size - sent);
+        const ssize_t more = ::write(fd, bytes + sent, block_size - sent);
         if (more <= 0) return;
         sent += static_cast<std::size_t>(more);
       }
+    }
 }
 
+template <bool copies>
 void read_blocks_raw(benchmark::State& state, Placement placement) {
-  const bench::ForkedPeer peer(placement, 0, write_blocks);
+  const bench::ForkedPeer peer(placement, 0, write_blocks<copies>);
   std::vector<char> buffer(block_size);
   bench::Samples samples(state);
   const bench::Costs costs(peer.pid());
   for ([[maybe_unused]] auto _ : state) {
     const auto begin = Clock::now();
     bench::checked(::write(peer.fd(), "x", 1), "write");
-    for (std::size_t got = 0; got < blocks * block_size;)
-      got += static_cast<std::size_t>(bench::checked(::read(peer.fd(), buffer.data(), buffer.size()), "read"));
+    for (std::size_t got = 0; got < blocks * block_size;) {
+      const auto count =
+          static_cast<std::size_t>(bench::checked(::read(peer.fd(), buffer.data(), buffer.size()), "read"));
+      got += count;
+      if (copies) {
+        const std::string item(buffer.data(), count);
+        benchmark::DoNotOptimize(item.data());
+      }
+    }
     const auto taken = Clock::now() - begin;
     samples.add(state, taken, gibibytes_per_second(taken));
   }
@@ -210,7 +222,8 @@ int main(int argc, char** argv) {
     bench::add_coroutine("T-28/items" + where + "drover", 10, placement, receive_items, placement, "send");
     bench::add_coroutine("T-28/items" + where + "plain", 10, placement, receive_items, placement, "send_plain");
     bench::add_coroutine("T-28/items" + where + "sent", 10, placement, send_items, placement);
-    bench::add("T-28/blocks" + where + "raw", 15, read_blocks_raw, placement);
+    bench::add("T-28/blocks" + where + "raw", 15, read_blocks_raw<false>, placement);
+    bench::add("T-28/blocks" + where + "copied", 15, read_blocks_raw<true>, placement);
     bench::add_coroutine("T-28/blocks" + where + "drover", 15, placement, receive_blocks, placement);
     bench::add_coroutine("T-28/first" + where + "raw", one ? 80000 : 12000, placement, first_answer, placement, false);
     bench::add_coroutine("T-28/first" + where + "drover", one ? 50000 : 8000, placement, first_answer, placement, true);

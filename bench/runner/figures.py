@@ -166,7 +166,8 @@ def _all():
                      labels={"raw": "calls, 64 in flight", "plain": "drover, a plain function writes",
                              "sent": "drover, to the routine"})
         yield Figure(f"T-28/blocks/{cores}", f"Stream of items of 64 KiB, {cores}", "GiB/s", "stream", ratio=0.8,
-                     more_is_better=True, labels={"raw": "raw socket"}, note=notes.STREAM)
+                     more_is_better=True, methods=("raw", "copied", "drover"), note=notes.STREAM,
+                     labels={"raw": "raw socket", "copied": "raw socket, a string of its own for each on both sides"})
         yield Figure(f"T-28/first/{cores}", f"Until the first item of a stream, {cores}, p50", "us", "stream",
                      ratio=1.2, labels={"raw": "call of a coroutine"}, note=notes.STREAM)
 

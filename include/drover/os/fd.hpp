@@ -112,7 +112,7 @@ struct FdIdentity {
 
 /// Empty if the descriptor is not open.
 inline std::optional<FdIdentity> identity_of(int fd) noexcept {
-  struct stat status{};
+  struct stat status;  // not zeroed: this is on the path of a call
   if (::fstat(fd, &status) != 0) return std::nullopt;
   return FdIdentity{status.st_dev, status.st_ino};
 }
