@@ -370,6 +370,30 @@ TEST_F(OptionsOfOneCall, BroadcastNamesTheSlotsWhoseWorkersDied) {
   });
 }
 
+// A slot whose worker has not been replaced yet is not passed over in silence.
+TEST_F(OptionsOfOneCall, BroadcastNamesTheSlotsWithoutAWorker) {
+  on_one_thread([]() -> asio::awaitable<void> {
+    PoolOptions options = quick_pool(3);
+    options.restart.backoff = 60s;
+    options.restart.max_backoff = 60s;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    const auto workers = pool.workers();
+    ::kill(workers[1].pid, SIGKILL);
+    const bool dead = co_await soon([&] { return pool.workers().size() == 2; });
+    EXPECT_TRUE(dead);
+    const auto results = co_await pool.broadcast<int>("pid");
+    EXPECT_EQ(results.size(), 3u);
+    if (results.size() != 3) co_return;
+    for (std::size_t slot = 0; slot < results.size(); ++slot) EXPECT_EQ(results[slot].slot, slot);
+    EXPECT_TRUE(results[0].ok() && results[2].ok());
+    const Failure failure = describe(results[1].error);
+    EXPECT_TRUE(failure == Errc::not_running) << failure;
+    EXPECT_NE(failure.text.find("slot 1 of the pool has no worker that takes calls"), std::string::npos)
+        << failure.text;
+    co_await pool.stop();
+  });
+}
+
 // Some have begun, and some wait behind a call of their worker.
 TEST_F(OptionsOfOneCall, BroadcastIsCancelledAsOne) {
   on_one_thread([]() -> asio::awaitable<void> {

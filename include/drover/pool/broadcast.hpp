@@ -60,8 +60,16 @@ class SlotResult<void> {
 
 namespace detail {
 
-/// Throws what new calls fail with, or Errc::no_such_worker if no worker takes calls.
-std::vector<BroadcastPlace> broadcast_places(const std::shared_ptr<Dispatcher>& dispatcher);
+/// Where a broadcast goes.
+struct BroadcastTargets {
+  BroadcastTargets() = default;
+  BroadcastTargets(std::shared_ptr<Dispatcher> all) noexcept : dispatcher(std::move(all)) {}
+
+  std::shared_ptr<Dispatcher> dispatcher;  ///< null for an empty pool
+  std::vector<std::size_t> slots{};        ///< those that are to have a worker, in order
+  std::exception_ptr failure{};            ///< there was no memory for them
+};
+
 /// True if the coroutine has been cancelled.
 asio::awaitable<bool> is_cancelled();
 
@@ -95,14 +103,14 @@ asio::awaitable<std::vector<SlotResult<R>>> await_broadcast(std::vector<Broadcas
   co_return results;
 }
 
-/// One call in each worker.
-std::vector<BroadcastCall> send_to_all(const std::shared_ptr<Dispatcher>& dispatcher, const CallOptions& options,
-                                       RoutineName routine, ArgumentWriter writer, CallKind kind);
+/// One call in each worker, by slot. That of a slot without a worker that takes calls has failed. Throws what new calls
+/// fail with, or Errc::no_such_worker if no worker takes calls.
+std::vector<BroadcastCall> send_to_all(const BroadcastTargets& targets, const CallOptions& options, RoutineName routine,
+                                       ArgumentWriter writer, CallKind kind);
 
 template <class R, class... A>
-asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
-                                                            const CallOptions& options, RoutineName routine,
-                                                            const A&... arguments) {
+asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const BroadcastTargets& targets, const CallOptions& options,
+                                                            RoutineName routine, const A&... arguments) {
   static_assert(!(std::is_same_v<A, CallOptions> || ...),
                 "CallOptions come before the routine's name: broadcast(options, name, arguments...)");
   if constexpr (!std::is_void_v<R>)
@@ -112,7 +120,7 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_pt
         "std::string");
   const auto write = [&](Encoder& out, FrameBody& body) { (detail::put_argument(out, body, arguments), ...); };
   try {
-    return await_broadcast<R>(send_to_all(dispatcher, options, routine, ArgumentWriter::of(write),
+    return await_broadcast<R>(send_to_all(targets, options, routine, ArgumentWriter::of(write),
                                           {.takes_descriptors = carries_descriptors<R>()}));
   } catch (...) {
     return failed<std::vector<SlotResult<R>>>(std::current_exception());
@@ -120,7 +128,7 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_broadcast(const std::shared_pt
 }
 
 template <class R, class... P, class... A>
-asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const std::shared_ptr<Dispatcher>& dispatcher,
+asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const BroadcastTargets& targets,
                                                                   const CallOptions& options,
                                                                   const drover::Routine<R(P...)>& routine,
                                                                   const A&... arguments) {
@@ -131,7 +139,7 @@ asio::awaitable<std::vector<SlotResult<R>>> begin_typed_broadcast(const std::sha
     };
     try {
       return await_broadcast<R>(
-          send_to_all(dispatcher, options, routine.name(), ArgumentWriter::of(write),
+          send_to_all(targets, options, routine.name(), ArgumentWriter::of(write),
                       {.declaration = declaration_of<R(P...)>(), .takes_descriptors = carries_descriptors<R>()}));
     } catch (...) {
       return failed<std::vector<SlotResult<R>>>(std::current_exception());

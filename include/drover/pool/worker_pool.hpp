@@ -175,32 +175,34 @@ class [[nodiscard]] WorkerPool {
 
   /// Makes one call in each worker that takes calls, all at the same time, and waits for all of them. Each waits for
   /// its worker if that has no room, and takes turns with the calls that any worker may run: by CallOptions::priority,
-  /// and by age. The results are by slot, errors of single calls among them. The arguments are encoded once for each
-  /// worker. CallOptions::retry and CallOptions::key have no meaning here.
+  /// and by age. The results are by slot, errors of single calls among them: each slot has one, but for those of an
+  /// elastic pool that need no worker at that moment. The arguments are encoded once for each worker.
+  /// CallOptions::retry and CallOptions::key have no meaning here.
   ///
-  /// *Errors:* what new calls fail with; Errc::no_such_worker if no worker takes calls at that moment. A worker that
-  /// exits before it has answered has Errc::worker_exited in its result.
+  /// *Errors:* what new calls fail with; Errc::no_such_worker if no worker takes calls at that moment. In the results:
+  /// Errc::worker_exited for a worker that exits before it has answered, Errc::not_running for a slot that has
+  /// no worker that takes calls at that moment.
   /// *Cancellation:* cancels all of the calls.
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(RoutineName routine, const A&... arguments) {
-    return detail::begin_broadcast<R>(dispatcher(), CallOptions{}, routine, arguments...);
+    return detail::begin_broadcast<R>(broadcast_targets(), CallOptions{}, routine, arguments...);
   }
   template <class R = void, class... A>
   [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options, RoutineName routine,
                                                                       const A&... arguments) {
-    return detail::begin_broadcast<R>(dispatcher(), options, routine, arguments...);
+    return detail::begin_broadcast<R>(broadcast_targets(), options, routine, arguments...);
   }
   /// The same for a routine that both sides have declared.
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(const Routine<R(P...)>& routine,
                                                                       const A&... arguments) {
-    return detail::begin_typed_broadcast(dispatcher(), CallOptions{}, routine, arguments...);
+    return detail::begin_typed_broadcast(broadcast_targets(), CallOptions{}, routine, arguments...);
   }
   template <class R, class... P, class... A>
   [[nodiscard]] asio::awaitable<std::vector<SlotResult<R>>> broadcast(CallOptions options,
                                                                       const Routine<R(P...)>& routine,
                                                                       const A&... arguments) {
-    return detail::begin_typed_broadcast(dispatcher(), options, routine, arguments...);
+    return detail::begin_typed_broadcast(broadcast_targets(), options, routine, arguments...);
   }
 
   /// Stops all workers at the same time under one budget, waits until they have been reaped, and reports how each stop
@@ -282,6 +284,7 @@ class [[nodiscard]] WorkerPool {
   using MakePool = std::shared_ptr<detail::PoolImpl>(const asio::any_io_executor&, PoolOptions);
   static asio::awaitable<WorkerPool> start(PoolOptions options, MakePool* make);
   const std::shared_ptr<detail::Dispatcher>& dispatcher() const noexcept;
+  detail::BroadcastTargets broadcast_targets() const noexcept;
 
   std::shared_ptr<detail::PoolImpl> pool_;  // see own_pool()
 };

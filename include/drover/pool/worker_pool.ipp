@@ -193,4 +193,18 @@ DROVER_INLINE const std::shared_ptr<detail::Dispatcher>& WorkerPool::dispatcher(
   return pool_ ? pool_->dispatcher() : none;
 }
 
+DROVER_INLINE detail::BroadcastTargets WorkerPool::broadcast_targets() const noexcept {
+  detail::BroadcastTargets targets(dispatcher());
+  if (!pool_ || pool_->foreign()) return targets;
+  const auto held = targets.dispatcher->lock();
+  detail::PoolSlots& slots = pool_->slots();
+  try {
+    for (std::size_t at = 0; at < slots.size(); ++at)
+      if (!slots.slot(at)->dormant) targets.slots.push_back(at);
+  } catch (...) {
+    targets.failure = std::current_exception();
+  }
+  return targets;
+}
+
 }}  // namespace drover::v1
