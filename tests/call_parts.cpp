@@ -298,6 +298,7 @@ struct LinkAlone final : drover::detail::LinkOwner, drover::detail::DataLink::Li
   void kill_worker(const Call&) override {}
   void read_results(int) override {}
   void result(const std::shared_ptr<Call>& call, drover::detail::Outcome) override { link.release_slot(*call); }
+  void begun(Call&) override {}
   void data_closed() override {}
   void data_broken() override {}
 

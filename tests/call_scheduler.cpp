@@ -61,6 +61,7 @@ class Link final : drover::detail::LinkOwner, DataLink::Listener {
   void kill_worker(const Call&) override {}
   void read_results(int) override {}
   void result(const std::shared_ptr<Call>&, drover::detail::Outcome) override {}
+  void begun(Call&) override {}
   void data_closed() override {}
   void data_broken() override {}
 

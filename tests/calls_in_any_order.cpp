@@ -47,6 +47,15 @@ class AnyOrder : public Pinned, public testing::WithParamInterface<unsigned> {
   void receive(Worker& worker) {
     while (auto call = worker.fake->next()) worker.calls.push_back(*call);
   }
+  /// The worker begins the first of its calls that awaits that.
+  void begin_in(Worker& worker) {
+    for (Received& call : worker.calls) {
+      if ((call.header.status & drover::detail::wants_begun_flag) == 0) continue;
+      call.header.status = static_cast<std::uint8_t>(call.header.status & ~drover::detail::wants_begun_flag);
+      EXPECT_TRUE(worker.fake->send({.type = FrameType::begun, .slot = call.header.slot, .id = call.header.id}));
+      return;
+    }
+  }
   void answer(Worker& worker) {
     if (worker.calls.empty()) return;
     const Received first = worker.calls.front();
@@ -95,7 +104,8 @@ class AnyOrder : public Pinned, public testing::WithParamInterface<unsigned> {
     Worker& worker = workers_[at];
     if (event == 12 && !worker.closed) return drain(worker);
     if (event == 13 || worker.fake->kills != 0) return die(at);
-    if (event < 16) return give_back(worker);
+    if (event < 15) return give_back(worker);
+    if (event == 15) return begin_in(worker);
     answer(worker);
   }
   /// A worker with room has no call that waits for it.

@@ -69,6 +69,36 @@ TEST_F(WorkerThisCall, FactsReachTheRoutine) {
   expect_clean_stop(worker);
 }
 
+// BEGUN comes at once, and that of a plain routine behind another one when that has ended.
+TEST_F(WorkerThisCall, SaysWhenItBegins) {
+  Worker worker(life());
+  worker.expect_hello();
+  const auto bounded = [&](std::string_view routine) {
+    return call_with(worker, drover::detail::never, "", routine, facts_flag | drover::detail::wants_begun_flag);
+  };
+  const auto expect = [&](FrameType type, std::uint64_t call) {
+    const auto frame = worker.next(worker.data);
+    ASSERT_TRUE(frame);
+    EXPECT_EQ(frame->header.type, type);
+    EXPECT_EQ(frame->header.id, call);
+    EXPECT_EQ(frame->header.slot, 1000 + call);
+    EXPECT_TRUE(type != FrameType::begun || frame->body.empty());
+  };
+  const auto blocker = bounded("block_until_reason"), behind = bounded("seen");
+  expect(FrameType::begun, blocker);
+  cancel(worker, blocker, 1);
+  expect(FrameType::result, blocker);
+  expect(FrameType::begun, behind);
+  expect(FrameType::result, behind);
+  const auto coroutine = bounded("nap_with_reason"), beside = bounded("seen");
+  expect(FrameType::begun, coroutine);
+  expect(FrameType::begun, beside);
+  expect(FrameType::result, beside);
+  cancel(worker, coroutine, 1);
+  expect(FrameType::result, coroutine);
+  expect_clean_stop(worker);
+}
+
 // Times out of range are clamped.
 TEST_F(WorkerThisCall, AnyDeadlineIsHarmless) {
   Worker worker(life());

@@ -73,6 +73,28 @@ TEST_P(OptionsOfCalls, RunForBoundsARoutineOfAnyKind) {
   });
 }
 
+// In a worker with several calls, too: the second routine waits for longer than it may run.
+TEST_P(OptionsOfCalls, RunForBeginsBehindAPlainRoutine) {
+  run_in_strand([]() -> asio::awaitable<void> {
+    PoolOptions options = quick_pool(1);
+    options.worker.max_in_flight = 4;
+    WorkerPool pool = co_await WorkerPool::start(options);
+    asio::awaitable<std::string> first = pool.call<std::string>("nap_once", 600);
+    const std::string slept = co_await pool.call<std::string>({.run_for = 500ms}, "nap_once", 20);
+    EXPECT_EQ(slept, "slept");
+    const std::string before = co_await std::move(first);
+    EXPECT_EQ(before, "slept");
+    const Failure coroutine = co_await failure_of<std::string>(pool, {.run_for = 30ms}, "slow_echo", "x", 60'000);
+    EXPECT_TRUE(coroutine == Errc::deadline_exceeded) << coroutine.text;
+    // One that never lets the worker's loop go on, in either kind of routine.
+    const Failure plain = co_await failure_of<void>(pool, {.run_for = 30ms, .kill_after = 10ms}, "nap_once", 60'000);
+    EXPECT_TRUE(plain == Errc::deadline_exceeded) << plain.text;
+    const Failure busy = co_await failure_of<void>(pool, {.run_for = 30ms, .kill_after = 10ms}, "block_in_coroutine");
+    EXPECT_TRUE(busy == Errc::deadline_exceeded) << busy.text;
+    co_await pool.stop();
+  });
+}
+
 // ---- retry ----------------------------------------------------------------------------------------------------------
 
 // The call succeeds in whatever attempt its worker does not exit; the last attempt's failure is that of the call.

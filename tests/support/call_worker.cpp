@@ -100,6 +100,12 @@ asio::awaitable<void> wait_for(int milliseconds) {
   co_await timer.async_wait(asio::use_awaitable);
 }
 
+/// Blocks the main loop before it suspends for the first time.
+asio::awaitable<void> block_in_coroutine() {
+  for (;;) ::pause();
+  co_return;
+}
+
 asio::awaitable<std::string> slow_echo(std::string text, int milliseconds) {
   co_await wait_for(milliseconds);
   co_return text;
@@ -248,6 +254,7 @@ void add_failures(drover::Routines& routines) {
       .add("bumped", [] { return bumps; })
       .add("append", append)
       .add("exit_answered", exit_answered)
+      .add("block_in_coroutine", block_in_coroutine)
       .add("nap_once",
            [](int milliseconds) {
              std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));

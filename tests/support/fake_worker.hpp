@@ -202,6 +202,7 @@ class FakeWorker final : drover::detail::LinkOwner, DataLink::Listener {
   void result(const std::shared_ptr<Call>& call, Outcome outcome) override {
     dispatcher_->record_result(call, std::move(outcome), link.reader());
   }
+  void begun(Call& call) override { dispatcher_->call_began(call); }
   void data_closed() override {}
   void data_broken() override {}
 

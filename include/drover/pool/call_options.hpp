@@ -23,10 +23,10 @@ struct CallOptions {
   /// Covers waiting for a free worker, sending and running. When it has passed, the call fails with
   /// Errc::deadline_exceeded and is cancelled in the worker. nullopt: no bound of its own.
   Timeout deadline{};
-  /// How long the routine may run, from the moment at which its worker has the call and runs no other. Then the call
-  /// fails with Errc::deadline_exceeded and is cancelled in the worker, as at its deadline. Each attempt has it anew.
-  /// In a worker with a larger max_in_flight it counts from the moment at which the worker gets the call, which may
-  /// have to wait there for a plain routine. nullopt: no bound.
+  /// How long the routine may run, from the moment at which it begins. Then the call fails with
+  /// Errc::deadline_exceeded and is cancelled in the worker, as at its deadline. Each attempt has it anew. While the
+  /// call waits in its worker for a plain routine to end, which it may with a max_in_flight of more than 1, only its
+  /// deadline counts. nullopt: no bound.
   Timeout run_for{};
   /// Kills the worker if the routine has not returned this long after the deadline or the cancellation. A pool replaces
   /// the worker at once and does not count it as a crash. nullopt: never.

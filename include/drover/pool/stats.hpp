@@ -60,8 +60,8 @@ struct PoolStats {
   std::uint64_t restarts{};  ///< workers that replaced another one
   WorkerDeaths deaths{};
   /// How long calls have waited: from call() until a worker got the call, or until it ended without one, because its
-  /// caller gave up or the pool stopped. A call that was sent ahead waits until its turn has come. Calls that were
-  /// refused at once do not count. A call counts when it has ended.
+  /// caller gave up or the pool stopped. A call that was sent ahead waits until its turn has come, and one with a
+  /// run_for until its routine begins. Calls that were refused at once do not count. A call counts when it has ended.
   Histogram queue_time{};
   /// How long workers have had calls: from the end of queue_time until the result arrived or the worker exited, also if
   /// the caller had given up before. Calls that no worker began do not count.

@@ -44,7 +44,8 @@ enum class FrameType : std::uint8_t {
   item,
   latest,
   credit,
-  finish
+  finish,
+  begun
 };
 
 /// FrameHeader::status of a RESULT.
@@ -69,6 +70,9 @@ inline constexpr std::uint8_t items_out_flag = 0x10;
 inline constexpr std::uint8_t items_in_flag = 0x08;
 /// In the status of a CALL: the caller takes descriptors. Otherwise the RESULT must not have any.
 inline constexpr std::uint8_t takes_descriptors_flag = 0x04;
+/// In the status of a CALL: BEGUN is to say when its routine begins. For CallOptions::run_for in a worker that may have
+/// several calls, where a plain routine waits for those before it.
+inline constexpr std::uint8_t wants_begun_flag = 0x02;
 /// In the status of the RESULT of a CALL with wants_quick_flag: the routine took less time than it takes to sleep and
 /// to wake up.
 inline constexpr std::uint8_t quick_flag = 0x80;

@@ -42,12 +42,13 @@ DROVER_INLINE void FrameReader::check(const FrameHeader& header) const {
   const auto type = static_cast<unsigned>(header.type);
   const auto refuse = [](const std::string& why) { throw MalformedFrame(why); };
   if (header.attempt != 0 && header.type != FrameType::call) refuse("frame header with an attempt, but not of a call");
-  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::finish))
+  if (type < static_cast<unsigned>(FrameType::hello) || type > static_cast<unsigned>(FrameType::begun))
     refuse("frame of unknown type " + std::to_string(type));
   unsigned flags = 0, most = 0;  // of the status
   switch (header.type) {
     case FrameType::call:
-      flags = ahead_flag | wants_quick_flag | facts_flag | takes_descriptors_flag | items_out_flag | items_in_flag;
+      flags = ahead_flag | wants_quick_flag | facts_flag | takes_descriptors_flag | items_out_flag | items_in_flag |
+              wants_begun_flag;
       break;
     case FrameType::result:
       flags = quick_flag;

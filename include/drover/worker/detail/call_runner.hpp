@@ -180,6 +180,7 @@ inline void CallRunner::run_plain(const FrameHeader& header, Routine& routine, s
     now_ = Clock::now();
   }
   begun_ = call.id;
+  const bool begun_waits = (call.status & wants_begun_flag) != 0 && !loop_.outgoing.send_begun(call, now_);
   const Clock::time_point began = now_;
   scratch_.clear();
   scratch_.allow_descriptors((call.status & takes_descriptors_flag) != 0);
@@ -189,6 +190,7 @@ inline void CallRunner::run_plain(const FrameHeader& header, Routine& routine, s
   const ResultStatus status = run_and_encode(scratch_, loop_.limit, name, routine, cancelled, [&] {
     const CurrentCallScope here(&running);
     if (inputs.stream) loop_.state.late_flush.begin();
+    if (begun_waits && loop_.state.late_flush.resume(true, now_)) loop_.state.control_wakeup.notify();
     try {
       routine.run(arguments, inputs, scratch_);
     } catch (...) {
@@ -196,10 +198,8 @@ inline void CallRunner::run_plain(const FrameHeader& header, Routine& routine, s
       throw;
     }
   });
-  if (inputs.stream) {
-    loop_.state.late_flush.end();
-    loop_.streams.close(call.id);
-  }
+  if (inputs.stream || begun_waits) loop_.state.late_flush.end();
+  if (inputs.stream) loop_.streams.close(call.id);
   if (routine.takes_stop_token()) loop_.state.sources.remove(call.id);
   loop_.control.poll_flags();
   now_ = Clock::now();
@@ -246,6 +246,7 @@ inline void CallRunner::start_coroutine(const Frame& frame, Routine& routine) {
     return refuse_before_begin(call.header);
   }
   begun_ = call.header.id;
+  if ((call.header.status & wants_begun_flag) != 0) loop_.outgoing.send_begun(call.header, now_);
   loop_.coroutines.publish_count();
   loop_.waits.share_context();
   if (routine.stream_flags != 0) inputs.stream = loop_.streams.open(call.header, true);

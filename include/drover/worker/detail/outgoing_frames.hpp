@@ -56,6 +56,20 @@ class OutgoingFrames {
     if (data_.gathered_enough(header.core, core)) flush();
   }
 
+  /// Sends BEGUN, see wants_begun_flag. The routine may take long. False: it waits for the socket, which is full.
+  bool send_begun(const FrameHeader& call, Clock::time_point now) {
+    FrameHeader header;
+    header.type = FrameType::begun;
+    header.core = current_core();
+    header.slot = call.slot;
+    header.id = call.id;
+    const bool first = !data_.wants_write();
+    data_.queue(header, {});
+    if (first) first_unsent(now);
+    flush();
+    return !full_;
+  }
+
   /// A frame of a stream. The body keeps its capacity.
   void queue_for_stream(FrameHeader header, FrameBody& body, StreamPort::Flush flush_when) {
     header.core = current_core();

@@ -95,6 +95,7 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   Clock::time_point submitted_at;        // see CallTimes
   Clock::time_point began_at;            // in its worker, as far as the parent knows
   bool recalled = false;                 // RECALL was sent for it
+  bool awaits_begun = false;             // BEGUN is to come for it, see wants_begun_flag
   bool refused_by_worker = false;        // RESULT said `cancelled`, but nobody has cancelled it
   bool has_facts = false;                // the request begins with CallFacts
   bool takes_descriptors = false;        // its result may have some

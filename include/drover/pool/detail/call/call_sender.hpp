@@ -41,6 +41,8 @@ class CallSender {
   /// Ends a call that no worker will get.
   void end_unsent(const std::shared_ptr<Call>& call, std::exception_ptr failure) noexcept;
 
+  /// The routine of a call in a worker has begun.
+  void began(Call& call) noexcept;
   /// The call has lost its slot. If one was sent ahead, its turn has come.
   void release_slot(Call& call) noexcept;
 
@@ -56,6 +58,7 @@ class CallSender {
     if (scheduler_.may_find_another()) records_.timer.watch_calls_ahead();
   }
   void poll_for_results() noexcept;
+  void start_run(Call& call) noexcept;
 
   Dispatcher& dispatcher_;
   CallRecords& records_;

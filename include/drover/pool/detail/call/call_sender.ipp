@@ -34,7 +34,8 @@ inline void CallSender::send(std::shared_ptr<Call> call, DataLink& link) {
   scheduler_.reserve(link);
   call->recalled = false;
   const bool ahead = link.in_flight() == link.slots().capacity();
-  if (call->run_for) ahead ? records_.timer.reserve_for_later(*call) : records_.timer.start_run(*call);
+  if (call->run_for)
+    ahead || link.begins_unseen(*call) ? records_.timer.reserve_for_later(*call) : records_.timer.start_run(*call);
   KeyedCalls::sent(*call, link);
   records_.ledger.sent(call, ahead);
   if (ahead) watch_calls_ahead();
@@ -116,11 +117,22 @@ inline void CallSender::release_slot(Call& call) noexcept {
   }
   scheduler_.changed(link);
   if (next == nullptr) return;
+  if (next->state != CallState::abandoned) return start_run(*next);
   try {
-    if (next->state == CallState::abandoned)
-      records_.timer.start_kill_after(*next);
-    else if (next->run_for)
-      records_.timer.start_run(*next);
+    records_.timer.start_kill_after(*next);
+  } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
+  }
+}
+
+inline void CallSender::began(Call& call) noexcept {
+  if (call.state != CallState::running) return;  // nobody waits for it any more
+  records_.times.begins(call);
+  start_run(call);
+}
+
+inline void CallSender::start_run(Call& call) noexcept {
+  try {
+    if (call.run_for) records_.timer.start_run(call);
   } catch (...) {  // no memory for the timer; its place among the deadlines is reserved
   }
 }

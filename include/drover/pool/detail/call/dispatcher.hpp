@@ -155,6 +155,8 @@ class Dispatcher final : public ContextBound, public std::enable_shared_from_thi
   /// The link's worker has given this call back, see RECALL. False if it was not asked to. run_completions() has to
   /// follow.
   bool take_back_recalled(DataLink& link, std::uint64_t id) { return recovery_.take_back_recalled(link, id); }
+  /// The worker has begun a call that awaits_begun.
+  void call_began(Call& call) noexcept { sender_.began(call); }
   /// The call's RESULT has arrived, and `reader` has just returned its frame. run_completions() completes the caller.
   void record_result(const std::shared_ptr<Call>& call, Outcome outcome, FrameReader& reader);
 

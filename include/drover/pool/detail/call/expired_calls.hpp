@@ -45,11 +45,11 @@ class ExpiredCalls {
  private:
   static std::string text_of(const Call& call, Clock::time_point now) {
     const bool ran = call.state == CallState::running;
-    if (ran && call.run_for && !(call.due && *call.due <= now))
+    if (ran && !call.awaits_begun && call.run_for && !(call.due && *call.due <= now))
       return "the call of '" + call.routine() + "' ran for longer than CallOptions::run_for in " +
              call.link->worker().describe();
     return "the call of '" + call.routine() + "' did not end in time; it " +
-           (ran                                ? "ran in " + call.link->worker().describe()
+           (ran ? (call.awaits_begun ? "waited in " : "ran in ") + call.link->worker().describe()
             : call.state == CallState::resting ? "rested before another attempt"
                                                : "waited for a free worker");
   }

@@ -134,6 +134,7 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
   inline void kill_worker(const Call& call) override;
   inline void read_results(int times) override;
   inline void result(const std::shared_ptr<Call>& call, Outcome outcome) override;
+  void begun(Call& call) override { dispatcher_.call_began(call); }
   inline void data_closed() override;
   inline void data_broken() override;
 

@@ -50,6 +50,8 @@ class DataLink {
     virtual void read_results(int times) = 0;
     /// The RESULT of a call in flight. `outcome` borrows from reader().
     virtual void result(const std::shared_ptr<Call>& call, Outcome outcome) = 0;
+    /// The worker has begun a call that awaits_begun.
+    virtual void begun(Call& call) = 0;
     /// The worker has closed the socket.
     virtual void data_closed() = 0;
     /// The worker does not read it any more, and a frame was lost. What it has sent can still be read.
@@ -76,6 +78,8 @@ class DataLink {
     return quick_ && ahead_ == nullptr && pinned.empty() && slots_.capacity() == 1 && slots_.in_flight() == 1 &&
            takes_calls_ && channel_ && first_->state == CallState::running && !first_->recalled && !first_->stream;
   }
+  /// The worker may have other calls, so that it has to say when it begins this one, whose time counts from then on.
+  bool begins_unseen(const Call& call) const noexcept { return call.run_for && slots_.capacity() > 1; }
   /// The call that was sent ahead. Null if there is none.
   Call* ahead() const noexcept { return ahead_; }
   /// The call that the worker has run for longest. Null if it runs none.
@@ -141,6 +145,8 @@ class DataLink {
     if (call->has_facts) header.status |= facts_flag;
     if (call->stream) header.status |= call->stream->flags();
     if (call->takes_descriptors) header.status |= takes_descriptors_flag;
+    call->awaits_begun = begins_unseen(*call);
+    if (call->awaits_begun) header.status |= wants_begun_flag;
     header.core = current_core();
     header.attempt = static_cast<std::uint16_t>(std::min(call->attempt, 0xffffU));
     header.slot = call->slot;
@@ -289,7 +295,12 @@ class DataLink {
       return listener_.result(find_answered(frame.header), outcome_of(frame));
     const bool for_stream = frame.header.type == FrameType::item || frame.header.type == FrameType::latest ||
                             frame.header.type == FrameType::credit;
-    const auto call = for_stream ? find(frame.header, "an item or credit") : nullptr;
+    std::shared_ptr<Call> call;
+    if (frame.header.type == FrameType::begun) {
+      call = find(frame.header, "the beginning");
+      if (frame.body.empty() && std::exchange(call->awaits_begun, false)) return listener_.begun(*call);
+    }
+    call = for_stream ? find(frame.header, "an item or credit") : nullptr;
     if (!call || !call->stream || call.get() == ahead_)
       throw Error(Errc::protocol_error,
                   listener_.describe() + " sent an unexpected frame for call " + std::to_string(frame.header.id));
