@@ -95,6 +95,26 @@ TEST_F(CallTime, CallAheadWaitsUntilItsTurn) {
   expect_in(ran().sum() - ran_before.sum(), 4ms, called);  // one after the other
 }
 
+// It has waited until BEGUN, and one without BEGUN has not run.
+TEST_F(CallTime, CallWithRunForWaitsUntilItBegins) {
+  FakeWorker worker(context_, dispatcher_, 2);
+  call(1, {.run_for = 60s}), call(2, {.run_for = 60s});
+  const auto begins = worker.next(), refused = worker.next();
+  ASSERT_TRUE(begins && refused);
+  pass(3ms);
+  const auto began = Clock::now();
+  EXPECT_TRUE(worker.send({.type = FrameType::begun, .slot = begins->header.slot, .id = begins->header.id}));
+  pass(1ms);
+  worker.answer(*begins);
+  EXPECT_EQ(waited().count(), 1u);
+  expect_in(waited().sum(), 3ms, begin_);
+  expect_in(ran().sum(), 1ms, began);
+  worker.answer(*refused);
+  EXPECT_EQ(waited().count(), 2u);
+  expect_in(waited().max(), 4ms, begin_);
+  EXPECT_EQ(ran().count(), 1u);
+}
+
 // Results that are read together have one time: a call that is sent because of them has waited until then.
 TEST_F(CallTime, ResultsReadTogetherEndTogether) {
   FakeWorker worker(context_, dispatcher_, 2);

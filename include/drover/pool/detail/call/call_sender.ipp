@@ -125,9 +125,8 @@ inline void CallSender::release_slot(Call& call) noexcept {
 }
 
 inline void CallSender::began(Call& call) noexcept {
-  if (call.state != CallState::running) return;  // nobody waits for it any more
   records_.times.begins(call);
-  start_run(call);
+  if (call.state == CallState::running) start_run(call);  // otherwise nobody waits for it any more
 }
 
 inline void CallSender::start_run(Call& call) noexcept {

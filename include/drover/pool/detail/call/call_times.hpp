@@ -37,9 +37,10 @@ class CallTimes {
   void begins(Call& call) noexcept {
     if (histograms_) call.began_at = now();
   }
-  /// It had begun, and its worker has answered it or has exited.
+  /// A worker had it, and has answered it or has exited.
   void ended(const Call& call) noexcept {
-    if (histograms_) record(call);
+    if (!histograms_) return;
+    call.awaits_begun ? left_queue(call) : record(call);
   }
   /// It ended without having begun.
   void left_queue(const Call& call) noexcept {
