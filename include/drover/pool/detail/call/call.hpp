@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -18,6 +19,7 @@
 #include <drover/os/detail/descriptor_list.hpp>
 #include <drover/pool/detail/call/call_keys.hpp>
 #include <drover/pool/detail/call/call_names.hpp>
+#include <drover/pool/detail/call/item_receiver.hpp>
 #include <drover/pool/detail/call/state.hpp>
 #include <drover/pool/retry.hpp>
 #include <drover/timeout.hpp>
@@ -28,7 +30,6 @@
 
 namespace drover { inline namespace v1 { namespace detail {
 
-class ItemReceiver;
 class Dispatcher;
 class DataLink;
 
@@ -110,6 +111,20 @@ class Call final : public ContextBound, public std::enable_shared_from_this<Call
   std::size_t spare_memory = usual_spare_memory;  // that a result may take, see Decoder
   std::size_t most_shared = SIZE_MAX;             // that a result may have, see Decoder
   const char* declaration = nullptr;              // of a typed routine, see declaration_of()
+
+  /// That of its CALL, without what depends on the worker's other calls.
+  FrameHeader header() const noexcept {
+    FrameHeader header;
+    header.type = FrameType::call;
+    if (has_facts) header.status |= facts_flag;
+    if (stream) header.status |= stream->flags();
+    if (takes_descriptors) header.status |= takes_descriptors_flag;
+    if (awaits_begun) header.status |= wants_begun_flag;
+    header.attempt = static_cast<std::uint16_t>(std::min(attempt, 0xffffU));
+    header.slot = slot;
+    header.id = id;
+    return header;
+  }
 
   /// Copies an outcome whose bytes are about to be overwritten. Large ones, and descriptors, are moved out of the
   /// reader that returned them.

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -138,23 +137,15 @@ class DataLink {
     call->slot = slots_.next_slot();
     call->id = slots_.next_id();
     call->link = this;
-    FrameHeader header;
-    header.type = FrameType::call;
-    if (slots_.capacity() == 1) header.status = wants_quick_flag;
-    if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
-    if (call->has_facts) header.status |= facts_flag;
-    if (call->stream) header.status |= call->stream->flags();
-    if (call->takes_descriptors) header.status |= takes_descriptors_flag;
     call->awaits_begun = begins_unseen(*call);
-    if (call->awaits_begun) header.status |= wants_begun_flag;
+    call->refused_by_worker = false;
+    FrameHeader header = call->header();
+    if (slots_.capacity() == 1) header.status |= wants_quick_flag;
+    if (slots_.in_flight() == slots_.capacity()) header.status |= ahead_flag;
     header.core = current_core();
-    header.attempt = static_cast<std::uint16_t>(std::min(call->attempt, 0xffffU));
-    header.slot = call->slot;
-    header.id = call->id;
     channel_->queue(header, call->request);
     call->frame_end = channel_->queued_until();
     if (call->takes_descriptors && ++descriptors_wanted_ == 1) channel_->receive_descriptors(true);
-    call->refused_by_worker = false;
     core_ = header.core;
     (slots_.in_flight() < slots_.capacity() ? first_ : ahead_) = call.get();
     slots_.add(std::move(call));
@@ -291,20 +282,18 @@ class DataLink {
   bool shares_core() const noexcept { return core_ != 0 && core_ == worker_core_; }
 
   void take(const Frame& frame) {
-    if (frame.header.type == FrameType::result) [[likely]]
+    const FrameType type = frame.header.type;
+    if (type == FrameType::result) [[likely]]
       return listener_.result(find_answered(frame.header), outcome_of(frame));
-    const bool for_stream = frame.header.type == FrameType::item || frame.header.type == FrameType::latest ||
-                            frame.header.type == FrameType::credit;
-    std::shared_ptr<Call> call;
-    if (frame.header.type == FrameType::begun) {
-      call = find(frame.header, "the beginning");
+    if (type == FrameType::begun) {
+      const auto call = find(frame.header, "the beginning");
       if (frame.body.empty() && std::exchange(call->awaits_begun, false)) return listener_.begun(*call);
+    } else if (type == FrameType::item || type == FrameType::latest || type == FrameType::credit) {
+      const auto call = find(frame.header, "an item or credit");
+      if (call->stream && call.get() != ahead_) return call->stream->receive(*this, *call, frame);
     }
-    call = for_stream ? find(frame.header, "an item or credit") : nullptr;
-    if (!call || !call->stream || call.get() == ahead_)
-      throw Error(Errc::protocol_error,
-                  listener_.describe() + " sent an unexpected frame for call " + std::to_string(frame.header.id));
-    call->stream->receive(*this, *call, frame);
+    throw Error(Errc::protocol_error,
+                listener_.describe() + " sent an unexpected frame for call " + std::to_string(frame.header.id));
   }
 
   std::shared_ptr<Call> find_answered(const FrameHeader& header) {
