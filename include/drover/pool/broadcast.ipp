@@ -33,7 +33,7 @@ inline std::vector<BroadcastPlace> broadcast_places(const BroadcastTargets& targ
   for (const std::size_t slot : targets.slots)
     if (!std::binary_search(places.begin(), places.begin() + ready, BroadcastPlace{slot, 0}, by_slot))
       places.push_back({slot, 0});
-  std::inplace_merge(places.begin(), places.begin() + ready, places.end(), by_slot);
+  std::sort(places.begin(), places.end(), by_slot);
   return places;
 }
 
