@@ -8,7 +8,10 @@
 #include <asio/bind_cancellation_slot.hpp>
 #include <asio/bind_executor.hpp>
 #include <asio/cancellation_signal.hpp>
+#include <asio/co_spawn.hpp>
+#include <asio/error.hpp>
 #include <asio/io_context.hpp>
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
 #include <asio/system_executor.hpp>
 #include <asio/use_future.hpp>
@@ -188,6 +191,34 @@ TEST_F(AsyncLifecycle, AcquiresALease) {
   EXPECT_EQ(value, 0);
   context.run_for(30s);
   EXPECT_EQ(value, 4);
+}
+
+// A pool starts for any completion token by Asio's own means.
+TEST_F(AsyncLifecycle, StartsAPool) {
+  asio::io_context context(1);
+  WorkerPool pool;
+  int sum = 0;
+  asio::co_spawn(context, WorkerPool::start(call_pool(2)), [&](const std::exception_ptr& failure, WorkerPool started) {
+    EXPECT_EQ(failure, nullptr);
+    pool = std::move(started);
+    pool.async_call<int>("add", 1, 2, [&](const std::exception_ptr& error, int result) {
+      EXPECT_EQ(error, nullptr);
+      sum = result;
+      pool.async_stop([](const std::exception_ptr&, const std::vector<drover::StopReport>&) {});
+    });
+  });
+  auto failed = asio::co_spawn(context, WorkerPool::start(call_pool(0)), asio::use_future);
+  asio::cancellation_signal cancel;
+  Failure cancelled;
+  asio::co_spawn(context, WorkerPool::start(call_pool(2)),
+                 asio::bind_cancellation_slot(cancel.slot(), [&](const std::exception_ptr& failure, WorkerPool) {
+                   cancelled = describe(failure);
+                 }));
+  asio::post(context, [&] { cancel.emit(asio::cancellation_type::terminal); });
+  context.run_for(30s);
+  EXPECT_EQ(sum, 3);
+  EXPECT_THROW(failed.get(), std::invalid_argument);
+  EXPECT_TRUE(cancelled.code == asio::error::operation_aborted) << cancelled;
 }
 
 // The handler of async_stop() gets one report for each worker.
