@@ -89,6 +89,8 @@ TEST_P(OptionsOfCalls, RunForBeginsBehindAPlainRoutine) {
     // One that never lets the worker's loop go on, in either kind of routine.
     const Failure plain = co_await failure_of<void>(pool, {.run_for = 30ms, .kill_after = 10ms}, "nap_once", 60'000);
     EXPECT_TRUE(plain == Errc::deadline_exceeded) << plain.text;
+    const bool replaced = co_await soon([&] { return pool.stats().restarts == 1 && pool.stats().ready == 1; });
+    EXPECT_TRUE(replaced);
     const Failure busy = co_await failure_of<void>(pool, {.run_for = 30ms, .kill_after = 10ms}, "block_in_coroutine");
     EXPECT_TRUE(busy == Errc::deadline_exceeded) << busy.text;
     co_await pool.stop();
