@@ -80,11 +80,11 @@ TEST_F(Recycle, ByResidentSet) {
   on_one_thread([]() -> asio::awaitable<void> {
     EventLog log;
     PoolOptions options = call_pool(2);
-    options.recycle = {.rss = std::size_t{1} << 30};
+    options.recycle = {.rss = std::size_t{256} << 20};
     options.worker.on_event = log.handler();
     WorkerPool pool = co_await WorkerPool::start(options);
     const auto first = pids(pool);
-    co_await pool.call("leak", std::uint64_t{1} << 30);
+    co_await pool.call("leak", std::uint64_t{256} << 20);
     const bool replaced = co_await soon([&] { return log.count(Event::Kind::reaped) == 1; });
     EXPECT_TRUE(replaced);
     const auto second = pids(pool);
