@@ -28,6 +28,8 @@
 #include <drover/os/fd.hpp>
 #include <drover/os/process.hpp>
 
+#include "support/sanitizers.hpp"
+
 /// What tests on real processes need.
 namespace support {
 
@@ -40,7 +42,7 @@ using drover::Process;
 using drover::Stdio;
 using drover::UniqueFd;
 
-inline constexpr auto slack = 1500ms;
+inline constexpr auto slack = sanitized ? 4500ms : 1500ms;
 
 /// The test child with these steps, see child.cpp.
 inline Command child(std::vector<std::string> steps) {

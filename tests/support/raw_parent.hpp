@@ -28,6 +28,8 @@
 #include <drover/wire/channel.hpp>
 #include <drover/wire/protocol.hpp>
 
+#include "support/sanitizers.hpp"
+
 extern char** environ;
 
 /// The parent of one worker, played with nothing but system calls and frames.
@@ -43,7 +45,7 @@ using drover::detail::ResultStatus;
 
 inline constexpr auto patience = 20s;  // until a test gives up
 
-inline constexpr auto slack = 1500ms;  // of upper bounds
+inline constexpr auto slack = support::sanitized ? 4500ms : 1500ms;  // of upper bounds
 
 class Stopwatch {
  public:
