@@ -52,7 +52,7 @@ using CoroutineFrame = asio::detail::awaitable_frame_base<asio::any_io_executor>
 /// The end of an error's text, if the error concerns the types of a typed call. `declaration`: see Call.
 std::string declared_text(const char* declaration);
 /// The failure of a call. Arguments that do not fit a typed routine are described with its declaration.
-std::exception_ptr failure_of(const Call& call, const Outcome& outcome) noexcept;
+std::exception_ptr take_failure(const Call& call, Outcome& outcome) noexcept;
 
 /// Properties of a call that is typed, one of a broadcast, or one whose result may have descriptors.
 struct CallKind {
@@ -71,8 +71,7 @@ class PendingCall {
   /// The call could not begin.
   explicit PendingCall(std::exception_ptr failure) noexcept : failure_(std::move(failure)) {}
   /// The call has ended. For a Completion, in resume().
-  PendingCall(std::shared_ptr<Call> ended, const Outcome& outcome) noexcept
-      : ended_(std::move(ended)), outcome_(&outcome) {}
+  PendingCall(std::shared_ptr<Call> ended, Outcome& outcome) noexcept : ended_(std::move(ended)), outcome_(&outcome) {}
   PendingCall(PendingCall&& other) noexcept;
   PendingCall& operator=(PendingCall&&) = delete;
   ~PendingCall();
@@ -125,7 +124,7 @@ class PendingCall {
   std::shared_ptr<Call> call_;  // until it is awaited
   std::exception_ptr failure_;
   std::shared_ptr<Call> ended_;
-  const Outcome* outcome_ = nullptr;
+  Outcome* outcome_ = nullptr;
 };
 
 template <class R>

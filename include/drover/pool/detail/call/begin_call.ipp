@@ -71,14 +71,15 @@ DROVER_INLINE std::string declared_text(const char* declaration) {
   return "; the caller declares the routine as " + readable(type_in(declaration));
 }
 
-DROVER_INLINE std::exception_ptr failure_of(const Call& call, const Outcome& outcome) noexcept {
-  if (call.declaration == nullptr || !outcome.failure || outcome.status != ResultStatus::bad_arguments)
-    return outcome.failure;
+// The caller alone has it then: one thread destroys it, see Cause.
+DROVER_INLINE std::exception_ptr take_failure(const Call& call, Outcome& outcome) noexcept {
+  std::exception_ptr failure = std::exchange(outcome.failure, nullptr);
+  if (call.declaration == nullptr || !failure || outcome.status != ResultStatus::bad_arguments) return failure;
   try {
     return std::make_exception_ptr(
         Error(Errc::bad_arguments, Decoder(outcome.body).get<std::string>() + declared_text(call.declaration)));
   } catch (...) {  // there is no memory for the text
-    return outcome.failure;
+    return failure;
   }
 }
 
@@ -215,7 +216,7 @@ DROVER_INLINE void PendingCall::decoding_failed() noexcept {
 }
 
 DROVER_INLINE void PendingCall::finish() {
-  if (!failure_ && outcome_->failure) failure_ = failure_of(*ended_, *outcome_);
+  if (!failure_ && outcome_->failure) failure_ = take_failure(*ended_, *outcome_);
   Call::give_back(std::move(ended_));
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }

@@ -30,8 +30,7 @@ class StreamCompletion final : public Completion {
   void resume(std::shared_ptr<Call> call, Outcome& outcome) override {
     const asio::any_io_executor work = std::move(work_);
     const auto stream = std::exchange(stream_, nullptr);
-    std::exception_ptr failure = failure_of(*call, outcome);
-    outcome.failure = nullptr;  // the stream alone has it: one thread destroys it, see Cause
+    std::exception_ptr failure = take_failure(*call, outcome);  // first: it may read the body
     stream->end(std::move(failure), call->take_body());
     Call::give_back(std::move(call));  // destroys this object
   }
