@@ -55,13 +55,14 @@ endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [HELPERS name...] [NO_PIDFD] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED] [TIMEOUT seconds])
+# drover_test(name.cpp [HELPERS name...] [NO_PIDFD | NO_PIDFD_ALWAYS] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED] [TIMEOUT seconds])
 # name.cpp is the test program test_name, and may have a main() of its own; CTest sees each of its cases.
 # drover_tests(name source.cpp... [options as above])
 # Several sources are one test program. They are compiled together, four at a time: most of a test's time are the templates
 # of Asio and of coroutines that all tests share.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
-#   NO_PIDFD  run once more, as one test, where pidfd_open() fails; under the sanitizers only some.
+#   NO_PIDFD  run once more, as one test, where pidfd_open() fails; not under a sanitizer.
+#   NO_PIDFD_ALWAYS  the same, also under a sanitizer: it is to see the waiting threads.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
 #   AS_USED   compiled header-only, see drover_as_used.
 #   ONE_THREAD  ThreadSanitizer has nothing to see there: under it the test is left out.
@@ -72,7 +73,7 @@ function(drover_test source)
 endfunction()
 
 function(drover_tests name)
-  cmake_parse_arguments(arg "NO_PIDFD;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED" "TIMEOUT" "HELPERS" ${ARGN})
+  cmake_parse_arguments(arg "NO_PIDFD;NO_PIDFD_ALWAYS;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED" "TIMEOUT" "HELPERS" ${ARGN})
   if(arg_ONE_THREAD AND CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
     return()
   endif()
@@ -114,8 +115,7 @@ function(drover_tests name)
     list(APPEND properties ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endif()
   gtest_discover_tests(${target} DISCOVERY_TIMEOUT 60 PROPERTIES ${properties})
-  # A sanitizer sees the waiting threads in the tests of processes and of cycles.
-  if(arg_NO_PIDFD AND (NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize" OR name MATCHES "^(processes|cycles)$"))
+  if(arg_NO_PIDFD_ALWAYS OR (arg_NO_PIDFD AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize"))
     add_test(NAME no_pidfd.${name} COMMAND helper_no_pidfd $<TARGET_FILE:${target}>)
     math(EXPR longer "${arg_TIMEOUT} * 3")
     set_tests_properties(no_pidfd.${name} PROPERTIES ${properties} TIMEOUT ${longer})

@@ -95,7 +95,7 @@ TEST_F(CallTime, CallAheadWaitsUntilItsTurn) {
   expect_in(ran().sum() - ran_before.sum(), 4ms, called);  // one after the other
 }
 
-// It has waited until BEGUN, and one without BEGUN has not run.
+// A call with run_for waits until BEGUN. A call that ends without BEGUN has not run.
 TEST_F(CallTime, CallWithRunForWaitsUntilItBegins) {
   FakeWorker worker(context_, dispatcher_, 2);
   call(1, {.run_for = 60s}), call(2, {.run_for = 60s});

@@ -69,7 +69,7 @@ TEST_F(WorkerThisCall, FactsReachTheRoutine) {
   expect_clean_stop(worker);
 }
 
-// BEGUN comes at once, and that of a plain routine behind another one when that has ended.
+// The worker sends BEGUN when it begins the routine: at once, or when the plain routine before it has ended.
 TEST_F(WorkerThisCall, SaysWhenItBegins) {
   Worker worker(life());
   worker.expect_hello();

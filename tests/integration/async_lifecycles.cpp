@@ -193,7 +193,7 @@ TEST_F(AsyncLifecycle, AcquiresALease) {
   EXPECT_EQ(value, 4);
 }
 
-// A pool starts for any completion token by Asio's own means.
+// asio::co_spawn() starts a pool for any completion token.
 TEST_F(AsyncLifecycle, StartsAPool) {
   asio::io_context context(1);
   WorkerPool pool;

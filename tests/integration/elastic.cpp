@@ -108,23 +108,6 @@ TEST_F(OneElastic, GrowsForACallThatWaitsInAWorker) {
   });
 }
 
-// What an elastic pool does not need now is no place of a broadcast.
-TEST_F(OneElastic, BroadcastsToTheWorkersThatItNeeds) {
-  on_one_thread([]() -> asio::awaitable<void> {
-    WorkerPool pool = co_await WorkerPool::start(elastic_pool(1, 3, 60s));
-    auto results = co_await pool.broadcast<int>("pid");
-    EXPECT_EQ(results.size(), 1u);
-    const auto here = co_await asio::this_coro::executor;
-    Blockers blockers(here, pool, 2);
-    co_await until_ready(pool, 2);
-    co_await blockers.release_all();
-    results = co_await pool.broadcast<int>("pid");
-    EXPECT_EQ(results.size(), 2u);
-    for (const auto& result : results) EXPECT_TRUE(result.ok()) << describe(result.error);
-    co_await pool.stop();
-  });
-}
-
 // Workers that cannot start harm no call. They are tried again while calls wait, and no longer.
 TEST_F(OneElastic, OutlivesAProgramThatDoesNotStart) {
   on_one_thread([]() -> asio::awaitable<void> {

@@ -71,8 +71,8 @@ int null_device(const std::string& where, bool opens) {
   return 0;
 }
 
-// What the host puts under the number of a descriptor that is not its own; it must find it as it was. It is made before
-// that, because drover closes its own descriptors as time goes by.
+// A file that the host puts under the number of one of drover's descriptors. drover must not change it. The host makes
+// the file beforehand: drover closes its descriptors when their times have come, and the file could get such a number.
 class Replacement {
  public:
   Replacement(const std::string& kind, int number) : kind_(kind), number_(number) {
