@@ -29,12 +29,13 @@ endif()
 option(DROVER_DEVELOP_UNITY "Developer: the sources of a test program are compiled together" ON)
 mark_as_advanced(DROVER_DEVELOP_UNITY)
 
-# drover_helper(support/name.cpp [library...] [PLAIN] [AS_USED]): a program that tests start. A test that has it among its HELPERS
-# finds its path in the macro DROVER_HELPER_NAME.
+# drover_helper(support/name.cpp [library...] [PLAIN] [AS_USED] [ALSO_PLAIN]): a program that tests start. A test that has it
+# among its HELPERS finds its path in the macro DROVER_HELPER_NAME.
 #   AS_USED  compiled header-only, see drover_as_used.
 #   PLAIN  never sanitized: a sanitizer's signal handlers and its slow exit are not what drover gives a child.
+#   ALSO_PLAIN  under a sanitizer also built without it, for tests with PLAIN_WORKERS. Declared before these.
 function(drover_helper source)
-  cmake_parse_arguments(arg "PLAIN;AS_USED" "" "" ${ARGN})
+  cmake_parse_arguments(arg "PLAIN;AS_USED;ALSO_PLAIN" "VARIANT" "" ${ARGN})
   set(library drover_develop)
   if(arg_AS_USED)
     set(library drover_as_used)
@@ -43,28 +44,40 @@ function(drover_helper source)
     set(library drover_header_only)
   endif()
   get_filename_component(name ${source} NAME_WE)
-  add_executable(helper_${name} ${source} support/sanitizer_options.cpp)
-  target_link_libraries(helper_${name} PRIVATE ${library} ${arg_UNPARSED_ARGUMENTS})
-  target_include_directories(helper_${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-  set_target_properties(helper_${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/helpers)
+  if(arg_ALSO_PLAIN AND CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+    drover_helper(${source} VARIANT plain PLAIN)
+  endif()
+  set(target helper_${name})
+  set(folder ${CMAKE_CURRENT_BINARY_DIR}/helpers)
+  if(arg_VARIANT)
+    set(target helper_${arg_VARIANT}_${name})
+    string(APPEND folder /${arg_VARIANT})  # the program's name is seen in messages
+  endif()
+  add_executable(${target} ${source} support/sanitizer_options.cpp)
+  target_link_libraries(${target} PRIVATE ${library} ${arg_UNPARSED_ARGUMENTS})
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${folder})
   if(arg_PLAIN)
-    target_compile_options(helper_${name} PRIVATE -fno-sanitize=all)
-    target_link_options(helper_${name} PRIVATE -fno-sanitize=all)
+    target_compile_options(${target} PRIVATE -fno-sanitize=all)
+    target_link_options(${target} PRIVATE -fno-sanitize=all)
   endif()
 endfunction()
 
 add_custom_target(drover_tests)  # all that is declared by drover_test()
 
-# drover_test(name.cpp [HELPERS name...] [NO_PIDFD | NO_PIDFD_ALWAYS] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED] [TIMEOUT seconds])
+# drover_test(name.cpp [HELPERS name...] [NO_PIDFD | NO_PIDFD_ALWAYS] [NO_LEAK_CHECK] [SERIAL] [ONE_THREAD] [AS_USED] [PLAIN_WORKERS]
+#             [TIMEOUT seconds])
 # name.cpp is the test program test_name, and may have a main() of its own; CTest sees each of its cases.
 # drover_tests(name source.cpp... [options as above])
 # Several sources are one test program. They are compiled together, four at a time: most of a test's time are the templates
 # of Asio and of coroutines that all tests share.
 #   HELPERS   programs it starts, by the name of their source; declared by drover_helper(), before or after.
 #   NO_PIDFD  run once more, as one test, where pidfd_open() fails; not under a sanitizer.
-#   NO_PIDFD_ALWAYS  the same, also under a sanitizer: it is to see the waiting threads.
+#   NO_PIDFD_ALWAYS  the same, also under ThreadSanitizer: it is to see the waiting threads.
 #   NO_LEAK_CHECK  processes must end sooner than LeakSanitizer takes to look for leaks.
 #   AS_USED   compiled header-only, see drover_as_used.
+#   PLAIN_WORKERS  under a sanitizer, helpers with ALSO_PLAIN are started without it: the test is about the parent, and most of
+#             its time would be the start of its workers. What a worker does is shown by the other tests.
 #   ONE_THREAD  ThreadSanitizer has nothing to see there: under it the test is left out.
 #   SERIAL    nothing else may run beside it: it measures time, or looks at the processes of the whole machine.
 function(drover_test source)
@@ -73,7 +86,7 @@ function(drover_test source)
 endfunction()
 
 function(drover_tests name)
-  cmake_parse_arguments(arg "NO_PIDFD;NO_PIDFD_ALWAYS;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED" "TIMEOUT" "HELPERS" ${ARGN})
+  cmake_parse_arguments(arg "NO_PIDFD;NO_PIDFD_ALWAYS;NO_LEAK_CHECK;SERIAL;ONE_THREAD;AS_USED;PLAIN_WORKERS" "TIMEOUT" "HELPERS" ${ARGN})
   if(arg_ONE_THREAD AND CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
     return()
   endif()
@@ -101,6 +114,9 @@ function(drover_tests name)
   endif()
   foreach(helper IN LISTS arg_HELPERS)
     string(TOUPPER ${helper} macro)
+    if(arg_PLAIN_WORKERS AND TARGET helper_plain_${helper})
+      set(helper plain_${helper})
+    endif()
     target_compile_definitions(${target} PRIVATE "DROVER_HELPER_${macro}=\"$<TARGET_FILE:helper_${helper}>\"")
     add_dependencies(${target} helper_${helper})
   endforeach()
@@ -115,7 +131,8 @@ function(drover_tests name)
     list(APPEND properties ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
   endif()
   gtest_discover_tests(${target} DISCOVERY_TIMEOUT 60 PROPERTIES ${properties})
-  if(arg_NO_PIDFD_ALWAYS OR (arg_NO_PIDFD AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize"))
+  if((arg_NO_PIDFD_ALWAYS AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize=address")
+     OR (arg_NO_PIDFD AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize"))
     add_test(NAME no_pidfd.${name} COMMAND helper_no_pidfd $<TARGET_FILE:${target}>)
     math(EXPR longer "${arg_TIMEOUT} * 3")
     set_tests_properties(no_pidfd.${name} PROPERTIES ${properties} TIMEOUT ${longer})

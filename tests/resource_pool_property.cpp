@@ -17,6 +17,7 @@
 
 #include "support/resource_pool_driver.hpp"
 #include "support/resource_pool_model.hpp"
+#include "support/sanitizers.hpp"
 
 namespace {
 
@@ -250,7 +251,7 @@ std::uint64_t setting(const char* name, std::uint64_t otherwise) {
 class ResourcePoolProperty : public testing::TestWithParam<int> {};
 
 TEST_P(ResourcePoolProperty, RandomSequencesMatchTheModel) {
-  const std::uint64_t sequences = setting("DROVER_POOL_SEQUENCES", 10'000) / 4;
+  const std::uint64_t sequences = setting("DROVER_POOL_SEQUENCES", support::sanitized ? 2'000 : 10'000) / 4;
   const std::uint64_t first = setting("DROVER_POOL_SEED", 1) + static_cast<std::uint64_t>(GetParam()) * sequences;
   for (std::uint64_t seed = first; seed < first + sequences; ++seed) {
     const Sequence sequence = random_sequence(seed, 200);

@@ -16,7 +16,7 @@ using namespace support;
 class PoolStorm : public Calls {};
 
 constexpr int callers = 32;
-const int total = calls_of_a_storm(25'000);
+const int total = calls_of_a_storm(10'000);
 
 struct Counts {
   std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0};

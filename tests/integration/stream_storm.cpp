@@ -19,7 +19,7 @@ using namespace support;
 class StreamStorm : public Calls {};
 
 constexpr int callers = 32;
-const int total = calls_of_a_storm(10'000);
+const int total = calls_of_a_storm(5'000);
 
 struct Counts {
   std::atomic<int> begun{0}, answered{0}, exited{0}, wrong{0}, other{0}, streams{0}, items{0}, mapped{0};
