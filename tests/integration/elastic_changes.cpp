@@ -77,10 +77,12 @@ TEST_F(OneElasticChange, ResizeThatFailsChangesNothing) {
     EXPECT_TRUE(failure.exit && failure.exit->value == 9) << failure;
     EXPECT_EQ(pool.stats().size, 1u);
     EXPECT_EQ(pids(pool).size(), 1u);
-    // Those that were to be spawned already are, and are dropped at once.
+    std::filesystem::remove(folder.file("broken"));
+    // Those that were to be spawned already are, and are dropped at once: before the next one is spawned.
+    co_await pool.resize(2);
+    co_await pool.resize(1);
     const bool alone = co_await soon([&] { return pool.stats().per_worker.size() == 1; });
     EXPECT_TRUE(alone);
-    std::filesystem::remove(folder.file("broken"));
 
     std::ofstream(folder.file("slow")).close();
     const std::size_t before = log.count(Event::Kind::spawned);
