@@ -11,6 +11,8 @@
 
 #include <drover/wire/codec.hpp>
 
+#include "support/sanitizers.hpp"
+
 namespace {
 
 std::size_t largest_request = 0;  // of all allocations since it was reset
