@@ -14,6 +14,8 @@
 
 #include <drover/detail/context/async_event.hpp>
 
+#include "support/own_context.hpp"
+
 namespace {
 
 using drover::detail::AsyncEvent;
@@ -81,6 +83,25 @@ TEST(AsyncEvent, WaiterKeepsItsContextRunning) {
   context.run();
   setter.join();
   EXPECT_EQ(counts.ended, 1);
+}
+
+// A copy of a tracking executor on the thread that sets the event could be the last work of the waiter's context, and
+// end after that has been stopped and restarted: it would stop it again.
+TEST(AsyncEvent, TheThreadThatSetsItHasNoWorkOfTheWaitersContext) {
+  auto event = std::make_shared<AsyncEvent>();
+  support::OwnContext context;
+  Counts counts;
+  asio::co_spawn(asio::any_io_executor(context.get_executor()), AsyncEvent::wait(event), counts.counter());
+  while (context.poll()) {
+  }
+  EXPECT_NE(context.work(), 0);
+  std::thread([&] { event->set(); }).join();
+  EXPECT_EQ(context.tracked_from_elsewhere(), 0);
+  EXPECT_NE(context.work(), 0) << "the context runs until the waiter is resumed";
+  while (context.poll()) {
+  }
+  EXPECT_EQ(counts.ended, 1);
+  EXPECT_EQ(context.work(), 0);
 }
 
 TEST(AsyncEvent, SetAndCancelAtOnceResumeAWaiterOnce) {

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 #include <thread>
 
+#include <asio/bind_executor.hpp>
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
 #include <asio/io_context.hpp>
 
 #include "support/calls.hpp"
+#include "support/own_context.hpp"
 
 namespace {
 
@@ -127,6 +129,38 @@ TEST_F(PoolStopAndReap, CompleteWhileContextIsStopped) {
   for (const auto& report : reports) EXPECT_TRUE(report.exit.success()) << report.exit.to_string();
   EXPECT_TRUE(run(here, process.reap(0s)).exit.success());
   EXPECT_FALSE(process.alive());
+}
+
+// The thread that completes calls has no work of their callers' context: see AsyncEvent's test.
+TEST_F(Calls, AreCompletedWithoutWorkOfTheCallersContext) {
+  asio::io_context there;
+  auto busy = asio::make_work_guard(there);
+  WorkerPool pool;
+  asio::co_spawn(there, WorkerPool::start(call_pool(1)), [&](const std::exception_ptr& thrown, WorkerPool started) {
+    EXPECT_EQ(thrown, nullptr);
+    pool = std::move(started);
+    there.stop();
+  });
+  there.run();
+  there.restart();
+  std::thread runs([&] { there.run(); });
+  OwnContext here;
+  int ends = 0;
+  const auto executor = asio::any_io_executor(here.get_executor());
+  const auto ended = [&](const std::exception_ptr& thrown, int square) {
+    EXPECT_EQ(thrown, nullptr);
+    EXPECT_EQ(square, 49);
+    ++ends;
+  };
+  asio::co_spawn(executor, pool.call<int>("square", 7), ended);
+  pool.async_call<int>("square", 7, asio::bind_executor(executor, ended));
+  for (const auto start = Clock::now(); ends < 2 && since(start) < 20s;) here.poll();
+  EXPECT_EQ(ends, 2);
+  EXPECT_EQ(here.tracked_from_elsewhere(), 0);
+  EXPECT_EQ(here.work(), 0);
+  EXPECT_EQ(run(pool.stop()).size(), 1u);
+  busy.reset();
+  runs.join();
 }
 
 // A start awaited elsewhere ends at its timeout although the worker's context does not run.

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include <asio/execution.hpp>
@@ -13,7 +14,7 @@
 namespace support {
 
 /// A context that is not one of Asio's: poll() runs the functions that were executed before, and work() counts its
-/// work.
+/// work. It belongs to the thread that creates it.
 class OwnContext : public asio::execution_context {
  public:
   class Executor {
@@ -36,6 +37,7 @@ class OwnContext : public asio::execution_context {
     }
     template <class F>
     void execute(F function) const {
+      if (tracks_ && std::this_thread::get_id() != context_->thread_) ++context_->tracked_from_elsewhere_;
       auto shared = std::make_shared<F>(std::move(function));
       const std::lock_guard held(context_->mutex_);
       context_->queue_.push_back([shared] { std::move (*shared)(); });
@@ -59,6 +61,8 @@ class OwnContext : public asio::execution_context {
 
   Executor get_executor() { return {this, false}; }
   int work() const { return work_; }
+  /// How often another thread had work of this context while it executed a function.
+  int tracked_from_elsewhere() const { return tracked_from_elsewhere_; }
   /// Runs the functions that are queued by now.
   bool poll() {
     std::deque<std::function<void()>> ready;
@@ -73,7 +77,8 @@ class OwnContext : public asio::execution_context {
  private:
   std::mutex mutex_;
   std::deque<std::function<void()>> queue_;
-  std::atomic<int> work_ = 0;
+  std::atomic<int> work_ = 0, tracked_from_elsewhere_ = 0;
+  const std::thread::id thread_ = std::this_thread::get_id();
 };
 
 }  // namespace support

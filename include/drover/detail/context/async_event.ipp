@@ -12,12 +12,12 @@
 #include <asio/awaitable.hpp>
 #include <asio/error.hpp>
 #include <asio/execution.hpp>
-#include <asio/post.hpp>
 #include <asio/prefer.hpp>
 #include <asio/query.hpp>
 #include <asio/use_awaitable.hpp>
 
 #include <drover/detail/context/async_event.hpp>
+#include <drover/detail/context/post_untracked.hpp>
 
 namespace drover { inline namespace v1 { namespace detail {
 
@@ -68,7 +68,7 @@ class HandlerWaiter final : public Waiter {
   };
 
   void post(std::shared_ptr<Waiter> self) override {
-    asio::post(pending_->work, Completion(std::static_pointer_cast<HandlerWaiter>(std::move(self))));
+    post_untracked(pending_->work, Completion(std::static_pointer_cast<HandlerWaiter>(std::move(self))));
   }
 
   void finish(std::error_code ec) {

@@ -9,8 +9,8 @@
 
 #include <asio/any_io_executor.hpp>
 #include <asio/error.hpp>
-#include <asio/post.hpp>
 
+#include <drover/detail/context/post_untracked.hpp>
 #include <drover/error.hpp>
 #include <drover/pool/detail/call/call.hpp>
 #include <drover/pool/detail/call/dispatcher.hpp>
@@ -119,7 +119,7 @@ DROVER_INLINE void Call::complete_with_kept_outcome(std::shared_ptr<Call> call) 
 }
 
 DROVER_INLINE void Call::enqueue_completion(std::shared_ptr<Call> call, const asio::any_io_executor& executor) {
-  asio::post(executor, PostedCompletion(std::move(call)));
+  post_untracked(executor, PostedCompletion(std::move(call)));
 }
 
 DROVER_INLINE void Call::give_back(std::shared_ptr<Call> call) {
