@@ -179,6 +179,56 @@ TEST_F(ReplacementSpawn, KeepsItsContextRunning) {
   pool.reset();
 }
 
+// A worker, or a process, that one thread is starting is ended by another. The spawn takes longer than drover waits for
+// a context that does not run, and the context of the start never runs again.
+class EndDuringTheSpawn : public ReplacementSpawn {
+ protected:
+  template <class W, class End>
+  static void meet(W& started, asio::io_context& theirs, End end) {
+    gate.close();
+    asio::co_spawn(theirs, failure_of(started.start()), asio::detached);
+    std::jthread spawner([&] { theirs.run(); });
+    while (gate.waiting() == 0) std::this_thread::yield();
+    asio::io_context ours;
+    asio::steady_timer later(ours);
+    bool timed = false;
+    // Both begin now: this timer expires after the one for the other context.
+    const auto both = [&]() -> asio::awaitable<void> {
+      auto ended = end();
+      const Task<void> ends(co_await asio::this_coro::executor, std::move(ended));
+      later.expires_after(200ms);
+      co_await later.async_wait(asio::use_awaitable);
+      timed = true;
+      theirs.stop();
+      gate.open();
+      spawner.join();
+      co_await ends.result();
+    };
+    run(ours, both());
+    EXPECT_TRUE(timed);
+    EXPECT_FALSE(started.alive());
+    EXPECT_TRUE(gone(started.pid()));
+  }
+};
+
+TEST_F(EndDuringTheSpawn, StopOfAWorkerIsAnswered) {
+  asio::io_context theirs;
+  LocalWorker worker(theirs.get_executor(), plain_worker());
+  meet(worker, theirs, [&]() -> asio::awaitable<void> {
+    const StopReport report = co_await worker.stop(0s);
+    EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown);
+  });
+}
+
+TEST_F(EndDuringTheSpawn, ReapOfAProcessIsAnswered) {
+  asio::io_context theirs;
+  drover::WorkerProcess process(theirs.get_executor(), plain_worker());
+  meet(process, theirs, [&]() -> asio::awaitable<void> {
+    const drover::ReapReport report = co_await process.reap(0s);
+    EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown);
+  });
+}
+
 /// The first core that the worker may use, and how many.
 std::pair<int, int> cores_of(pid_t pid) {
   cpu_set_t cores;

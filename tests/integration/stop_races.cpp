@@ -217,7 +217,7 @@ TEST_F(StopRace, ReapDuringTheSpawnReturnsTheStatus) {
     asio::io_context theirs, ours;
     drover::WorkerProcess process(theirs.get_executor(), worker_with({"sleep", "30000"}));
     std::atomic<bool> begins{false}, over{false};
-    std::thread spawner([&] {
+    std::jthread spawner([&] {
       begins = true;
       EXPECT_TRUE(run(theirs, failure_of(process.start())).aborted());
       over = true;

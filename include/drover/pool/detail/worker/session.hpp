@@ -161,6 +161,8 @@ class WorkerSession : public ContextBound,
   const WorkerOptions& options() const noexcept { return worker_.options; }
   const std::shared_ptr<EventSink>& events() const noexcept { return worker_.events.sink(); }
   const std::shared_ptr<Dispatcher>& dispatcher() const noexcept { return dispatcher_; }
+  /// Set when the start has a process, or will have none.
+  const std::shared_ptr<AsyncEvent>& spawned() const noexcept { return spawned_; }
   /// Set when it is ready, or has failed and exited.
   const std::shared_ptr<AsyncEvent>& started() const noexcept { return started_; }
   /// Set when nothing is left of it and every call has been completed, or it has not been started.
@@ -219,6 +221,7 @@ class WorkerSession : public ContextBound,
   std::weak_ptr<void> place_;
   std::uint64_t answers_seen_ = 0;
   bool context_destroyed_ = false;
+  const std::shared_ptr<AsyncEvent> spawned_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();
 };

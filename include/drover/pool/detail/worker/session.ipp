@@ -54,7 +54,10 @@ inline void WorkerSession::carry_out(const WorkerLifecycle::Actions& actions) {
 }
 
 inline void WorkerSession::complete(const WorkerLifecycle::Actions& actions) {
-  if (actions.complete_start) started_->set();
+  if (actions.complete_start) {
+    spawned_->set();
+    started_->set();
+  }
   if (actions.complete_end) finished_->set();
 }
 
@@ -102,6 +105,10 @@ inline void WorkerSession::begin_start() {
 }
 
 inline void WorkerSession::spawn(Timeout timeout) {
+  struct Told {  // however it ends, without the mutex; complete() does it again
+    ~Told() { event->try_set(); }
+    std::shared_ptr<AsyncEvent> event;
+  } const told{spawned_};
   SpawnedWorker spawned;
   try {
     const WorkerOrigin origin{.source = source_.get(), .is_fork_server = mode_.is_fork_server};

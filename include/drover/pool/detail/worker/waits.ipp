@@ -67,6 +67,14 @@ inline asio::awaitable<void> end_start(std::shared_ptr<WorkerSession> session) {
   session->exit().process_exit(false);
 }
 
+/// The process of a worker that has been started. If it is being spawned on another thread, that is waited for. Null
+/// without one.
+inline asio::awaitable<std::shared_ptr<ChildProcess>> await_process(std::shared_ptr<WorkerSession> session) {
+  if (session->lifecycle().state() == WorkerSession::State::created) co_return nullptr;
+  co_await AsyncEvent::wait(session->spawned());
+  co_return session->child();
+}
+
 inline asio::awaitable<void> await_start(std::shared_ptr<WorkerSession> session) {
   const bool throws = co_await asio::this_coro::throw_if_cancelled();
   co_await asio::this_coro::throw_if_cancelled(false);
@@ -109,10 +117,10 @@ inline asio::awaitable<void> await_ends(std::vector<std::shared_ptr<WorkerSessio
   bool take_over = false;
   for (std::size_t at = 0; at < sessions.size() && !(return_on_second && cancellations > 1);) {
     const std::shared_ptr<WorkerSession> session = sessions[at];
-    const std::shared_ptr<ChildProcess> child = session->child();
     if (session->lifecycle().state() == WorkerSession::State::created) session->finished()->set();
     bool cancelled = false;
     try {
+      const std::shared_ptr<ChildProcess> child = co_await await_process(session);
       // The process first: its exit is known even if the worker's context is destroyed.
       if (child) co_await AsyncEvent::wait(child->settled());
       if (child && child->refused())
@@ -168,13 +176,12 @@ inline asio::awaitable<StopReport> await_stop(std::shared_ptr<WorkerSession> ses
 inline asio::awaitable<ReapReport> await_reap(std::shared_ptr<WorkerSession> session) {
   if (!session) co_return ReapReport{};
   const asio::any_io_executor executor = co_await asio::this_coro::executor;
-  const std::shared_ptr<ChildProcess> child = session->child();
+  const std::shared_ptr<ChildProcess> child = co_await await_process(session);
   if (child) co_await AsyncEvent::wait(child->settled());
   if (child && child->refused()) throw_refused_kill(child->refused());
   co_await await_processed(session, executor, false);
   co_await await_events(session, executor);
-  const std::shared_ptr<ChildProcess> spawned = session->child();  // it may have been spawned meanwhile
-  co_return spawned ? spawned->report() : ReapReport{};
+  co_return child ? child->report() : ReapReport{};
 }
 
 inline asio::awaitable<WorkerStatus> await_status(std::shared_ptr<WorkerSession> session, Timeout bound) {
