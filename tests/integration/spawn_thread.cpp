@@ -11,7 +11,11 @@
 #include <thread>
 
 #include <asio/detached.hpp>
+#include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
+
+#include <drover/pool/detail/worker/handle.hpp>
+#include <drover/pool/detail/worker/session.hpp>
 
 #include "support/calls.hpp"
 #include "support/fleet.hpp"
@@ -50,7 +54,8 @@ class Gate {
   bool closed_ = false;
   int waiting_ = 0;
 };
-Gate gate;
+Gate gate;          // before it
+Gate spawned_gate;  // after it
 
 }  // namespace
 
@@ -58,7 +63,9 @@ extern "C" int posix_spawn(pid_t* pid, const char* path, const posix_spawn_file_
                            const posix_spawnattr_t* attributes, char* const* arguments, char* const* environment) {
   static const auto original = reinterpret_cast<decltype(&posix_spawn)>(::dlsym(RTLD_NEXT, "posix_spawn"));
   gate.pass();
-  return original(pid, path, actions, attributes, arguments, environment);
+  const int result = original(pid, path, actions, attributes, arguments, environment);
+  spawned_gate.pass();
+  return result;
 }
 
 namespace {
@@ -69,6 +76,7 @@ class ReplacementSpawn : public Calls {
  protected:
   void TearDown() override {
     gate.open();
+    spawned_gate.open();
     Calls::TearDown();
   }
 };
@@ -177,6 +185,78 @@ TEST_F(ReplacementSpawn, KeepsItsContextRunning) {
   EXPECT_TRUE(replaced);
   opener.join();
   pool.reset();
+}
+
+// The context ends the work that kept it running meanwhile: an end on the thread that spawns could stop a context that
+// has been restarted.
+TEST_F(ReplacementSpawn, LeavesTheLastWorkToItsContext) {
+  asio::io_context context;
+  const auto worker = drover::detail::create_worker(context.get_executor(), plain_worker(), true);
+  worker->keep_context();
+  worker->release_context();
+  EXPECT_FALSE(context.stopped());
+  context.run_for(10s);
+  EXPECT_TRUE(context.stopped());
+}
+
+// Its owner is destroyed first, and the context after that.
+TEST_F(ReplacementSpawn, KeepsNoContextOfADestroyedPool) {
+  asio::io_context context;
+  const auto worker = drover::detail::create_worker(context.get_executor(), plain_worker(), true);
+  worker->owner_destroyed();
+  worker->keep_context();
+  context.poll();
+  EXPECT_TRUE(context.stopped());
+}
+
+// The pool's context is destroyed while a replacement is being spawned: a stop that is awaited elsewhere waits for that
+// process, too.
+TEST_F(ReplacementSpawn, IsAwaitedByAStopWhoseContextIsDestroyed) {
+  auto theirs = std::make_unique<asio::io_context>();
+  WorkerPool pool;
+  const auto begin = [&]() -> asio::awaitable<void> {
+    PoolOptions options = call_pool(1);
+    options.restart.backoff = 1ms;
+    pool = co_await WorkerPool::start(options);
+    gate.close();
+    ::kill(pids(pool).front(), SIGKILL);
+    const bool spawns = co_await soon([] { return gate.waiting() != 0; });
+    EXPECT_TRUE(spawns);
+  };
+  run(*theirs, begin());
+  asio::io_context ours;
+  const auto stop = [&]() -> asio::awaitable<void> {
+    const auto executor = co_await asio::this_coro::executor;
+    const Task<std::vector<StopReport>> stops(executor, pool.stop());
+    theirs.reset();
+    for (int i = 0; i < 20; ++i) co_await asio::post(executor, asio::use_awaitable);
+    EXPECT_FALSE(stops.done());
+    gate.open();
+    const auto reports = co_await stops.result();
+    EXPECT_EQ(reports.size(), 1u);
+    for (const auto& report : reports) EXPECT_NE(report.exit.kind, ExitStatus::Kind::unknown);
+  };
+  run(ours, stop());
+}
+
+// One that is killed while it is being spawned gets SIGKILL at once. It ignores SIGTERM.
+TEST_F(ReplacementSpawn, IsKilledIfItsWorkerIs) {
+  ReadPipe pipe;
+  asio::io_context context;
+  WorkerOptions options = worker_with({"ignore", std::to_string(SIGTERM), "say", "ignores", "pause"});
+  options.command.out = pipe.stdio();
+  options.term_grace = 20s;
+  const auto worker = drover::detail::create_worker(context.get_executor(), options, true);
+  spawned_gate.close();
+  std::jthread spawner([session = worker->shared_from_this()] { session->start(20s); });
+  EXPECT_EQ(pipe.line(), "ignores");
+  const auto start = Clock::now();
+  worker->kill();
+  spawned_gate.open();
+  spawner.join();
+  run(context, drover::detail::AsyncEvent::wait(worker->child()->settled()));
+  EXPECT_LT(since(start), slack);
+  EXPECT_EQ(worker->child()->report().exit.value, SIGKILL);
 }
 
 // A worker, or a process, that one thread is starting is ended by another. The spawn takes longer than drover waits for

@@ -64,7 +64,8 @@ class WorkerConnection final : public LinkOwner, public ControlLink::Listener, p
 
   /// The process is being spawned on another thread: the context does not run out of work meanwhile.
   void keep_context();
-  void release_context() noexcept { spawning_.reset(); }
+  /// The context ends that work itself, see post_untracked().
+  void release_context() noexcept;
   /// Opens both sockets and waits for HELLO. Without its context, nothing is read or written. Throws std::system_error.
   void open(UniqueFd control, UniqueFd data, Timeout start_timeout);
   void close() noexcept;

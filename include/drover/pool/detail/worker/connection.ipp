@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <asio/execution.hpp>
+#include <asio/post.hpp>
 #include <asio/prefer.hpp>
 
 #include <drover/detail/context/when_due.hpp>
@@ -28,8 +29,20 @@ inline void WorkerConnection::keep_context() {
   if (executor && !registry->closed()) spawning_ = asio::prefer(*executor, asio::execution::outstanding_work.tracked);
 }
 
+inline void WorkerConnection::release_context() noexcept {
+  if (!spawning_) return;
+  const auto& registry = dispatcher_.registry();
+  const auto registry_lock = registry->lock();
+  asio::any_io_executor work = *std::exchange(spawning_, std::nullopt);
+  if (registry->closed()) return;
+  try {
+    const asio::any_io_executor executor = asio::prefer(work, asio::execution::outstanding_work.untracked);
+    asio::post(executor, [ends_there = std::move(work)] {});
+  } catch (const std::bad_alloc&) {  // then it ends here
+  }
+}
+
 inline void WorkerConnection::open(UniqueFd control, UniqueFd data, Timeout start_timeout) {
-  const auto until_then = std::exchange(spawning_, std::nullopt);
   const auto& registry = dispatcher_.registry();
   const auto registry_lock = registry->lock();
   control_.open(std::move(control), worker_.child->pid());
@@ -41,6 +54,7 @@ inline void WorkerConnection::open(UniqueFd control, UniqueFd data, Timeout star
   if (start_by_) after(io_->start_timer, *start_by_, [this] { start_deadline(); });
   data_.attach(*executor);  // now, so that a failure is one of the start
   control_.watch(*executor);
+  spawning_.reset();  // there is other work now
 }
 
 inline void WorkerConnection::close() noexcept {

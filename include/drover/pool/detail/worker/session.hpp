@@ -99,7 +99,7 @@ class WorkerSession : public ContextBound,
   /// spawn() will be called on another thread. release_context() has to follow it.
   void keep_context() {
     const auto held = lock();
-    connection_.keep_context();
+    if (!context_destroyed_) connection_.keep_context();
   }
   void release_context() noexcept {
     const auto held = lock();
@@ -204,6 +204,7 @@ class WorkerSession : public ContextBound,
   // Without.
   template <class Decide>
   void change(Decide decide);
+  static void kill(ChildProcess& child);
   /// Keeps the session alive.
   std::shared_ptr<WorkerExit> shared_exit() { return {shared_from_this(), &exit_}; }
   void detach(const Cause& gone) noexcept;
@@ -221,6 +222,7 @@ class WorkerSession : public ContextBound,
   std::weak_ptr<void> place_;
   std::uint64_t answers_seen_ = 0;
   bool context_destroyed_ = false;
+  bool killed_ = false;  // by kill()
   const std::shared_ptr<AsyncEvent> spawned_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> started_ = std::make_shared<AsyncEvent>();
   const std::shared_ptr<AsyncEvent> finished_ = std::make_shared<AsyncEvent>();

@@ -54,10 +54,8 @@ inline void WorkerSession::carry_out(const WorkerLifecycle::Actions& actions) {
 }
 
 inline void WorkerSession::complete(const WorkerLifecycle::Actions& actions) {
-  if (actions.complete_start) {
-    spawned_->set();
-    started_->set();
-  }
+  if (spawned_->is_set()) spawned_->try_set();  // memory may have been short
+  if (actions.complete_start) started_->set();
   if (actions.complete_end) finished_->set();
 }
 
@@ -105,7 +103,7 @@ inline void WorkerSession::begin_start() {
 }
 
 inline void WorkerSession::spawn(Timeout timeout) {
-  struct Told {  // however it ends, without the mutex; complete() does it again
+  struct Told {  // however it ends, without the mutex
     ~Told() { event->try_set(); }
     std::shared_ptr<AsyncEvent> event;
   } const told{spawned_};
@@ -133,6 +131,7 @@ inline void WorkerSession::spawn(Timeout timeout) {
     return;
   }
   carry_out(worker_.lifecycle.spawned(Clock::now()));
+  if (killed_) kill(*worker_.child);
   try {
     if (mode_.is_fork_server) fork_server_ = std::make_shared<ForkServer>(std::move(spawned.forks), worker_.child);
     connection_.open(std::move(spawned.control), std::move(spawned.data), timeout);
@@ -220,8 +219,17 @@ inline void WorkerSession::abort_stop() {
 
 inline void WorkerSession::kill() {
   abort_stop();
-  const auto child = this->child();
-  if (child) child->reap({.patience = Duration::zero(), .term_grace = Duration::zero()});
+  std::shared_ptr<ChildProcess> child;
+  {
+    const auto held = lock();
+    killed_ = worker_.lifecycle.state() != State::created;
+    child = worker_.child;
+  }
+  if (child) kill(*child);
+}
+
+inline void WorkerSession::kill(ChildProcess& child) {
+  child.reap({.patience = Duration::zero(), .term_grace = Duration::zero()});
 }
 
 inline bool WorkerSession::reap(Timeout patience) {
