@@ -143,7 +143,11 @@ TEST_F(Calls, AreCompletedWithoutWorkOfTheCallersContext) {
   });
   there.run();
   there.restart();
-  std::thread runs([&] { there.run(); });
+  std::jthread runs([&] { there.run(); });
+  struct End {  // also if something throws
+    ~End() { context.stop(); }
+    asio::io_context& context;
+  } const end{there};
   OwnContext here;
   int ends = 0;
   const auto executor = asio::any_io_executor(here.get_executor());
@@ -159,8 +163,6 @@ TEST_F(Calls, AreCompletedWithoutWorkOfTheCallersContext) {
   EXPECT_EQ(here.tracked_from_elsewhere(), 0);
   EXPECT_EQ(here.work(), 0);
   EXPECT_EQ(run(pool.stop()).size(), 1u);
-  busy.reset();
-  runs.join();
 }
 
 // A start awaited elsewhere ends at its timeout although the worker's context does not run.

@@ -175,7 +175,7 @@ TEST_F(ReplacementSpawn, KeepsItsContextRunning) {
       }(&pool),
       asio::detached);
   std::thread opener([] {
-    while (gate.waiting() == 0) std::this_thread::yield();
+    for (const auto begin = Clock::now(); gate.waiting() == 0 && since(begin) < 20s;) std::this_thread::yield();
     gate.open();
   });
   const auto until = Clock::now() + 20s;
@@ -248,7 +248,7 @@ TEST_F(ReplacementSpawn, IsKilledIfItsWorkerIs) {
   options.term_grace = 20s;
   const auto worker = drover::detail::create_worker(context.get_executor(), options, true);
   spawned_gate.close();
-  std::jthread spawner([session = worker->shared_from_this()] { session->start(20s); });
+  std::jthread spawner([session = worker->shared_from_this()] { EXPECT_NO_THROW(session->start(20s)); });
   EXPECT_EQ(pipe.line(), "ignores");
   const auto start = Clock::now();
   worker->kill();
@@ -268,7 +268,8 @@ class EndDuringTheSpawn : public ReplacementSpawn {
     gate.close();
     asio::co_spawn(theirs, failure_of(started.start()), asio::detached);
     std::jthread spawner([&] { theirs.run(); });
-    while (gate.waiting() == 0) std::this_thread::yield();
+    for (const auto begin = Clock::now(); gate.waiting() == 0 && since(begin) < 20s;) std::this_thread::yield();
+    EXPECT_EQ(gate.waiting(), 1);
     asio::io_context ours;
     asio::steady_timer later(ours);
     bool timed = false;

@@ -38,7 +38,7 @@ inline void WorkerConnection::release_context() noexcept {
   try {
     const asio::any_io_executor executor = asio::prefer(work, asio::execution::outstanding_work.untracked);
     asio::post(executor, [ends_there = std::move(work)] {});
-  } catch (const std::bad_alloc&) {  // then it ends here
+  } catch (...) {  // no memory: it ends here
   }
 }
 

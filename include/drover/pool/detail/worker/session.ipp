@@ -126,12 +126,12 @@ inline void WorkerSession::spawn(Timeout timeout) {
   const auto held = lock();
   worker_.child = std::move(spawned.child);
   worker_.emit(Event::Kind::spawned);
+  if (killed_) kill(*worker_.child);
   if (context_destroyed_) {  // meanwhile
     worker_.child->abandon();
     return;
   }
   carry_out(worker_.lifecycle.spawned(Clock::now()));
-  if (killed_) kill(*worker_.child);
   try {
     if (mode_.is_fork_server) fork_server_ = std::make_shared<ForkServer>(std::move(spawned.forks), worker_.child);
     connection_.open(std::move(spawned.control), std::move(spawned.data), timeout);
