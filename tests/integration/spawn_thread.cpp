@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <memory>
 #include <mutex>
 #include <sched.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <asio/detached.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include <drover/pool/detail/worker/handle.hpp>
 #include <drover/pool/detail/worker/session.hpp>
@@ -40,12 +42,19 @@ class Gate {
     std::unique_lock held(mutex_);
     if (!closed_) return;
     ++waiting_;
+    changed_.notify_all();
     if (!changed_.wait_for(held, std::chrono::seconds(20), [this] { return !closed_; }))
       ADD_FAILURE() << "no one opens";
   }
   int waiting() {
     const std::lock_guard held(mutex_);
     return waiting_;
+  }
+  /// Returns once a spawn waits. The test fails if none does within some seconds.
+  void await_spawn() {
+    std::unique_lock held(mutex_);
+    if (!changed_.wait_for(held, std::chrono::seconds(20), [this] { return waiting_ != 0; }))
+      ADD_FAILURE() << "nothing is spawned";
   }
 
  private:
@@ -175,7 +184,7 @@ TEST_F(ReplacementSpawn, KeepsItsContextRunning) {
       }(&pool),
       asio::detached);
   std::thread opener([] {
-    for (const auto begin = Clock::now(); gate.waiting() == 0 && since(begin) < 20s;) std::this_thread::yield();
+    gate.await_spawn();
     gate.open();
   });
   const auto until = Clock::now() + 20s;
@@ -268,8 +277,7 @@ class EndDuringTheSpawn : public ReplacementSpawn {
     gate.close();
     asio::co_spawn(theirs, failure_of(started.start()), asio::detached);
     std::jthread spawner([&] { theirs.run(); });
-    for (const auto begin = Clock::now(); gate.waiting() == 0 && since(begin) < 20s;) std::this_thread::yield();
-    EXPECT_EQ(gate.waiting(), 1);
+    gate.await_spawn();
     asio::io_context ours;
     asio::steady_timer later(ours);
     bool timed = false;

@@ -197,6 +197,8 @@ class WorkerSession : public ContextBound,
   // ContextBound
   inline void context_destroyed() noexcept override;
 
+  static void kill(ChildProcess& child);
+
   // With the mutex held.
   void open_calls();
   void begin_calls();
@@ -204,7 +206,6 @@ class WorkerSession : public ContextBound,
   // Without.
   template <class Decide>
   void change(Decide decide);
-  static void kill(ChildProcess& child);
   /// Keeps the session alive.
   std::shared_ptr<WorkerExit> shared_exit() { return {shared_from_this(), &exit_}; }
   void detach(const Cause& gone) noexcept;
